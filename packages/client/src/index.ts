@@ -1,1 +1,1 @@
-export {}
+export * from "./gguf/index.ts"

@@ -1,0 +1,193 @@
+import { readSync } from "node:fs"
+import { GgufError } from "./GgufError.ts"
+
+const CHUNK_BYTES = 64 * 1024
+/** Longest string taken from a file; chat templates, the longest in practice, stay below 64 KiB. */
+const MAX_STRING_BYTES = 16 * 1024 * 1024
+/** All strings of one file together; a vocabulary of 2^18 tokens is about 4 MiB. */
+const MAX_STRINGS_BYTES = 128 * 1024 * 1024
+
+/**
+ * Reads little-endian values from a file, in order, through one small buffer. Every read is checked
+ * against the file's size first, so that an announced length never takes memory that the file could
+ * not fill. Throws `GgufError`.
+ */
+export class FileCursor {
+  readonly path: string
+  readonly fileBytes: number
+  private readonly fd: number
+  private readonly buffer = new Uint8Array(CHUNK_BYTES)
+  private readonly view = new DataView(this.buffer.buffer)
+  private readonly decoder = new TextDecoder()
+  private bufferStart = 0
+  private bufferLength = 0
+  private at = 0
+  private stringsBytes = 0
+
+  constructor(path: string, fd: number, fileBytes: number) {
+    this.path = path
+    this.fd = fd
+    this.fileBytes = fileBytes
+  }
+
+  get offsetBytes(): number {
+    return this.bufferStart + this.at
+  }
+
+  get remainingBytes(): number {
+    return this.fileBytes - this.offsetBytes
+  }
+
+  /** Fails when fewer than `sizeBytes` are left; `what` names them in the message. */
+  expect(sizeBytes: number, what: string): void {
+    if (sizeBytes > this.remainingBytes) throw this.truncated(this.offsetBytes + sizeBytes, what)
+  }
+
+  seek(offsetBytes: number, what: string): void {
+    if (offsetBytes > this.fileBytes) throw this.truncated(offsetBytes, what)
+    const inBuffer = offsetBytes - this.bufferStart
+    if (inBuffer >= 0 && inBuffer <= this.bufferLength) {
+      this.at = inBuffer
+      return
+    }
+    this.bufferStart = offsetBytes
+    this.bufferLength = 0
+    this.at = 0
+  }
+
+  skip(sizeBytes: number, what: string): void {
+    this.expect(sizeBytes, what)
+    this.seek(this.offsetBytes + sizeBytes, what)
+  }
+
+  u8(what: string): number {
+    return this.view.getUint8(this.take(1, what))
+  }
+  i8(what: string): number {
+    return this.view.getInt8(this.take(1, what))
+  }
+  u16(what: string): number {
+    return this.view.getUint16(this.take(2, what), true)
+  }
+  i16(what: string): number {
+    return this.view.getInt16(this.take(2, what), true)
+  }
+  u32(what: string): number {
+    return this.view.getUint32(this.take(4, what), true)
+  }
+  i32(what: string): number {
+    return this.view.getInt32(this.take(4, what), true)
+  }
+  f32(what: string): number {
+    return this.view.getFloat32(this.take(4, what), true)
+  }
+  f64(what: string): number {
+    return this.view.getFloat64(this.take(8, what), true)
+  }
+  u64(what: string): bigint {
+    return this.view.getBigUint64(this.take(8, what), true)
+  }
+  i64(what: string): bigint {
+    return this.view.getBigInt64(this.take(8, what), true)
+  }
+
+  /** A 64-bit count, length or offset, as a number; what a double cannot hold is malformed. */
+  count(what: string): number {
+    const at = this.take(8, what)
+    const value = this.view.getUint32(at, true) + this.view.getUint32(at + 4, true) * 2 ** 32
+    if (!Number.isSafeInteger(value)) throw this.malformed(`its ${what} is ${value}`)
+    return value
+  }
+
+  string(what: string): string {
+    const sizeBytes = this.stringLength(what)
+    this.stringsBytes += sizeBytes
+    if (sizeBytes > MAX_STRING_BYTES || this.stringsBytes > MAX_STRINGS_BYTES) {
+      throw this.malformed(`its ${what} is too long (${sizeBytes} bytes)`)
+    }
+    if (sizeBytes <= CHUNK_BYTES) {
+      const at = this.take(sizeBytes, what)
+      return this.decoder.decode(this.buffer.subarray(at, at + sizeBytes))
+    }
+    const bytes = new Uint8Array(sizeBytes)
+    this.readInto(bytes, this.offsetBytes, what)
+    this.skip(sizeBytes, what)
+    return this.decoder.decode(bytes)
+  }
+
+  skipString(what: string): void {
+    this.skip(this.stringLength(what), what)
+  }
+
+  malformed(detail: string): GgufError {
+    return new GgufError({
+      path: this.path,
+      reason: "malformed",
+      message: `${this.path} is not a usable GGUF file: ${detail}; download or convert the model again`,
+    })
+  }
+
+  /** The file should have held at least `neededBytes`. */
+  truncated(neededBytes: number, what: string): GgufError {
+    const missing = neededBytes - this.fileBytes
+    return new GgufError({
+      path: this.path,
+      reason: "truncated",
+      message:
+        `${this.path} is truncated: at least ${missing} more bytes are needed for its ${what} ` +
+        `(it has ${this.fileBytes}); download or copy it again`,
+    })
+  }
+
+  private stringLength(what: string): number {
+    const sizeBytes = this.count(`${what} (length)`)
+    this.expect(sizeBytes, what)
+    return sizeBytes
+  }
+
+  /** Position in the buffer of the next `sizeBytes` (at most one chunk), which are then consumed. */
+  private take(sizeBytes: number, what: string): number {
+    if (this.at + sizeBytes > this.bufferLength) this.refill(sizeBytes, what)
+    const at = this.at
+    this.at += sizeBytes
+    return at
+  }
+
+  private refill(sizeBytes: number, what: string): void {
+    this.expect(sizeBytes, what)
+    const start = this.offsetBytes
+    const length = Math.min(CHUNK_BYTES, this.fileBytes - start)
+    this.readInto(this.buffer.subarray(0, length), start, what)
+    this.bufferStart = start
+    this.bufferLength = length
+    this.at = 0
+  }
+
+  private readInto(target: Uint8Array, offsetBytes: number, what: string): void {
+    let done = 0
+    while (done < target.byteLength) {
+      const read = this.readOnce(target, done, offsetBytes + done)
+      // The file shrank since its size was asked for.
+      if (read === 0) throw this.truncated(offsetBytes + target.byteLength, what)
+      done += read
+    }
+  }
+
+  private readOnce(target: Uint8Array, from: number, offsetBytes: number): number {
+    try {
+      return readSync(this.fd, target, from, target.byteLength - from, offsetBytes)
+    } catch (cause) {
+      throw new GgufError({
+        path: this.path,
+        reason: "unreadable",
+        message: `${this.path} cannot be read (${causeText(cause)}); check the disk`,
+      })
+    }
+  }
+}
+
+/** The system's word for a failed file operation: its code, else its message. */
+export const causeText = (cause: unknown): string => {
+  if (cause instanceof Error) return "code" in cause ? String(cause.code) : cause.message
+  return String(cause)
+}
