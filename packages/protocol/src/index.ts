@@ -1,6 +1,7 @@
 export * from "./commands.ts"
 export * from "./enums.ts"
 export * from "./errors.ts"
+export * from "./fnv1a64.ts"
 export * from "./graph.ts"
 export * from "./messages.ts"
 export type { PayloadCodec } from "./payload.ts"
