@@ -1,1 +1,7 @@
-export {}
+export * from "../scripts/build.ts"
+export * from "../scripts/source.ts"
+export * from "./ggml.ts"
+export * from "./io.ts"
+export * from "./libraries.ts"
+export * from "./llama.ts"
+export * from "./memory.ts"

@@ -1,0 +1,206 @@
+#!/usr/bin/env bun
+/**
+ * Builds the shim: `bun run build:native [--from-source [-- cmake flags]]`.
+ *
+ * Once per set of libraries and cached: a build whose inputs did not change is a look at a stamp file.
+ */
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs"
+import { cpus } from "node:os"
+import { dirname, join, resolve } from "node:path"
+import { Data } from "effect"
+import { type LibrarySet, librarySet, librarySets, shimFolder } from "../src/libraries.ts"
+import { buildRoot, ensureSource, llamaVersion, packageVersion } from "./source.ts"
+
+/** The shim, or ggml itself, could not be built; the message says what is missing and what to do. */
+export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
+  readonly reason: "cmake" | "compiler" | "configure" | "compile" | "disk"
+  readonly message: string
+  readonly cause?: unknown
+}> {}
+
+const packageFolder = resolve(import.meta.dir, "..")
+const shimSources = ["CMakeLists.txt", "shim/io.cpp", "shim/ggml.cpp", "shim/llama.cpp"]
+
+const stampOf = (set: LibrarySet): string => {
+  const hasher = new Bun.CryptoHasher("sha256")
+  hasher.update(`${packageVersion}\n${set.dir}\n${process.arch}\n`)
+  for (const file of shimSources) hasher.update(readFileSync(join(packageFolder, file)))
+  return hasher.digest("hex")
+}
+
+const isCurrent = (folder: string, stamp: string): boolean => {
+  const file = join(folder, "stamp")
+  return existsSync(file) && readFileSync(file, "utf8") === stamp
+}
+
+/**
+ * Builds the shim for one set of libraries, unless it is there already. Two processes that build at
+ * the same time each work in a folder of their own, and the last rename wins.
+ *
+ * @throws {NativeBuildError | SourceError}
+ */
+export const ensureShim = async (
+  set: LibrarySet = librarySet(),
+  say: (line: string) => void = () => {},
+): Promise<string> => {
+  const target = shimFolder(set.variant)
+  const stamp = stampOf(set)
+  if (isCurrent(target, stamp)) return target
+  requireTools()
+  say(`building the native shim for ${set.variant} (once)`)
+  const source = await ensureSource()
+  mkdirSync(dirname(target), { recursive: true })
+  const work = mkdtempSync(join(dirname(target), ".build-"))
+  try {
+    await cmakeJs(
+      ["-d", packageFolder, "-O", work],
+      [`GGML_LIBRARY_DIR=${set.dir}`, `LLAMA_SOURCE_DIR=${source}`],
+      [`CMAKE_LIBRARY_OUTPUT_DIRECTORY=${join(work, "lib")}`],
+    )
+    await Bun.write(join(work, "lib", "stamp"), stamp)
+    replaceFolder(join(work, "lib"), target, work)
+  } finally {
+    rmSync(work, { recursive: true, force: true })
+  }
+  return target
+}
+
+const replaceFolder = (from: string, target: string, work: string): void => {
+  if (existsSync(target)) {
+    try {
+      renameSync(target, join(work, "old"))
+    } catch {
+      // Another process moved it away first.
+    }
+  }
+  try {
+    renameSync(from, target)
+  } catch (cause) {
+    if (existsSync(join(target, "stamp"))) return
+    throw new NativeBuildError({
+      reason: "disk",
+      message: `The built shim could not be moved to ${target}: remove that folder and try again.`,
+      cause,
+    })
+  }
+}
+
+const requireTools = (): void => {
+  if (Bun.which("cmake") === null) {
+    throw new NativeBuildError({
+      reason: "cmake",
+      message:
+        "cmake is not on PATH, and the native shim is built with it: install cmake 3.18 or newer (Debian: apt install cmake).",
+    })
+  }
+  const compiler = process.env.CXX ?? "c++"
+  if (!["c++", "g++", "clang++", compiler].some((name) => Bun.which(name) !== null)) {
+    throw new NativeBuildError({
+      reason: "compiler",
+      message:
+        "There is no C++ compiler on PATH, and the native shim is C++17: install one (Debian: apt install g++; macOS: xcode-select --install).",
+    })
+  }
+}
+
+/** Runs `cmake-js build`; definitions become -D flags of the configure step. */
+const cmakeJs = async (
+  options: ReadonlyArray<string>,
+  ...definitions: ReadonlyArray<ReadonlyArray<string>>
+): Promise<void> => {
+  // cmake-js is a Node program; its `bin` script needs no dependency hoisting when called by path.
+  const entry = Bun.resolveSync("cmake-js/package.json", packageFolder)
+  const node = Bun.which("node") ?? process.execPath
+  const child = Bun.spawn(
+    [
+      node,
+      join(dirname(entry), "bin", "cmake-js"),
+      "build",
+      ...options,
+      "-B",
+      "Release",
+      "--parallel",
+      String(Math.max(1, cpus().length)),
+      ...definitions.flat().map((definition) => `--CD${definition}`),
+    ],
+    { cwd: packageFolder, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+  )
+  const [stdout, stderr, exitCode] = await Promise.all([
+    child.stdout.text(),
+    child.stderr.text(),
+    child.exited,
+  ])
+  if (exitCode === 0) return
+  const output = `${stdout}\n${stderr}`.trim()
+  throw new NativeBuildError({
+    reason: output.includes("error:") ? "compile" : "configure",
+    message: `cmake could not build the native part (exit code ${exitCode}). Its last lines:\n${output.split("\n").slice(-25).join("\n")}`,
+    cause: output,
+  })
+}
+
+/**
+ * Builds ggml and llama from the pinned source, for backends that nobody prebuilds; `flags` are cmake
+ * definitions such as `-DGGML_CUDA=ON`. The result is the library set `source`, which is preferred
+ * from then on.
+ *
+ * @throws {NativeBuildError | SourceError}
+ */
+export const buildFromSource = async (
+  flags: ReadonlyArray<string>,
+  say: (line: string) => void = () => {},
+): Promise<string> => {
+  requireTools()
+  const source = await ensureSource()
+  const root = join(buildRoot(), "source")
+  const libraries = join(root, "lib")
+  say(`building ggml and llama ${llamaVersion} from source with ${flags.join(" ") || "no flags"}`)
+  await cmakeJs(
+    ["-d", source, "-O", join(root, "cmake")],
+    [
+      "BUILD_SHARED_LIBS=ON",
+      "GGML_BACKEND_DL=ON",
+      "GGML_NATIVE=OFF",
+      "GGML_CPU_ALL_VARIANTS=ON",
+      "LLAMA_BUILD_TESTS=OFF",
+      "LLAMA_BUILD_EXAMPLES=OFF",
+      "LLAMA_BUILD_TOOLS=OFF",
+      "LLAMA_BUILD_SERVER=OFF",
+      "LLAMA_BUILD_COMMON=OFF",
+      "LLAMA_OPENSSL=OFF",
+      `CMAKE_LIBRARY_OUTPUT_DIRECTORY=${libraries}`,
+      `CMAKE_LIBRARY_OUTPUT_DIRECTORY_RELEASE=${libraries}`,
+      `CMAKE_RUNTIME_OUTPUT_DIRECTORY=${libraries}`,
+      `CMAKE_RUNTIME_OUTPUT_DIRECTORY_RELEASE=${libraries}`,
+    ],
+    flags.map((flag) => flag.replace(/^-D/, "")),
+  )
+  return libraries
+}
+
+const main = async (argv: ReadonlyArray<string>): Promise<void> => {
+  const say = (line: string): void => console.error(line)
+  const separator = argv.indexOf("--")
+  const own = separator < 0 ? argv : argv.slice(0, separator)
+  const flags = argv.filter((flag) => flag.startsWith("-D"))
+  const unknown = own.filter((flag) => flag !== "--from-source" && !flag.startsWith("-D"))
+  if (unknown.length > 0) {
+    console.error(
+      `build:native does not know ${unknown.join(" ")}. Usage: bun run build:native [--from-source [-- -DGGML_CUDA=ON …]]`,
+    )
+    process.exit(2)
+  }
+  const started = performance.now()
+  try {
+    if (own.includes("--from-source")) await buildFromSource(flags, say)
+    for (const set of librarySets()) {
+      console.error(`${set.variant}: ${await ensureShim(set, say)}`)
+    }
+    say(`done in ${((performance.now() - started) / 1000).toFixed(1)} s`)
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : String(error))
+    process.exit(1)
+  }
+}
+
+if (import.meta.main) await main(process.argv.slice(2))

@@ -1,0 +1,435 @@
+// Blocking socket and descriptor calls that bun:ffi cannot make by itself.
+//
+// This library links no ggml, so the server's front process can use it without loading a backend.
+// Every function returns a value >= 0 on success and a negative errno on failure; none throws.
+
+#include <arpa/inet.h>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <ctime>
+#include <unistd.h>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+
+namespace {
+
+// One syscall moves at most this much: keeps a call interruptible and below every kernel's 2 GiB cap.
+constexpr size_t kMaxChunk = size_t(1) << 26;
+
+// getaddrinfo's own error numbers are returned below this base, so that they never look like an errno.
+constexpr int kResolveErrorBase = -10000;
+
+double now_ms() {
+    timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return double(ts.tv_sec) * 1e3 + double(ts.tv_nsec) / 1e6;
+}
+
+int connect_one(const addrinfo * address, double deadline_ms) {
+    int fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+    if (fd < 0) {
+        return -errno;
+    }
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    const int flags = fcntl(fd, F_GETFL);
+    fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    int rc = connect(fd, address->ai_addr, address->ai_addrlen);
+    if (rc < 0 && errno != EINPROGRESS) {
+        const int error = errno;
+        close(fd);
+        return -error;
+    }
+    while (rc < 0) {
+        pollfd waiting{fd, POLLOUT, 0};
+        const double left = deadline_ms - now_ms();
+        const int ready = left <= 0 ? 0 : poll(&waiting, 1, int(left) + 1);
+        if (ready < 0 && errno == EINTR) {
+            continue;
+        }
+        int error = ready < 0 ? errno : ETIMEDOUT;
+        if (ready > 0) {
+            socklen_t length = sizeof(error);
+            getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        }
+        if (error != 0) {
+            close(fd);
+            return -error;
+        }
+        rc = 0;
+    }
+    fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+    return fd;
+}
+
+} // namespace
+
+// Makes an accepted or connected TCP socket blocking, without Nagle delay, and sure to notice a peer
+// that vanished: after keepalive_s idle seconds, and after the same time without an acknowledgement.
+API int io_tune_socket(int fd, int keepalive_s) {
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) {
+        return -errno;
+    }
+    const int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (keepalive_s > 0) {
+        const int interval = keepalive_s > 3 ? keepalive_s / 3 : 1;
+        const int count    = 3;
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+#ifdef TCP_KEEPIDLE
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &keepalive_s, sizeof(keepalive_s));
+#endif
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+#ifdef TCP_USER_TIMEOUT
+        // Covers unacknowledged data, which suppresses keepalive probes. A peer that computes for
+        // minutes still acknowledges (its kernel does), so this only fires when the host is gone.
+        const unsigned user_timeout_ms = unsigned(keepalive_s) * 2000;
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms));
+#endif
+    }
+#ifdef SO_NOSIGPIPE
+    setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof(on));
+#endif
+    return 0;
+}
+
+// Connects to host:port (name, IPv4 or IPv6 literal without brackets), trying each address in turn.
+API int io_connect(const char * host, int port, double timeout_ms) {
+    char service[16];
+    snprintf(service, sizeof(service), "%d", port);
+    addrinfo hints{};
+    hints.ai_family   = AF_UNSPEC;
+    hints.ai_socktype = SOCK_STREAM;
+    addrinfo * found  = nullptr;
+    const int resolved = getaddrinfo(host, service, &hints, &found);
+    if (resolved != 0) {
+        return kResolveErrorBase - (resolved < 0 ? -resolved : resolved);
+    }
+    const double deadline = now_ms() + timeout_ms;
+    int result = -EHOSTUNREACH;
+    for (const addrinfo * address = found; address != nullptr; address = address->ai_next) {
+        result = connect_one(address, deadline);
+        if (result >= 0) {
+            break;
+        }
+    }
+    freeaddrinfo(found);
+    return result;
+}
+
+// Receives at most size bytes; blocks until there is at least one. 0 means the peer closed.
+API double io_recv(int fd, void * target, double size) {
+    for (;;) {
+        const ssize_t got = recv(fd, target, size_t(size) < kMaxChunk ? size_t(size) : kMaxChunk, 0);
+        if (got >= 0) {
+            return double(got);
+        }
+        if (errno != EINTR) {
+            return -double(errno);
+        }
+    }
+}
+
+// Receives exactly size bytes; returns fewer only when the peer closed in between.
+API double io_recv_exact(int fd, void * target, double size) {
+    size_t done = 0;
+    while (done < size_t(size)) {
+        const size_t left = size_t(size) - done;
+        // MSG_WAITALL saves one wake-up per segment on large payloads.
+        const ssize_t got = recv(fd, static_cast<char *>(target) + done, left < kMaxChunk ? left : kMaxChunk, MSG_WAITALL);
+        if (got > 0) {
+            done += size_t(got);
+        } else if (got == 0) {
+            return double(done);
+        } else if (errno != EINTR) {
+            return -double(errno);
+        }
+    }
+    return double(done);
+}
+
+// Sends two blocks in one call where the kernel takes them; blocks until all is handed over.
+API double io_send2(int fd, const void * first, double first_size, const void * second, double second_size) {
+    iovec parts[2] = {
+        {const_cast<void *>(first), size_t(first_size)},
+        {const_cast<void *>(second), size_t(second_size)},
+    };
+    size_t left = parts[0].iov_len + parts[1].iov_len;
+    const size_t total = left;
+    int index = 0;
+    while (left > 0) {
+        while (index < 2 && parts[index].iov_len == 0) {
+            index++;
+        }
+        iovec window[2] = {parts[0], parts[1]};
+        if (window[1].iov_len > kMaxChunk) {
+            window[1].iov_len = kMaxChunk;
+        }
+        if (window[0].iov_len > kMaxChunk) {
+            window[0].iov_len = kMaxChunk;
+        }
+        msghdr message{};
+        message.msg_iov    = window + index;
+        // The second part may only follow a first part that goes out whole.
+        message.msg_iovlen = index == 0 && window[0].iov_len == parts[0].iov_len ? 2 : 1;
+        const ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+        if (sent < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return -double(errno);
+        }
+        left -= size_t(sent);
+        size_t rest = size_t(sent);
+        for (iovec & part : parts) {
+            const size_t taken = rest < part.iov_len ? rest : part.iov_len;
+            part.iov_base = static_cast<char *>(part.iov_base) + taken;
+            part.iov_len -= taken;
+            rest -= taken;
+        }
+    }
+    return double(total);
+}
+
+API double io_send(int fd, const void * data, double size) {
+    return io_send2(fd, data, size, nullptr, 0);
+}
+
+// 1 when a read would not block, 0 after timeout_ms, negative errno on failure. timeout_ms < 0 waits.
+API int io_wait_readable(int fd, double timeout_ms) {
+    const double deadline = now_ms() + timeout_ms;
+    for (;;) {
+        pollfd waiting{fd, POLLIN, 0};
+        const double left = deadline - now_ms();
+        const int ready = poll(&waiting, 1, timeout_ms < 0 ? -1 : left <= 0 ? 0 : int(left) + 1);
+        if (ready >= 0) {
+            return ready > 0 ? 1 : 0;
+        }
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+}
+
+API int io_close(int fd) {
+    return close(fd) == 0 ? 0 : -errno;
+}
+
+API int io_duplicate(int fd) {
+    const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return copy < 0 ? -errno : copy;
+}
+
+// A connected pair of local stream sockets; out[0] and out[1] are both closed on exec.
+API int io_socketpair(int * out) {
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, out) < 0) {
+        return -errno;
+    }
+    fcntl(out[0], F_SETFD, FD_CLOEXEC);
+    fcntl(out[1], F_SETFD, FD_CLOEXEC);
+    return 0;
+}
+
+// Sends one byte and a descriptor over a local socket; the receiver gets its own copy of it.
+API int io_send_descriptor(int channel, int fd) {
+    char tag = 'f';
+    iovec part{&tag, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov        = &part;
+    message.msg_iovlen     = 1;
+    message.msg_control    = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr * header  = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type  = SCM_RIGHTS;
+    header->cmsg_len   = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &fd, sizeof(int));
+    for (;;) {
+        if (sendmsg(channel, &message, MSG_NOSIGNAL) == 1) {
+            return 0;
+        }
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+}
+
+// Waits for a descriptor from io_send_descriptor. -EPIPE when the other end is gone.
+API int io_receive_descriptor(int channel) {
+    for (;;) {
+        char tag = 0;
+        iovec part{&tag, 1};
+        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+        msghdr message{};
+        message.msg_iov        = &part;
+        message.msg_iovlen     = 1;
+        message.msg_control    = control;
+        message.msg_controllen = sizeof(control);
+        const ssize_t got = recvmsg(channel, &message, 0);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return got == 0 ? -EPIPE : -errno;
+        }
+        for (cmsghdr * header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+            if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+                int fd = -1;
+                memcpy(&fd, CMSG_DATA(header), sizeof(int));
+                fcntl(fd, F_SETFD, FD_CLOEXEC);
+                return fd;
+            }
+        }
+    }
+}
+
+// ---- watching other descriptors while JavaScript is inside a blocking call --------------------
+
+namespace {
+
+std::atomic<int> g_abort_flag{0};
+std::atomic<int> g_client_fd{-1};
+int g_wake[2] = {-1, -1};
+int g_parent_fd = -1;
+
+// One thread watches the parent's end (gone: this process ends) and the client's connection (gone:
+// the abort flag is raised, so that a running graph stops). Blocking JavaScript can do neither.
+void * watch(void *) {
+    for (;;) {
+        const int client = g_client_fd.load();
+        pollfd fds[3] = {
+            {g_wake[0], POLLIN, 0},
+            {g_parent_fd, 0, 0},
+            {client, short(POLLRDHUP), 0},
+        };
+        if (poll(fds, client < 0 ? 2 : 3, -1) < 0) {
+            continue;
+        }
+        if (fds[0].revents & POLLIN) {
+            char drain[16];
+            if (read(g_wake[0], drain, sizeof(drain)) < 0) {
+                return nullptr;
+            }
+            continue;
+        }
+        if (g_parent_fd >= 0 && (fds[1].revents & (POLLHUP | POLLERR | POLLNVAL))) {
+            _exit(0);
+        }
+        if (client >= 0 && (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
+            g_abort_flag.store(1);
+            int expected = client;
+            g_client_fd.compare_exchange_strong(expected, -1);
+        }
+    }
+}
+
+} // namespace
+
+// Starts the watcher: this process exits as soon as the other end of parent_fd is closed.
+API int io_watch_parent(int parent_fd) {
+    if (g_wake[0] >= 0) {
+        return -EALREADY;
+    }
+    if (pipe(g_wake) < 0) {
+        return -errno;
+    }
+    fcntl(g_wake[0], F_SETFD, FD_CLOEXEC);
+    fcntl(g_wake[1], F_SETFD, FD_CLOEXEC);
+    g_parent_fd = parent_fd;
+    pthread_t thread;
+    // The watcher must not take signals meant for the main thread.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int rc = pthread_create(&thread, nullptr, watch, nullptr);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (rc != 0) {
+        return -rc;
+    }
+    pthread_detach(thread);
+    return 0;
+}
+
+// Watches a client's connection: when the peer closes it the abort flag is raised. -1 stops watching.
+// Setting a client lowers the flag.
+API void io_watch_client(int fd) {
+    g_abort_flag.store(0);
+    g_client_fd.store(fd);
+    const char byte = 1;
+    if (g_wake[1] >= 0 && write(g_wake[1], &byte, 1) < 0) {
+        return;
+    }
+}
+
+// The flag that ggml's abort callback reads (see ggml_shim's backend_new).
+API void * io_abort_flag() {
+    return &g_abort_flag;
+}
+
+API void io_raise_abort() {
+    g_abort_flag.store(1);
+}
+
+// ---- files ---------------------------------------------------------------------------------------
+
+// Maps a file read-only. Returns 0 and its errno in *error on failure, and its size in *size.
+API void * io_map_file(const char * path, double * size, int * error) {
+    *error = 0;
+    *size  = 0;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        *error = errno;
+        return nullptr;
+    }
+    struct stat info;
+    if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size == 0) {
+        *error = EINVAL;
+        close(fd);
+        return nullptr;
+    }
+    void * address = mmap(nullptr, size_t(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
+    if (address == MAP_FAILED) {
+        *error  = errno;
+        address = nullptr;
+    }
+    *size = double(info.st_size);
+    close(fd);
+    return address;
+}
+
+API void io_unmap_file(void * address, double size) {
+    munmap(address, size_t(size));
+}
+
+API const char * io_error_text(int error) {
+    if (error <= kResolveErrorBase) {
+        // The sign of EAI_* differs between systems.
+        const int code = kResolveErrorBase - error;
+        return gai_strerror(EAI_NONAME < 0 ? -code : code);
+    }
+    return strerror(error < 0 ? -error : error);
+}

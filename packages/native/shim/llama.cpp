@@ -1,0 +1,211 @@
+// libllama calls that take or return structs by value.
+
+#include "llama-ext.h"
+#include "llama.h"
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <vector>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+thread_local std::string g_error;
+
+bool abort_requested(void * flag) {
+    return static_cast<std::atomic<int> *>(flag)->load(std::memory_order_relaxed) != 0;
+}
+
+bool progress_unless_aborted(float, void * flag) {
+    return flag == nullptr || !abort_requested(flag);
+}
+
+} // namespace
+
+// The message of the last exception that a call of this library swallowed.
+API const char * ls_last_error() {
+    return g_error.c_str();
+}
+
+API void ls_init(void * log_callback) {
+    llama_log_set(reinterpret_cast<ggml_log_callback>(log_callback), nullptr);
+    llama_backend_init();
+}
+
+// Options of ls_model_load, in the order of this struct; all 8 bytes wide so that TypeScript can fill
+// it as a Float64Array. Pointers travel as doubles (addresses are below 2^53).
+struct model_options {
+    double devices;       // ggml_backend_dev_t[], null-terminated; 0: none (CPU only)
+    double tensor_split;  // float[llama_max_devices()], 0: by free memory
+    double gpu_layers;    // -1: all
+    double use_mmap;
+    double no_alloc;
+    double vocab_only;
+    double check_tensors;
+    double use_extra_bufts;
+    double abort_flag;    // address of an int, 0: none
+};
+
+API llama_model * ls_model_load(const char * path, const model_options * options) {
+    llama_model_params params = llama_model_default_params();
+    static ggml_backend_dev_t no_devices[1] = {nullptr};
+    auto * devices = reinterpret_cast<ggml_backend_dev_t *>(uintptr_t(options->devices));
+    params.devices         = devices != nullptr ? devices : no_devices;
+    params.tensor_split    = reinterpret_cast<const float *>(uintptr_t(options->tensor_split));
+    params.n_gpu_layers    = int32_t(options->gpu_layers);
+    params.split_mode      = LLAMA_SPLIT_MODE_LAYER;
+    params.load_mode       = options->use_mmap != 0 ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
+    params.no_alloc        = options->no_alloc != 0;
+    params.vocab_only      = options->vocab_only != 0;
+    params.check_tensors   = options->check_tensors != 0;
+    params.use_extra_bufts = options->use_extra_bufts != 0;
+    // libllama prints dots to its log without a callback.
+    params.progress_callback           = progress_unless_aborted;
+    params.progress_callback_user_data = reinterpret_cast<void *>(uintptr_t(options->abort_flag));
+    try {
+        return llama_model_load_from_file(path, params);
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return nullptr;
+    }
+}
+
+struct context_options {
+    double context_size;    // 0: the model's
+    double batch_size;
+    double ubatch_size;
+    double sequence_count;
+    double threads;
+    double threads_batch;
+    double flash_attention; // -1 auto, 0 off, 1 on
+    double type_k;          // ggml_type
+    double type_v;
+    double embeddings;
+    double pooling;         // llama_pooling_type, -1: the model's
+    double offload_kqv;
+    double swa_full;
+    double abort_flag;      // address of an int, 0: none
+};
+
+API llama_context * ls_context_new(llama_model * model, const context_options * options) {
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx           = uint32_t(options->context_size);
+    params.n_batch         = uint32_t(options->batch_size);
+    params.n_ubatch        = uint32_t(options->ubatch_size);
+    params.n_seq_max       = uint32_t(options->sequence_count);
+    params.n_threads       = int32_t(options->threads);
+    params.n_threads_batch = int32_t(options->threads_batch);
+    params.flash_attn_type = static_cast<enum llama_flash_attn_type>(int(options->flash_attention));
+    params.type_k          = ggml_type(int(options->type_k));
+    params.type_v          = ggml_type(int(options->type_v));
+    params.embeddings      = options->embeddings != 0;
+    params.pooling_type    = static_cast<enum llama_pooling_type>(int(options->pooling));
+    params.offload_kqv     = options->offload_kqv != 0;
+    params.swa_full        = options->swa_full != 0;
+    params.no_perf         = true;
+    if (options->abort_flag != 0) {
+        params.abort_callback      = abort_requested;
+        params.abort_callback_data = reinterpret_cast<void *>(uintptr_t(options->abort_flag));
+    }
+    try {
+        return llama_init_from_model(model, params);
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return nullptr;
+    }
+}
+
+struct breakdown_row {
+    double buffer_type; // ggml_backend_buffer_type_t
+    double device;      // ggml_backend_dev_t, 0: none
+    double is_host;
+    double model;       // bytes of weights
+    double context;     // bytes of KV cache and recurrent state
+    double compute;     // bytes of compute buffers
+};
+
+// Fills at most capacity rows, one a buffer type; returns how many there are.
+API int ls_memory_breakdown(const llama_context * context, breakdown_row * rows, int capacity) {
+    int count = 0;
+    try {
+        for (const auto & [type, data] : llama_get_memory_breakdown(context)) {
+            if (count < capacity) {
+                rows[count] = {
+                    double(reinterpret_cast<uintptr_t>(type)),
+                    double(reinterpret_cast<uintptr_t>(ggml_backend_buft_get_device(type))),
+                    ggml_backend_buft_is_host(type) ? 1.0 : 0.0,
+                    double(data.model),
+                    double(data.context),
+                    double(data.compute),
+                };
+            }
+            count++;
+        }
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return -1;
+    }
+    return count;
+}
+
+namespace {
+
+// first_position < 0: libllama counts on. all_outputs: logits (or embeddings) for every token, else
+// only for the last one.
+llama_batch batch_of(int32_t * tokens, int count, int first_position, int all_outputs, std::vector<llama_pos> & positions, std::vector<int8_t> & outputs) {
+    llama_batch batch = llama_batch_get_one(tokens, count);
+    if (first_position >= 0) {
+        positions.resize(size_t(count));
+        for (int i = 0; i < count; i++) {
+            positions[size_t(i)] = first_position + i;
+        }
+        batch.pos = positions.data();
+    }
+    if (all_outputs) {
+        outputs.assign(size_t(count), 1);
+        batch.logits = outputs.data();
+    }
+    return batch;
+}
+
+std::vector<llama_pos> g_positions;
+std::vector<int8_t>    g_outputs;
+
+} // namespace
+
+// 0 success; 1 no room in the KV cache; 2 aborted; negative: failed (see llama_decode).
+API int ls_decode(llama_context * context, int32_t * tokens, int count, int first_position, int all_outputs) {
+    try {
+        return llama_decode(context, batch_of(tokens, count, first_position, all_outputs, g_positions, g_outputs));
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return -100;
+    }
+}
+
+API int ls_encode(llama_context * context, int32_t * tokens, int count, int first_position, int all_outputs) {
+    try {
+        return llama_encode(context, batch_of(tokens, count, first_position, all_outputs, g_positions, g_outputs));
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return -100;
+    }
+}
+
+API llama_sampler * ls_sampler_chain_new() {
+    llama_sampler_chain_params params = llama_sampler_chain_default_params();
+    params.no_perf = true;
+    return llama_sampler_chain_init(params);
+}
+
+API double ls_model_size(const llama_model * model) {
+    return double(llama_model_size(model));
+}
+
+API double ls_model_parameter_count(const llama_model * model) {
+    return double(llama_model_n_params(model));
+}

@@ -1,0 +1,65 @@
+/**
+ * Blocking socket and descriptor calls, for processes that run one synchronous loop. Loads no ggml.
+ *
+ * Functions that can fail return a negative errno, as the shim does: the callers are hot loops that
+ * turn it into a typed error once, where they know the endpoint.
+ */
+import { dlopen, type Pointer } from "bun:ffi"
+import { librarySet, shimLibrary } from "./libraries.ts"
+
+/** A native address. */
+export type Address = number
+
+const open = () =>
+  dlopen(shimLibrary(librarySet().variant, "io"), {
+    io_tune_socket: { args: ["i32", "i32"], returns: "i32" },
+    io_connect: { args: ["ptr", "i32", "f64"], returns: "i32" },
+    io_recv: { args: ["i32", "ptr", "f64"], returns: "f64" },
+    io_recv_exact: { args: ["i32", "ptr", "f64"], returns: "f64" },
+    io_send: { args: ["i32", "ptr", "f64"], returns: "f64" },
+    io_send2: { args: ["i32", "ptr", "f64", "ptr", "f64"], returns: "f64" },
+    io_wait_readable: { args: ["i32", "f64"], returns: "i32" },
+    io_close: { args: ["i32"], returns: "i32" },
+    io_duplicate: { args: ["i32"], returns: "i32" },
+    io_socketpair: { args: ["ptr"], returns: "i32" },
+    io_send_descriptor: { args: ["i32", "i32"], returns: "i32" },
+    io_receive_descriptor: { args: ["i32"], returns: "i32" },
+    io_watch_parent: { args: ["i32"], returns: "i32" },
+    io_watch_client: { args: ["i32"], returns: "void" },
+    io_abort_flag: { args: [], returns: "ptr" },
+    io_raise_abort: { args: [], returns: "void" },
+    io_map_file: { args: ["ptr", "ptr", "ptr"], returns: "ptr" },
+    io_unmap_file: { args: ["ptr", "f64"], returns: "void" },
+    io_error_text: { args: ["i32"], returns: "cstring" },
+  }).symbols
+
+let symbols: ReturnType<typeof open> | undefined
+
+/** The shim's functions by their C names, opened at the first use. */
+export const io = (): ReturnType<typeof open> => {
+  symbols ??= open()
+  return symbols
+}
+
+/** A NUL-terminated copy of `text` for a C string argument; keep it alive during the call. */
+export const cString = (text: string): Uint8Array => new TextEncoder().encode(`${text}\0`)
+
+/** bun:ffi types addresses as an opaque number; these are plain ones. */
+export const asPointer = (address: Address): Pointer => address as Pointer
+
+/** The system's text for a negative result of an io function. */
+export const ioErrorText = (result: number): string => String(io().io_error_text(result))
+
+/** errno values whose meaning a caller acts on, as the negative results that the functions give. */
+export const errno = {
+  connectionRefused: process.platform === "darwin" ? -61 : -111,
+  timedOut: process.platform === "darwin" ? -60 : -110,
+} as const
+
+/** A connected pair of local stream sockets. */
+export const socketPair = (): readonly [number, number] => {
+  const out = new Int32Array(2)
+  const result = io().io_socketpair(out)
+  if (result < 0) throw new Error(`socketpair: ${ioErrorText(result)}`)
+  return [out[0]!, out[1]!]
+}

@@ -1,0 +1,130 @@
+/**
+ * Which set of ggml libraries this process uses, and where its shim lies.
+ *
+ * A set is complete and its libraries need each other, so a process loads exactly one.
+ */
+import { existsSync, readdirSync } from "node:fs"
+import { join } from "node:path"
+import { Data } from "effect"
+import {
+  buildRoot,
+  installedVariants,
+  PrebuiltMissingError,
+  prebuiltDir,
+  prebuiltPackage,
+} from "../scripts/source.ts"
+
+/** `source` is what `bun run build:native --from-source` made; the others are npm packages. */
+export type LibraryVariant = "base" | "cuda" | "vulkan" | "source"
+
+/** One complete set of libraries: absolute paths. */
+export interface LibrarySet {
+  readonly variant: LibraryVariant
+  /** Folder in which ggml looks for its backends. */
+  readonly dir: string
+  readonly ggmlBase: string
+  readonly ggml: string
+  readonly llama: string
+}
+
+/** The set, or the shim for it, is not there. */
+export class NativeLibraryError extends Data.TaggedError("NativeLibraryError")<{
+  readonly message: string
+  readonly cause?: unknown
+}> {}
+
+const suffix = process.platform === "darwin" ? "dylib" : "so"
+
+const setIn = (variant: LibraryVariant, dir: string): LibrarySet => {
+  const names = readdirSync(dir)
+  const find = (stem: string): string => {
+    const pattern = new RegExp(`^lib${stem}(\\.[a-z]+)?(\\.v[\\d.]+)?\\.${suffix}$`)
+    const name = names.find((candidate) => pattern.test(candidate))
+    if (name === undefined) {
+      throw new NativeLibraryError({
+        message: `${dir} holds no lib${stem}: the set of ggml libraries there is incomplete, reinstall it.`,
+      })
+    }
+    return join(dir, name)
+  }
+  return { variant, dir, ggmlBase: find("ggml-base"), ggml: find("ggml"), llama: find("llama") }
+}
+
+const sourceDir = (): string => join(buildRoot(), "source", "lib")
+
+/** Every set that is there, best first. */
+export const librarySets = (): ReadonlyArray<LibrarySet> => {
+  const sets: Array<LibrarySet> = []
+  if (existsSync(sourceDir())) sets.push(setIn("source", sourceDir()))
+  const installed = installedVariants()
+  for (const variant of ["cuda", "vulkan", "base"] as const) {
+    if (installed.includes(variant)) sets.push(setIn(variant, prebuiltDir(variant)))
+  }
+  return sets
+}
+
+/**
+ * The set to use: the one named by `GGML_RPC_VARIANT`, else one built from source, else the GPU
+ * package that fits this machine, else the base package.
+ *
+ * @throws {NativeLibraryError | PrebuiltMissingError}
+ */
+export const librarySet = (): LibrarySet => {
+  const sets = librarySets()
+  const wanted = process.env.GGML_RPC_VARIANT
+  if (wanted) {
+    const named = sets.find((set) => set.variant === wanted)
+    if (named !== undefined) return named
+    throw new NativeLibraryError({
+      message: `GGML_RPC_VARIANT names the library set '${wanted}', which is not installed; there are: ${sets.map((set) => set.variant).join(", ") || "none"}.`,
+    })
+  }
+  const usable = sets.find(
+    (set) =>
+      (set.variant !== "cuda" || hasNvidiaGpu()) && (set.variant !== "vulkan" || hasRenderNode()),
+  )
+  if (usable !== undefined) return usable
+  throw new PrebuiltMissingError({
+    packageName: prebuiltPackage(),
+    message: `The package ${prebuiltPackage()} with the prebuilt ggml libraries is not installed: run 'bun install', or build from source with 'bun run build:native --from-source'.`,
+  })
+}
+
+const hasNvidiaGpu = (): boolean =>
+  existsSync("/proc/driver/nvidia/version") || existsSync("/dev/nvidiactl")
+
+const hasRenderNode = (): boolean =>
+  existsSync("/dev/dri") && readdirSync("/dev/dri").some((name) => name.startsWith("renderD"))
+
+/**
+ * A GPU that this machine has and the chosen set cannot use, as one sentence for the user that names
+ * the package to add; undefined when nothing is missing.
+ */
+export const missingGpuPackage = (set: LibrarySet): string | undefined => {
+  if (set.variant !== "base" || process.platform !== "linux") return undefined
+  if (hasNvidiaGpu()) {
+    return `This machine has an NVIDIA GPU, but only the CPU libraries are installed: 'bun add ${prebuiltPackage("cuda")}' lets ggml-rpc use it.`
+  }
+  if (hasRenderNode()) {
+    return `This machine has a GPU, but only the CPU libraries are installed: 'bun add ${prebuiltPackage("vulkan")}' lets ggml-rpc use it through Vulkan.`
+  }
+  return undefined
+}
+
+/** Folder of the built shim of a set. */
+export const shimFolder = (variant: LibraryVariant): string => join(buildRoot(), "shim", variant)
+
+/**
+ * Path of one shim library.
+ *
+ * @throws {NativeLibraryError} when it was not built
+ */
+export const shimLibrary = (variant: LibraryVariant, name: "io" | "ggml" | "llama"): string => {
+  const path = join(shimFolder(variant), `libggmlrpc_${name}.${suffix}`)
+  if (!existsSync(path)) {
+    throw new NativeLibraryError({
+      message: `The native shim is not built (${path} is missing): run 'bun run build:native'.`,
+    })
+  }
+  return path
+}
