@@ -1,9 +1,10 @@
-import { commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
+import { Command, commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
 import type { PayloadCodec } from "./payload.ts"
 import { RpcTensor, writeU64FromNumber } from "./tensor.ts"
+import { DeviceRequest } from "./v7/device.ts"
 import { V7_0_0 } from "./v7/spec.ts"
-import { SetTensorPrefix } from "./v7/tensor.ts"
+import { GetTensorRequest, SetTensorHashRequest, SetTensorPrefix } from "./v7/tensor.ts"
 import {
   type CommandSpec,
   formatVersion,
@@ -48,10 +49,12 @@ const requireCommand = (command: number, spec: ProtocolSpec): CommandSpec<unknow
   })
 }
 
-const requestCodec = (command: number, spec: ProtocolSpec): PayloadCodec<unknown> =>
+/** A command's request codec; throws `ProtocolError` when the version lacks the command. */
+export const requestCodec = (command: number, spec: ProtocolSpec): PayloadCodec<unknown> =>
   requireCommand(command, spec).request
 
-const responseCodec = (command: number, spec: ProtocolSpec): PayloadCodec<unknown> => {
+/** A command's response codec; throws `ProtocolError` when the version lacks the command or its response. */
+export const responseCodec = (command: number, spec: ProtocolSpec): PayloadCodec<unknown> => {
   const codec = requireCommand(command, spec).response
   if (codec !== null) return codec
   throw new ProtocolError({
@@ -151,26 +154,57 @@ export const writeRequestHeader = (
   writeU64FromNumber(view, offset + 1, payloadSize)
 }
 
-/** Bytes that `writeSetTensorPrefix` writes: header, tensor, cache flag, offset. The data follows. */
-export const SET_TENSOR_PREFIX_SIZE_BYTES: number = REQUEST_HEADER_SIZE_BYTES + SetTensorPrefix.size
+/** Writes the 8 bytes before a response's payload; `payloadSize` is a safe integer. */
+export const writeResponseHeader = (view: DataView, offset: number, payloadSize: number): void =>
+  writeU64FromNumber(view, offset, payloadSize)
 
-const putU64 = (target: Uint8Array, offset: number, value: number): void => {
-  const high = Math.floor(value / 0x1_0000_0000)
+/*
+ * The requests that a client sends for every token, written straight into a block of pending bytes: no view, no bigint,
+ * no allocation. `tensors[tensorStart..+296]` is an encoded `RpcTensor`; sizes and offsets are safe integers. Each returns
+ * the offset after what it wrote; the caller guarantees the room.
+ */
+
+const putU32 = (target: Uint8Array, offset: number, value: number): void => {
   target[offset] = value
   target[offset + 1] = value >>> 8
   target[offset + 2] = value >>> 16
   target[offset + 3] = value >>> 24
-  target[offset + 4] = high
-  target[offset + 5] = high >>> 8
-  target[offset + 6] = high >>> 16
-  target[offset + 7] = high >>> 24
 }
 
+const putU64 = (target: Uint8Array, offset: number, value: number): void => {
+  putU32(target, offset, value >>> 0)
+  putU32(target, offset + 4, Math.floor(value / 0x1_0000_0000))
+}
+
+const putTensor = (
+  target: Uint8Array,
+  offset: number,
+  tensors: Uint8Array,
+  tensorStart: number,
+): void => {
+  for (let index = 0; index < RpcTensor.size; index++) {
+    target[offset + index] = tensors[tensorStart + index]!
+  }
+}
+
+/** Header; returns the offset of the payload. */
+const putHeader = (
+  target: Uint8Array,
+  offset: number,
+  command: number,
+  payloadSize: number,
+): number => {
+  target[offset] = command
+  putU64(target, offset + 1, payloadSize)
+  return offset + REQUEST_HEADER_SIZE_BYTES
+}
+
+/** Bytes that `writeSetTensorPrefix` writes (314): header, tensor, cache flag, offset. The data follows. */
+export const SET_TENSOR_PREFIX_SIZE_BYTES: number = REQUEST_HEADER_SIZE_BYTES + SetTensorPrefix.size
+
 /**
- * Writes everything of a SET_TENSOR request (7.0.0) but its data, 314 bytes at `target[offset]`, without allocating.
- *
- * `tensors[tensorStart..+296]` is the encoded `RpcTensor`. `dataOffsetBytes` (where in the tensor) and `dataSizeBytes` are
- * safe integers. Returns the offset after the prefix. The caller guarantees room for it.
+ * Everything of a SET_TENSOR request (7.0.0) but its data, which is to follow: 314 bytes. `dataOffsetBytes` is where in
+ * the tensor the data goes.
  */
 export const writeSetTensorPrefix = (
   target: Uint8Array,
@@ -181,13 +215,57 @@ export const writeSetTensorPrefix = (
   dataOffsetBytes: number,
   dataSizeBytes: number,
 ): number => {
-  target[offset] = 6
-  putU64(target, offset + 1, SetTensorPrefix.size + dataSizeBytes)
-  const payload = offset + REQUEST_HEADER_SIZE_BYTES
-  for (let index = 0; index < RpcTensor.size; index++) {
-    target[payload + index] = tensors[tensorStart + index]!
-  }
+  const size = SetTensorPrefix.size + dataSizeBytes
+  const payload = putHeader(target, offset, Command.SET_TENSOR, size)
+  putTensor(target, payload, tensors, tensorStart)
   target[payload + SetTensorPrefix.offsets.cacheFlag] = cacheFlag
   putU64(target, payload + SetTensorPrefix.offsets.offsetBytes, dataOffsetBytes)
   return payload + SetTensorPrefix.size
+}
+
+/** A whole SET_TENSOR_HASH request: 321 bytes. The hash comes in two halves, as `Fnv1a64` gives it. */
+export const writeSetTensorHashRequest = (
+  target: Uint8Array,
+  offset: number,
+  tensors: Uint8Array,
+  tensorStart: number,
+  dataOffsetBytes: number,
+  hashLo: number,
+  hashHi: number,
+): number => {
+  const { offsets, size } = SetTensorHashRequest
+  const payload = putHeader(target, offset, Command.SET_TENSOR_HASH, size)
+  putTensor(target, payload, tensors, tensorStart)
+  putU64(target, payload + offsets.offsetBytes, dataOffsetBytes)
+  putU32(target, payload + offsets.hash, hashLo)
+  putU32(target, payload + offsets.hash + 4, hashHi)
+  return payload + size
+}
+
+/** A whole GET_TENSOR request: 321 bytes. */
+export const writeGetTensorRequest = (
+  target: Uint8Array,
+  offset: number,
+  tensors: Uint8Array,
+  tensorStart: number,
+  dataOffsetBytes: number,
+  dataSizeBytes: number,
+): number => {
+  const { offsets, size } = GetTensorRequest
+  const payload = putHeader(target, offset, Command.GET_TENSOR, size)
+  putTensor(target, payload, tensors, tensorStart)
+  putU64(target, payload + offsets.offsetBytes, dataOffsetBytes)
+  putU64(target, payload + offsets.sizeBytes, dataSizeBytes)
+  return payload + size
+}
+
+/** A whole GRAPH_RECOMPUTE request: 13 bytes. */
+export const writeGraphRecomputeRequest = (
+  target: Uint8Array,
+  offset: number,
+  device: number,
+): number => {
+  const payload = putHeader(target, offset, Command.GRAPH_RECOMPUTE, DeviceRequest.size)
+  putU32(target, payload, device)
+  return payload + DeviceRequest.size
 }
