@@ -1,60 +1,23 @@
-/** Block size (elements) and size (bytes) of a ggml type; `ggml_blck_size` and `ggml_type_size`. */
-export interface GgmlTypeLayout {
-  readonly id: number
-  readonly name: string
-  readonly blockSize: number
-  readonly sizeBytes: number
+import { type TypeInfo, V7_0_0 } from "@ggml-rpc/protocol"
+
+// GGUF numbers tensor types as ggml does, so the newest protocol's table describes files too.
+const byId = new Map(V7_0_0.types.map((type) => [type.id, type]))
+const byName = new Map(V7_0_0.types.map((type) => [type.name, type]))
+
+/** The ggml type of a number, or undefined for numbers that are unknown or were removed. */
+export const ggmlTypeById = (id: number): TypeInfo | undefined => byId.get(id)
+
+/** The ggml type of a name such as `"Q8_0"`. */
+export const ggmlTypeByName = (name: string): TypeInfo | undefined => byName.get(name)
+
+/**
+ * Bytes of a contiguous tensor with `ne[0..]` elements; undefined when a row is no whole number of
+ * blocks, or the size is no exact number.
+ */
+export const tensorSizeBytes = (ne: readonly number[], type: TypeInfo): number | undefined => {
+  const rowElements = ne[0] ?? 1
+  if (rowElements % type.blockSize !== 0) return undefined
+  const rowBytes = (rowElements / type.blockSize) * type.typeSize
+  const sizeBytes = ne.slice(1).reduce((product, count) => product * count, rowBytes)
+  return Number.isSafeInteger(sizeBytes) ? sizeBytes : undefined
 }
-
-const table: readonly (readonly [
-  id: number,
-  name: string,
-  blockSize: number,
-  sizeBytes: number,
-])[] = [
-  [0, "F32", 1, 4],
-  [1, "F16", 1, 2],
-  [2, "Q4_0", 32, 18],
-  [3, "Q4_1", 32, 20],
-  [6, "Q5_0", 32, 22],
-  [7, "Q5_1", 32, 24],
-  [8, "Q8_0", 32, 34],
-  [9, "Q8_1", 32, 36],
-  [10, "Q2_K", 256, 84],
-  [11, "Q3_K", 256, 110],
-  [12, "Q4_K", 256, 144],
-  [13, "Q5_K", 256, 176],
-  [14, "Q6_K", 256, 210],
-  [15, "Q8_K", 256, 292],
-  [16, "IQ2_XXS", 256, 66],
-  [17, "IQ2_XS", 256, 74],
-  [18, "IQ3_XXS", 256, 98],
-  [19, "IQ1_S", 256, 50],
-  [20, "IQ4_NL", 32, 18],
-  [21, "IQ3_S", 256, 110],
-  [22, "IQ2_S", 256, 82],
-  [23, "IQ4_XS", 256, 136],
-  [24, "I8", 1, 1],
-  [25, "I16", 1, 2],
-  [26, "I32", 1, 4],
-  [27, "I64", 1, 8],
-  [28, "F64", 1, 8],
-  [29, "IQ1_M", 256, 56],
-  [30, "BF16", 1, 2],
-  [34, "TQ1_0", 256, 54],
-  [35, "TQ2_0", 256, 66],
-  [39, "MXFP4", 32, 17],
-  [40, "NVFP4", 64, 36],
-  [41, "Q1_0", 128, 18],
-  [42, "Q2_0", 64, 18],
-]
-
-const byId: readonly (GgmlTypeLayout | undefined)[] = (() => {
-  const types: (GgmlTypeLayout | undefined)[] = []
-  for (const [id, name, blockSize, sizeBytes] of table)
-    types[id] = { id, name, blockSize, sizeBytes }
-  return types
-})()
-
-/** The layout of ggml type `id`, or undefined for numbers that ggml v0.5.0 does not use. */
-export const ggmlTypeLayout = (id: number): GgmlTypeLayout | undefined => byId[id]

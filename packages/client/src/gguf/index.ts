@@ -1,5 +1,7 @@
 export { GgufError, type GgufErrorReason } from "./GgufError.ts"
 export { type LayerBytes, layerBytes } from "./layers.ts"
+export { quantize, type WritableType } from "./quantize.ts"
+export { computedTensor, constantTensor, randomTensor, SeededRandom, seedFor } from "./random.ts"
 export {
   ggufInteger,
   ggufString,
@@ -17,3 +19,9 @@ export type {
   GgufValue,
   GgufValueType,
 } from "./types.ts"
+export {
+  type GgufTensorToWrite,
+  type GgufToWrite,
+  type GgufValueToWrite,
+  writeGguf,
+} from "./write.ts"

@@ -3,7 +3,7 @@ import { basename, dirname, join } from "node:path"
 import { Effect } from "effect"
 import { causeText, FileCursor } from "./FileCursor.ts"
 import { GgufError } from "./GgufError.ts"
-import { ggmlTypeLayout } from "./ggmlTypes.ts"
+import { ggmlTypeById, tensorSizeBytes } from "./ggmlTypes.ts"
 import {
   GGUF_VALUE_SIZE,
   GGUF_VALUE_TYPES,
@@ -388,18 +388,18 @@ const readTensorInfo = (cursor: FileCursor, index: number, part: number): GgufTe
   for (let dimension = 0; dimension < dimensionCount; dimension++)
     ne[dimension] = cursor.count(what)
   const typeId = cursor.u32(what)
-  const layout = ggmlTypeLayout(typeId)
-  if (layout === undefined) {
+  const type = ggmlTypeById(typeId)
+  if (type === undefined) {
     throw cursor.malformed(`tensor ${quote(name)} has the unknown type ${typeId}`)
   }
   const offsetBytes = cursor.count(what)
-  const sizeBytes = tensorBytes(ne, layout.blockSize, layout.sizeBytes)
+  const sizeBytes = tensorSizeBytes(ne, type)
   if (sizeBytes === undefined) {
     throw cursor.malformed(
-      `tensor ${quote(name)} of shape ${ne.join("x")} is impossible for type ${layout.name}`,
+      `tensor ${quote(name)} of shape ${ne.join("x")} is impossible for type ${type.name}`,
     )
   }
-  return { name, typeId, typeName: layout.name, ne, dimensionCount, offsetBytes, sizeBytes, part }
+  return { name, typeId, typeName: type.name, ne, dimensionCount, offsetBytes, sizeBytes, part }
 }
 
 const readTensorName = (cursor: FileCursor, index: number): string => {
@@ -410,17 +410,6 @@ const readTensorName = (cursor: FileCursor, index: number): string => {
     throw cursor.malformed(`tensor name ${index} is ${nameBytes} bytes long`)
   }
   return name
-}
-
-/** Bytes of a contiguous tensor; undefined when rows are no whole blocks or the size is absurd. */
-export const tensorBytes = (
-  ne: readonly [number, number, number, number],
-  blockSize: number,
-  blockBytes: number,
-): number | undefined => {
-  if (ne[0] % blockSize !== 0) return undefined
-  const sizeBytes = (ne[0] / blockSize) * blockBytes * ne[1] * ne[2] * ne[3]
-  return Number.isSafeInteger(sizeBytes) ? sizeBytes : undefined
 }
 
 /** Tensor data follows in the list's order, each start padded, and lies wholly in the file. */
