@@ -16,6 +16,7 @@ const open = () =>
     io_connect: { args: ["ptr", "i32", "f64"], returns: "i32" },
     io_recv: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_recv_exact: { args: ["i32", "ptr", "f64"], returns: "f64" },
+    io_recv_response: { args: ["i32", "ptr", "f64"], returns: "i32" },
     io_send: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_send2: { args: ["i32", "ptr", "f64", "ptr", "f64"], returns: "f64" },
     io_wait_readable: { args: ["i32", "f64"], returns: "i32" },
@@ -54,6 +55,8 @@ export const ioErrorText = (result: number): string => String(io().io_error_text
 export const errno = {
   connectionRefused: process.platform === "darwin" ? -61 : -111,
   timedOut: process.platform === "darwin" ? -60 : -110,
+  brokenPipe: -32,
+  protocol: process.platform === "darwin" ? -100 : -71,
 } as const
 
 /** A connected pair of local stream sockets. */
