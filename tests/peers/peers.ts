@@ -1,0 +1,298 @@
+/**
+ * The upstream peers: llama.cpp's own RPC library, server, tests and tools, and a client of ours over
+ * `llama.h`, compiled from the pinned release's source against its prebuilt libraries.
+ *
+ * Each peer lies in a folder of its own, named by a hash of all that goes into it, under
+ * `tests/build/peers`. A folder appears by one rename, so test runs that build at the same time do
+ * not see each other's halves. ggml looks for its backends beside the executable: the folders hold
+ * links to the CPU backends and to `libggml-rpc.so`.
+ */
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+} from "node:fs"
+import { availableParallelism } from "node:os"
+import { basename, join } from "node:path"
+import {
+  ensureSource,
+  type PrebuiltLibraries,
+  packageVersion,
+  prebuiltLibraries,
+} from "@ggml-rpc/native/source"
+import { Data } from "effect"
+
+export type PeerName =
+  | "libggml-rpc.so"
+  | "librpc-device.so"
+  | "rpc-server"
+  | "upstream-client"
+  | "test-backend-ops"
+  | "test-llama-archs"
+  | "llama-bench"
+  | "llama-completion"
+
+/** A peer could not be compiled; the message holds the compiler's output. */
+export class PeerBuildError extends Data.TaggedError("PeerBuildError")<{
+  readonly peer: string
+  readonly message: string
+}> {}
+
+interface Recipe {
+  /** Paths in the llama.cpp source tree. */
+  readonly upstream: ReadonlyArray<string>
+  /** Files of ours, in this folder. */
+  readonly own: ReadonlyArray<string>
+  readonly flags: ReadonlyArray<string>
+  readonly links: ReadonlyArray<"llamaCommon" | "llama" | "ggml" | "ggmlBase">
+  readonly linksRpc?: true
+}
+
+// What cmake passes for a backend in a file of its own, in a release build.
+const backendFlags = ["-fPIC", "-shared", "-DGGML_BACKEND_DL", "-DGGML_BACKEND_SHARED"]
+
+const recipes: Record<PeerName, Recipe> = {
+  "libggml-rpc.so": {
+    upstream: ["ggml/src/ggml-rpc/ggml-rpc.cpp", "ggml/src/ggml-rpc/transport.cpp"],
+    own: [],
+    // The benchmarks compare with this: as upstream's release builds.
+    flags: ["-O3", "-DNDEBUG", "-DGGML_BACKEND_BUILD", ...backendFlags],
+    links: ["ggmlBase"],
+  },
+  "librpc-device.so": {
+    upstream: [],
+    own: ["rpc-device.cpp"],
+    flags: ["-O1", ...backendFlags],
+    links: ["ggml", "ggmlBase"],
+    linksRpc: true,
+  },
+  "rpc-server": {
+    upstream: ["tools/rpc/rpc-server.cpp"],
+    own: [],
+    flags: ["-O1"],
+    links: ["ggml", "ggmlBase"],
+  },
+  "upstream-client": {
+    upstream: [],
+    own: ["upstream-client.cpp"],
+    flags: ["-O2"],
+    links: ["llama", "ggml", "ggmlBase"],
+  },
+  "test-backend-ops": {
+    upstream: ["tests/test-backend-ops.cpp"],
+    own: [],
+    flags: ["-O0"],
+    links: ["ggml", "ggmlBase"],
+  },
+  "test-llama-archs": {
+    // The prebuilt libllama carries node-llama-cpp's patch of this loader (PR 22566), which makes
+    // llama_model_init_from_user refuse metadata without tensors, as this test gives it. The
+    // executable's copy of the release's own loader takes precedence over the library's.
+    upstream: ["tests/test-llama-archs.cpp", "src/llama-model-loader.cpp"],
+    own: ["load-backends.cpp"],
+    flags: ["-O1"],
+    links: ["llamaCommon", "llama", "ggml", "ggmlBase"],
+  },
+  "llama-bench": {
+    upstream: ["tools/llama-bench/llama-bench.cpp", "tools/llama-bench/main.cpp"],
+    own: [],
+    flags: ["-O1"],
+    links: ["llamaCommon", "llama", "ggml", "ggmlBase"],
+  },
+  "llama-completion": {
+    upstream: ["tools/completion/completion.cpp", "tools/completion/main.cpp"],
+    own: [],
+    flags: ["-O1"],
+    links: ["llamaCommon", "llama", "ggml", "ggmlBase"],
+  },
+}
+
+export const peerNames = Object.keys(recipes) as ReadonlyArray<PeerName>
+
+export interface PeerOptions {
+  /** Folder of all peers; default `tests/build/peers`. */
+  readonly root?: string
+  /** C++ compiler; default the environment's `CXX`, else `g++`. */
+  readonly compiler?: string
+}
+
+/**
+ * Paths of the named peers (default: all), compiling what is not in the cache: half a minute for all
+ * of them on two cores. Compile times go to stderr.
+ *
+ * @throws {PeerBuildError} with the compiler's output
+ * @throws {SourceError | PrebuiltMissingError} see `@ggml-rpc/native/source`
+ */
+export const ensurePeers = async <Name extends PeerName = PeerName>(
+  names: ReadonlyArray<Name> = peerNames as ReadonlyArray<Name>,
+  options: PeerOptions = {},
+): Promise<Record<Name, string>> => {
+  const bench = await prepare(options)
+  const paths = await Promise.all(names.map((name) => ensurePeer(name, bench)))
+  return Object.fromEntries(names.map((name, i) => [name, paths[i]])) as Record<Name, string>
+}
+
+/** What every compile of one call shares. */
+interface Workbench {
+  readonly root: string
+  readonly source: string
+  readonly libraries: PrebuiltLibraries
+  readonly compiler: string
+  /** Goes into every hash: another compiler or library folder is another peer. */
+  readonly fingerprint: string
+  readonly peers: Map<PeerName, Promise<string>>
+  readonly slots: Slots
+}
+
+const prepare = async (options: PeerOptions): Promise<Workbench> => {
+  if (process.platform !== "linux") {
+    throw new PeerBuildError({
+      peer: "all",
+      message: `The upstream peers are built on Linux only, not on ${process.platform}.`,
+    })
+  }
+  const root = options.root ?? join(import.meta.dir, "..", "build", "peers")
+  const compiler = options.compiler ?? process.env.CXX ?? "g++"
+  const libraries = prebuiltLibraries()
+  return {
+    root,
+    source: await ensureSource(),
+    libraries,
+    compiler,
+    fingerprint: `${packageVersion}\n${await compilerVersion(compiler)}\n${libraries.dir}\n`,
+    peers: new Map(),
+    slots: new Slots(Math.min(availableParallelism(), 4)),
+  }
+}
+
+const compilerVersion = async (compiler: string): Promise<string> => {
+  if (Bun.which(compiler) === null) {
+    throw new PeerBuildError({
+      peer: "all",
+      message: `The C++ compiler ${compiler} is not on PATH: install g++, or name another with CXX.`,
+    })
+  }
+  const { output } = await compile([compiler, "--version"])
+  return output.split("\n", 1)[0] ?? ""
+}
+
+const ensurePeer = (name: PeerName, bench: Workbench): Promise<string> => {
+  const known = bench.peers.get(name)
+  if (known !== undefined) return known
+  const made = makePeer(name, bench)
+  bench.peers.set(name, made)
+  return made
+}
+
+const makePeer = async (name: PeerName, bench: Workbench): Promise<string> => {
+  const rpcLibrary =
+    name === "libggml-rpc.so" ? undefined : await ensurePeer("libggml-rpc.so", bench)
+  const folder = join(bench.root, `${name}-${hashOf(name, bench, rpcLibrary)}`)
+  const path = join(folder, name)
+  if (existsSync(path)) return path
+
+  mkdirSync(bench.root, { recursive: true })
+  const work = mkdtempSync(join(bench.root, ".compile-"))
+  try {
+    await bench.slots.run(() => compilePeer(name, bench, work, rpcLibrary))
+    for (const target of [...bench.libraries.backends, ...(rpcLibrary ? [rpcLibrary] : [])]) {
+      symlinkSync(target, join(work, basename(target)))
+    }
+    publish(work, folder, path)
+  } finally {
+    rmSync(work, { recursive: true, force: true })
+  }
+  return path
+}
+
+const hashOf = (name: PeerName, bench: Workbench, rpcLibrary: string | undefined): string => {
+  const recipe = recipes[name]
+  const hasher = new Bun.CryptoHasher("sha256")
+  hasher.update(bench.fingerprint)
+  hasher.update(JSON.stringify([recipe, rpcLibrary, commonFlags]))
+  for (const file of recipe.own) hasher.update(readFileSync(join(import.meta.dir, file)))
+  return hasher.digest("hex").slice(0, 12)
+}
+
+const publish = (work: string, folder: string, path: string): void => {
+  try {
+    renameSync(work, folder)
+  } catch (error) {
+    // Another run was faster; its peer has the same inputs.
+    if (!existsSync(path)) throw error
+  }
+}
+
+const includeFolders = ["ggml/include", "include", "ggml/src", "common", "src", "vendor"]
+const commonFlags = ["-std=c++17", "-pthread", "-w"]
+
+const compilePeer = async (
+  name: PeerName,
+  bench: Workbench,
+  work: string,
+  rpcLibrary: string | undefined,
+): Promise<void> => {
+  const recipe = recipes[name]
+  const command = [
+    bench.compiler,
+    ...commonFlags,
+    ...recipe.flags,
+    ...includeFolders.map((folder) => `-I${join(bench.source, folder)}`),
+    ...recipe.upstream.map((file) => join(bench.source, file)),
+    ...recipe.own.map((file) => join(import.meta.dir, file)),
+    ...(recipe.linksRpc && rpcLibrary ? [rpcLibrary] : []),
+    ...recipe.links.map((library) => bench.libraries[library]),
+    // $ORIGIN finds libggml-rpc.so, whose link lies beside; the folder, the prebuilt libraries.
+    `-Wl,-rpath,${bench.libraries.dir}:$ORIGIN`,
+    "-o",
+    join(work, name),
+  ]
+  const started = performance.now()
+  const { exitCode, output } = await compile(command)
+  if (exitCode !== 0) {
+    throw new PeerBuildError({
+      peer: name,
+      message: `Compiling ${name} failed (exit code ${exitCode}):\n${command.join(" ")}\n${output}`,
+    })
+  }
+  const seconds = ((performance.now() - started) / 1000).toFixed(1)
+  process.stderr.write(`peers: compiled ${name} in ${seconds} s\n`)
+}
+
+const compile = async (command: string[]): Promise<{ exitCode: number; output: string }> => {
+  const child = Bun.spawn(command, { stdin: "ignore", stdout: "pipe", stderr: "pipe" })
+  const [stdout, stderr, exitCode] = await Promise.all([
+    child.stdout.text(),
+    child.stderr.text(),
+    child.exited,
+  ])
+  return { exitCode, output: `${stdout}${stderr}` }
+}
+
+/** Runs at most `count` tasks at a time: a compile takes up to 500 MB. */
+class Slots {
+  readonly #waiting: Array<() => void> = []
+  #free: number
+
+  constructor(count: number) {
+    this.#free = count
+  }
+
+  async run<A>(task: () => Promise<A>): Promise<A> {
+    if (this.#free === 0) await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    else this.#free -= 1
+    try {
+      return await task()
+    } finally {
+      const next = this.#waiting.shift()
+      if (next === undefined) this.#free += 1
+      else next()
+    }
+  }
+}
+
+if (import.meta.main) console.log(await ensurePeers())
