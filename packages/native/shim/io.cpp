@@ -271,6 +271,11 @@ API int io_wait_readable(int fd, double timeout_ms) {
     }
 }
 
+// Copies between native memory and a typed array without making an ArrayBuffer over the former.
+API void io_copy(void * target, double target_offset, const void * source, double size) {
+    memcpy(static_cast<char *>(target) + size_t(target_offset), source, size_t(size));
+}
+
 API int io_close(int fd) {
     return close(fd) == 0 ? 0 : -errno;
 }

@@ -19,6 +19,7 @@ const open = () =>
     io_recv_response: { args: ["i32", "ptr", "f64"], returns: "i32" },
     io_send: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_send2: { args: ["i32", "ptr", "f64", "ptr", "f64"], returns: "f64" },
+    io_copy: { args: ["ptr", "f64", "ptr", "f64"], returns: "void" },
     io_wait_readable: { args: ["i32", "f64"], returns: "i32" },
     io_close: { args: ["i32"], returns: "i32" },
     io_duplicate: { args: ["i32"], returns: "i32" },
@@ -55,6 +56,8 @@ export const ioErrorText = (result: number): string => String(io().io_error_text
 export const errno = {
   connectionRefused: process.platform === "darwin" ? -61 : -111,
   timedOut: process.platform === "darwin" ? -60 : -110,
+  hostUnreachable: process.platform === "darwin" ? -65 : -113,
+  networkUnreachable: process.platform === "darwin" ? -51 : -101,
   brokenPipe: -32,
   protocol: process.platform === "darwin" ? -100 : -71,
 } as const
