@@ -1,0 +1,2 @@
+export { demoModel, writeDemoModel } from "./model.ts"
+export { recitalText, recitalTokens } from "./recital.ts"
