@@ -8,7 +8,6 @@
  */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs"
 import { basename, dirname, join, resolve } from "node:path"
-import { Data } from "effect"
 
 /** Version of `node-llama-cpp` and of every `@node-llama-cpp/<platform>` package. */
 export const packageVersion = "3.22.1"
@@ -19,18 +18,36 @@ const tarballIntegrity =
   "sha512-bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw=="
 const bundlePath = "package/llama/gitRelease.bundle"
 
+// Plain classes rather than Data.TaggedError, here and in libraries.ts: session and engine processes
+// load these modules, and importing Effect would cost each of them 20 MB. `catchTag` reads `_tag` alone.
+
 /** The source tree could not be made; the message says what is missing and what to do. */
-export class SourceError extends Data.TaggedError("SourceError")<{
+export class SourceError extends Error {
+  readonly _tag = "SourceError"
+  override readonly name = "SourceError"
   readonly reason: "npm" | "git" | "network" | "checksum" | "bundle" | "disk"
-  readonly message: string
-  readonly cause?: unknown
-}> {}
+
+  constructor(fields: {
+    readonly reason: SourceError["reason"]
+    readonly message: string
+    readonly cause?: unknown
+  }) {
+    super(fields.message, { cause: fields.cause })
+    this.reason = fields.reason
+  }
+}
 
 /** No package of prebuilt libraries for this platform and variant is installed. */
-export class PrebuiltMissingError extends Data.TaggedError("PrebuiltMissingError")<{
+export class PrebuiltMissingError extends Error {
+  readonly _tag = "PrebuiltMissingError"
+  override readonly name = "PrebuiltMissingError"
   readonly packageName: string
-  readonly message: string
-}> {}
+
+  constructor(fields: { readonly packageName: string; readonly message: string }) {
+    super(fields.message)
+    this.packageName = fields.packageName
+  }
+}
 
 /** Folder for everything built or fetched at build time: `GGML_RPC_BUILD_DIR`, else `packages/native/build`. */
 export const buildRoot = (): string =>

@@ -5,7 +5,6 @@
  */
 import { existsSync, readdirSync } from "node:fs"
 import { join } from "node:path"
-import { Data } from "effect"
 import {
   buildRoot,
   installedVariants,
@@ -28,10 +27,14 @@ export interface LibrarySet {
 }
 
 /** The set, or the shim for it, is not there. */
-export class NativeLibraryError extends Data.TaggedError("NativeLibraryError")<{
-  readonly message: string
-  readonly cause?: unknown
-}> {}
+export class NativeLibraryError extends Error {
+  readonly _tag = "NativeLibraryError"
+  override readonly name = "NativeLibraryError"
+
+  constructor(fields: { readonly message: string; readonly cause?: unknown }) {
+    super(fields.message, { cause: fields.cause })
+  }
+}
 
 const suffix = process.platform === "darwin" ? "dylib" : "so"
 
