@@ -101,7 +101,7 @@ export const encodeRequest = <C extends MessageId>(
   command: C,
   value: RequestOf<C>,
   spec: ProtocolSpec = V7_0_0,
-): Uint8Array => {
+): Uint8Array<ArrayBuffer> => {
   const codec = requestCodec(command, spec)
   const payloadSize = codec.sizeOf(value)
   const frame = new Uint8Array(REQUEST_HEADER_SIZE_BYTES + payloadSize)
@@ -126,7 +126,7 @@ export const encodeResponse = <C extends MessageId>(
   command: C,
   value: ResponseOf<C>,
   spec: ProtocolSpec = V7_0_0,
-): Uint8Array => {
+): Uint8Array<ArrayBuffer> => {
   const codec = responseCodec(command, spec)
   const payloadSize = codec.sizeOf(value)
   const frame = new Uint8Array(RESPONSE_HEADER_SIZE_BYTES + payloadSize)

@@ -1,7 +1,7 @@
 import { array, record, u8, u32, u64, type ValueOf } from "../record.ts"
 import { RpcTensor } from "../tensor.ts"
 
-/** SET_TENSOR request before its data; ggml-rpc.cpp `set_tensor` (7.0.0). 305 bytes, then the data to the end. */
+/** SET_TENSOR request before its data; ggml-rpc.cpp `serialize_set_tensor` (7.0.0). 305 bytes, then the data to the end. */
 export const SetTensorPrefix = record("SetTensorPrefix", {
   tensor: RpcTensor,
   /** Not 0: the server may keep the data in its cache. Since 7.0.0. */
