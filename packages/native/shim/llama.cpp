@@ -26,7 +26,7 @@ bool progress_unless_aborted(float, void * flag) {
 
 } // namespace
 
-// The message of the last exception that a call of this library swallowed.
+// The message of the exception that the last call of this library swallowed; empty when it threw none.
 API const char * ls_last_error() {
     return g_error.c_str();
 }
@@ -51,6 +51,7 @@ struct model_options {
 };
 
 API llama_model * ls_model_load(const char * path, const model_options * options) {
+    g_error.clear();
     llama_model_params params = llama_model_default_params();
     static ggml_backend_dev_t no_devices[1] = {nullptr};
     auto * devices = reinterpret_cast<ggml_backend_dev_t *>(uintptr_t(options->devices));
@@ -92,6 +93,7 @@ struct context_options {
 };
 
 API llama_context * ls_context_new(llama_model * model, const context_options * options) {
+    g_error.clear();
     llama_context_params params = llama_context_default_params();
     params.n_ctx           = uint32_t(options->context_size);
     params.n_batch         = uint32_t(options->batch_size);
@@ -193,6 +195,18 @@ API int ls_encode(llama_context * context, int32_t * tokens, int count, int firs
     } catch (const std::exception & error) {
         g_error = error.what();
         return -100;
+    }
+}
+
+// The number of tokens written; -n when capacity is below the n that are needed; INT32_MIN when the
+// vocabulary cannot express the text (it lacks a byte's token, say) or the count overflows.
+API int ls_tokenize(const llama_vocab * vocab, const char * text, int size, int32_t * tokens, int capacity, bool add_special, bool parse_special) {
+    g_error.clear();
+    try {
+        return llama_tokenize(vocab, text, size, tokens, capacity, add_special, parse_special);
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return INT32_MIN;
     }
 }
 

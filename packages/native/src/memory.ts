@@ -2,8 +2,8 @@
 import { readFileSync } from "node:fs"
 import { freemem, totalmem } from "node:os"
 import { dirname, join } from "node:path"
-import { type Device, ggml } from "./ggml.ts"
 import { asPointer } from "./io.ts"
+import { type Device, ggml } from "./libggml.ts"
 
 /** Bytes. */
 export interface MemorySize {

@@ -3,7 +3,7 @@
  * the scoped and typed face of this.
  */
 import { dlopen, FFIType } from "bun:ffi"
-import { ggml, loadBackends } from "./ggml.ts"
+import { ggml, loadBackends } from "./libggml.ts"
 import { type LibrarySet, librarySet, shimLibrary } from "./libraries.ts"
 
 const openLlama = (set: LibrarySet) => {
@@ -40,10 +40,7 @@ const openLlama = (set: LibrarySet) => {
     llama_vocab_eos: { args: ["ptr"], returns: "i32" },
     llama_vocab_is_eog: { args: ["ptr", "i32"], returns: "bool" },
     llama_vocab_get_add_bos: { args: ["ptr"], returns: "bool" },
-    llama_tokenize: {
-      args: ["ptr", "ptr", "i32", "ptr", "i32", "bool", "bool"],
-      returns: "i32",
-    },
+    llama_vocab_get_suppress_tokens: { args: ["ptr", "ptr"], returns: "ptr" },
     llama_token_to_piece: {
       args: ["ptr", "i32", "ptr", "i32", "i32", "bool"],
       returns: "i32",
@@ -61,10 +58,11 @@ const openLlama = (set: LibrarySet) => {
     llama_sampler_init_top_p: { args: ["f32", FFIType.u64_fast], returns: "ptr" },
     llama_sampler_init_min_p: { args: ["f32", FFIType.u64_fast], returns: "ptr" },
     llama_sampler_init_temp: { args: ["f32"], returns: "ptr" },
-    llama_sampler_init_penalties: { args: ["i32", "f32", "f32", "f32"], returns: "ptr" },
+    llama_sampler_init_penalties: { args: ["i32", "i32", "f32", "f32", "f32"], returns: "ptr" },
     llama_sampler_init_logit_bias: { args: ["i32", "i32", "ptr"], returns: "ptr" },
     llama_sampler_sample: { args: ["ptr", "ptr", "i32"], returns: "i32" },
     llama_sampler_accept: { args: ["ptr", "i32"], returns: "void" },
+    llama_sampler_reset: { args: ["ptr"], returns: "void" },
     llama_sampler_free: { args: ["ptr"], returns: "void" },
   }).symbols
   const shim = dlopen(shimLibrary(set.variant, "llama"), {
@@ -75,6 +73,10 @@ const openLlama = (set: LibrarySet) => {
     ls_memory_breakdown: { args: ["ptr", "ptr", "i32"], returns: "i32" },
     ls_decode: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
     ls_encode: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+    ls_tokenize: {
+      args: ["ptr", "ptr", "i32", "ptr", "i32", "bool", "bool"],
+      returns: "i32",
+    },
     ls_sampler_chain_new: { args: [], returns: "ptr" },
     ls_model_size: { args: ["ptr"], returns: "f64" },
     ls_model_parameter_count: { args: ["ptr"], returns: "f64" },

@@ -1,0 +1,362 @@
+/** A llama context: the KV cache and compute buffers of one conversation with a model. */
+import { type Pointer, toArrayBuffer } from "bun:ffi"
+import { Data, Effect, type Scope } from "effect"
+import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
+import { type Address, asPointer } from "./io.ts"
+import { ggml, takeLog } from "./libggml.ts"
+import { llama } from "./libllama.ts"
+import type { ModelInfo } from "./ModelInfo.ts"
+import { defaultThreadCount } from "./processor.ts"
+
+/** ggml_type numbers (ggml.h) of the types that a KV cache can have, by llama-cli's names. */
+export const kvTypes = {
+  f32: 0,
+  f16: 1,
+  bf16: 30,
+  q8_0: 8,
+  q4_0: 2,
+  q4_1: 3,
+  iq4_nl: 20,
+  q5_0: 6,
+  q5_1: 7,
+} as const
+
+export type KvTypeName = keyof typeof kvTypes
+
+/** Whether `-ctk` and `-ctv` know this name. */
+export const isKvTypeName = (name: string): name is KvTypeName => Object.hasOwn(kvTypes, name)
+
+/** Defaults are llama-cli's. */
+export interface ContextOptions {
+  /** Tokens that the KV cache holds; 0, the default, takes the model's training size. */
+  readonly contextSize?: number
+  /** Most tokens of one `decode`; 2048. */
+  readonly batchSize?: number
+  /** Tokens that are computed at once; 512. */
+  readonly ubatchSize?: number
+  /** Threads of a local CPU for single tokens; one per physical core. */
+  readonly threads?: number
+  /** The same for prompts; as `threads`. */
+  readonly threadsBatch?: number
+  /** -1 where the devices can (the default), 0 never, 1 always. */
+  readonly flashAttention?: -1 | 0 | 1
+  /** Type of the K cache, one of `kvTypes`; F16. */
+  readonly typeK?: number
+  /** Type of the V cache, one of `kvTypes`; F16. */
+  readonly typeV?: number
+  /** Gives embeddings for every token. */
+  readonly embeddings?: boolean
+  /** llama_pooling_type: 0 none, 1 mean, 2 first token, 3 last, 4 rank; -1, the default, is the model's. */
+  readonly pooling?: number
+  /** Keeps the KV cache on the devices of the layers; true. */
+  readonly offloadKqv?: boolean
+  /** Gives layers with sliding-window attention a full-size cache. */
+  readonly swaFull?: boolean
+  /** Address of an int that stops a running computation on a local CPU when it is not 0. */
+  readonly abortFlag?: Address
+  /** Independent sequences that the cache can hold; 1. */
+  readonly sequenceCount?: number
+}
+
+/** No context for this model with these options. */
+export class ContextError extends Data.TaggedError("ContextError")<{
+  /** `memory`: a device could not hold the cache or the compute buffers; `model`: anything else. */
+  readonly reason: "memory" | "model"
+  readonly message: string
+  /** What ggml and llama logged about it. */
+  readonly log: string
+}> {}
+
+/** Memory of one buffer type on one device, in bytes. */
+export interface MemoryBreakdownRow {
+  readonly bufferTypeName: string
+  /** null when the buffer type belongs to no device. */
+  readonly deviceAddress: Address | null
+  /** Whether this is memory of this machine that the CPU can address. */
+  readonly isHost: boolean
+  /** Weights. */
+  readonly modelBytes: number
+  /** KV cache and recurrent state. */
+  readonly contextBytes: number
+  readonly computeBytes: number
+}
+
+export interface DecodeOptions {
+  /** Position of the first token in its sequence; without it llama counts on. */
+  readonly firstPosition?: number
+  /** Gives logits (or embeddings) for every token, not only for the last one. */
+  readonly allOutputs?: boolean
+}
+
+/** What a status of `decode` or `encode` other than 0 means. */
+export const decodeStatusText = (status: number): string => {
+  switch (status) {
+    case 0:
+      return "success"
+    case 1:
+      return "the KV cache has no room for these tokens"
+    case 2:
+      return "aborted"
+    case -1:
+      return "the tokens or positions are not valid"
+    case -2:
+      return "out of memory"
+    case -100:
+      return String(llama().ls_last_error())
+    default:
+      return "the computation failed"
+  }
+}
+
+/** What `ModelContext` needs to know of the model it belongs to. */
+export interface ContextModel {
+  readonly address: Address
+  readonly info: ModelInfo
+  /** The weights are simulated: memory can be measured, nothing can be computed. */
+  readonly noAlloc: boolean
+}
+
+/** Doubles per row of `ls_memory_breakdown`, in the order of shim/llama.cpp `breakdown_row`. */
+const rowFields = 6
+
+/**
+ * A context that can compute. The methods are synchronous and block until llama returns; they throw
+ * (as defects: a caller can know better) when used after the scope closed or with an impossible count.
+ */
+export class ModelContext {
+  readonly address: Address
+  /** Tokens in the KV cache; llama may round what was asked for. */
+  readonly contextSize: number
+  readonly batchSize: number
+  readonly ubatchSize: number
+  /** llama_pooling_type in use: 0 none, 1 mean, 2 first token, 3 last, 4 rank. */
+  readonly pooling: number
+  readonly #library = llama()
+  readonly #pointer: Pointer
+  readonly #memory: Pointer | null
+  readonly #model: ContextModel
+  #released = false
+  #view = new Float32Array(0)
+  #viewAddress: Address = 0
+
+  constructor(address: Address, model: ContextModel) {
+    const pointer = asPointer(address)
+    this.address = address
+    this.contextSize = this.#library.llama_n_ctx(pointer)
+    this.batchSize = this.#library.llama_n_batch(pointer)
+    this.ubatchSize = this.#library.llama_n_ubatch(pointer)
+    this.pooling = this.#library.llama_pooling_type(pointer)
+    this.#pointer = pointer
+    this.#memory = this.#library.llama_get_memory(pointer) as Pointer | null
+    this.#model = model
+  }
+
+  /**
+   * Computes the next tokens of sequence 0.
+   *
+   * @returns 0 success; 1 no room in the KV cache (make room or decode fewer); 2 aborted; negative
+   *   failed, see `decodeStatusText`. Computing may go on: `logits` and `synchronize` wait for it.
+   */
+  decode(tokens: Int32Array, options: DecodeOptions = {}): number {
+    // A context without a cache is an encoder's, whose decode is its encode.
+    this.#check(tokens, this.#memory === null ? this.ubatchSize : this.batchSize)
+    return this.#library.ls_decode(
+      this.#pointer,
+      tokens,
+      tokens.length,
+      options.firstPosition ?? -1,
+      options.allOutputs ? 1 : 0,
+    )
+  }
+
+  /** Runs the encoder over a whole input of at most `ubatchSize` tokens; the status is that of `decode`. */
+  encode(tokens: Int32Array, options: DecodeOptions = {}): number {
+    this.#check(tokens, this.ubatchSize)
+    return this.#library.ls_encode(
+      this.#pointer,
+      tokens,
+      tokens.length,
+      options.firstPosition ?? -1,
+      options.allOutputs ? 1 : 0,
+    )
+  }
+
+  /**
+   * Logits after one token of the last `decode`: `vocabSize` of them. The view shows llama's own
+   * memory: it is valid until the next `decode`, and not after the scope closed.
+   *
+   * @param index the token's place in that `decode`; negative counts from the last output: -1 is it
+   */
+  logits(index = -1): Float32Array {
+    const address = this.#library.llama_get_logits_ith(this.#open(), index)
+    if (address === null) throw new RangeError(noOutput("logits", index))
+    return this.#floats(address as Pointer, this.#model.info.vocabSize)
+  }
+
+  /** Logits of the last `count` outputs, row after row; valid as long as those of `logits`. */
+  allLogits(count: number): Float32Array {
+    const address = this.#library.llama_get_logits_ith(this.#open(), -count)
+    if (address === null) throw new RangeError(noOutput("logits", -count))
+    return this.#floats(address as Pointer, count * this.#model.info.vocabSize)
+  }
+
+  /** Embeddings of one token, where nothing is pooled; valid as long as those of `logits`. */
+  embeddings(index = -1): Float32Array {
+    const address = this.#library.llama_get_embeddings_ith(this.#open(), index)
+    if (address === null) throw new RangeError(noOutput("embeddings", index))
+    return this.#floats(address as Pointer, this.#model.info.outputEmbeddingSize)
+  }
+
+  /**
+   * Pooled embeddings of a sequence, with rank pooling its scores; undefined when nothing was pooled.
+   * Valid as long as those of `logits`.
+   */
+  sequenceEmbeddings(sequence = 0): Float32Array | undefined {
+    const address = this.#library.llama_get_embeddings_seq(this.#open(), sequence)
+    if (address === null) return undefined
+    const { classCount, outputEmbeddingSize } = this.#model.info
+    return this.#floats(address as Pointer, this.pooling === 4 ? classCount : outputEmbeddingSize)
+  }
+
+  /** Waits until everything that `decode` started is computed. */
+  synchronize(): void {
+    this.#library.llama_synchronize(this.#open())
+  }
+
+  /** Forgets all tokens. */
+  clearMemory(): void {
+    this.#library.llama_memory_clear(this.#openMemory(), true)
+  }
+
+  /**
+   * Forgets the tokens of a sequence from `position` on; false when the model's memory cannot forget
+   * a part (recurrent models).
+   */
+  removeFrom(position: number, sequence = 0): boolean {
+    return this.#library.llama_memory_seq_rm(this.#openMemory(), sequence, position, -1)
+  }
+
+  /** What the model and this context take, one row a buffer type. */
+  memoryBreakdown(): ReadonlyArray<MemoryBreakdownRow> {
+    const pointer = this.#open()
+    let block = new Float64Array(rowFields * 32)
+    let count = this.#library.ls_memory_breakdown(pointer, block, 32)
+    if (count > 32) {
+      block = new Float64Array(rowFields * count)
+      count = this.#library.ls_memory_breakdown(pointer, block, count)
+    }
+    return Array.from({ length: Math.max(0, count) }, (_, index) => {
+      const [bufferType, device, isHost, modelBytes, contextBytes, computeBytes] = block.subarray(
+        index * rowFields,
+      ) as unknown as [number, number, number, number, number, number]
+      return {
+        bufferTypeName: String(ggml().ggml_backend_buft_name(asPointer(bufferType))),
+        deviceAddress: device === 0 ? null : device,
+        isHost: isHost !== 0,
+        modelBytes,
+        contextBytes,
+        computeBytes,
+      }
+    })
+  }
+
+  get isReleased(): boolean {
+    return this.#released
+  }
+
+  /** Frees the context; called by the scope that made it, harmless when called again. */
+  release(): void {
+    if (this.#released) return
+    this.#released = true
+    this.#view = new Float32Array(0)
+    this.#library.llama_free(this.#pointer)
+  }
+
+  #open(): Pointer {
+    if (this.#released) throw new Error("The model context was used after its scope closed.")
+    return this.#pointer
+  }
+
+  #openMemory(): Pointer | null {
+    this.#open()
+    return this.#memory
+  }
+
+  /** llama aborts the process on these. */
+  #check(tokens: Int32Array, most: number): void {
+    this.#open()
+    if (tokens.length === 0 || tokens.length > most) {
+      throw new RangeError(
+        `${tokens.length} tokens in one batch: this context takes 1 to ${most}; split them, or raise the batch size.`,
+      )
+    }
+    if (this.#model.noAlloc) {
+      throw new Error("The model was loaded with noAlloc, to measure memory: it cannot compute.")
+    }
+  }
+
+  /** A view costs a microsecond and an allocation, and the output seldom moves. */
+  #floats(address: Pointer, count: number): Float32Array {
+    if (this.#viewAddress !== address || this.#view.length !== count) {
+      this.#view = new Float32Array(toArrayBuffer(address, 0, count * 4))
+      this.#viewAddress = address
+    }
+    return this.#view
+  }
+}
+
+const noOutput = (what: string, index: number): string =>
+  `There are no ${what} at index ${index}: the last batch gave no output there.`
+
+/** In the order of shim/llama.cpp `context_options`. */
+const contextBlock = (options: ContextOptions): Float64Array => {
+  const threads = options.threads ?? defaultThreadCount()
+  return Float64Array.of(
+    options.contextSize ?? 0,
+    options.batchSize ?? 2048,
+    options.ubatchSize ?? 512,
+    options.sequenceCount ?? 1,
+    threads,
+    options.threadsBatch ?? threads,
+    options.flashAttention ?? -1,
+    options.typeK ?? kvTypes.f16,
+    options.typeV ?? kvTypes.f16,
+    options.embeddings ? 1 : 0,
+    options.pooling ?? -1,
+    options.offloadKqv === false ? 0 : 1,
+    options.swaFull ? 1 : 0,
+    options.abortFlag ?? 0,
+  )
+}
+
+/** Makes a context; the scope frees it. */
+export const makeModelContext = (
+  model: ContextModel,
+  options: ContextOptions,
+): Effect.Effect<ModelContext, ContextError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.suspend(() => {
+      takeLog()
+      const address = llama().ls_context_new(asPointer(model.address), contextBlock(options))
+      return address === null
+        ? Effect.fail(contextError(model, options))
+        : Effect.sync(() => new ModelContext(address as Address, model))
+    }),
+    (context) => Effect.sync(() => context.release()),
+  )
+
+const contextError = (model: ContextModel, options: ContextOptions): ContextError => {
+  const log = takeFailureLog()
+  const size = options.contextSize || model.info.trainContextSize
+  return saysOutOfMemory(log)
+    ? new ContextError({
+        reason: "memory",
+        message: `No device has room for a context of ${size} tokens of ${model.info.description} (${logTail(log)}): lower the context size, use a smaller KV cache type, or move layers to other devices.`,
+        log,
+      })
+    : new ContextError({
+        reason: "model",
+        message: `llama.cpp made no context of ${size} tokens for ${model.info.description}: ${logTail(log)}.`,
+        log,
+      })
+}
