@@ -18,7 +18,8 @@ export class FileCursor {
   private readonly fd: number
   private readonly buffer = new Uint8Array(CHUNK_BYTES)
   private readonly view = new DataView(this.buffer.buffer)
-  private readonly decoder = new TextDecoder()
+  // A byte order mark is text here: vocabularies hold one as a token.
+  private readonly decoder = new TextDecoder("utf-8", { ignoreBOM: true })
   private bufferStart = 0
   private bufferLength = 0
   private at = 0

@@ -51,7 +51,7 @@ const sample: GgufToWrite = {
     ["a.i64", { type: "int64", value: -(2n ** 63n) }],
     ["a.f64", { type: "float64", value: Math.PI }],
     ["a.text", { type: "string", value: "naïve ▁" }],
-    ["a.words", { type: "array", elementType: "string", values: ["one", "", "three ▁"] }],
+    ["a.words", { type: "array", elementType: "string", values: ["one", "", "\uFEFFthree ▁"] }],
     ["a.scores", { type: "array", elementType: "float32", values: [-1.5, 0, 3] }],
     ["a.flags", { type: "array", elementType: "bool", values: [true, false] }],
   ],
@@ -154,7 +154,7 @@ describe("what is written reads back", () => {
     const words = gguf.metadata.get("a.words")
     expect(words).toMatchObject({ type: "array", elementType: "string", length: 3 })
     expect(words).not.toHaveProperty("values")
-    expect(readGgufArray(gguf, "a.words")).toEqual(["one", "", "three ▁"])
+    expect(readGgufArray(gguf, "a.words")).toEqual(["one", "", "\uFEFFthree ▁"])
     expect(readGgufArray(gguf, "a.scores")).toEqual([-1.5, 0, 3])
     expect(readGgufArray(gguf, "a.flags")).toEqual([true, false])
     expect(readGgufArray(gguf, "a.text")).toBeUndefined()
