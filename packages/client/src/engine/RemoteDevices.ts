@@ -1,0 +1,456 @@
+/**
+ * The devices of remote servers as ggml devices of this process: the callbacks behind the shim's
+ * vtables (packages/native/shim/ggml.cpp, "remote devices"). libllama runs on them as on any GPU.
+ *
+ * Callbacks run under C++ frames: they never throw, and a broken connection shows in `failure`.
+ */
+import { JSCallback, toArrayBuffer } from "bun:ffi"
+import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native"
+import {
+  Command,
+  Fnv1a64,
+  GetAllocSizeRequest,
+  GetTensorRequest,
+  graphSizeBytes,
+  MemsetTensorRequest,
+  REQUEST_HEADER_SIZE_BYTES,
+  RpcTensor,
+  readU64AsNumber,
+  SET_TENSOR_PREFIX_SIZE_BYTES,
+  SetTensorHashRequest,
+  writeGetTensorRequest,
+  writeGraphRecomputeRequest,
+  writeRequestHeader,
+  writeSetTensorHashRequest,
+  writeSetTensorPrefix,
+  writeU64FromNumber,
+} from "@ggml-rpc/protocol"
+import { type ClusterError, RemoteMemoryError } from "../errors.ts"
+import type { RpcConnection } from "./RpcConnection.ts"
+
+/** Larger weights are first offered by their hash (ggml-rpc.cpp HASH_THRESHOLD, all versions). */
+const HASH_THRESHOLD_BYTES = 10 * 1024 * 1024
+/** A graph whose inputs were larger than this belongs to a prompt: it starts at once, see below. */
+const EAGER_INPUT_BYTES = 32 * 1024
+
+/** Offsets in the shim's `remote_exchange`. */
+const exchangeTensor = 0
+const exchangeOther = RpcTensor.size
+const exchangeSources = 2 * RpcTensor.size
+const exchangeRemotePtr = 12 * RpcTensor.size
+const exchangeBase = exchangeRemotePtr + 8
+const exchangeSize = exchangeRemotePtr + 16
+const exchangeFree = exchangeRemotePtr + 24
+const exchangeTotal = exchangeRemotePtr + 32
+const exchangeEnd = exchangeRemotePtr + 40
+
+/** ggml_status */
+const STATUS_SUCCESS = 0
+const STATUS_FAILED = -1
+
+const NO_LIMIT = 2n ** 64n - 1n
+
+/** One device of one server. */
+export interface RemoteDevice {
+  /** Address of the ggml device. */
+  readonly address: Address
+  /** `RPC0`, `RPC1`, … over all servers, as llama.cpp names them. */
+  readonly name: string
+  readonly endpoint: string
+  /** Index at its server. */
+  readonly deviceIndex: number
+}
+
+interface DeviceState extends RemoteDevice {
+  readonly connection: RpcConnection
+  readonly connectionIndex: number
+  readonly allocSizes: Map<string, number>
+  /** uid of the graph that the server has stored for this device; 0/0 none. */
+  graphUidLow: number
+  graphUidHigh: number
+  /** Bytes of tensor data sent since the last graph. */
+  inputBytes: number
+}
+
+export class RemoteDevices {
+  readonly devices: ReadonlyArray<RemoteDevice>
+  /** Bytes of weights that need not be sent any more: sent, or found in a server's cache. */
+  weightBytesDone = 0
+  /** Of those, bytes that a server had in its cache. */
+  weightBytesCached = 0
+  /** Called after each weight; the engine reports progress from it. */
+  onWeight: (() => void) | undefined
+  private readonly states: Array<DeviceState> = []
+  private readonly callbacks: ReadonlyArray<JSCallback>
+  private readonly exchange: Uint8Array
+  private readonly exchangeView: DataView
+  private readonly counts = new Uint32Array(2)
+  /** Servers that lacked a weight: they hold no part of this model, and hashing costs more than sending. */
+  private readonly coldCaches = new Set<RpcConnection>()
+  private memoryFailure: RemoteMemoryError | undefined
+
+  /**
+   * Makes a ggml device for every device of every server, in the given order.
+   *
+   * Opened connections are taken over; `close` frees the devices, not the connections.
+   */
+  constructor(connections: ReadonlyArray<RpcConnection>) {
+    const size = ggml().gs_remote_exchange_size()
+    if (size !== exchangeEnd) {
+      throw new Error(`the shim's exchange block has ${size} bytes where ${exchangeEnd} are known`)
+    }
+    const memory = toArrayBuffer(asPointer(ggml().gs_remote_exchange() as Address), 0, size)
+    this.exchange = new Uint8Array(memory)
+    this.exchangeView = new DataView(memory)
+    this.callbacks = this.makeCallbacks()
+    ggml().gs_remote_set_callbacks(
+      BigUint64Array.from(this.callbacks, (callback) => BigInt(callback.ptr as Address)),
+    )
+    connections.forEach((connection, connectionIndex) => {
+      const { deviceCount } = connection.call(Command.DEVICE_COUNT, {}) ?? { deviceCount: 0 }
+      for (let deviceIndex = 0; deviceIndex < deviceCount; deviceIndex++) {
+        this.addDevice(connection, connectionIndex, deviceIndex)
+      }
+    })
+    this.devices = this.states
+  }
+
+  private addDevice(connection: RpcConnection, connectionIndex: number, deviceIndex: number): void {
+    const alignment = connection.call(Command.GET_ALIGNMENT, { device: deviceIndex })
+    const maxSize = connection.call(Command.GET_MAX_SIZE, { device: deviceIndex })
+    if (alignment === undefined || maxSize === undefined) return
+    const name = `RPC${this.states.length}`
+    const address = ggml().gs_remote_device_new(
+      this.states.length,
+      connectionIndex,
+      cString(name),
+      cString(connection.endpoint),
+      Number(alignment.alignmentBytes),
+      maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
+    ) as Address
+    this.states.push({
+      address,
+      name,
+      endpoint: connection.endpoint,
+      deviceIndex,
+      connection,
+      connectionIndex,
+      allocSizes: new Map(),
+      graphUidLow: 0,
+      graphUidHigh: 0,
+      inputBytes: 0,
+    })
+  }
+
+  /** Frees the ggml devices; every model and context on them must be gone. */
+  close(): void {
+    for (const state of this.states) ggml().gs_remote_device_free(asPointer(state.address))
+    for (const callback of this.callbacks) callback.close()
+  }
+
+  /** The first thing that went wrong on any connection, or with remote memory since `clearMemoryFailure`. */
+  get failure(): ClusterError | undefined {
+    for (const state of this.states) {
+      if (state.connection.failure !== undefined) return state.connection.failure
+    }
+    return this.memoryFailure
+  }
+
+  clearMemoryFailure(): void {
+    this.memoryFailure = undefined
+  }
+
+  /** Free and total memory of a device now, in bytes; undefined when its connection is broken. */
+  memory(device: RemoteDevice): { freeBytes: number; totalBytes: number } | undefined {
+    const state = this.states.find((candidate) => candidate.address === device.address)!
+    const found = state.connection.call(Command.GET_DEVICE_MEMORY, { device: state.deviceIndex })
+    return found && { freeBytes: Number(found.freeBytes), totalBytes: Number(found.totalBytes) }
+  }
+
+  private makeCallbacks(): ReadonlyArray<JSCallback> {
+    const make = (
+      callback: (...args: Array<never>) => unknown,
+      args: ReadonlyArray<"i32" | "f64" | "ptr">,
+      returns: "i32" | "void",
+    ) => new JSCallback(callback, { args: [...args], returns })
+    // In the order of the shim's remote_callbacks.
+    return [
+      make((device: number, size: number) => this.allocBuffer(device, size), ["i32", "f64"], "i32"),
+      make((device: number) => this.freeBuffer(device), ["i32"], "void"),
+      make(
+        (device: number, value: number) => this.clearBuffer(device, value),
+        ["i32", "i32"],
+        "void",
+      ),
+      make((device: number) => this.initTensor(device), ["i32"], "void"),
+      make(
+        (device: number, value: number, offset: number, size: number) =>
+          this.memsetTensor(device, value, offset, size),
+        ["i32", "i32", "f64", "f64"],
+        "void",
+      ),
+      make(
+        (device: number, data: Address, offset: number, size: number, isWeight: number) =>
+          this.setTensor(device, data, offset, size, isWeight !== 0),
+        ["i32", "ptr", "f64", "f64", "i32"],
+        "void",
+      ),
+      make(
+        (device: number, data: Address, offset: number, size: number, isAsync: number) =>
+          this.getTensor(device, data, offset, size, isAsync !== 0),
+        ["i32", "ptr", "f64", "f64", "i32"],
+        "void",
+      ),
+      make((device: number) => this.copyTensor(device), ["i32", "i32"], "i32"),
+      make((device: number) => this.getAllocSize(device), ["i32"], "i32"),
+      make((device: number) => this.getMemory(device), ["i32"], "i32"),
+      make(
+        (device: number, graph: Address, uidLow: number, uidHigh: number) =>
+          this.graphCompute(device, graph, uidLow, uidHigh),
+        ["i32", "ptr", "f64", "f64"],
+        "i32",
+      ),
+      make((device: number) => this.states[device]!.connection.drain(), ["i32"], "void"),
+    ]
+  }
+
+  private allocBuffer(device: number, sizeBytes: number): number {
+    const { connection, deviceIndex, endpoint, name } = this.states[device]!
+    const buffer = connection.call(Command.ALLOC_BUFFER, {
+      device: deviceIndex,
+      sizeBytes: BigInt(sizeBytes),
+    })
+    if (buffer === undefined) return 0
+    if (buffer.remotePtr === 0n) {
+      this.memoryFailure ??= new RemoteMemoryError({ endpoint, device: name, sizeBytes })
+      return 0
+    }
+    const base = connection.call(Command.BUFFER_GET_BASE, { remotePtr: buffer.remotePtr })
+    if (base === undefined) return 0
+    this.exchangeView.setBigUint64(exchangeRemotePtr, buffer.remotePtr, true)
+    this.exchangeView.setBigUint64(exchangeBase, base.basePtr, true)
+    this.exchangeView.setBigUint64(exchangeSize, buffer.remoteSizeBytes, true)
+    return 1
+  }
+
+  private freeBuffer(device: number): void {
+    const { connection } = this.states[device]!
+    const remotePtr = this.exchangeView.getBigUint64(exchangeRemotePtr, true)
+    connection.post(Command.FREE_BUFFER, { remotePtr })
+    // Upstream's server drops every stored graph of the connection with any buffer (7.0.0).
+    for (const state of this.states) {
+      if (state.connection === connection) state.graphUidLow = state.graphUidHigh = 0
+    }
+  }
+
+  private clearBuffer(device: number, value: number): void {
+    this.states[device]!.connection.post(Command.BUFFER_CLEAR, {
+      remotePtr: this.exchangeView.getBigUint64(exchangeRemotePtr, true),
+      value,
+    })
+  }
+
+  private initTensor(device: number): void {
+    const { connection } = this.states[device]!
+    const offset = connection.reserve(REQUEST_HEADER_SIZE_BYTES + RpcTensor.size)
+    writeRequestHeader(connection.blockView, offset, Command.INIT_TENSOR, RpcTensor.size)
+    this.putTensor(connection, exchangeTensor, offset + REQUEST_HEADER_SIZE_BYTES)
+  }
+
+  private putTensor(connection: RpcConnection, exchangeOffset: number, offset: number): void {
+    connection.block.set(
+      this.exchange.subarray(exchangeOffset, exchangeOffset + RpcTensor.size),
+      offset,
+    )
+  }
+
+  private memsetTensor(device: number, value: number, offset: number, size: number): void {
+    const { connection } = this.states[device]!
+    const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + MemsetTensorRequest.size)
+    writeRequestHeader(connection.blockView, at, Command.MEMSET_TENSOR, MemsetTensorRequest.size)
+    const payload = at + REQUEST_HEADER_SIZE_BYTES
+    const { offsets } = MemsetTensorRequest
+    this.putTensor(connection, exchangeTensor, payload + offsets.tensor)
+    writeU64FromNumber(connection.blockView, payload + offsets.offsetBytes, offset)
+    writeU64FromNumber(connection.blockView, payload + offsets.sizeBytes, size)
+    connection.block[payload + offsets.value] = value
+  }
+
+  private setTensor(
+    device: number,
+    data: Address,
+    offset: number,
+    sizeBytes: number,
+    isWeight: boolean,
+  ): void {
+    const state = this.states[device]!
+    const { connection } = state
+    state.inputBytes += sizeBytes
+    let cacheFlag: 0 | 1 = 0
+    if (isWeight && sizeBytes > HASH_THRESHOLD_BYTES) {
+      if (!this.coldCaches.has(connection)) {
+        if (this.offerHash(connection, data, offset, sizeBytes)) {
+          this.weightBytesCached += sizeBytes
+          this.weightDone(sizeBytes)
+          return
+        }
+        this.coldCaches.add(connection)
+      }
+      cacheFlag = 1
+    }
+    const at = connection.reserve(SET_TENSOR_PREFIX_SIZE_BYTES)
+    writeSetTensorPrefix(
+      connection.block,
+      at,
+      this.exchange,
+      exchangeTensor,
+      cacheFlag,
+      offset,
+      sizeBytes,
+    )
+    connection.append(data, sizeBytes)
+    if (isWeight) this.weightDone(sizeBytes)
+  }
+
+  private weightDone(sizeBytes: number): void {
+    this.weightBytesDone += sizeBytes
+    this.onWeight?.()
+  }
+
+  /** True when the server had the data. */
+  private offerHash(
+    connection: RpcConnection,
+    data: Address,
+    offset: number,
+    sizeBytes: number,
+  ): boolean {
+    if (connection.failure !== undefined) return false
+    // The request is built from the exchange block, which the hash does not touch.
+    const bytes = new Uint8Array(toArrayBuffer(asPointer(data), 0, sizeBytes))
+    const hash = new Fnv1a64().update(bytes)
+    const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + SetTensorHashRequest.size)
+    writeSetTensorHashRequest(
+      connection.block,
+      at,
+      this.exchange,
+      exchangeTensor,
+      offset,
+      hash.digestLo(),
+      hash.digestHi(),
+    )
+    return connection.roundTrip(Command.SET_TENSOR_HASH, 1)?.[0] === 1
+  }
+
+  private getTensor(
+    device: number,
+    target: Address,
+    offset: number,
+    sizeBytes: number,
+    isAsync: boolean,
+  ): void {
+    const { connection } = this.states[device]!
+    const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetTensorRequest.size)
+    writeGetTensorRequest(connection.block, at, this.exchange, exchangeTensor, offset, sizeBytes)
+    connection.expect(target, sizeBytes)
+    if (!isAsync) connection.drain()
+  }
+
+  private copyTensor(device: number): number {
+    const { connection } = this.states[device]!
+    const size = 2 * RpcTensor.size
+    const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + size)
+    writeRequestHeader(connection.blockView, at, Command.COPY_TENSOR, size)
+    this.putTensor(connection, exchangeTensor, at + REQUEST_HEADER_SIZE_BYTES)
+    this.putTensor(connection, exchangeOther, at + REQUEST_HEADER_SIZE_BYTES + RpcTensor.size)
+    return connection.roundTrip(Command.COPY_TENSOR, 1)?.[0] ?? 0
+  }
+
+  /** 1 when the exchange block's `size` holds the server's answer. */
+  private getAllocSize(device: number): number {
+    const { connection, deviceIndex, allocSizes } = this.states[device]!
+    const key = this.allocSizeKey()
+    let sizeBytes = allocSizes.get(key)
+    if (sizeBytes === undefined) {
+      const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetAllocSizeRequest.size)
+      const payload = at + REQUEST_HEADER_SIZE_BYTES
+      const { offsets, size } = GetAllocSizeRequest
+      writeRequestHeader(connection.blockView, at, Command.GET_ALLOC_SIZE, size)
+      connection.blockView.setUint32(payload + offsets.device, deviceIndex, true)
+      this.putTensor(connection, exchangeTensor, payload + offsets.tensor)
+      connection.block.set(
+        this.exchange.subarray(exchangeSources, exchangeRemotePtr),
+        payload + offsets.srcs,
+      )
+      const answer = connection.roundTrip(Command.GET_ALLOC_SIZE, 8)
+      if (answer === undefined) return 0
+      sizeBytes = readU64AsNumber(new DataView(answer.buffer, answer.byteOffset, 8), 0)
+      if (sizeBytes < 0) return 0
+      allocSizes.set(key, sizeBytes)
+    }
+    writeU64FromNumber(this.exchangeView, exchangeSize, sizeBytes)
+    return 1
+  }
+
+  /**
+   * What the size may depend on, as upstream's client keys its cache (6.0.0 and later): type, shape,
+   * operation and parameters of the tensor. Sources are left out: contexts reserve with the largest
+   * ones first, and a growing KV cache would miss at every batch.
+   */
+  private allocSizeKey(): string {
+    const { offsets } = RpcTensor
+    const view = this.exchangeView
+    let key = `${view.getUint32(offsets.type, true)}`
+    for (let at = offsets.ne; at < offsets.nb; at += 4) key += ` ${view.getUint32(at, true)}`
+    for (let at = offsets.op; at < offsets.flags; at += 4) key += ` ${view.getUint32(at, true)}`
+    return key
+  }
+
+  private getMemory(device: number): number {
+    const memory = this.memory(this.states[device]!)
+    if (memory === undefined) return 0
+    writeU64FromNumber(this.exchangeView, exchangeFree, memory.freeBytes)
+    writeU64FromNumber(this.exchangeView, exchangeTotal, memory.totalBytes)
+    return 1
+  }
+
+  private graphCompute(device: number, graph: Address, uidLow: number, uidHigh: number): number {
+    const state = this.states[device]!
+    const { connection, deviceIndex } = state
+    const isStored =
+      (uidLow !== 0 || uidHigh !== 0) &&
+      state.graphUidLow === uidLow &&
+      state.graphUidHigh === uidHigh
+    if (isStored) {
+      const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + 4)
+      writeGraphRecomputeRequest(connection.block, at, deviceIndex)
+    } else {
+      this.sendGraph(state, graph)
+      state.graphUidLow = uidLow
+      state.graphUidHigh = uidHigh
+    }
+    // A token's graph waits for the read that follows, so that both leave in one write. A prompt's
+    // starts at once: the next batch is prepared here while the server computes.
+    if (state.inputBytes > EAGER_INPUT_BYTES) connection.flush()
+    state.inputBytes = 0
+    return connection.failure === undefined ? STATUS_SUCCESS : STATUS_FAILED
+  }
+
+  private sendGraph(state: DeviceState, graph: Address): void {
+    const { connection, connectionIndex, deviceIndex } = state
+    ggml().gs_graph_flatten(asPointer(graph), connectionIndex, this.counts)
+    const nodeCount = this.counts[0]!
+    const tensorCount = this.counts[1]!
+    const idsSize = nodeCount * 8
+    // GRAPH_COMPUTE: u32 device, u32 N, u64 id[N], u32 M, rpc_tensor[M]; the ids and the records go out
+    // from the shim's memory.
+    const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + 8)
+    const view = connection.blockView
+    writeRequestHeader(view, at, Command.GRAPH_COMPUTE, graphSizeBytes(nodeCount, tensorCount))
+    view.setUint32(at + REQUEST_HEADER_SIZE_BYTES, deviceIndex, true)
+    view.setUint32(at + REQUEST_HEADER_SIZE_BYTES + 4, nodeCount, true)
+    connection.append(ggml().gs_flat_nodes() as Address, idsSize)
+    const countAt = connection.reserve(4)
+    view.setUint32(countAt, tensorCount, true)
+    connection.append(ggml().gs_flat_records() as Address, tensorCount * RpcTensor.size)
+  }
+}

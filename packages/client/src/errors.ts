@@ -1,0 +1,155 @@
+/**
+ * What can go wrong between a client and its servers. Every error is plain data besides its class, so
+ * that it survives the way from the engine's process to the caller (`errorToData`, `errorFromData`).
+ */
+import * as Data from "effect/Data"
+import { EndpointError } from "./endpoint.ts"
+
+/** No connection to a server came about. */
+export class ConnectError extends Data.TaggedError("ConnectError")<{
+  readonly endpoint: string
+  readonly reason: "refused" | "timeout" | "unresolved" | "unreachable" | "other"
+  /** The system's text. */
+  readonly detail: string
+}> {
+  override get message() {
+    const what = {
+      refused: "nothing listens there. Start 'ggml-rpc serve' on that host, or check the port",
+      timeout: "it did not answer in time. Check the address, the network and the host's firewall",
+      unresolved: "the host name is unknown. Check its spelling",
+      unreachable: "there is no route to the host. Check the address and the network",
+      other: this.detail,
+    }[this.reason]
+    return `Cannot connect to ${this.endpoint}: ${what}.`
+  }
+}
+
+/** Something answers at the endpoint, but no server that this client can use. */
+export class HandshakeError extends Data.TaggedError("HandshakeError")<{
+  readonly endpoint: string
+  readonly reason: "not-a-server" | "version" | "busy" | "no-devices"
+  /** What was seen. */
+  readonly detail: string
+}> {
+  override get message() {
+    const what = {
+      "not-a-server": `what answers there is not a ggml RPC server of protocol 7 (${this.detail}). Check the port; a server older than protocol 4 looks the same`,
+      version: `the server speaks RPC protocol ${this.detail}, this client 7.0. Use the same llama.cpp release line on both`,
+      busy: `it accepted the connection but did not answer within ${this.detail}. An rpc-server of llama.cpp serves one client at a time: wait for the other one, or run 'ggml-rpc serve' there`,
+      "no-devices": "the server offers no device",
+    }[this.reason]
+    return `Cannot use ${this.endpoint}: ${what}.`
+  }
+}
+
+/** A server went away, or broke the protocol, while it was in use. */
+export class ServerLostError extends Data.TaggedError("ServerLostError")<{
+  readonly endpoint: string
+  /** What was under way, such as `GET_TENSOR`. */
+  readonly during: string
+  /** What was seen. */
+  readonly detail: string
+}> {
+  override get message() {
+    return `Lost the server ${this.endpoint} during ${this.during}: ${this.detail}. Look at that server's log and whether its host is up; then start again.`
+  }
+}
+
+/** A server could not give the memory that a model, its KV cache or its compute buffers need. */
+export class RemoteMemoryError extends Data.TaggedError("RemoteMemoryError")<{
+  readonly endpoint: string
+  readonly device: string
+  readonly sizeBytes: number
+}> {
+  override get message() {
+    return `${this.endpoint} cannot allocate ${formatMiB(this.sizeBytes)} on ${this.device}: give it fewer layers with --tensor-split, lower --ctx-size, or free memory there.`
+  }
+}
+
+/** libllama refused the model or the context. */
+export class ModelError extends Data.TaggedError("ModelError")<{
+  readonly path: string
+  readonly during: "load" | "context" | "tokenize" | "decode" | "encode"
+  /** The reason, with the end of libllama's log where it says more. */
+  readonly detail: string
+}> {
+  override get message() {
+    const what = {
+      load: "could not be loaded",
+      context: "could not get a context",
+      tokenize: "could not tokenize the text",
+      decode: "could not be evaluated",
+      encode: "could not be evaluated",
+    }[this.during]
+    return `The model ${this.path} ${what}: ${this.detail}`
+  }
+}
+
+/** The model does not fit into the memory of the devices, or the wanted split is impossible. */
+export class PlanError extends Data.TaggedError("PlanError")<{
+  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device"
+  readonly detail: string
+  /** Bytes that are missing over all devices, when it does not fit. */
+  readonly missingBytes?: number
+}> {
+  override get message() {
+    return this.detail
+  }
+}
+
+/** The process that runs the model ended by itself. */
+export class EngineError extends Data.TaggedError("EngineError")<{
+  readonly detail: string
+}> {
+  override get message() {
+    return `The process that runs the model ended unexpectedly: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`
+  }
+}
+
+const formatMiB = (bytes: number): string => `${Math.ceil(bytes / 1024 / 1024)} MiB`
+
+const classes = {
+  ConnectError,
+  EndpointError,
+  EngineError,
+  HandshakeError,
+  ModelError,
+  PlanError,
+  RemoteMemoryError,
+  ServerLostError,
+}
+
+/** Every error that a running engine can report. */
+export type ClusterError = {
+  [K in keyof typeof classes]: InstanceType<(typeof classes)[K]>
+}[keyof typeof classes]
+
+/** An error's tag and fields, for JSON. */
+export type ErrorData = { readonly _tag: string } & Readonly<Record<string, unknown>>
+
+export const isClusterError = (error: unknown): error is ClusterError =>
+  typeof error === "object" &&
+  error !== null &&
+  "_tag" in error &&
+  Object.hasOwn(classes, String(error._tag))
+
+export const errorToData = (error: ClusterError): ErrorData => {
+  const {
+    stack: _stack,
+    message: _message,
+    ...fields
+  } = error as ClusterError & {
+    stack?: string
+  }
+  return { ...fields, _tag: error._tag }
+}
+
+/** The error again; what is no known error becomes an `EngineError`. */
+export const errorFromData = (data: ErrorData): ClusterError => {
+  if (!Object.hasOwn(classes, data._tag)) {
+    return new EngineError({ detail: String(data.detail ?? data._tag) })
+  }
+  const { _tag, ...fields } = data
+  const Class = classes[_tag as keyof typeof classes] as new (fields: unknown) => ClusterError
+  return new Class(fields)
+}
