@@ -1,3 +1,10 @@
+/**
+ * The ggml RPC wire protocol: messages, tensors, graphs, framing, versions and the hash of the tensor cache. Pure
+ * TypeScript that imports nothing; every failure is a `ProtocolError`. See README.md for where to start.
+ *
+ * Facts about the wire come from llama.cpp v0.5.0, ggml/src/ggml-rpc (protocol 7.0.0).
+ */
+
 export * from "./commands.ts"
 export * from "./enums.ts"
 export * from "./errors.ts"

@@ -8,17 +8,27 @@ import {
   vectors,
 } from "../fixtures/vectors.ts"
 import {
+  BufferRequest,
+  Command,
   decodeRequest,
   decodeResponse,
   encodeRequest,
   encodeResponse,
   Fnv1a64,
+  type FrameSink,
   fnv1a64,
   HelloResponse,
+  type PayloadCodec,
   ProtocolError,
+  type ProtocolSpec,
   parseGraphHeader,
+  RequestDecoder,
   RpcTensor,
+  record,
+  SetTensorPrefix,
+  V7_0_0,
 } from "./index.ts"
+import { empty, fixed, withData } from "./payload.ts"
 
 const view = (bytes: Uint8Array): DataView =>
   new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
@@ -153,6 +163,58 @@ describe("older versions", () => {
       expect(() => decode(commandOf(vector), vector.payload)).toThrow(ProtocolError)
     })
   }
+})
+
+describe("an older version is a difference", () => {
+  const { cacheFlag: _, ...fields } = SetTensorPrefix.fields
+  const prefix = withData(record("SetTensorPrefix", fields))
+  const acknowledgement: PayloadCodec<undefined> = {
+    ...empty,
+    sizeOf: () => 0,
+    decode: () => undefined,
+    encode: () => {},
+  }
+  const older: ProtocolSpec = {
+    ...V7_0_0,
+    version: { major: 5, minor: 1, patch: 0 },
+    commands: {
+      ...V7_0_0.commands,
+      SET_TENSOR: {
+        request: {
+          ...prefix,
+          decode: (...payload) => ({ ...prefix.decode(...payload), cacheFlag: 0 }),
+        },
+        response: null,
+      },
+      FREE_BUFFER: { request: fixed(BufferRequest), response: acknowledgement },
+    },
+    features: { ...V7_0_0.features, setTensorCacheFlag: false },
+  }
+
+  test("SET_TENSOR without its cache flag has the same value", () => {
+    const vector = named("3.0.0 set tensor a")
+    const value = decodeRequest(6, vector.payload, older)
+    expect<unknown>(value).toEqual({ ...expectedValue(vector.decoded), cacheFlag: 0 })
+    expect(encodeRequest(6, value, older)).toEqual(vector.bytes)
+  })
+
+  test("the frame decoder streams from where the version's data starts", () => {
+    const seen: number[] = []
+    const sink: FrameSink = {
+      message: () => {},
+      streamStart: (_, prefix, dataSizeBytes) => seen.push(prefix.length, dataSizeBytes),
+      streamData: () => {},
+      streamEnd: () => {},
+    }
+    new RequestDecoder(sink, { spec: older }).push(named("3.0.0 set tensor a").bytes)
+    expect(seen).toEqual([304, 16])
+  })
+
+  test("FREE_BUFFER is answered by 8 zero bytes", () => {
+    const vector = named("3.0.0 free buffer response")
+    expect(encodeResponse(Command.FREE_BUFFER, undefined, older)).toEqual(vector.bytes)
+    expect(decodeResponse(Command.FREE_BUFFER, vector.payload, older)).toBeUndefined()
+  })
 })
 
 describe("fnv1a64", () => {
