@@ -84,7 +84,7 @@ const recipes: Record<PeerName, Recipe> = {
   },
   "test-backend-ops": {
     upstream: ["tests/test-backend-ops.cpp"],
-    own: [],
+    own: ["one-thread-reference.cpp"],
     flags: ["-O0"],
     links: ["ggml", "ggmlBase"],
   },

