@@ -291,6 +291,24 @@ describe("layer bytes", () => {
   })
 })
 
+describe("tied embeddings", () => {
+  const tied = (architecture: string, norm: string): boolean => {
+    const path = inFolder("norms.gguf")
+    writeGguf(path, {
+      metadata: [["general.architecture", { type: "string", value: architecture }]],
+      tensors: ["token_embd.weight", norm].map((name) => constantTensor(name, "F32", [8], 0)),
+    })
+    return layerBytes(readGguf(path)).tiedOutput
+  }
+
+  test("decoders have them, encoders do not", () => {
+    expect(tied("t5", "dec.output_norm.weight")).toBe(true)
+    expect(tied("lfm2", "token_embd_norm.weight")).toBe(true)
+    expect(tied("t5encoder", "enc.output_norm.weight")).toBe(false)
+    expect(tied("bert", "token_embd_norm.weight")).toBe(false)
+  })
+})
+
 describe("split models", () => {
   const part = (index: number, count: number, tensor: string, extra = 0): GgufToWrite => ({
     metadata: [

@@ -20,7 +20,7 @@ const MAX_LAYERS = 512
 
 const BLOCK = /^(?:enc\.|dec\.)?blk\.(\d{1,4})\./
 // The layer classes of llama.cpp v0.5.0 src/llama-arch.cpp (LLM_TENSOR_LAYER_INPUT and _OUTPUT).
-const INPUT = /^(token_embd|position_embd|token_types|per_layer_token_embd|masked_embd_\w+)\./
+const INPUT = /^(token_embd|position_embd|token_types|per_layer_token_embd|masked_embd_\w+|hrm)\./
 const OUTPUT =
   /^(output|output_\w+|cls|cls\.\w+|enc\.output_norm|dec\.output_norm|dense_[23]|altup_\w+)\.(weight|bias|scale)$/
 
@@ -64,9 +64,17 @@ const placeOf = (tensor: GgufTensorInfo): "input" | "output" | "other" => {
   return OUTPUT.test(tensor.name) ? "output" : "other"
 }
 
-/** The embeddings that serve as output matrix too; encoders with a classifier head have neither. */
+/**
+ * The embeddings that serve as output matrix too. A model with neither an output matrix nor a norm
+ * before it is an encoder, which puts out the last layer's activations.
+ */
 const tiedEmbeddings = (gguf: GgufFile): GgufTensorInfo | undefined => {
   const has = (name: string) => gguf.tensors.some((tensor) => tensor.name === name)
-  if (has("output.weight") || !has("output_norm.weight")) return undefined
+  const generates = has("output_norm.weight") || has("dec.output_norm.weight") || isLfm2(gguf)
+  if (has("output.weight") || !generates) return undefined
   return gguf.tensors.find((tensor) => tensor.name === "token_embd.weight")
 }
+
+/** Its older files name the output norm `token_embd_norm` (LLM_TENSOR_OUTPUT_NORM_LFM2). */
+const isLfm2 = (gguf: GgufFile): boolean =>
+  ggufString(gguf, "general.architecture")?.startsWith("lfm2") ?? false
