@@ -193,6 +193,12 @@ describe("RpcTensor", () => {
     expect(RpcTensor.decode(new DataView(raw.buffer)).name).toBe("a".repeat(64))
   })
 
+  test("a byte order mark is part of a name", () => {
+    const view = room(RpcTensor.size)
+    RpcTensor.encode({ ...ABSENT_TENSOR, name: "\ufeffq" }, view)
+    expect(RpcTensor.decode(view).name).toBe("\ufeffq")
+  })
+
   test("an absent tensor is 296 zero bytes", () => {
     const view = room(RpcTensor.size)
     new Uint8Array(view.buffer).fill(0xaa)

@@ -76,8 +76,8 @@ const { type: TYPE, ne: NE, nb: NB } = RpcTensor.offsets
  * Bytes that the encoded `RpcTensor` at `offset` spans, from its own `ne` and `nb`; ggml.c `ggml_nbytes` (7.0.0).
  *
  * -1 when its type id is unknown or removed, or when the size is 2^53 or more. The view must hold 296 bytes there.
- * Plain numbers stay exact: every sum and product is checked against 2^53 before it is used again, and a product of two
- * u32 that is too large stays too large when rounded.
+ * Plain numbers suffice: nothing is subtracted, so what is below 2^53 in the end was exact all along, and what reached 2^53
+ * stays there however it is rounded.
  */
 export const tensorByteSize = (view: DataView, offset: number): number => {
   const type = view.getUint32(offset + TYPE, true)
@@ -94,7 +94,6 @@ export const tensorByteSize = (view: DataView, offset: number): number => {
   for (let dim = 1; dim < 4; dim++) {
     const ne = view.getUint32(offset + NE + dim * 4, true)
     if (ne === 0) empty = true
-    if (size > Number.MAX_SAFE_INTEGER) size = Number.POSITIVE_INFINITY
     size += (ne - 1) * view.getUint32(offset + NB + dim * 4, true)
   }
   if (empty) return 0
