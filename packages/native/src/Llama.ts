@@ -12,7 +12,7 @@ import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
 import { type Address, asPointer, cString } from "./io.ts"
 import { takeLog } from "./libggml.ts"
 import { llama } from "./libllama.ts"
-import { NativeLibraryError } from "./libraries.ts"
+import { libraryErrorOf, type NativeLibraryError } from "./libraries.ts"
 import { Model } from "./Model.ts"
 
 export interface ModelOptions {
@@ -73,20 +73,9 @@ export const layer: Layer.Layer<Llama, NativeLibraryError | PrebuiltMissingError
         loadModel: (path, options = {}) => loadModel(path, options, maxDeviceCount),
       })
     },
-    catch: (cause) => libraryError(cause),
+    catch: libraryErrorOf,
   }),
 )
-
-const libraryError = (cause: unknown): NativeLibraryError | PrebuiltMissingError => {
-  const tag = (cause as { readonly _tag?: string })._tag
-  if (tag === "NativeLibraryError" || tag === "PrebuiltMissingError") {
-    return cause as NativeLibraryError | PrebuiltMissingError
-  }
-  return new NativeLibraryError({
-    message: `The ggml libraries cannot be opened (${cause instanceof Error ? cause.message : String(cause)}): run 'bun run build:native', and 'bun install' if that does not help.`,
-    cause,
-  })
-}
 
 const loadModel = Effect.fn("Llama.loadModel")(function* (
   path: string,

@@ -172,6 +172,9 @@ export class ModelContext {
   /** Runs the encoder over a whole input of at most `ubatchSize` tokens; the status is that of `decode`. */
   encode(tokens: Int32Array, options: DecodeOptions = {}): number {
     this.#check(tokens, this.ubatchSize)
+    if (this.#memory !== null && !this.#model.info.hasEncoder) {
+      throw new Error(`${this.#model.info.description} has no encoder: use decode.`)
+    }
     return this.#library.ls_encode(
       this.#pointer,
       tokens,

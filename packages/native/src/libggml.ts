@@ -8,6 +8,8 @@ import { type LibrarySet, librarySet, shimLibrary } from "./libraries.ts"
 
 const openGgml = (set: LibrarySet) => {
   const base = dlopen(set.ggmlBase, {
+    ggml_type_size: { args: ["i32"], returns: FFIType.u64_fast },
+    ggml_blck_size: { args: ["i32"], returns: FFIType.i64_fast },
     ggml_backend_dev_name: { args: ["ptr"], returns: "cstring" },
     ggml_backend_dev_description: { args: ["ptr"], returns: "cstring" },
     ggml_backend_dev_type: { args: ["ptr"], returns: "i32" },
@@ -76,11 +78,11 @@ let loaded = false
  * Loads every backend of the set, once a process, and starts capturing ggml's log.
  *
  * @param echoLevel log messages of at least this level also go to stderr: 1 debug, 2 info, 3 warn,
- *   4 error, 0 none
+ *   4 error, 0 none; not given, an earlier call's level stays
  */
-export const loadBackends = (echoLevel = 0): void => {
+export const loadBackends = (echoLevel?: number): void => {
   const symbols = ggml()
-  symbols.gs_install_log(echoLevel)
+  if (echoLevel !== undefined || !loaded) symbols.gs_install_log(echoLevel ?? 0)
   if (loaded) return
   loaded = true
   symbols.gs_load_backends(cString(symbols.set.dir))

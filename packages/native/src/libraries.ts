@@ -36,6 +36,15 @@ export class NativeLibraryError extends Error {
   }
 }
 
+/** The typed error for anything that was thrown while libraries were found and opened. */
+export const libraryErrorOf = (cause: unknown): NativeLibraryError | PrebuiltMissingError =>
+  cause instanceof NativeLibraryError || cause instanceof PrebuiltMissingError
+    ? cause
+    : new NativeLibraryError({
+        message: `The ggml libraries cannot be opened (${cause instanceof Error ? cause.message : String(cause)}): run 'bun run build:native', and 'bun install' if that does not help.`,
+        cause,
+      })
+
 const suffix = process.platform === "darwin" ? "dylib" : "so"
 
 const setIn = (variant: LibraryVariant, dir: string): LibrarySet => {
