@@ -27,6 +27,9 @@ const at = {
   useCount: 292,
 } as const
 
+/** GGML_TENSOR_FLAG_COMPUTE. */
+const computeFlag = 16
+
 export interface TensorFields {
   /** ggml_type. */
   readonly type: number
@@ -42,6 +45,7 @@ export interface TensorFields {
   readonly op?: number
   /** Up to 16 int32 words, whose meaning depends on the op. */
   readonly opParams?: ReadonlyArray<number>
+  /** ggml_tensor_flag; for a tensor with an op 16, computed, which ggml would skip without it. */
   readonly flags?: number
   /** Up to 10 sources: 1-based places of their records; 0 is none. */
   readonly src?: ReadonlyArray<number>
@@ -81,7 +85,7 @@ export const tensorRecord = (fields: TensorFields): Uint8Array => {
   fields.opParams?.forEach((word, i) => {
     view.setInt32(at.opParams + i * 4, word, true)
   })
-  view.setInt32(at.flags, fields.flags ?? 0, true)
+  view.setInt32(at.flags, fields.flags ?? (fields.op ? computeFlag : 0), true)
   fields.src?.forEach((place, i) => {
     view.setBigUint64(at.src + i * 8, BigInt(place), true)
   })
