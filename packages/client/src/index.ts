@@ -1,1 +1,13 @@
+export * as Cluster from "./Cluster.ts"
+export * from "./endpoint.ts"
+export type {
+  EngineContextOptions,
+  EngineDevice,
+  GenerateStats,
+  LoadStats,
+  StopReason,
+} from "./engine/messages.ts"
+export * from "./errors.ts"
 export * from "./gguf/index.ts"
+export * from "./planner.ts"
+export * from "./probe.ts"

@@ -336,7 +336,7 @@ export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Meas
     const next = isFixed
       ? undefined
       : rebalance(tighten(model, attempt), candidate.unitCounts, candidate.contextSize)
-    if (next !== undefined && next.some((count, index) => count !== candidate.unitCounts[index])) {
+    if (next?.some((count, index) => count !== candidate.unitCounts[index])) {
       candidate = { ...candidate, unitCounts: next }
     } else {
       const context = largestContext(model, candidate.unitCounts, candidate.contextSize - 256)

@@ -156,6 +156,24 @@ export class RemoteDevices {
     return this.memoryFailure
   }
 
+  /** Sends what has collected on all connections. */
+  flush(): void {
+    for (const { connection } of this.states) connection.flush()
+  }
+
+  /**
+   * Waits until every server has done all that it was sent: after this a load is complete, and a server
+   * that refused a part of it has been noticed.
+   */
+  settle(): void {
+    const asked = new Set<RpcConnection>()
+    for (const { connection, deviceIndex } of this.states) {
+      if (asked.has(connection)) continue
+      asked.add(connection)
+      connection.call(Command.GET_DEVICE_MEMORY, { device: deviceIndex })
+    }
+  }
+
   clearMemoryFailure(): void {
     this.memoryFailure = undefined
   }

@@ -1,0 +1,215 @@
+/** The host's side of an engine process: starts it, talks to it, ends it with its scope. */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type { EngineEvent, EngineRequest } from "./engine/messages.ts"
+import { isFinal } from "./engine/messages.ts"
+import { type ClusterError, EngineError, errorFromData } from "./errors.ts"
+
+/** The final event of a request, by the request's type. */
+type FinalOf = {
+  open: EngineEvent & { type: "opened" }
+  memory: EngineEvent & { type: "memory" }
+  measure: EngineEvent & { type: "measured" }
+  load: EngineEvent & { type: "loaded" }
+  unload: EngineEvent & { type: "unloaded" }
+  tokenize: EngineEvent & { type: "tokens" }
+  generate: EngineEvent & { type: "generated" }
+  evaluate: EngineEvent & { type: "evaluated" }
+}
+
+/** Requests that get an answer. */
+export type AnsweredRequest = Exclude<EngineRequest, { type: "cancel" }>
+
+/** A final event, and the bytes that followed it. */
+export interface Answer<R extends AnsweredRequest> {
+  readonly event: FinalOf[R["type"]]
+  readonly data: Uint8Array
+}
+
+export interface Engine {
+  /**
+   * Sends a request and waits for its final event; other events go to `onEvent`. Requests wait for
+   * each other. Interrupting it does not stop the engine's work: see `cancel`.
+   */
+  readonly request: <R extends AnsweredRequest>(
+    request: R,
+    onEvent?: (event: EngineEvent) => void,
+  ) => Effect.Effect<Answer<R>, ClusterError>
+  /** Ends a running generation after its current token. */
+  readonly cancel: Effect.Effect<void>
+  /** Process id, for supervision. */
+  readonly pid: number
+}
+
+const stderrLines = 20
+
+const spawnEngine = () =>
+  Bun.spawn([process.execPath, Bun.fileURLToPath(new URL("./engine/main.ts", import.meta.url))], {
+    stdin: "pipe",
+    stdout: "pipe",
+    stderr: "pipe",
+    // Ctrl-C goes to the whole terminal group: this process decides when the engine ends.
+    env: { ...process.env },
+  })
+
+/** Starts an engine process; closing the scope kills it, which closes its connections. */
+export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(function* () {
+  const child = yield* Effect.acquireRelease(Effect.sync(spawnEngine), (running) =>
+    Effect.promise(async () => {
+      // The engine may be inside a blocking call, where only SIGKILL reaches it.
+      running.kill("SIGKILL")
+      await running.exited
+    }),
+  )
+  const session = new EngineSession(child)
+  session.start()
+  const turn = yield* Effect.makeSemaphore(1)
+  return {
+    pid: child.pid,
+    cancel: Effect.sync(() => session.send({ type: "cancel" })),
+    request: <R extends AnsweredRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
+      turn.withPermits(1)(
+        Effect.flatMap(Deferred.make<Answer<R>, ClusterError>(), (done) =>
+          Effect.zipRight(
+            Effect.sync(() =>
+              session.begin(request, {
+                onEvent: onEvent ?? (() => {}),
+                finish: (exit) =>
+                  Deferred.unsafeDone(done, exit as Effect.Effect<Answer<R>, ClusterError>),
+              }),
+            ),
+            Deferred.await(done),
+          ),
+        ),
+      ),
+  }
+})
+
+interface Running {
+  readonly onEvent: (event: EngineEvent) => void
+  readonly finish: (
+    exit: Effect.Effect<{ event: EngineEvent; data: Uint8Array }, ClusterError>,
+  ) => void
+}
+
+/** Parses the engine's output and hands events to the running request. */
+class EngineSession {
+  private readonly child: ReturnType<typeof spawnEngine>
+  private running: Running | undefined
+  private ended: EngineError | undefined
+  private stderrTail: ReadonlyArray<string> = []
+  private readonly decoder = new TextDecoder()
+  private chunks: Array<Uint8Array> = []
+  private buffered = 0
+  /** The event whose bytes are awaited. */
+  private awaiting: { readonly event: EngineEvent; readonly size: number } | undefined
+
+  constructor(child: ReturnType<typeof spawnEngine>) {
+    this.child = child
+  }
+
+  start(): void {
+    void this.readStdout()
+    void this.readStderr()
+    void this.child.exited.then((code) => {
+      // A moment for the last lines of stderr.
+      setTimeout(() => this.end(code), 20)
+    })
+  }
+
+  send(request: EngineRequest): void {
+    if (this.ended !== undefined) return
+    this.child.stdin.write(`${JSON.stringify(request)}\n`)
+    void this.child.stdin.flush()
+  }
+
+  begin(request: EngineRequest, running: Running): void {
+    if (this.ended !== undefined) {
+      running.finish(Effect.fail(this.ended))
+    } else {
+      this.running = running
+      this.send(request)
+    }
+  }
+
+  private end(code: number | null): void {
+    const said = this.stderrTail.join("\n").trim()
+    const how =
+      this.child.signalCode !== null ? `signal ${this.child.signalCode}` : `exit code ${code}`
+    this.ended = new EngineError({ detail: said === "" ? how : `${how}; it said: ${said}` })
+    this.running?.finish(Effect.fail(this.ended))
+    this.running = undefined
+  }
+
+  private async readStderr(): Promise<void> {
+    const decoder = new TextDecoder()
+    for await (const chunk of this.child.stderr) {
+      if (process.env.GGML_RPC_DEBUG) process.stderr.write(chunk)
+      const lines = decoder.decode(chunk, { stream: true }).split("\n")
+      this.stderrTail = [...this.stderrTail, ...lines.filter((line) => line.trim() !== "")].slice(
+        -stderrLines,
+      )
+    }
+  }
+
+  private async readStdout(): Promise<void> {
+    for await (const chunk of this.child.stdout) {
+      this.chunks.push(chunk)
+      this.buffered += chunk.length
+      this.parse()
+    }
+  }
+
+  private parse(): void {
+    for (;;) {
+      if (this.awaiting !== undefined) {
+        if (this.buffered < this.awaiting.size) return
+        const { event, size } = this.awaiting
+        this.awaiting = undefined
+        this.dispatch(event, this.take(size))
+        continue
+      }
+      const end = this.chunks.at(-1)?.includes(10) ? this.indexOfNewline() : -1
+      if (end < 0) return
+      const event = JSON.parse(this.decoder.decode(this.take(end + 1))) as EngineEvent
+      if (event.type === "evaluated") this.awaiting = { event, size: event.bytes }
+      else this.dispatch(event, noBytes)
+    }
+  }
+
+  private indexOfNewline(): number {
+    let before = 0
+    for (const chunk of this.chunks) {
+      const at = chunk.indexOf(10)
+      if (at >= 0) return before + at
+      before += chunk.length
+    }
+    return -1
+  }
+
+  private take(size: number): Uint8Array {
+    const all = this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks)
+    const rest = all.subarray(size)
+    this.chunks = rest.length > 0 ? [rest] : []
+    this.buffered = rest.length
+    return all.subarray(0, size)
+  }
+
+  private dispatch(event: EngineEvent, data: Uint8Array): void {
+    const running = this.running
+    if (running === undefined) return
+    if (!isFinal(event)) {
+      running.onEvent(event)
+      return
+    }
+    this.running = undefined
+    running.finish(
+      event.type === "failed"
+        ? Effect.fail(errorFromData(event.error))
+        : Effect.succeed({ event, data }),
+    )
+  }
+}
+
+const noBytes = new Uint8Array(0)

@@ -1,0 +1,489 @@
+/**
+ * The engine: a process that runs libllama over remote devices. One synchronous loop: read a request
+ * from stdin, do it (blocking), write events to stdout. It ends when its parent does, by closing stdin,
+ * or by SIGKILL; the servers free what was theirs when the connections close with it.
+ */
+import { readSync, writeSync } from "node:fs"
+import {
+  type Address,
+  type Device,
+  decodeStatusText,
+  deviceMemory,
+  hostMemory,
+  io,
+  Llama,
+  listDevices,
+  loadBackends,
+  type Model,
+  type ModelContext,
+} from "@ggml-rpc/native"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import {
+  type ClusterError,
+  EngineError,
+  errorToData,
+  HandshakeError,
+  isClusterError,
+  ModelError,
+  PlanError,
+} from "../errors.ts"
+import type {
+  EngineContextOptions,
+  EngineDevice,
+  EngineEvent,
+  EngineRequest,
+  MeasuredRow,
+  Placement,
+  StopReason,
+} from "./messages.ts"
+import { RemoteDevices } from "./RemoteDevices.ts"
+import { RpcConnection } from "./RpcConnection.ts"
+
+const encoder = new TextEncoder()
+
+const writeAll = (bytes: Uint8Array): void => {
+  for (let at = 0; at < bytes.length; ) at += writeSync(1, bytes, at, bytes.length - at)
+}
+
+const send = (event: EngineEvent, data?: Uint8Array): void => {
+  writeAll(encoder.encode(`${JSON.stringify(event)}\n`))
+  if (data !== undefined) writeAll(data)
+}
+
+/** Lines from stdin, read synchronously. */
+class RequestReader {
+  private readonly chunk = new Uint8Array(64 * 1024)
+  private readonly decoder = new TextDecoder()
+  private text = ""
+
+  /** The next request; undefined when stdin is closed. */
+  next(): EngineRequest | undefined {
+    for (;;) {
+      const end = this.text.indexOf("\n")
+      if (end >= 0) {
+        const line = this.text.slice(0, end)
+        this.text = this.text.slice(end + 1)
+        return JSON.parse(line) as EngineRequest
+      }
+      const size = readSync(0, this.chunk)
+      if (size === 0) return undefined
+      this.text += this.decoder.decode(this.chunk.subarray(0, size), { stream: true })
+    }
+  }
+
+  /** Whether a request is waiting, without blocking; during a generation that is a `cancel`. */
+  get isWaiting(): boolean {
+    return this.text.includes("\n") || io().io_wait_readable(0, 0) === 1
+  }
+}
+
+interface Loaded {
+  readonly model: Model
+  readonly context: ModelContext
+  readonly path: string
+  readonly embeddings: boolean
+  readonly scope: Scope.CloseableScope
+}
+
+/** Devices of this process, and what is loaded on them. */
+class Engine {
+  private readonly llama = Effect.runSync(
+    Effect.provide(
+      Effect.map(Llama.Llama, (service) => service),
+      Llama.layer,
+    ),
+  )
+  private remote: RemoteDevices | undefined
+  private readonly local: Array<Device> = []
+  private loaded: Loaded | undefined
+  private readonly requests: RequestReader
+
+  constructor(requests: RequestReader) {
+    this.requests = requests
+  }
+
+  handle(request: EngineRequest): void {
+    switch (request.type) {
+      case "open":
+        this.open(request)
+        send({ type: "opened", devices: this.devices(), host: this.host() })
+        break
+      case "memory":
+        send({ type: "memory", devices: this.devices(), host: this.host() })
+        break
+      case "measure":
+        this.measure(request.path, request.placement, request.context)
+        break
+      case "load":
+        this.load(request)
+        break
+      case "unload":
+        this.unload()
+        send({ type: "unloaded" })
+        break
+      case "tokenize":
+        this.tokenize(request)
+        break
+      case "generate":
+        this.generate(request)
+        break
+      case "evaluate":
+        this.evaluate(request.tokens)
+        break
+      case "cancel":
+        // It arrived after the generation had ended by itself.
+        break
+    }
+  }
+
+  private open(request: EngineRequest & { type: "open" }): void {
+    const locals = listDevices()
+    if (request.localDevices === undefined) {
+      this.local.push(...locals.filter(({ type }) => type === "GPU" || type === "IGPU"))
+    } else {
+      for (const name of request.localDevices) {
+        const found = locals.find((device) => device.name === name)
+        if (found === undefined) {
+          throw new PlanError({
+            reason: "unknown-device",
+            detail: `There is no local device '${name}'; there are: ${locals.map((device) => device.name).join(", ")}. 'none' uses no local device but the CPU.`,
+          })
+        }
+        // The CPU computes what no device gets: naming it changes nothing.
+        if (found.type !== "CPU") this.local.push(found)
+      }
+    }
+    const connections = request.endpoints.map((endpoint) => new RpcConnection(endpoint))
+    for (const connection of connections) connection.open(request.connectTimeoutMs)
+    this.remote = new RemoteDevices(connections)
+    this.failIfLost()
+    for (const { endpoint } of connections) {
+      if (!this.remote.devices.some((device) => device.endpoint === endpoint)) {
+        throw new HandshakeError({ endpoint, reason: "no-devices", detail: "" })
+      }
+    }
+  }
+
+  /** Remote devices first, as llama.cpp orders them: fewer activations cross the network. */
+  private devices(): ReadonlyArray<EngineDevice> {
+    const remote = (this.remote?.devices ?? []).map((device) => ({
+      name: device.name,
+      description: device.endpoint,
+      endpoint: device.endpoint,
+      ...(this.remote!.memory(device) ?? { freeBytes: 0, totalBytes: 0 }),
+    }))
+    this.failIfLost()
+    const local = this.local.map((device) => ({
+      name: device.name,
+      description: device.description,
+      ...deviceMemory(device),
+    }))
+    return [...remote, ...local]
+  }
+
+  private host(): EngineDevice {
+    const cpu = listDevices().find((device) => device.type === "CPU")
+    return { name: "CPU", description: cpu?.description ?? "", ...hostMemory() }
+  }
+
+  private get addresses(): ReadonlyArray<Address> {
+    return [...(this.remote?.devices ?? []), ...this.local].map((device) => device.address)
+  }
+
+  private failIfLost(): void {
+    if (this.remote?.failure !== undefined) throw this.remote.failure
+  }
+
+  /** Model and context of a placement in a scope of their own. */
+  private acquire(
+    path: string,
+    placement: Placement,
+    context: EngineContextOptions,
+    options: { readonly noAlloc: boolean; readonly mmap: boolean },
+  ): Loaded {
+    this.remote?.clearMemoryFailure()
+    const abortFlag = io().io_abort_flag() as Address
+    // Only the devices that get something: one without layers would still get compute buffers.
+    const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))
+    const scope = Effect.runSync(Scope.make())
+    const acquired = Effect.runSync(
+      Effect.either(
+        Effect.gen(this, function* () {
+          const model = yield* this.llama.loadModel(path, {
+            devices: used.map((index) => this.addresses[index]!),
+            // Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts.
+            tensorSplit: used.map((index) => placement.unitCounts[index]!),
+            gpuLayers: used.reduce((sum, index) => sum + placement.unitCounts[index]!, 0),
+            mmap: options.mmap,
+            noAlloc: options.noAlloc,
+            abortFlag,
+          })
+          const made = yield* model.newContext({
+            ...context,
+            abortFlag,
+            ...(context.embeddings ? { pooling: 0 } : {}),
+          })
+          return { model, context: made, path, embeddings: context.embeddings, scope }
+        }).pipe(Scope.extend(scope)),
+      ),
+    )
+    if (Either.isRight(acquired)) return acquired.right
+    Effect.runSync(Scope.close(scope, Exit.void))
+    // What the server said is more telling than what libllama made of it.
+    if (this.remote?.failure !== undefined) throw this.remote.failure
+    const during = acquired.left._tag === "ContextError" ? "context" : "load"
+    throw new ModelError({ path, during, detail: acquired.left.message })
+  }
+
+  private rows(loaded: Loaded): ReadonlyArray<MeasuredRow> {
+    return loaded.context.memoryBreakdown().map(({ deviceAddress, ...row }) => ({
+      ...row,
+      device: deviceAddress === null ? -1 : this.addresses.indexOf(deviceAddress),
+    }))
+  }
+
+  private measure(path: string, placement: Placement, context: EngineContextOptions): void {
+    const loaded = this.acquire(path, placement, context, { noAlloc: true, mmap: false })
+    const rows = this.rows(loaded)
+    const contextSize = loaded.context.contextSize
+    Effect.runSync(Scope.close(loaded.scope, Exit.void))
+    this.failIfLost()
+    send({ type: "measured", rows, contextSize })
+  }
+
+  private load(request: EngineRequest & { type: "load" }): void {
+    this.unload()
+    const started = performance.now()
+    const doneBefore = this.remote?.weightBytesDone ?? 0
+    const cachedBefore = this.remote?.weightBytesCached ?? 0
+    const { remote } = this
+    const progress = (): void =>
+      send({
+        type: "progress",
+        doneBytes: remote!.weightBytesDone - doneBefore,
+        cachedBytes: remote!.weightBytesCached - cachedBefore,
+      })
+    if (remote !== undefined) {
+      let reported = 0
+      remote.onWeight = () => {
+        const now = performance.now()
+        if (now - reported < 50) return
+        reported = now
+        progress()
+      }
+    }
+    this.loaded = this.acquire(request.path, request.placement, request.context, {
+      noAlloc: false,
+      mmap: request.mmap,
+    })
+    if (remote !== undefined) {
+      remote.onWeight = undefined
+      remote.settle()
+    }
+    this.failIfLost()
+    if (remote !== undefined && remote.weightBytesDone > doneBefore) progress()
+    send({
+      type: "loaded",
+      info: this.loaded.model.info,
+      contextSize: this.loaded.context.contextSize,
+      rows: this.rows(this.loaded),
+      stats: {
+        loadMs: performance.now() - started,
+        remoteWeightBytes: (remote?.weightBytesDone ?? 0) - doneBefore,
+        cachedWeightBytes: (remote?.weightBytesCached ?? 0) - cachedBefore,
+      },
+    })
+  }
+
+  private unload(): void {
+    if (this.loaded === undefined) return
+    const { scope } = this.loaded
+    this.loaded = undefined
+    Effect.runSync(Scope.close(scope, Exit.void))
+    this.remote?.flush()
+  }
+
+  private required(): Loaded {
+    if (this.loaded === undefined) throw new EngineError({ detail: "no model is loaded" })
+    return this.loaded
+  }
+
+  private tokenize(request: EngineRequest & { type: "tokenize" }): void {
+    const { model, path } = this.required()
+    const tokens = Effect.runSync(
+      Effect.either(
+        model.tokenize(request.text, {
+          addSpecial: request.addSpecial,
+          parseSpecial: request.parseSpecial,
+        }),
+      ),
+    )
+    if (Either.isLeft(tokens)) {
+      throw new ModelError({ path, during: "tokenize", detail: tokens.left.message })
+    }
+    send({ type: "tokens", tokens: [...tokens.right] })
+  }
+
+  private check(status: number, during: "decode" | "encode"): void {
+    this.failIfLost()
+    if (status !== 0) {
+      const { path } = this.required()
+      throw new ModelError({ path, during, detail: `${decodeStatusText(status)}.` })
+    }
+  }
+
+  private generate(request: EngineRequest & { type: "generate" }): void {
+    const { model, context } = this.required()
+    const samplerScope = Effect.runSync(Scope.make())
+    try {
+      const sampler = Effect.runSync(Scope.extend(model.newSampler(request.sampler), samplerScope))
+      const detokenizer = model.detokenizer()
+      context.clearMemory()
+      const prompt = Int32Array.from(request.tokens)
+      if (prompt.length >= context.contextSize) {
+        throw new ModelError({
+          path: this.required().path,
+          during: "decode",
+          detail: `the prompt has ${prompt.length} tokens, but the context holds ${context.contextSize}; raise --ctx-size or shorten the prompt.`,
+        })
+      }
+      const started = performance.now()
+      const next = this.prompt(model, context, prompt)
+      context.synchronize()
+      this.failIfLost()
+      const promptMs = performance.now() - started
+      send({ type: "prompt", tokenCount: prompt.length, ms: promptMs })
+      const generateStarted = performance.now()
+      const limit = request.maxTokens < 0 ? Number.POSITIVE_INFINITY : request.maxTokens
+      let position = next.position
+      let tokenCount = 0
+      let stopReason: StopReason = "token-limit"
+      while (tokenCount < limit) {
+        const token = sampler.sample(context)
+        this.failIfLost()
+        if (model.isEndOfGeneration(token)) {
+          stopReason = "end-of-text"
+          break
+        }
+        tokenCount++
+        send({ type: "token", id: token, text: detokenizer.push(token) })
+        if (tokenCount >= limit) break
+        if (position >= context.contextSize) {
+          stopReason = "context-full"
+          break
+        }
+        if (this.requests.isWaiting) {
+          stopReason = "cancelled"
+          break
+        }
+        next.block[0] = token
+        this.check(context.decode(next.block), "decode")
+        position++
+      }
+      send({
+        type: "generated",
+        text: detokenizer.finish(),
+        stats: {
+          promptTokenCount: prompt.length,
+          promptMs,
+          tokenCount,
+          generateMs: performance.now() - generateStarted,
+          stopReason,
+        },
+      })
+    } finally {
+      Effect.runSync(Scope.close(samplerScope, Exit.void))
+    }
+  }
+
+  /** Evaluates the prompt; returns the position after it, and a block for one token. */
+  private prompt(
+    model: Model,
+    context: ModelContext,
+    prompt: Int32Array,
+  ): { readonly position: number; readonly block: Int32Array } {
+    const block = new Int32Array(1)
+    if (model.info.hasEncoder) {
+      this.check(context.encode(prompt), "encode")
+      if (!model.info.hasDecoder) {
+        throw new ModelError({
+          path: this.required().path,
+          during: "decode",
+          detail: "it has an encoder only, so it cannot generate text; 'verify' can evaluate it.",
+        })
+      }
+      const start = model.info.decoderStartToken
+      block[0] = start >= 0 ? start : model.info.beginToken
+      this.check(context.decode(block), "decode")
+      return { position: 1, block }
+    }
+    for (let at = 0; at < prompt.length; at += context.batchSize) {
+      this.check(context.decode(prompt.subarray(at, at + context.batchSize)), "decode")
+    }
+    return { position: prompt.length, block }
+  }
+
+  /** Logits, or embeddings, of every token. */
+  private evaluate(ids: ReadonlyArray<number>): void {
+    const { model, context, embeddings } = this.required()
+    const tokens = Int32Array.from(ids)
+    const { info } = model
+    context.clearMemory()
+    if (info.hasEncoder) this.check(context.encode(tokens, { allOutputs: true }), "encode")
+    if (info.hasDecoder || !info.hasEncoder) {
+      this.check(context.decode(tokens, { firstPosition: 0, allOutputs: true }), "decode")
+    }
+    context.synchronize()
+    this.failIfLost()
+    const isEmbedding = embeddings || !info.hasDecoder
+    const columnCount = isEmbedding ? info.outputEmbeddingSize : info.vocabSize
+    const values = new Float32Array(tokens.length * columnCount)
+    for (let row = 0; row < tokens.length; row++) {
+      const output = isEmbedding ? context.embeddings(row) : context.logits(row)
+      values.set(output, row * columnCount)
+    }
+    send(
+      {
+        type: "evaluated",
+        kind: isEmbedding ? "embeddings" : "logits",
+        rowCount: tokens.length,
+        columnCount,
+        bytes: values.byteLength,
+      },
+      new Uint8Array(values.buffer),
+    )
+  }
+}
+
+const toClusterError = (error: unknown): ClusterError =>
+  isClusterError(error)
+    ? error
+    : new EngineError({
+        detail:
+          error instanceof Error
+            ? process.env.GGML_RPC_DEBUG
+              ? String(error.stack)
+              : error.message
+            : String(error),
+      })
+
+const main = (): void => {
+  io().io_watch_parent(0)
+  loadBackends(process.env.GGML_RPC_DEBUG ? 1 : 0)
+  const requests = new RequestReader()
+  const engine = new Engine(requests)
+  for (let request = requests.next(); request !== undefined; request = requests.next()) {
+    try {
+      engine.handle(request)
+    } catch (error) {
+      send({ type: "failed", error: errorToData(toClusterError(error)) })
+    }
+  }
+  // Freeing models and buffers one by one would only delay what the end of the process does at once.
+  process.exit(0)
+}
+
+main()

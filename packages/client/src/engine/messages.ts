@@ -1,0 +1,146 @@
+/**
+ * What goes between the host process and the engine. One request at a time; the engine answers each with
+ * any number of events and one final one. A message is a JSON line; `bytes` says how many raw bytes
+ * follow it.
+ */
+import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native"
+import type { Endpoint } from "../endpoint.ts"
+import type { ErrorData } from "../errors.ts"
+
+/** A device as the engine sees it; its place in the list is its index in every other message. */
+export interface EngineDevice {
+  readonly name: string
+  /** What it is: a remote device's endpoint, a local one's description. */
+  readonly description: string
+  /** The server, for a remote device. */
+  readonly endpoint?: string
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+/** How a model is put onto devices; units are counted as in planner.ts. */
+export interface Placement {
+  /** Units for each device; the rest stays on the CPU of this host. */
+  readonly unitCounts: ReadonlyArray<number>
+}
+
+export interface EngineContextOptions {
+  /** Tokens; 0: the model's training length. */
+  readonly contextSize: number
+  readonly batchSize: number
+  readonly ubatchSize: number
+  readonly threads: number
+  readonly threadsBatch: number
+  readonly flashAttention: -1 | 0 | 1
+  /** ggml_type numbers. */
+  readonly typeK: number
+  readonly typeV: number
+  /** Give embeddings instead of logits. */
+  readonly embeddings: boolean
+}
+
+export type EngineRequest =
+  | {
+      readonly type: "open"
+      readonly endpoints: ReadonlyArray<Endpoint>
+      readonly connectTimeoutMs: number
+      /** Names of local devices; undefined: every GPU; the CPU needs no naming. */
+      readonly localDevices?: ReadonlyArray<string>
+    }
+  | { readonly type: "memory" }
+  | {
+      readonly type: "measure"
+      readonly path: string
+      readonly placement: Placement
+      readonly context: EngineContextOptions
+    }
+  | {
+      readonly type: "load"
+      readonly path: string
+      readonly placement: Placement
+      readonly context: EngineContextOptions
+      readonly mmap: boolean
+    }
+  | { readonly type: "unload" }
+  | {
+      readonly type: "tokenize"
+      readonly text: string
+      readonly addSpecial: boolean
+      readonly parseSpecial: boolean
+    }
+  | {
+      readonly type: "generate"
+      readonly tokens: ReadonlyArray<number>
+      /** -1: until the model ends the text or the context is full. */
+      readonly maxTokens: number
+      readonly sampler: SamplerOptions
+    }
+  | { readonly type: "evaluate"; readonly tokens: ReadonlyArray<number> }
+  | { readonly type: "cancel" }
+
+export interface MeasuredRow extends Omit<MemoryBreakdownRow, "deviceAddress"> {
+  /** Index of the device; -1: memory of this host. */
+  readonly device: number
+}
+
+export interface LoadStats {
+  readonly loadMs: number
+  /** Bytes of weights that went to servers, or were found in their caches. */
+  readonly remoteWeightBytes: number
+  readonly cachedWeightBytes: number
+}
+
+/** Why a generation ended. */
+export type StopReason = "end-of-text" | "token-limit" | "context-full" | "cancelled"
+
+export interface GenerateStats {
+  readonly promptTokenCount: number
+  readonly promptMs: number
+  readonly tokenCount: number
+  /** From the end of the prompt to the last token. */
+  readonly generateMs: number
+  readonly stopReason: StopReason
+}
+
+export type EngineEvent =
+  | {
+      readonly type: "opened"
+      readonly devices: ReadonlyArray<EngineDevice>
+      readonly host: EngineDevice
+    }
+  | {
+      readonly type: "memory"
+      readonly devices: ReadonlyArray<EngineDevice>
+      readonly host: EngineDevice
+    }
+  | {
+      readonly type: "measured"
+      readonly rows: ReadonlyArray<MeasuredRow>
+      readonly contextSize: number
+    }
+  | { readonly type: "progress"; readonly doneBytes: number; readonly cachedBytes: number }
+  | {
+      readonly type: "loaded"
+      readonly info: ModelInfo
+      readonly contextSize: number
+      readonly rows: ReadonlyArray<MeasuredRow>
+      readonly stats: LoadStats
+    }
+  | { readonly type: "unloaded" }
+  | { readonly type: "tokens"; readonly tokens: ReadonlyArray<number> }
+  | { readonly type: "prompt"; readonly tokenCount: number; readonly ms: number }
+  | { readonly type: "token"; readonly id: number; readonly text: string }
+  | { readonly type: "generated"; readonly text: string; readonly stats: GenerateStats }
+  | {
+      readonly type: "evaluated"
+      readonly kind: "logits" | "embeddings"
+      readonly rowCount: number
+      readonly columnCount: number
+      /** rowCount × columnCount little-endian f32, row after row. */
+      readonly bytes: number
+    }
+  | { readonly type: "failed"; readonly error: ErrorData }
+
+/** Events after which the engine waits for the next request. */
+export const isFinal = (event: EngineEvent): boolean =>
+  event.type !== "progress" && event.type !== "token" && event.type !== "prompt"

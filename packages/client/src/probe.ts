@@ -1,0 +1,183 @@
+/** Asks a server what it offers, without starting an engine: one short connection, asynchronous. */
+import {
+  Command,
+  decodeResponse,
+  encodeRequest,
+  formatVersion,
+  type MessageId,
+  negotiate,
+  RESPONSE_HEADER_SIZE_BYTES,
+  type RequestOf,
+  type ResponseOf,
+  readU64AsNumber,
+  responseCodec,
+  V7_0_0,
+  type Version,
+} from "@ggml-rpc/protocol"
+import * as Effect from "effect/Effect"
+import { type Endpoint, formatEndpoint } from "./endpoint.ts"
+import { ConnectError, HandshakeError, ServerLostError } from "./errors.ts"
+
+export interface ProbedDevice {
+  readonly index: number
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+export interface ProbedServer {
+  readonly endpoint: string
+  readonly version: Version
+  readonly devices: ReadonlyArray<ProbedDevice>
+}
+
+export type ProbeError = ConnectError | HandshakeError | ServerLostError
+
+/** Bytes as they come, handed out in exact sizes. */
+class Inbox {
+  private chunks: Array<Uint8Array> = []
+  private size = 0
+  private closed = false
+  private wake: (() => void) | undefined
+
+  push(chunk: Uint8Array): void {
+    this.chunks.push(Uint8Array.from(chunk))
+    this.size += chunk.length
+    this.wake?.()
+  }
+
+  close(): void {
+    this.closed = true
+    this.wake?.()
+  }
+
+  /** The next `size` bytes, or fewer when the peer closed first. */
+  async take(size: number): Promise<Uint8Array> {
+    while (this.size < size && !this.closed) {
+      await new Promise<void>((resolve) => {
+        this.wake = resolve
+      })
+    }
+    const all = Buffer.concat(this.chunks)
+    const taken = all.subarray(0, size)
+    const rest = all.subarray(size)
+    this.chunks = [rest]
+    this.size = rest.length
+    return taken
+  }
+}
+
+type Socket = Awaited<ReturnType<typeof Bun.connect>>
+
+const connectReason = (error: unknown): ConnectError["reason"] => {
+  const code = (error as { readonly code?: string }).code ?? ""
+  if (code === "ECONNREFUSED") return "refused"
+  if (code === "ETIMEDOUT") return "timeout"
+  if (code === "EHOSTUNREACH" || code === "ENETUNREACH") return "unreachable"
+  return /NOTFOUND|NODATA|EAI_|DNS/.test(code) ? "unresolved" : "other"
+}
+
+const connect = (endpoint: Endpoint, inbox: Inbox, timeoutMs: number) => {
+  const name = formatEndpoint(endpoint)
+  return Effect.acquireRelease(
+    Effect.tryPromise({
+      try: () =>
+        Bun.connect({
+          hostname: endpoint.host,
+          port: endpoint.port,
+          socket: {
+            data: (_socket, chunk) => inbox.push(chunk),
+            close: () => inbox.close(),
+            end: () => inbox.close(),
+            error: () => inbox.close(),
+          },
+        }),
+      catch: (cause) =>
+        new ConnectError({
+          endpoint: name,
+          reason: connectReason(cause),
+          detail: cause instanceof Error ? cause.message : String(cause),
+        }),
+    }).pipe(
+      Effect.timeoutFail({
+        duration: timeoutMs,
+        onTimeout: () => new ConnectError({ endpoint: name, reason: "timeout", detail: "" }),
+      }),
+    ),
+    (socket) => Effect.sync(() => socket.terminate()),
+  )
+}
+
+/** One request and its response; undefined when the stream does not hold what the protocol says. */
+const exchange = async <C extends MessageId>(
+  socket: Socket,
+  inbox: Inbox,
+  command: C,
+  value: RequestOf<C>,
+): Promise<{ readonly response: ResponseOf<C> } | undefined> => {
+  socket.write(encodeRequest(command, value))
+  const header = await inbox.take(RESPONSE_HEADER_SIZE_BYTES)
+  const size = responseCodec(command, V7_0_0).minSizeBytes
+  if (header.length < RESPONSE_HEADER_SIZE_BYTES) return undefined
+  const announced = readU64AsNumber(new DataView(header.buffer, header.byteOffset, 8), 0)
+  if (announced !== size) return undefined
+  const payload = await inbox.take(size)
+  return payload.length < size ? undefined : { response: decodeResponse(command, payload) }
+}
+
+/** What a server is and what its devices have free now. `timeoutMs` bounds connecting and each answer. */
+export const probe = (
+  endpoint: Endpoint,
+  timeoutMs = 5000,
+): Effect.Effect<ProbedServer, ProbeError> => {
+  const name = formatEndpoint(endpoint)
+  return Effect.scoped(
+    Effect.gen(function* () {
+      const inbox = new Inbox()
+      const socket = yield* connect(endpoint, inbox, timeoutMs)
+      const ask = <C extends MessageId>(command: C, value: RequestOf<C>) =>
+        Effect.promise(() => exchange(socket, inbox, command, value)).pipe(
+          Effect.timeoutFail({
+            duration: timeoutMs,
+            onTimeout: () =>
+              new HandshakeError({
+                endpoint: name,
+                reason: "busy",
+                detail: `${(timeoutMs / 1000).toFixed(1)} s`,
+              }),
+          }),
+          Effect.map((answer) => answer?.response),
+        )
+      const hello = yield* ask(Command.HELLO, { connCaps: new Uint8Array(24) })
+      if (hello === undefined) {
+        return yield* new HandshakeError({
+          endpoint: name,
+          reason: "not-a-server",
+          detail: "no HELLO response came back",
+        })
+      }
+      const version = { major: hello.major, minor: hello.minor, patch: hello.patch }
+      if (!negotiate(version, V7_0_0.version).accepted) {
+        return yield* new HandshakeError({
+          endpoint: name,
+          reason: "version",
+          detail: formatVersion(version),
+        })
+      }
+      const lost = (during: string) =>
+        new ServerLostError({ endpoint: name, during, detail: "it closed the connection" })
+      const count = yield* ask(Command.DEVICE_COUNT, {})
+      if (count === undefined) return yield* lost("DEVICE_COUNT")
+      const devices: Array<ProbedDevice> = []
+      for (let index = 0; index < count.deviceCount; index++) {
+        const memory = yield* ask(Command.GET_DEVICE_MEMORY, { device: index })
+        if (memory === undefined) return yield* lost("GET_DEVICE_MEMORY")
+        devices.push({
+          index,
+          freeBytes: Number(memory.freeBytes),
+          totalBytes: Number(memory.totalBytes),
+        })
+      }
+      return { endpoint: name, version, devices }
+    }),
+  )
+}
