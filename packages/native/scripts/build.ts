@@ -7,7 +7,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs"
 import { cpus } from "node:os"
 import { dirname, join, resolve } from "node:path"
-import { Data } from "effect"
+import * as Data from "effect/Data"
 import { type LibrarySet, librarySet, librarySets, shimFolder } from "../src/libraries.ts"
 import { buildRoot, ensureSource, llamaVersion, packageVersion } from "./source.ts"
 

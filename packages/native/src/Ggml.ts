@@ -5,7 +5,11 @@
  * and computing are plain synchronous calls that block and check nothing.
  */
 import type { Pointer } from "bun:ffi"
-import { Context, Data, Effect, Layer, type Scope } from "effect"
+import * as Context from "effect/Context"
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
 import type { PrebuiltMissingError } from "../scripts/source.ts"
 import { type Address, asPointer } from "./io.ts"
 import { type Device, ggml, listDevices, loadBackends, takeLog } from "./libggml.ts"

@@ -6,7 +6,11 @@
  */
 import { ptr, read } from "bun:ffi"
 import { existsSync } from "node:fs"
-import { Context, Data, Effect, Layer, type Scope } from "effect"
+import * as Context from "effect/Context"
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
 import type { PrebuiltMissingError } from "../scripts/source.ts"
 import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
 import { type Address, asPointer, cString } from "./io.ts"

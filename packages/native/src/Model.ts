@@ -1,6 +1,8 @@
 /** A loaded model: its facts, its tokenizer, and what can be made of it. */
 import type { Pointer } from "bun:ffi"
-import { Data, Effect, type Scope } from "effect"
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import { Detokenizer } from "./Detokenizer.ts"
 import { type Address, asPointer, cString } from "./io.ts"
 import { llama } from "./libllama.ts"

@@ -1,6 +1,8 @@
 /** A llama context: the KV cache and compute buffers of one conversation with a model. */
 import { type Pointer, toArrayBuffer } from "bun:ffi"
-import { Data, Effect, type Scope } from "effect"
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
 import { type Address, asPointer } from "./io.ts"
 import { ggml, takeLog } from "./libggml.ts"
@@ -70,7 +72,7 @@ export class ContextError extends Data.TaggedError("ContextError")<{
 /** Memory of one buffer type on one device, in bytes. */
 export interface MemoryBreakdownRow {
   readonly bufferTypeName: string
-  /** null when the buffer type belongs to no device. */
+  /** null when ggml names no device for the buffer type, as for the CPU's. */
   readonly deviceAddress: Address | null
   /** Whether this is memory of this machine that the CPU can address. */
   readonly isHost: boolean

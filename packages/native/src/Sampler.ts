@@ -1,6 +1,7 @@
 /** Chooses the next token, by a chain of llama's samplers. */
 import { type Pointer, read } from "bun:ffi"
-import { Effect, type Scope } from "effect"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import { type Address, asPointer } from "./io.ts"
 import { llama } from "./libllama.ts"
 import type { ModelContext } from "./ModelContext.ts"

@@ -1,6 +1,6 @@
 import { closeSync, openSync, type Stats, statSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
-import { Effect } from "effect"
+import * as Effect from "effect/Effect"
 import { causeText, FileCursor } from "./FileCursor.ts"
 import { GgufError } from "./GgufError.ts"
 import { ggmlTypeById, tensorSizeBytes } from "./ggmlTypes.ts"
