@@ -188,7 +188,7 @@ describe("tensors", () => {
       expect(readFloats(first, 4)).toEqual([1, 2, 7, 4])
       const part = new Uint8Array(4)
       getTensor(first, part, 4)
-      expect(part).toEqual(floats(2))
+      expect([...part]).toEqual([...floats(2)])
     }))
 
   test("are copied, set to a byte and cleared", () =>
