@@ -209,6 +209,9 @@ const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOpti
 
 const nothing: DeviceUse = { weightBytes: 0, contextBytes: 0, computeBytes: 0 }
 
+/** ggml's names of host buffers whose tensors lie as in the file. */
+const isFileLayout = (bufferTypeName: string): boolean => /^CPU(_Mapped)?$/.test(bufferTypeName)
+
 /** Sums rows of buffer types into what each device and this host take. */
 const measurementOf = (rows: ReadonlyArray<MeasuredRow>, deviceCount: number): Measurement => {
   const add = (use: DeviceUse, row: MeasuredRow): DeviceUse => ({
@@ -221,6 +224,9 @@ const measurementOf = (rows: ReadonlyArray<MeasuredRow>, deviceCount: number): M
   return {
     devices: Array.from({ length: deviceCount }, (_, device) => of(device)),
     host: rows.filter((row) => row.device < 0).reduce(add, nothing),
+    hostFileLayoutBytes: rows
+      .filter((row) => row.device < 0 && isFileLayout(row.bufferTypeName))
+      .reduce((sum, row) => sum + row.modelBytes, 0),
   }
 }
 

@@ -35,6 +35,11 @@ export interface Candidate {
 export interface Measurement {
   readonly devices: ReadonlyArray<DeviceUse>
   readonly host: DeviceUse
+  /**
+   * Of the host's weights, bytes in the file's own layout: these can be mapped from the file. Repacked
+   * ones (CPU_REPACK) are copies and need memory.
+   */
+  readonly hostFileLayoutBytes: number
 }
 
 export interface PlannerInput {
@@ -124,8 +129,8 @@ interface Model {
   readonly contextPerUnit: number
   readonly computePerDevice: ReadonlyArray<number>
   readonly hostComputeBytes: number
-  /** Weight bytes on the host that are in no unit (the input embedding). */
-  readonly hostOtherBytes: number
+  /** Share of the host's weights that need memory of their own. */
+  readonly hostCopiedShare: number
   readonly contextSize: number
 }
 
@@ -135,8 +140,7 @@ const learn = (input: PlannerInput, candidate: Candidate, measured: Measurement)
   const contextBytes =
     sum(measured.devices.map((use) => use.contextBytes)) + measured.host.contextBytes
   const largestCompute = Math.max(0, ...measured.devices.map((use) => use.computeBytes))
-  const hostUnits = unitCount - sum(counts)
-  const hostWeights = sum(input.unitBytes.slice(0, hostUnits))
+  const copied = measured.host.weightBytes - measured.hostFileLayoutBytes
   return {
     input,
     // The output layer has no KV cache.
@@ -146,7 +150,7 @@ const learn = (input: PlannerInput, candidate: Candidate, measured: Measurement)
       counts[index]! > 0 ? use.computeBytes : largestCompute,
     ),
     hostComputeBytes: measured.host.computeBytes,
-    hostOtherBytes: Math.max(0, measured.host.weightBytes - hostWeights),
+    hostCopiedShare: input.mapsWeights ? copied / Math.max(1, measured.host.weightBytes) : 1,
     contextSize: candidate.contextSize,
   }
 }
@@ -170,8 +174,8 @@ const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: numbe
         model.computePerDevice[index]!,
   )
   const hostUnits = unitCount - sum(counts)
-  const hostUse =
-    useOf(0, hostUnits) - (input.mapsWeights ? sum(input.unitBytes.slice(0, hostUnits)) : 0)
+  const mapped = sum(input.unitBytes.slice(0, hostUnits)) * (1 - model.hostCopiedShare)
+  const hostUse = useOf(0, hostUnits) - mapped
   const host = input.host.freeBytes - input.headroomBytes - hostUse - model.hostComputeBytes
   return { devices, host }
 }
@@ -362,7 +366,7 @@ const fits = (input: PlannerInput, candidate: Candidate, measured: Measurement):
       candidate.unitCounts[index] === 0 ||
       totalOf(use) <= input.devices[index]!.freeBytes - input.headroomBytes,
   ) &&
-  totalOf(measured.host) - (input.mapsWeights ? measured.host.weightBytes : 0) <=
+  totalOf(measured.host) - (input.mapsWeights ? measured.hostFileLayoutBytes : 0) <=
     input.host.freeBytes
 
 const planOf = (input: PlannerInput, candidate: Candidate, measured: Measurement): Plan => {
