@@ -1,1 +1,7 @@
-export {}
+export { formatBanner } from "./banner.ts"
+export { cacheFolder } from "./cacheFolder.ts"
+export { endpointOf, isLoopback } from "./endpoint.ts"
+export * from "./errors.ts"
+export type { LogEntry, LogLevel, LogSink } from "./log.ts"
+export { DEFAULT_PORT, type RunningServer, type ServeOptions, serve } from "./Server.ts"
+export type { DeviceReport } from "./session/events.ts"

@@ -1,0 +1,576 @@
+import { ptr } from "bun:ffi"
+import { type Address, asPointer, ggml, takeLog } from "@ggml-rpc/native/bindings"
+import {
+  Command,
+  CopyTensorRequest,
+  describeCommand,
+  GetAllocSizeRequest,
+  GetTensorRequest,
+  MemsetTensorRequest,
+  RpcTensor,
+  readU64AsNumber,
+  SetTensorHashRequest,
+  SetTensorPrefix,
+  V7_0_0,
+  writeU64FromNumber,
+} from "@ggml-rpc/protocol"
+import { Buffers, type SessionBuffer } from "./buffers.ts"
+import type { Cache } from "./cache.ts"
+import type { ServedDevice } from "./devices.ts"
+import { GraphCheck } from "./graphCheck.ts"
+import { refuse, TensorCheck } from "./tensorCheck.ts"
+import { ClientGone, Wire } from "./wire.ts"
+
+/** What `ggml` said while a request failed on the server's side; the request itself was in order. */
+export class ComputeError extends Error {
+  readonly _tag = "ComputeError"
+}
+
+/** A graph that GRAPH_RECOMPUTE runs again. */
+interface StoredGraph {
+  readonly native: Address
+  readonly buffers: ReadonlySet<number>
+}
+
+/** Tensor data of devices whose memory the host cannot reach passes through a block of this size. */
+const STAGING_BYTES = 4 * 1024 * 1024
+
+/** Reads up to this size join other answers in the outbox; larger ones go from where they lie. */
+const SMALL_READ_BYTES = 16 * 1024
+
+const GRAPH_BLOCK_BYTES = 256 * 1024
+
+const { offsets: setOffsets } = SetTensorPrefix
+const { offsets: hashOffsets } = SetTensorHashRequest
+const { offsets: getOffsets } = GetTensorRequest
+const { offsets: copyOffsets } = CopyTensorRequest
+const { offsets: allocSizeOffsets } = GetAllocSizeRequest
+const { offsets: memsetOffsets } = MemsetTensorRequest
+
+const STATUS_SUCCESS = 0
+const STATUS_ABORTED = 1
+
+export interface SessionOptions {
+  readonly devices: readonly ServedDevice[]
+  readonly cache: Cache | undefined
+  /** Called with each request's command and payload size. */
+  readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
+  /** Called when the first buffer is about to be made. */
+  readonly onStateful: () => void
+}
+
+/** Serves clients one after another; `serve` handles one connection from HELLO to its end. */
+export class Session {
+  readonly #options: SessionOptions
+  readonly #devices: readonly ServedDevice[]
+  readonly #ggml = ggml()
+  readonly #wire = new Wire()
+  readonly #buffers = new Buffers()
+  readonly #tensor = new TensorCheck(this.#buffers)
+  readonly #graph = new GraphCheck(this.#buffers)
+  readonly #stored: Array<StoredGraph | undefined>
+  #staging: { readonly bytes: Uint8Array; readonly address: Address } | undefined
+  #block = new Uint8Array(0)
+  #blockView = new DataView(this.#block.buffer)
+  #blockAddress: Address = 0
+  /** Whether the client left something that only the end of the process frees for sure. */
+  stateful = false
+
+  constructor(options: SessionOptions) {
+    this.#options = options
+    this.#devices = options.devices
+    this.#stored = options.devices.map(() => undefined)
+  }
+
+  /**
+   * Serves the client on `fd` until it leaves.
+   *
+   * @throws {ClientGone} when it left; every session ends by an error
+   * @throws {ProtocolError} when it sent what it must not send
+   * @throws {ComputeError} when ggml failed
+   */
+  serve(fd: number): never {
+    const wire = this.#wire
+    wire.open(fd)
+    wire.next()
+    if (wire.command !== Command.HELLO) {
+      refuse("command", "must be HELLO on a new connection")
+    }
+    this.#hello()
+    for (;;) {
+      wire.next()
+      this.#handle()
+    }
+  }
+
+  /** Sends the answers that wait, as far as the client still takes them. */
+  flush(): void {
+    this.#wire.flush()
+  }
+
+  /** The command that was being handled, for a log line. */
+  get commandName(): string {
+    return describeCommand(this.#wire.command)
+  }
+
+  #handle(): void {
+    const { command, sizeBytes } = this.#wire
+    this.#options.onRequest?.(command, sizeBytes)
+    switch (command) {
+      case Command.ALLOC_BUFFER:
+        this.#allocBuffer()
+        return
+      case Command.GET_ALIGNMENT:
+        this.#answerNumber(this.#deviceOf().alignmentBytes)
+        return
+      case Command.GET_MAX_SIZE:
+        this.#answerNumber(this.#deviceOf().maxSizeBytes)
+        return
+      case Command.BUFFER_GET_BASE:
+        this.#answerNumber(this.#bufferOf().base)
+        return
+      case Command.FREE_BUFFER:
+        this.#freeBuffer()
+        return
+      case Command.BUFFER_CLEAR:
+        this.#clearBuffer()
+        return
+      case Command.SET_TENSOR:
+        this.#setTensor()
+        return
+      case Command.SET_TENSOR_HASH:
+        this.#setTensorHash()
+        return
+      case Command.GET_TENSOR:
+        this.#getTensor()
+        return
+      case Command.COPY_TENSOR:
+        this.#copyTensor()
+        return
+      case Command.GRAPH_COMPUTE:
+        this.#graphCompute()
+        return
+      case Command.GET_DEVICE_MEMORY:
+        this.#deviceMemory()
+        return
+      case Command.INIT_TENSOR:
+        this.#initTensor()
+        return
+      case Command.GET_ALLOC_SIZE:
+        this.#allocSize()
+        return
+      case Command.DEVICE_COUNT:
+        this.#deviceCount()
+        return
+      case Command.GRAPH_RECOMPUTE:
+        this.#graphRecompute()
+        return
+      case Command.MEMSET_TENSOR:
+        this.#memsetTensor()
+        return
+      default:
+        // Only HELLO is left: unknown commands do not come through `next`.
+        refuse("command", "is only allowed once, as the first")
+    }
+  }
+
+  // ---- questions -----------------------------------------------------------------------------------
+
+  #hello(): void {
+    const { major, minor, patch } = V7_0_0.version
+    const at = this.#wire.answer(28)
+    const { out } = this.#wire
+    for (let index = 0; index < 28; index++) out.setUint8(at + index, 0)
+    out.setUint8(at, major)
+    out.setUint8(at + 1, minor)
+    out.setUint8(at + 2, patch)
+  }
+
+  #deviceCount(): void {
+    const at = this.#wire.answer(4)
+    this.#wire.out.setUint32(at, this.#devices.length, true)
+  }
+
+  #deviceMemory(): void {
+    const { freeBytes, totalBytes } = this.#deviceOf().memory()
+    const at = this.#wire.answer(16)
+    writeU64FromNumber(this.#wire.out, at, Math.floor(freeBytes))
+    writeU64FromNumber(this.#wire.out, at + 8, Math.floor(totalBytes))
+  }
+
+  /** The device whose index is the u32 at the start of the payload. */
+  #deviceOf(): ServedDevice {
+    const index = this.#wire.view.getUint32(this.#wire.payload, true)
+    return (
+      this.#devices[index] ??
+      refuse("device", `must be below the device count ${this.#devices.length}`, index)
+    )
+  }
+
+  /** The buffer whose handle is the u64 at the start of the payload. */
+  #bufferOf(): SessionBuffer {
+    const { view, payload } = this.#wire
+    return (
+      this.#buffers.find(view, payload) ??
+      refuse(
+        "remote_ptr",
+        "is no buffer of this connection",
+        `0x${view.getBigUint64(payload, true).toString(16)}`,
+      )
+    )
+  }
+
+  /** A u64 answer; a negative number stands for 2^64−1. */
+  #answerNumber(value: number): void {
+    const at = this.#wire.answer(8)
+    const { out } = this.#wire
+    if (value >= 0) {
+      writeU64FromNumber(out, at, value)
+      return
+    }
+    out.setUint32(at, 0xffff_ffff, true)
+    out.setUint32(at + 4, 0xffff_ffff, true)
+  }
+
+  #answerByte(value: number): void {
+    const at = this.#wire.answer(1)
+    this.#wire.out.setUint8(at, value)
+  }
+
+  #allocSize(): void {
+    const { view, payload } = this.#wire
+    const device = this.#deviceOf()
+    const tensorAt = payload + allocSizeOffsets.tensor
+    // Checked from the last to the first, so that the checker's fields end up with the tensor's own.
+    for (let index = 9; index >= 0; index--) {
+      const at = payload + allocSizeOffsets.srcs + index * RpcTensor.size
+      if (view.getUint32(at, true) === 0 && view.getUint32(at + 4, true) === 0) continue
+      this.#tensor.check(view, at, "srcs", "lenient")
+      this.#localize(at)
+    }
+    this.#tensor.check(view, tensorAt, "tensor", "lenient")
+    this.#localize(tensorAt)
+    this.#answerNumber(
+      this.#ggml.gs_tensor_alloc_size(
+        asPointer(device.bufferType),
+        asPointer(this.#wire.addressOf(tensorAt)),
+        asPointer(this.#wire.addressOf(payload + allocSizeOffsets.srcs)),
+      ),
+    )
+  }
+
+  /** Puts native addresses into the record that was checked last. */
+  #localize(at: number): void {
+    const { view } = this.#wire
+    const { buffer, dataOffsetBytes } = this.#tensor
+    writeU64FromNumber(view, at + RpcTensor.offsets.buffer, buffer?.native ?? 0)
+    writeU64FromNumber(
+      view,
+      at + RpcTensor.offsets.data,
+      buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes,
+    )
+  }
+
+  // ---- buffers ------------------------------------------------------------------------------------
+
+  #allocBuffer(): void {
+    const device = this.#deviceOf()
+    const index = this.#wire.view.getUint32(this.#wire.payload, true)
+    const sizeBytes = readU64AsNumber(this.#wire.view, this.#wire.payload + 4)
+    const buffer = this.#tryAlloc(device, index, sizeBytes)
+    const at = this.#wire.answer(16)
+    writeU64FromNumber(this.#wire.out, at, buffer?.id ?? 0)
+    writeU64FromNumber(this.#wire.out, at + 8, buffer?.sizeBytes ?? 0)
+  }
+
+  #tryAlloc(device: ServedDevice, index: number, sizeBytes: number): SessionBuffer | undefined {
+    if (sizeBytes < 0) return undefined
+    if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
+    if (!this.#buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
+    if (!device.hasMemoryFor(sizeBytes, this.#hostBytes())) return undefined
+    if (!this.stateful) {
+      this.stateful = true
+      this.#options.onStateful()
+    }
+    const native = this.#ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
+    if (native === 0 || native === null) return undefined
+    const pointer = asPointer(native)
+    const size = this.#ggml.gs_buffer_size(pointer)
+    return this.#buffers.add(
+      {
+        device: index,
+        native,
+        sizeBytes: size,
+        nativeBase: size === 0 ? 0 : this.#ggml.gs_buffer_base(pointer),
+        isHost: this.#ggml.ggml_backend_buffer_is_host(pointer),
+      },
+      device.alignmentBytes,
+    )
+  }
+
+  /** Bytes of all buffers in host memory. */
+  #hostBytes(): number {
+    let sum = 0
+    for (const buffer of this.#buffers.values()) {
+      if (this.#devices[buffer.device]!.usesHostMemory) sum += buffer.sizeBytes
+    }
+    return sum
+  }
+
+  #freeBuffer(): void {
+    const buffer = this.#bufferOf()
+    // Upstream drops every graph here; those that do not touch the buffer are as good as before.
+    for (let device = 0; device < this.#stored.length; device++) {
+      if (this.#stored[device]?.buffers.has(buffer.id)) this.#dropGraph(device)
+    }
+    this.#buffers.remove(buffer.id)
+    this.#ggml.ggml_backend_buffer_free(asPointer(buffer.native))
+  }
+
+  #clearBuffer(): void {
+    const buffer = this.#bufferOf()
+    const value = this.#wire.view.getUint8(this.#wire.payload + 8)
+    if (buffer.sizeBytes > 0) {
+      this.#ggml.ggml_backend_buffer_clear(asPointer(buffer.native), value)
+    }
+  }
+
+  // ---- tensors ------------------------------------------------------------------------------------
+
+  /** Checks the tensor at `at`, which must be in a buffer, and localizes its record. */
+  #takeTensor(at: number, name: string): SessionBuffer {
+    this.#tensor.check(this.#wire.view, at, name, "required")
+    this.#localize(at)
+    return this.#tensor.buffer!
+  }
+
+  #setTensor(): void {
+    const wire = this.#wire
+    const { payload, view } = wire
+    const buffer = this.#takeTensor(payload, "tensor")
+    const offset = readU64AsNumber(view, payload + setOffsets.offsetBytes)
+    const size = wire.sizeBytes - SetTensorPrefix.size
+    this.#tensor.checkRange(offset, size, "offset", "payload_size")
+    const cached =
+      this.#options.cache !== undefined && view.getUint8(payload + setOffsets.cacheFlag) !== 0
+    if (size === wire.available(size) && !cached) {
+      this.#ggml.gs_tensor_set(
+        asPointer(wire.addressOf(payload)),
+        asPointer(wire.tailAddress),
+        offset,
+        size,
+      )
+      wire.skip(size)
+      return
+    }
+    if (buffer.isHost) {
+      const target = buffer.nativeBase + this.#tensor.dataOffsetBytes + offset
+      wire.take(target, size)
+      if (cached) this.#options.cache?.store(target, size)
+      return
+    }
+    this.#setStaged(offset, size, cached)
+  }
+
+  #setStaged(offset: number, size: number, cached: boolean): void {
+    const wire = this.#wire
+    // The payload's fixed part is overwritten when the inbox is filled again.
+    const record = this.#recordCopy(wire.payload)
+    const staging = this.#stagingBlock()
+    const writer = cached ? this.#options.cache?.writer() : undefined
+    for (let done = 0; done < size; ) {
+      const part = Math.min(size - done, STAGING_BYTES)
+      wire.take(staging.address, part)
+      this.#ggml.gs_tensor_set(asPointer(record), asPointer(staging.address), offset + done, part)
+      writer?.write(staging.bytes.subarray(0, part))
+      done += part
+    }
+    writer?.finish()
+  }
+
+  readonly #record = new Uint8Array(RpcTensor.size * 8)
+  readonly #recordAddress = ptr(this.#record) as number
+
+  #recordCopy(at: number): Address {
+    const { buffer } = this.#wire.view
+    this.#record.set(new Uint8Array(buffer, at, RpcTensor.size))
+    return this.#recordAddress
+  }
+
+  #stagingBlock(): { readonly bytes: Uint8Array; readonly address: Address } {
+    if (this.#staging === undefined) {
+      const bytes = new Uint8Array(STAGING_BYTES)
+      this.#staging = { bytes, address: ptr(bytes) as number }
+    }
+    return this.#staging
+  }
+
+  #setTensorHash(): void {
+    const wire = this.#wire
+    const { view, payload } = wire
+    const cache = this.#options.cache
+    const hashAt = payload + hashOffsets.hash
+    const file = cache?.open(view.getUint32(hashAt + 4, true), view.getUint32(hashAt, true))
+    if (file === undefined) {
+      this.#answerByte(0)
+      return
+    }
+    try {
+      this.#takeTensor(payload, "tensor")
+      const offset = readU64AsNumber(view, payload + hashOffsets.offsetBytes)
+      this.#tensor.checkRange(offset, file.sizeBytes, "offset", "cached size")
+      this.#ggml.gs_tensor_set(
+        asPointer(wire.addressOf(payload)),
+        asPointer(file.address),
+        offset,
+        file.sizeBytes,
+      )
+    } finally {
+      file.close()
+    }
+    this.#answerByte(1)
+  }
+
+  #getTensor(): void {
+    const wire = this.#wire
+    const { view, payload } = wire
+    const buffer = this.#takeTensor(payload, "tensor")
+    const offset = readU64AsNumber(view, payload + getOffsets.offsetBytes)
+    const size = readU64AsNumber(view, payload + getOffsets.sizeBytes)
+    this.#tensor.checkRange(offset, size, "offset", "size")
+    const record = asPointer(wire.addressOf(payload))
+    if (size <= SMALL_READ_BYTES) {
+      const at = wire.answer(size)
+      this.#ggml.gs_tensor_get(record, asPointer(wire.outAddress(at)), offset, size)
+    } else if (buffer.isHost) {
+      wire.answerFrom(buffer.nativeBase + this.#tensor.dataOffsetBytes + offset, size)
+    } else {
+      const staging = this.#stagingBlock()
+      wire.answerHeader(size)
+      for (let done = 0; done < size; ) {
+        const part = Math.min(size - done, STAGING_BYTES)
+        this.#ggml.gs_tensor_get(record, asPointer(staging.address), offset + done, part)
+        wire.sendRaw(staging.address, part)
+        done += part
+      }
+    }
+  }
+
+  #copyTensor(): void {
+    const { payload } = this.#wire
+    const sourceAt = payload + copyOffsets.src
+    const targetAt = payload + copyOffsets.dst
+    this.#takeTensor(sourceAt, "src")
+    const sizeBytes = this.#tensor.sizeBytes
+    const target = this.#takeTensor(targetAt, "dst")
+    const room = target.sizeBytes - this.#tensor.dataOffsetBytes
+    if (sizeBytes > room) {
+      refuse("dst.data", `has ${room} bytes to the end of its buffer, src needs`, sizeBytes)
+    }
+    const copied = this.#ggml.gs_tensor_copy(
+      asPointer(this.#wire.addressOf(sourceAt)),
+      asPointer(this.#wire.addressOf(targetAt)),
+    )
+    this.#answerByte(copied)
+  }
+
+  #initTensor(): void {
+    const { view, payload } = this.#wire
+    this.#tensor.check(view, payload, "tensor", "lenient")
+    const { buffer, dataOffsetBytes } = this.#tensor
+    if (buffer === undefined) return
+    this.#localize(payload)
+    const record = asPointer(this.#wire.addressOf(payload))
+    const type = asPointer(this.#devices[buffer.device]!.bufferType)
+    // Backends clear the padding behind the tensor: it must be inside the buffer too.
+    const padded = this.#ggml.gs_tensor_alloc_size(type, record, asPointer(this.#noSources))
+    if (padded > buffer.sizeBytes - dataOffsetBytes) {
+      refuse(
+        "tensor.data",
+        `needs ${padded} bytes with padding, its buffer has`,
+        buffer.sizeBytes - dataOffsetBytes,
+      )
+    }
+    if (this.#ggml.gs_tensor_init(record) === 0) {
+      throw new ComputeError(
+        "the device keeps data of its own for this tensor, which the protocol cannot carry",
+      )
+    }
+  }
+
+  readonly #noSourceBytes = new Uint8Array(RpcTensor.size * 10)
+  readonly #noSources = ptr(this.#noSourceBytes) as number
+
+  #memsetTensor(): void {
+    const { view, payload } = this.#wire
+    this.#takeTensor(payload, "tensor")
+    const offset = readU64AsNumber(view, payload + memsetOffsets.offsetBytes)
+    const size = readU64AsNumber(view, payload + memsetOffsets.sizeBytes)
+    this.#tensor.checkRange(offset, size, "offset", "size")
+    const value = view.getUint8(payload + memsetOffsets.value)
+    const record = asPointer(this.#wire.addressOf(payload))
+    if (size > 0 && this.#ggml.gs_tensor_memset(record, value, offset, size) === 0) {
+      throw new ComputeError("the device cannot fill part of a tensor")
+    }
+  }
+
+  // ---- graphs -------------------------------------------------------------------------------------
+
+  #graphCompute(): void {
+    const wire = this.#wire
+    const size = wire.sizeBytes
+    if (this.#block.length < size) this.#growBlock(size)
+    wire.take(this.#blockAddress, size)
+    const graph = this.#graph
+    graph.prepare(this.#blockView, size, this.#devices.length)
+    this.#dropGraph(graph.device)
+    this.stateful = true
+    const native = this.#ggml.gs_graph_build(
+      asPointer(graph.nodesAddress),
+      graph.nodeCount,
+      asPointer(this.#blockAddress + graph.recordsOffset),
+      graph.tensorCount,
+    ) as Address
+    if (native === 0 || native === null) {
+      throw new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
+    }
+    this.#stored[graph.device] = { native, buffers: graph.usedBuffers }
+    this.#compute(graph.device, native)
+  }
+
+  #growBlock(size: number): void {
+    const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
+    this.#block = new Uint8Array(bytes)
+    this.#blockView = new DataView(this.#block.buffer)
+    this.#blockAddress = ptr(this.#block) as number
+  }
+
+  #graphRecompute(): void {
+    this.#deviceOf()
+    const index = this.#wire.view.getUint32(this.#wire.payload, true)
+    const stored = this.#stored[index]
+    if (stored === undefined) {
+      refuse("device", "has no computed graph that could run again", index)
+    }
+    this.#compute(index, stored.native)
+  }
+
+  #compute(device: number, graph: Address): void {
+    const backend = this.#devices[device]!.backend()
+    if (backend === 0) throw new ComputeError("the device could not be started")
+    // Answers that wait need not wait for the graph.
+    this.#wire.flush()
+    const status = this.#ggml.gs_graph_compute(asPointer(backend), asPointer(graph))
+    if (status === STATUS_SUCCESS) return
+    if (status === STATUS_ABORTED) throw new ClientGone("closed while its graph ran")
+    const said = takeLog()
+    throw new ComputeError(`ggml gave status ${status}${said === "" ? "" : `: ${said}`}`)
+  }
+
+  #dropGraph(device: number): void {
+    const stored = this.#stored[device]
+    if (stored === undefined) return
+    this.#stored[device] = undefined
+    this.#ggml.gs_graph_free(asPointer(stored.native))
+  }
+}

@@ -1,0 +1,75 @@
+import type { Address } from "@ggml-rpc/native/bindings"
+import { readU64AsNumber } from "@ggml-rpc/protocol"
+
+/** A buffer of one client. Addresses that the client sees and real ones never mix: see `Buffers`. */
+export interface SessionBuffer {
+  /** The handle that the client knows. */
+  readonly id: number
+  /** Index of its device. */
+  readonly device: number
+  /** `ggml_backend_buffer_t`. */
+  readonly native: Address
+  readonly sizeBytes: number
+  /** First address in the client's space; 0 for an empty buffer. */
+  readonly base: number
+  /** First real address. For memory of a device that the host cannot read it is only a number. */
+  readonly nativeBase: Address
+  /** Whether `nativeBase` can be read and written by this process. */
+  readonly isHost: boolean
+}
+
+/** Where the client's addresses begin and end: far from anything real, and exact as plain numbers. */
+const SPACE_START = 2 ** 44
+const SPACE_END = 2 ** 53
+
+/** Nothing lies between two buffers, so that an address past one end is never inside the next. */
+const GUARD_BYTES = 2 ** 20
+
+/** Bases are multiples of this or of the device's alignment, whichever is larger. */
+const MIN_ALIGNMENT_BYTES = 4096
+
+/**
+ * The buffers of one client, in an address space of its own: handles count up, ranges are disjoint and
+ * neither is used again while the session lives. So a stale handle or address hits nothing, and the
+ * client learns nothing of this process's memory.
+ */
+export class Buffers {
+  readonly #byId = new Map<number, SessionBuffer>()
+  #nextId = 1
+  #nextBase = SPACE_START
+
+  get count(): number {
+    return this.#byId.size
+  }
+
+  /** Whether the address space has room for `sizeBytes` more. */
+  hasRoom(sizeBytes: number, alignmentBytes: number): boolean {
+    return this.#align(alignmentBytes) + sizeBytes + GUARD_BYTES <= SPACE_END
+  }
+
+  add(buffer: Omit<SessionBuffer, "id" | "base">, alignmentBytes: number): SessionBuffer {
+    const start = this.#align(alignmentBytes)
+    const added = { ...buffer, id: this.#nextId++, base: buffer.sizeBytes === 0 ? 0 : start }
+    this.#nextBase = start + buffer.sizeBytes + GUARD_BYTES
+    this.#byId.set(added.id, added)
+    return added
+  }
+
+  #align(alignmentBytes: number): number {
+    const step = Math.max(alignmentBytes, MIN_ALIGNMENT_BYTES)
+    return Math.ceil(this.#nextBase / step) * step
+  }
+
+  /** The buffer whose handle is the u64 at `offset`, or undefined. */
+  find(view: DataView, offset: number): SessionBuffer | undefined {
+    return this.#byId.get(readU64AsNumber(view, offset))
+  }
+
+  remove(id: number): void {
+    this.#byId.delete(id)
+  }
+
+  values(): IterableIterator<SessionBuffer> {
+    return this.#byId.values()
+  }
+}

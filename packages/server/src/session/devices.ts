@@ -1,0 +1,95 @@
+import {
+  type Address,
+  asPointer,
+  type Device,
+  deviceMemory,
+  ggml,
+  io,
+  listDevices,
+} from "@ggml-rpc/native/bindings"
+
+/** Kept free for everything else on the machine; less on a small one. */
+const RESERVE_BYTES = 256 * 1024 * 1024
+
+const startRssBytes = process.memoryUsage.rss()
+
+/** A device of this server, as the commands need it. */
+export class ServedDevice {
+  readonly device: Device
+  readonly bufferType: Address
+  readonly alignmentBytes: number
+  /** -1: no limit. */
+  readonly maxSizeBytes: number
+  readonly #threadCount: number
+  #backend: Address = 0
+
+  constructor(device: Device, threadCount: number) {
+    const symbols = ggml()
+    this.device = device
+    this.#threadCount = threadCount
+    this.bufferType = symbols.ggml_backend_dev_buffer_type(asPointer(device.address)) as Address
+    this.alignmentBytes = symbols.gs_buft_alignment(asPointer(this.bufferType))
+    this.maxSizeBytes = symbols.gs_buft_max_size(asPointer(this.bufferType))
+  }
+
+  /** Whether its memory is that of the host. */
+  get usesHostMemory(): boolean {
+    return this.device.type === "CPU" || this.device.type === "ACCEL"
+  }
+
+  /** Free and total bytes now. */
+  memory(): ReturnType<typeof deviceMemory> {
+    return deviceMemory(this.device)
+  }
+
+  /**
+   * Whether a buffer of `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory.
+   * Host memory is only taken when it is written, so what was given away before and not yet written
+   * (`allocatedBytes` of this process, less what is resident) counts as taken.
+   */
+  hasMemoryFor(sizeBytes: number, allocatedBytes: number): boolean {
+    if (!this.usesHostMemory) return true
+    const { freeBytes, totalBytes } = this.memory()
+    const written = Math.max(0, process.memoryUsage.rss() - startRssBytes)
+    const promised = Math.max(0, allocatedBytes - written)
+    const reserve = Math.min(RESERVE_BYTES, totalBytes / 32)
+    return sizeBytes <= freeBytes - promised - reserve
+  }
+
+  /**
+   * Its backend, made at the first use: on a GPU that takes memory and time, which a client that only
+   * asks questions should not cost. 0 when the device refuses.
+   */
+  backend(): Address {
+    if (this.#backend !== 0) return this.#backend
+    const symbols = ggml()
+    this.#backend = symbols.ggml_backend_dev_init(asPointer(this.device.address), null) as Address
+    if (this.#backend === 0) return 0
+    symbols.gs_backend_set_threads(asPointer(this.#backend), this.#threadCount)
+    symbols.gs_backend_set_abort_flag(asPointer(this.#backend), io().io_abort_flag())
+    return this.#backend
+  }
+}
+
+/** All accelerators, else one CPU; upstream's rpc-server `get_devices` (7.0.0). */
+const defaultDevices = (devices: readonly Device[]): readonly Device[] => {
+  const accelerators = devices.filter((device) => device.type !== "CPU" && device.type !== "ACCEL")
+  return accelerators.length > 0
+    ? accelerators
+    : devices.filter((device) => device.type === "CPU").slice(0, 1)
+}
+
+/** The devices to serve, or the first name that no device has. */
+export const selectDevices = (
+  names: readonly string[] | undefined,
+): { readonly devices: readonly Device[] } | { readonly unknown: string } => {
+  const all = listDevices()
+  if (names === undefined) return { devices: defaultDevices(all) }
+  const devices: Device[] = []
+  for (const name of names) {
+    const device = all.find((candidate) => candidate.name === name)
+    if (device === undefined) return { unknown: name }
+    devices.push(device)
+  }
+  return { devices }
+}

@@ -1,0 +1,42 @@
+import type { DeviceType } from "@ggml-rpc/native/bindings"
+
+/** What a session process gets as its only argument, as JSON. */
+export interface SessionConfig {
+  /** Names of the devices to serve; absent: upstream's default. */
+  readonly devices?: readonly string[]
+  readonly threadCount: number
+  /** Absolute folder of the tensor cache; absent: no cache. */
+  readonly cacheDir?: string
+  readonly debug: boolean
+}
+
+/** A device as a session process sees it; memory in bytes. */
+export interface DeviceReport {
+  readonly name: string
+  readonly description: string
+  readonly type: DeviceType
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+/** What a session process says on stdout, one JSON object a line. */
+export type SessionEvent =
+  /** Backends are loaded; the process waits for its first client. */
+  | { readonly event: "ready"; readonly devices: readonly DeviceReport[] }
+  /** A device of the configuration does not exist; the process ends. */
+  | {
+      readonly event: "unknown-device"
+      readonly name: string
+      readonly available: readonly DeviceReport[]
+    }
+  /** The client makes its first buffer: this process will not serve another one. */
+  | { readonly event: "stateful" }
+  /** The connection is over. */
+  | {
+      readonly event: "closed"
+      /** The client closed; it sent a bad request; ggml failed. */
+      readonly reason: "left" | "refused" | "failed"
+      readonly message: string
+      /** The client left no state behind: the process waits for the next one. Otherwise it ends. */
+      readonly again: boolean
+    }
