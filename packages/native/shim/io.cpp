@@ -129,9 +129,15 @@ API int io_connect(const char * host, int port, double timeout_ms) {
         return kResolveErrorBase - (resolved < 0 ? -resolved : resolved);
     }
     const double deadline = now_ms() + timeout_ms;
+    int left = 0;
+    for (const addrinfo * address = found; address != nullptr; address = address->ai_next) {
+        left++;
+    }
     int result = -EHOSTUNREACH;
     for (const addrinfo * address = found; address != nullptr; address = address->ai_next) {
-        result = connect_one(address, deadline);
+        // An address that swallows packets must leave time for the next one.
+        const double now = now_ms();
+        result = connect_one(address, now + (deadline - now) / left--);
         if (result >= 0) {
             break;
         }
@@ -381,8 +387,12 @@ void * watch(void *) {
         if (g_parent_fd >= 0 && (fds[1].revents & (POLLHUP | POLLERR | POLLNVAL))) {
             _exit(0);
         }
-        if (client >= 0 && (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
-            g_abort_flag.store(1);
+        if (client >= 0 && (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
+            // POLLNVAL: closed here without being unwatched first. Nobody is waiting for it, but
+            // watching on would spin.
+            if (!(fds[2].revents & POLLNVAL)) {
+                g_abort_flag.store(1);
+            }
             int expected = client;
             g_client_fd.compare_exchange_strong(expected, -1);
         }

@@ -8,7 +8,9 @@ import { join } from "node:path"
 import {
   buildRoot,
   installedVariants,
+  llamaVersion,
   PrebuiltMissingError,
+  packageVersion,
   prebuiltDir,
   prebuiltPackage,
 } from "../scripts/source.ts"
@@ -50,11 +52,18 @@ const suffix = process.platform === "darwin" ? "dylib" : "so"
 const setIn = (variant: LibraryVariant, dir: string): LibrarySet => {
   const names = readdirSync(dir)
   const find = (stem: string): string => {
-    const pattern = new RegExp(`^lib${stem}(\\.[a-z]+)?(\\.v[\\d.]+)?\\.${suffix}$`)
-    const name = names.find((candidate) => pattern.test(candidate))
-    if (name === undefined) {
+    const pattern = new RegExp(`^lib${stem}(?:\\.[a-z]+)?(?:\\.(v[\\d.]+))?\\.${suffix}$`)
+    const match = names.map((name) => name.match(pattern)).find((found) => found !== null)
+    if (match == null) {
       throw new NativeLibraryError({
         message: `${dir} holds no lib${stem}: the set of ggml libraries there is incomplete, reinstall it.`,
+      })
+    }
+    const [name, version = llamaVersion] = match
+    // The shim is compiled against the headers of one release; structs differ between releases.
+    if (version !== llamaVersion) {
+      throw new NativeLibraryError({
+        message: `${join(dir, name)} is of llama.cpp ${version}, and ${llamaVersion} is needed: install version ${packageVersion} of its package.`,
       })
     }
     return join(dir, name)
@@ -108,17 +117,31 @@ const hasNvidiaGpu = (): boolean =>
 const hasRenderNode = (): boolean =>
   existsSync("/dev/dri") && readdirSync("/dev/dri").some((name) => name.startsWith("renderD"))
 
+/** GPUs that this machine shows, whether or not ggml can use them. */
+export interface SeenGpus {
+  readonly nvidia: boolean
+  /** Any GPU with a kernel driver, NVIDIA's included. */
+  readonly renderNode: boolean
+}
+
+const seenGpus = (): SeenGpus => ({ nvidia: hasNvidiaGpu(), renderNode: hasRenderNode() })
+
 /**
  * A GPU that this machine has and the chosen set cannot use, as one sentence for the user that names
  * the package to add; undefined when nothing is missing.
  */
-export const missingGpuPackage = (set: LibrarySet): string | undefined => {
+export const missingGpuPackage = (
+  set: LibrarySet,
+  seen: SeenGpus = seenGpus(),
+): string | undefined => {
   if (set.variant !== "base" || process.platform !== "linux") return undefined
-  if (hasNvidiaGpu()) {
-    return `This machine has an NVIDIA GPU, but only the CPU libraries are installed: 'bun add ${prebuiltPackage("cuda")}' lets ggml-rpc use it.`
+  const add = (variant: "cuda" | "vulkan") =>
+    `'bun add ${prebuiltPackage(variant)}@${packageVersion}'`
+  if (seen.nvidia) {
+    return `This machine has an NVIDIA GPU, but only the CPU libraries are installed: ${add("cuda")} lets ggml-rpc use it.`
   }
-  if (hasRenderNode()) {
-    return `This machine has a GPU, but only the CPU libraries are installed: 'bun add ${prebuiltPackage("vulkan")}' lets ggml-rpc use it through Vulkan.`
+  if (seen.renderNode) {
+    return `This machine has a GPU, but only the CPU libraries are installed: ${add("vulkan")} lets ggml-rpc use it through Vulkan.`
   }
   return undefined
 }
