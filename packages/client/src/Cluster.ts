@@ -23,7 +23,8 @@ import {
   type SamplerOptions,
 } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
-import * as Queue from "effect/Queue"
+import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Engine from "./Engine.ts"
@@ -390,47 +391,43 @@ const tokenStream = (
   tokens: ReadonlyArray<number>,
   options: GenerateOptions,
   onStats: (stats: GenerateStats) => void,
-): Stream.Stream<GeneratedToken, ClusterError> =>
-  Stream.unwrapScoped(
-    Effect.gen(function* () {
-      const { maxTokens = -1, ...sampler } = options
-      const queue = yield* Queue.unbounded<GeneratedToken>()
-      const onEvent = (event: EngineEvent): void => {
-        if (event.type === "token") Queue.unsafeOffer(queue, { id: event.id, text: event.text })
-      }
-      let isDone = false
-      const run = engine.request({ type: "generate", tokens, maxTokens, sampler }, onEvent).pipe(
-        Effect.tap(({ event }) =>
-          Effect.sync(() => {
-            if (event.text !== "") Queue.unsafeOffer(queue, { id: -1, text: event.text })
-            onStats(event.stats)
-          }),
-        ),
-        Effect.ensuring(
-          Effect.sync(() => {
-            isDone = true
-          }),
-        ),
-      )
-      // The stream's end must wait for the engine, or the next request would find it busy.
-      const fiber = yield* Effect.forkDaemon(run)
-      yield* Effect.addFinalizer(() =>
-        Effect.suspend(() => (isDone ? Effect.void : engine.cancel)).pipe(
-          Effect.zipRight(Effect.ignore(fiber)),
-        ),
-      )
-      const rest = Stream.unwrap(
-        Effect.zipRight(
-          fiber,
-          Effect.map(Queue.takeAll(queue), (left) => Stream.fromIterable(left)),
-        ),
-      )
-      return Stream.concat(
-        Stream.interruptWhen(Stream.fromQueue(queue), Effect.ignore(fiber)),
-        rest,
-      )
-    }),
+): Stream.Stream<GeneratedToken, ClusterError> => {
+  const { maxTokens = -1, ...sampler } = options
+  let stats: GenerateStats | undefined
+  const generated = Stream.asyncPush<GeneratedToken, ClusterError>(
+    (emit) =>
+      Effect.gen(function* () {
+        const onEvent = (event: EngineEvent): void => {
+          if (event.type === "token") emit.single({ id: event.id, text: event.text })
+        }
+        // A daemon: the engine works on after an interruption, until it notices the cancel, and the next
+        // request must find it free.
+        const running = yield* engine
+          .request({ type: "generate", tokens, maxTokens, sampler }, onEvent)
+          .pipe(
+            Effect.match({
+              onSuccess: ({ event }) => {
+                if (event.text !== "") emit.single({ id: -1, text: event.text })
+                stats = event.stats
+                emit.end()
+              },
+              onFailure: (error) => emit.fail(error),
+            }),
+            Effect.forkDaemon,
+          )
+        yield* Effect.addFinalizer(() =>
+          Effect.flatMap(Fiber.poll(running), (exit) =>
+            Option.isSome(exit)
+              ? Effect.void
+              : Effect.zipRight(engine.cancel, Fiber.await(running)),
+          ),
+        )
+      }),
+    { bufferSize: "unbounded" },
   )
+  const report = Stream.execute(Effect.sync(() => stats !== undefined && onStats(stats)))
+  return Stream.concat(generated, report)
+}
 
 /** `host:port` of each endpoint. */
 export const describeEndpoints = (endpoints: ReadonlyArray<Endpoint>): string =>
