@@ -30,6 +30,8 @@ export interface ChildProcess extends AsyncDisposable {
   readonly exited: Promise<number>
   readonly isRunning: () => boolean
   readonly signal: (signal: NodeJS.Signals) => void
+  /** CPU seconds of it and of the processes that it started and waited for; undefined while it runs. */
+  readonly cpuSeconds: () => number | undefined
   /**
    * Ends it and all it started: SIGTERM, after `graceMs` (default 3000) SIGKILL.
    *
@@ -100,6 +102,10 @@ export const startProcess = (
     exited,
     isRunning: () => child.exitCode === null && child.signalCode === null,
     signal: (signal) => child.kill(signal),
+    cpuSeconds: () => {
+      const usage = child.resourceUsage()
+      return usage && Number(usage.cpuTime.total) / 1e6
+    },
     stop,
     [Symbol.asyncDispose]: () => stop(),
   }

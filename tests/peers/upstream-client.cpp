@@ -71,6 +71,12 @@ double now_ms() {
     return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
 }
 
+// Wall clock, to compare with another process's.
+double epoch_ms() {
+    using namespace std::chrono;
+    return duration<double, std::milli>(system_clock::now().time_since_epoch()).count();
+}
+
 std::vector<std::string> split(const std::string & list) {
     std::vector<std::string> parts;
     std::istringstream stream(list);
@@ -348,6 +354,7 @@ int run_all(const options & o) {
     const double load_ms = now_ms() - start;
     llama_context * ctx = make_context(o, model);
     const double context_ms = now_ms() - start - load_ms;
+    const double ready_epoch_ms = epoch_ms();
 
     const std::vector<llama_token> prompt = prompt_tokens(o, model);
     if (prompt.empty()) {
@@ -368,9 +375,10 @@ int run_all(const options & o) {
     }
 
     devices.pop_back();
-    std::printf("{\"devices\":%s,\"model\":%s,\"loadMs\":%s,\"contextMs\":%s,\"prompt\":%s,\"runs\":%s}\n",
+    std::printf("{\"devices\":%s,\"model\":%s,\"loadMs\":%s,\"contextMs\":%s,\"readyEpochMs\":%s,\"prompt\":%s,\"runs\":%s}\n",
                 json_list(devices, json_device).c_str(), json_model(model, n_vocab).c_str(), json_ms(load_ms).c_str(),
-                json_ms(context_ms).c_str(), json_tokens(prompt).c_str(), json_list(results, json_run).c_str());
+                json_ms(context_ms).c_str(), json_ms(ready_epoch_ms).c_str(), json_tokens(prompt).c_str(),
+                json_list(results, json_run).c_str());
     llama_free(ctx);
     llama_model_free(model);
     if (logits.is_open() && !logits.flush()) {

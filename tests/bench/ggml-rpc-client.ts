@@ -1,0 +1,76 @@
+/**
+ * Our side of a benchmark's client: what tests/peers/upstream-client.cpp does, over the Cluster API, and
+ * the same options and JSON where both have them.
+ *
+ * --rpc HOST:PORT,...  -m MODEL  --tokens IDS  -n N  -t N  -c N  -ub N  -ts A,B  --repeat N
+ */
+import { parseArgs } from "node:util"
+import { Cluster, parseEndpoints } from "@ggml-rpc/client"
+import { Effect, Either, Stream } from "effect"
+
+const { values } = parseArgs({
+  args: Bun.argv.slice(2).map((arg) => (/^-[a-z]{2,}$/.test(arg) ? `-${arg}` : arg)),
+  options: {
+    rpc: { type: "string" },
+    model: { type: "string", short: "m" },
+    tokens: { type: "string" },
+    predict: { type: "string", short: "n", default: "0" },
+    threads: { type: "string", short: "t", default: "1" },
+    context: { type: "string", short: "c" },
+    ub: { type: "string", default: "512" },
+    ts: { type: "string" },
+    repeat: { type: "string", default: "1" },
+  },
+})
+
+const numbers = (list: string): number[] => list.split(",").map(Number)
+
+const program = Effect.gen(function* () {
+  const started = performance.now()
+  const endpoints = Either.getOrThrow(parseEndpoints(values.rpc ?? ""))
+  const cluster = yield* Cluster.open({ endpoints, localDevices: [] })
+  const opened = performance.now()
+  const plan = yield* cluster.plan(values.model ?? "", {
+    threads: Number(values.threads),
+    contextSize: Number(values.context),
+    ubatchSize: Number(values.ub),
+    ...(values.ts === undefined ? {} : { tensorSplit: numbers(values.ts) }),
+  })
+  const planned = performance.now()
+  const model = yield* cluster.load(plan)
+  const loaded = performance.now()
+  const readyEpochMs = Date.now()
+
+  const prompt = numbers(values.tokens ?? "1")
+  const predict = Number(values.predict)
+  const generate = (tokens: readonly number[], maxTokens: number) =>
+    Effect.gen(function* () {
+      let stats: { promptMs: number; generateMs: number } = { promptMs: 0, generateMs: 0 }
+      const onStats = (given: typeof stats): void => {
+        stats = given
+      }
+      const made = yield* Stream.runCollect(
+        model.generate(tokens, { maxTokens, temp: 0, ignoreEos: true }, onStats),
+      )
+      const ids = [...made].map((token) => token.id).filter((id) => id >= 0)
+      return { tokens: ids, promptMs: stats.promptMs, generateMs: stats.generateMs }
+    })
+
+  // As upstream-client: one untimed token.
+  yield* generate(prompt.slice(0, 1), 1)
+  const runs: Array<Effect.Effect.Success<ReturnType<typeof generate>>> = []
+  for (let i = 0; i < Number(values.repeat); i++) runs.push(yield* generate(prompt, predict))
+  const { breakdown, stats } = model
+  return {
+    openMs: opened - started,
+    planMs: planned - opened,
+    loadMs: loaded - planned,
+    readyEpochMs,
+    cachedBytes: stats.cachedWeightBytes,
+    layers: plan.devices.map((device) => device.unitCount),
+    breakdown,
+    runs,
+  }
+})
+
+console.log(JSON.stringify(await Effect.runPromise(Effect.scoped(program))))
