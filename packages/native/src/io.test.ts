@@ -1,0 +1,389 @@
+import { read, toArrayBuffer } from "bun:ffi"
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test"
+import {
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { type Address, asPointer, cString, errno, io, ioErrorText, socketPair } from "./io.ts"
+
+const linux = process.platform === "linux"
+
+/** errno values that this file meets, by system. */
+const expected = {
+  badDescriptor: -9,
+  noEntry: -2,
+  invalid: -22,
+  brokenPipe: -32,
+  protocol: linux ? -71 : -100,
+}
+
+let folder = ""
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "ggml-rpc-io-"))
+})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const opened: Array<number> = []
+afterEach(() => {
+  for (const fd of opened.splice(0)) io().io_close(fd)
+})
+
+const pair = (): readonly [number, number] => {
+  const both = socketPair()
+  opened.push(...both)
+  return both
+}
+
+const close = (fd: number): void => {
+  opened.splice(opened.indexOf(fd), 1)
+  expect(io().io_close(fd)).toBe(0)
+}
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
+const text = (block: Uint8Array): string => new TextDecoder().decode(block)
+
+/** A worker that receives `sizeBytes` from `fd`, blocking, and answers how many came and their sum. */
+const receiver = (fd: number, sizeBytes: number) => {
+  const worker = new Worker(new URL("./io.testWorker.ts", import.meta.url).href)
+  const answer = new Promise<{ received: number; sum: number }>((resolve, reject) => {
+    worker.onmessage = ({ data }) => resolve(data)
+    worker.onerror = ({ message }) => reject(new Error(message))
+  })
+  worker.postMessage({ fd, sizeBytes })
+  return answer.finally(() => worker.terminate())
+}
+
+describe("a pair of sockets", () => {
+  test("moves bytes both ways", () => {
+    const [a, b] = pair()
+    expect(io().io_send(a, bytes("hello"), 5)).toBe(5)
+    const block = new Uint8Array(16)
+    expect(io().io_recv(b, block, 16)).toBe(5)
+    expect(text(block.subarray(0, 5))).toBe("hello")
+    expect(io().io_send(b, bytes("back"), 4)).toBe(4)
+    expect(io().io_recv_exact(a, block, 4)).toBe(4)
+    expect(text(block.subarray(0, 4))).toBe("back")
+  })
+
+  test("sends two parts in their order, empty ones too", () => {
+    const [a, b] = pair()
+    const block = new Uint8Array(16)
+    for (const [first, second] of [
+      ["head", "body"],
+      ["", "body"],
+      ["head", ""],
+    ] as const) {
+      const size = first.length + second.length
+      const [one, two] = [bytes(`${first}!`), bytes(`${second}!`)]
+      expect(io().io_send2(a, one, first.length, two, second.length)).toBe(size)
+      expect(io().io_recv_exact(b, block, size)).toBe(size)
+      expect(text(block.subarray(0, size))).toBe(first + second)
+    }
+    expect(io().io_send2(a, bytes("x"), 0, null, 0)).toBe(0)
+  })
+
+  test("blocks until a reader took what the kernel cannot hold", async () => {
+    const [a, b] = pair()
+    const [head, body] = [new Uint8Array(3_000_001).fill(1), new Uint8Array(9_000_003).fill(2)]
+    const size = head.length + body.length
+    const answer = receiver(b, size)
+    expect(io().io_send2(a, head, head.length, body, body.length)).toBe(size)
+    expect(await answer).toEqual({ received: size, sum: head.length + 2 * body.length })
+  })
+
+  test("tells how much came before the other end closed", () => {
+    const [a, b] = pair()
+    io().io_send(a, bytes("part"), 4)
+    close(a)
+    const block = new Uint8Array(16)
+    expect(io().io_recv_exact(b, block, 16)).toBe(4)
+    expect(io().io_recv(b, block, 16)).toBe(0)
+    // And writing to it is an error, not a signal that ends the process.
+    expect(io().io_send(b, block, 16)).toBe(expected.brokenPipe)
+  })
+
+  test("waits for something to read", () => {
+    const [a, b] = pair()
+    expect(io().io_wait_readable(b, 0)).toBe(0)
+    const started = performance.now()
+    expect(io().io_wait_readable(b, 30)).toBe(0)
+    expect(performance.now() - started).toBeGreaterThan(25)
+    io().io_send(a, bytes("x"), 1)
+    expect(io().io_wait_readable(b, -1)).toBe(1)
+    close(a)
+    io().io_recv(b, new Uint8Array(1), 1)
+    expect(io().io_wait_readable(b, -1)).toBe(1)
+  })
+
+  test("carries a descriptor", () => {
+    const path = join(folder, "carried.txt")
+    writeFileSync(path, "carried")
+    const [a, b] = pair()
+    const file = openSync(path, "r")
+    expect(io().io_send_descriptor(a, file)).toBe(0)
+    closeSync(file)
+    const copy = io().io_receive_descriptor(b)
+    expect(copy).toBeGreaterThanOrEqual(0)
+    opened.push(copy)
+    const block = new Uint8Array(16)
+    expect(readSync(copy, block)).toBe(7)
+    expect(text(block.subarray(0, 7))).toBe("carried")
+    close(a)
+    expect(io().io_receive_descriptor(b)).toBe(expected.brokenPipe)
+  })
+
+  test("has copies that stay open", () => {
+    const [a, b] = pair()
+    const copy = io().io_duplicate(a)
+    expect(copy).toBeGreaterThanOrEqual(3)
+    opened.push(copy)
+    close(a)
+    expect(io().io_send(copy, bytes("x"), 1)).toBe(1)
+    expect(io().io_recv(b, new Uint8Array(1), 1)).toBe(1)
+  })
+
+  test("is not there after it was closed", () => {
+    const [a] = pair()
+    close(a)
+    const block = new Uint8Array(1)
+    const failures = [
+      io().io_recv(a, block, 1),
+      io().io_recv_exact(a, block, 1),
+      io().io_send(a, block, 1),
+      io().io_duplicate(a),
+      io().io_close(a),
+      io().io_tune_socket(a, 10),
+    ]
+    expect(failures).toEqual(failures.map(() => expected.badDescriptor))
+    expect(ioErrorText(expected.badDescriptor)).toBe("Bad file descriptor")
+  })
+})
+
+describe("a response", () => {
+  const response = (announced: number, payload: string): Uint8Array => {
+    const block = new Uint8Array(8 + payload.length)
+    new DataView(block.buffer).setBigUint64(0, BigInt(announced), true)
+    block.set(bytes(payload), 8)
+    return block
+  }
+
+  test("is read whole, also when it comes in pieces, and no byte more", () => {
+    const [a, b] = pair()
+    const block = response(7, "payload")
+    const target = new Uint8Array(7)
+    io().io_send(a, block, block.length)
+    io().io_send(a, bytes("next"), 4)
+    expect(io().io_recv_response(b, target, 7)).toBe(0)
+    expect(text(target)).toBe("payload")
+    expect(io().io_recv_exact(b, target, 4)).toBe(4)
+    expect(text(target.subarray(0, 4))).toBe("next")
+    io().io_send(a, response(0, ""), 8)
+    expect(io().io_recv_response(b, target, 0)).toBe(0)
+  })
+
+  test("of another size, or cut off, is an error", () => {
+    const [a, b] = pair()
+    const target = new Uint8Array(7)
+    io().io_send(a, response(6, "payloa"), 14)
+    expect(io().io_recv_response(b, target, 7)).toBe(expected.protocol)
+    const [c, d] = pair()
+    io().io_send(c, response(7, "pay"), 11)
+    close(c)
+    expect(io().io_recv_response(d, target, 7)).toBe(expected.brokenPipe)
+  })
+})
+
+describe("connecting", () => {
+  const listen = (hostname: string) =>
+    Bun.listen({
+      hostname,
+      port: 0,
+      socket: {
+        data: () => {},
+        open: (socket) => {
+          socket.end("hi")
+        },
+      },
+    })
+
+  test("reaches a name, an IPv4 and an IPv6 address", async () => {
+    const server = listen("127.0.0.1")
+    try {
+      for (const host of ["localhost", "127.0.0.1"]) {
+        const fd = io().io_connect(cString(host), server.port, 2000)
+        expect(fd).toBeGreaterThanOrEqual(0)
+        opened.push(fd)
+        expect(io().io_tune_socket(fd, 10)).toBe(0)
+      }
+    } finally {
+      server.stop(true)
+    }
+    let v6: ReturnType<typeof listen>
+    try {
+      v6 = listen("::1")
+    } catch {
+      return // This machine has no IPv6.
+    }
+    const fd = io().io_connect(cString("::1"), v6.port, 2000)
+    v6.stop(true)
+    expect(fd).toBeGreaterThanOrEqual(0)
+    opened.push(fd)
+  })
+
+  test("gives a socket that blocks", async () => {
+    const server = listen("127.0.0.1")
+    try {
+      const fd = io().io_connect(cString("127.0.0.1"), server.port, 2000)
+      opened.push(fd)
+      // The server answers on this thread, so not before the event loop runs; a socket that does not
+      // block would give an error at once.
+      expect(await receiver(fd, 2)).toEqual({ received: 2, sum: 104 + 105 })
+    } finally {
+      server.stop(true)
+    }
+  })
+
+  test("to nobody is refused", () => {
+    const server = listen("127.0.0.1")
+    const { port } = server
+    server.stop(true)
+    expect(io().io_connect(cString("127.0.0.1"), port, 2000)).toBe(errno.connectionRefused)
+    expect(ioErrorText(errno.connectionRefused)).toBe("Connection refused")
+  })
+
+  test("to a name that nobody has says so", () => {
+    const result = io().io_connect(cString("not a host name"), 1, 2000)
+    expect(result).toBeLessThanOrEqual(-10000)
+    expect(ioErrorText(result)).toMatch(/not known|nodename|No address|Temporary failure/)
+  })
+
+  test("ends after the timeout", () => {
+    // TEST-NET-1 of RFC 5737: no host; some networks refuse it at once.
+    const started = performance.now()
+    const result = io().io_connect(cString("192.0.2.1"), 9, 200)
+    if (result >= 0) opened.push(result)
+    expect(performance.now() - started).toBeLessThan(2000)
+    if (performance.now() - started > 190) expect(result).toBe(errno.timedOut)
+  })
+})
+
+describe("a mapped file", () => {
+  const map = (path: string) => {
+    const [size, error] = [new Float64Array(1), new Int32Array(1)]
+    const address = io().io_map_file(cString(path), size, error) as Address | null
+    return { address, sizeBytes: size[0]!, error: 0 - error[0]! }
+  }
+
+  test("shows the file's bytes", () => {
+    const path = join(folder, "mapped.txt")
+    writeFileSync(path, "mapped bytes")
+    const { address, sizeBytes, error } = map(path)
+    expect([sizeBytes, error]).toEqual([12, 0])
+    const view = new Uint8Array(toArrayBuffer(asPointer(address!), 0, sizeBytes))
+    expect(text(view)).toBe("mapped bytes")
+    io().io_unmap_file(asPointer(address!), sizeBytes)
+  })
+
+  test("that is none says why", () => {
+    expect(map(join(folder, "none"))).toEqual({
+      address: null,
+      sizeBytes: 0,
+      error: expected.noEntry,
+    })
+    mkdirSync(join(folder, "directory"), { recursive: true })
+    expect(map(join(folder, "directory")).error).toBe(expected.invalid)
+    writeFileSync(join(folder, "empty"), "")
+    expect(map(join(folder, "empty")).error).toBe(expected.invalid)
+  })
+})
+
+test("io_copy writes at an offset", () => {
+  const target = new Uint8Array(4)
+  io().io_copy(target, 1, Uint8Array.of(7, 8, 9), 2)
+  expect([...target]).toEqual([0, 7, 8, 0])
+})
+
+test("the abort flag is raised and lowered", () => {
+  const flag = asPointer(Number(io().io_abort_flag()))
+  io().io_watch_client(-1)
+  expect(read.i32(flag, 0)).toBe(0)
+  io().io_raise_abort()
+  expect(read.i32(flag, 0)).toBe(1)
+  io().io_watch_client(-1)
+  expect(read.i32(flag, 0)).toBe(0)
+})
+
+describe("watching", () => {
+  /** Runs the body of a script that has `io` and its other end at descriptor 3. */
+  const child = (body: string, other: number) => {
+    const source = `
+      import { read } from "bun:ffi"
+      import { asPointer, io, socketPair } from ${JSON.stringify(join(import.meta.dir, "io.ts"))}
+      ${body}`
+    const path = join(folder, `${Bun.hash(body)}.ts`)
+    writeFileSync(path, source)
+    return Bun.spawn([process.execPath, path], {
+      stdio: ["ignore", "pipe", "inherit", other],
+      timeout: 30_000,
+    })
+  }
+
+  test("a parent that goes ends a process inside a blocking call", async () => {
+    const [ours, theirs] = pair()
+    const process = child(
+      `
+      if (io().io_watch_parent(3) !== 0) throw new Error("not watched")
+      if (io().io_watch_parent(3) >= 0) throw new Error("watched twice")
+      const [, silent] = socketPair()
+      console.log("blocking")
+      io().io_recv(silent, new Uint8Array(1), 1)`,
+      theirs,
+    )
+    const reader = process.stdout.getReader()
+    expect(text((await reader.read()).value!)).toContain("blocking")
+    close(theirs)
+    close(ours)
+    expect(await process.exited).toBe(0)
+  })
+
+  test("a client that goes raises the flag, and a descriptor closed here does not spin", async () => {
+    const [ours, theirs] = pair()
+    const process = child(
+      `
+      const flag = asPointer(Number(io().io_abort_flag()))
+      if (io().io_watch_parent(-1) !== 0) throw new Error("not watched")
+      const [, silent] = socketPair()
+      const [closedHere] = socketPair()
+      io().io_watch_client(closedHere)
+      io().io_close(closedHere)
+      io().io_watch_client(closedHere)
+      await Bun.sleep(50)
+      const before = globalThis.process.cpuUsage()
+      io().io_wait_readable(silent, 500)
+      const { user, system } = globalThis.process.cpuUsage(before)
+      if (user + system > 250_000) throw new Error("the watcher spins")
+      if (read.i32(flag, 0) !== 0) throw new Error("raised for nothing")
+      io().io_watch_client(3)
+      io().io_send(3, new Uint8Array(1), 1)
+      io().io_wait_readable(3, 10_000)
+      // Still there, only silent: the flag stays down until the other end goes.
+      const deadline = performance.now() + 10_000
+      while (read.i32(flag, 0) === 0 && performance.now() < deadline) io().io_wait_readable(silent, 5)
+      console.log("flag", read.i32(flag, 0))`,
+      theirs,
+    )
+    close(theirs)
+    const block = new Uint8Array(1)
+    expect(io().io_recv(ours, block, 1)).toBe(1)
+    close(ours)
+    expect(await process.stdout.text()).toContain("flag 1")
+    expect(await process.exited).toBe(0)
+  })
+})
