@@ -53,6 +53,30 @@ const send = (event: EngineEvent, data?: Uint8Array): void => {
   if (data !== undefined) writeAll(data)
 }
 
+/**
+ * Tokens on their way to the host. Each write wakes that process, which on a small machine takes the
+ * processor from a local server: tokens that come faster than a person could see leave together.
+ */
+class TokenWriter {
+  private lines = ""
+  private writtenAt = 0
+
+  push(id: number, text: string): void {
+    this.lines += `{"type":"token","id":${id},"text":${JSON.stringify(text)}}\n`
+    if (performance.now() - this.writtenAt >= TOKEN_INTERVAL_MS) this.flush()
+  }
+
+  flush(): void {
+    if (this.lines === "") return
+    writeAll(encoder.encode(this.lines))
+    this.lines = ""
+    this.writtenAt = performance.now()
+  }
+}
+
+/** Below a display's refresh interval. A slower model's tokens leave one by one, at once. */
+const TOKEN_INTERVAL_MS = 10
+
 /** Lines from stdin, read synchronously. */
 class RequestReader {
   private readonly chunk = new Uint8Array(64 * 1024)
@@ -338,6 +362,7 @@ class Engine {
   private generate(request: EngineRequest & { type: "generate" }): void {
     const { model, context } = this.required()
     const samplerScope = Effect.runSync(Scope.make())
+    const writer = new TokenWriter()
     try {
       const sampler = Effect.runSync(Scope.extend(model.newSampler(request.sampler), samplerScope))
       const detokenizer = model.detokenizer()
@@ -369,7 +394,7 @@ class Engine {
           break
         }
         tokenCount++
-        send({ type: "token", id: token, text: detokenizer.push(token) })
+        writer.push(token, detokenizer.push(token))
         if (tokenCount >= limit) break
         if (position >= context.contextSize) {
           stopReason = "context-full"
@@ -383,6 +408,7 @@ class Engine {
         this.check(context.decode(next.block), "decode")
         position++
       }
+      writer.flush()
       send({
         type: "generated",
         text: detokenizer.finish(),
@@ -395,6 +421,8 @@ class Engine {
         },
       })
     } finally {
+      // What was computed before a failure is the user's all the same.
+      writer.flush()
       Effect.runSync(Scope.close(samplerScope, Exit.void))
     }
   }
