@@ -1,7 +1,7 @@
 /** Memory that this machine can really give away: ggml reports a CPU's total memory as free. */
 import { readFileSync } from "node:fs"
 import { freemem, totalmem } from "node:os"
-import { dirname, join } from "node:path"
+import { join } from "node:path"
 import { asPointer } from "./io.ts"
 import { type Device, ggml } from "./libggml.ts"
 
@@ -34,10 +34,7 @@ const readField = (path: string, field: string): number | undefined => {
  * Memory of one cgroup folder: its limit, and what is left below it. File cache that the kernel would
  * drop (`inactive_file`) counts as free, as `MemAvailable` counts it for the machine.
  */
-const cgroupMemory = (
-  folder: string,
-  files: { readonly limit: string; readonly usage: string; readonly inactive: string },
-): MemorySize | undefined => {
+const cgroupMemory = ({ folder, files }: Cgroup): MemorySize | undefined => {
   const limit = readNumber(join(folder, files.limit))
   const usage = readNumber(join(folder, files.usage))
   if (limit === undefined || usage === undefined) return undefined
@@ -45,29 +42,80 @@ const cgroupMemory = (
   return { totalBytes: limit, freeBytes: Math.max(0, limit - Math.max(0, usage - inactive)) }
 }
 
-/** Memory of this process's cgroup and of all groups around it (each can hold the lower limit). */
-const cgroupLimits = (procFolder: string, cgroupRoot: string): ReadonlyArray<MemorySize> => {
-  const found: Array<MemorySize> = []
+interface CgroupFiles {
+  readonly limit: string
+  readonly usage: string
+  readonly inactive: string
+}
+
+interface Cgroup {
+  readonly folder: string
+  readonly files: CgroupFiles
+}
+
+const v2Files: CgroupFiles = {
+  limit: "memory.max",
+  usage: "memory.current",
+  inactive: "inactive_file",
+}
+
+const v1Files: CgroupFiles = {
+  limit: "memory.limit_in_bytes",
+  usage: "memory.usage_in_bytes",
+  inactive: "total_inactive_file",
+}
+
+/** This process's cgroup and all groups around it: each can hold the lowest limit. */
+const enclosingCgroups = (procFolder: string, cgroupRoot: string): ReadonlyArray<Cgroup> => {
+  const found: Array<Cgroup> = []
   for (const line of (read(join(procFolder, "self/cgroup")) ?? "").split("\n")) {
     const [, controllers, path] = line.match(/^\d+:([^:]*):(.*)$/) ?? []
     if (path === undefined) continue
     const isV2 = controllers === ""
     if (!isV2 && !controllers?.split(",").includes("memory")) continue
     const root = isV2 ? cgroupRoot : join(cgroupRoot, "memory")
-    const files = isV2
-      ? { limit: "memory.max", usage: "memory.current", inactive: "inactive_file" }
-      : {
-          limit: "memory.limit_in_bytes",
-          usage: "memory.usage_in_bytes",
-          inactive: "total_inactive_file",
-        }
-    for (let folder = join(root, path); ; folder = dirname(folder)) {
-      const memory = cgroupMemory(folder, files)
-      if (memory !== undefined) found.push(memory)
-      if (folder === root || !folder.startsWith(root)) break
+    const parts = path.split("/").filter((part) => part !== "")
+    for (let depth = parts.length; depth >= 0; depth--) {
+      found.push({
+        folder: join(root, ...parts.slice(0, depth)),
+        files: isV2 ? v2Files : v1Files,
+      })
     }
   }
   return found
+}
+
+/** A limit above the machine's memory is none: version 1 writes a huge number instead of "max". */
+const limitingCgroups = (
+  procFolder: string,
+  cgroupRoot: string,
+  machineBytes: number,
+): ReadonlyArray<Cgroup> =>
+  enclosingCgroups(procFolder, cgroupRoot).filter(({ folder, files }) => {
+    const limit = readNumber(join(folder, files.limit))
+    return limit !== undefined && limit < machineBytes
+  })
+
+/**
+ * Which groups limit this process changes seldom, and looking takes dozens of reads; what they leave is
+ * read each time.
+ */
+const CGROUP_SCAN_INTERVAL_MS = 5000
+let scanned:
+  | { readonly key: string; readonly at: number; readonly groups: ReadonlyArray<Cgroup> }
+  | undefined
+
+const currentCgroups = (
+  procFolder: string,
+  cgroupRoot: string,
+  machineBytes: number,
+): ReadonlyArray<Cgroup> => {
+  const key = `${procFolder}\n${cgroupRoot}`
+  const now = performance.now()
+  if (scanned?.key !== key || now - scanned.at > CGROUP_SCAN_INTERVAL_MS) {
+    scanned = { key, at: now, groups: limitingCgroups(procFolder, cgroupRoot, machineBytes) }
+  }
+  return scanned.groups
 }
 
 /**
@@ -82,13 +130,14 @@ export const hostMemory = (procFolder = "/proc", cgroupRoot = "/sys/fs/cgroup"):
     totalBytes: total === undefined ? totalmem() : total * 1024,
     freeBytes: available === undefined ? freemem() : available * 1024,
   }
-  return cgroupLimits(procFolder, cgroupRoot).reduce(
-    (least, memory) => ({
+  return currentCgroups(procFolder, cgroupRoot, machine.totalBytes).reduce((least, group) => {
+    const memory = cgroupMemory(group)
+    if (memory === undefined) return least
+    return {
       totalBytes: Math.min(least.totalBytes, memory.totalBytes),
       freeBytes: Math.min(least.freeBytes, memory.freeBytes),
-    }),
-    machine,
-  )
+    }
+  }, machine)
 }
 
 const block = new Float64Array(2)

@@ -33,6 +33,8 @@ const HASH_THRESHOLD_BYTES = 10 * 1024 * 1024
 /** A graph whose inputs were larger than this belongs to a prompt: it starts at once, see below. */
 const EAGER_INPUT_BYTES = 32 * 1024
 
+const MEMORY_MAX_AGE_MS = 1000
+
 /** Offsets in the shim's `remote_exchange`. */
 const exchangeTensor = 0
 const exchangeOther = RpcTensor.size
@@ -70,6 +72,8 @@ interface DeviceState extends RemoteDevice {
   graphUidHigh: number
   /** Bytes of tensor data sent since the last graph. */
   inputBytes: number
+  memoryRead: { readonly freeBytes: number; readonly totalBytes: number } | undefined
+  memoryReadAt: number
 }
 
 export class RemoteDevices {
@@ -139,6 +143,8 @@ export class RemoteDevices {
       graphUidLow: 0,
       graphUidHigh: 0,
       inputBytes: 0,
+      memoryRead: undefined,
+      memoryReadAt: Number.NEGATIVE_INFINITY,
     })
   }
 
@@ -423,8 +429,15 @@ export class RemoteDevices {
     return key
   }
 
+  /** libllama asks several times in a row while it loads: a second-old answer does. */
   private getMemory(device: number): number {
-    const memory = this.memory(this.states[device]!)
+    const state = this.states[device]!
+    const now = performance.now()
+    if (now - state.memoryReadAt > MEMORY_MAX_AGE_MS) {
+      state.memoryRead = this.memory(state)
+      state.memoryReadAt = now
+    }
+    const memory = state.memoryRead
     if (memory === undefined) return 0
     writeU64FromNumber(this.exchangeView, exchangeFree, memory.freeBytes)
     writeU64FromNumber(this.exchangeView, exchangeTotal, memory.totalBytes)
