@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
+#include <mutex>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -282,6 +283,11 @@ API void io_copy(void * target, double target_offset, const void * source, doubl
     memcpy(static_cast<char *>(target) + size_t(target_offset), source, size_t(size));
 }
 
+// Ends the sending side: the peer reads what was sent, then the end.
+API int io_shutdown(int fd) {
+    return shutdown(fd, SHUT_WR) == 0 ? 0 : -errno;
+}
+
 API int io_close(int fd) {
     return close(fd) == 0 ? 0 : -errno;
 }
@@ -359,22 +365,46 @@ API int io_receive_descriptor(int channel) {
 
 namespace {
 
+// How long a process may go on computing for a client that is gone. Not every backend can be stopped
+// by a flag, and the client's memory must not wait for a long operation.
+constexpr double kGoneGraceMs = 1000;
+
+// Exit code of a process that was ended for that reason.
+constexpr int kClientGoneExit = 3;
+
 std::atomic<int> g_abort_flag{0};
-std::atomic<int> g_client_fd{-1};
 int g_wake[2] = {-1, -1};
 int g_parent_fd = -1;
+
+std::mutex g_client_mutex;
+int        g_client_fd = -1;
+// Tells one client from the next, which may get the same descriptor.
+unsigned   g_client_number = 0;
 
 // One thread watches the parent's end (gone: this process ends) and the client's connection (gone:
 // the abort flag is raised, so that a running graph stops). Blocking JavaScript can do neither.
 void * watch(void *) {
+    bool     has_gone    = false;
+    unsigned gone_number = 0;
+    double   deadline_ms = 0;
     for (;;) {
-        const int client = g_client_fd.load();
+        int      client;
+        unsigned number;
+        {
+            std::lock_guard<std::mutex> lock(g_client_mutex);
+            client = g_client_fd;
+            number = g_client_number;
+        }
+        has_gone = has_gone && gone_number == number;
         pollfd fds[3] = {
             {g_wake[0], POLLIN, 0},
             {g_parent_fd, 0, 0},
             {client, short(POLLRDHUP), 0},
         };
-        if (poll(fds, client < 0 ? 2 : 3, -1) < 0) {
+        const double left = deadline_ms - now_ms();
+        const int timeout = !has_gone ? -1 : left <= 0 ? 0 : int(left) + 1;
+        const int ready = poll(fds, client < 0 || has_gone ? 2 : 3, timeout);
+        if (ready < 0) {
             continue;
         }
         if (fds[0].revents & POLLIN) {
@@ -387,14 +417,18 @@ void * watch(void *) {
         if (g_parent_fd >= 0 && (fds[1].revents & (POLLHUP | POLLERR | POLLNVAL))) {
             _exit(0);
         }
-        if (client >= 0 && (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))) {
-            // POLLNVAL: closed here without being unwatched first. Nobody is waiting for it, but
-            // watching on would spin.
-            if (!(fds[2].revents & POLLNVAL)) {
-                g_abort_flag.store(1);
-            }
-            int expected = client;
-            g_client_fd.compare_exchange_strong(expected, -1);
+        std::lock_guard<std::mutex> lock(g_client_mutex);
+        if (g_client_number != number) {
+            continue;
+        }
+        if (has_gone && now_ms() >= deadline_ms) {
+            _exit(kClientGoneExit);
+        }
+        if (!has_gone && client >= 0 && (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
+            g_abort_flag.store(1);
+            has_gone    = true;
+            gone_number = number;
+            deadline_ms = now_ms() + kGoneGraceMs;
         }
     }
 }
@@ -426,11 +460,16 @@ API int io_watch_parent(int parent_fd) {
     return 0;
 }
 
-// Watches a client's connection: when the peer closes it the abort flag is raised. -1 stops watching.
+// Watches a client's connection; -1 stops watching. When the peer closes its sending side the abort flag
+// is raised, and when nobody stops watching within a second then, the process ends with exit code 3.
 // Setting a client lowers the flag.
 API void io_watch_client(int fd) {
-    g_abort_flag.store(0);
-    g_client_fd.store(fd);
+    {
+        std::lock_guard<std::mutex> lock(g_client_mutex);
+        g_abort_flag.store(0);
+        g_client_fd = fd;
+        g_client_number++;
+    }
     const char byte = 1;
     if (g_wake[1] >= 0 && write(g_wake[1], &byte, 1) < 0) {
         return;

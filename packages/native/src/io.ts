@@ -21,6 +21,7 @@ const open = () =>
     io_send2: { args: ["i32", "ptr", "f64", "ptr", "f64"], returns: "f64" },
     io_copy: { args: ["ptr", "f64", "ptr", "f64"], returns: "void" },
     io_wait_readable: { args: ["i32", "f64"], returns: "i32" },
+    io_shutdown: { args: ["i32"], returns: "i32" },
     io_close: { args: ["i32"], returns: "i32" },
     io_duplicate: { args: ["i32"], returns: "i32" },
     io_socketpair: { args: ["ptr"], returns: "i32" },
