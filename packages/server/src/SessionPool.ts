@@ -1,5 +1,5 @@
-import type { LogLevel, LogSink } from "./log.ts"
-import { oneLine } from "./log.ts"
+import { io } from "@ggml-rpc/native/bindings"
+import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./session/events.ts"
 
@@ -26,9 +26,16 @@ export type StartFailure =
 
 /**
  * A client that is still there after this long gets a spare started behind it. Upstream's clients open a
- * dozen connections a run that last less than a millisecond; those share one process.
+ * dozen connections a run that last less than a millisecond, which share one process; and a start takes
+ * 50 ms of a core, which the client needs for loading.
  */
-const SPARE_DELAY_MS = 20
+const SPARE_DELAY_MS = 300
+
+/**
+ * Such a client opens its next connection before it closes the last one. So when no process waits, a
+ * connection waits this long for one to get free before another process is started for it.
+ */
+const REUSE_WAIT_MS = 4
 
 /** Surplus processes, left over from a burst, end after waiting this long. */
 const SURPLUS_IDLE_MS = 5_000
@@ -49,11 +56,19 @@ interface Member {
   idleSince: number
 }
 
+/** A connection that waits for a process. `fd` is the pool's own copy. */
+interface Waiting {
+  readonly fd: number
+  readonly client: ClientName
+  readonly timer: ReturnType<typeof setTimeout>
+}
+
 /** The session processes of a server: hands each client to one, and keeps spares warm. */
 export class SessionPool {
   readonly #options: PoolOptions
   readonly #members = new Map<SessionProcess, Member>()
   readonly #idle: Member[] = []
+  readonly #waiting: Waiting[] = []
   #closing = false
   #surplusTimer: ReturnType<typeof setTimeout> | undefined
   #started: ((result: readonly DeviceReport[] | StartFailure) => void) | undefined
@@ -76,7 +91,7 @@ export class SessionPool {
 
   /** Clients that are connected. */
   get clientCount(): number {
-    let count = 0
+    let count = this.#waiting.length
     for (const member of this.#members.values()) if (member.client !== undefined) count++
     return count
   }
@@ -91,8 +106,39 @@ export class SessionPool {
     const { maxSessions } = this.#options
     if (this.clientCount >= maxSessions) {
       this.#log("warning", `${client} turned away: ${maxSessions} clients are connected already`)
-      return
+    } else if (this.#idle.length === 0 && this.#mayGetFree()) {
+      this.#wait(fd, client)
+    } else {
+      this.#give(fd, client)
     }
+  }
+
+  /** Whether a process serves a client that may leave without having allocated anything. */
+  #mayGetFree(): boolean {
+    for (const member of this.#members.values()) {
+      if (member.client !== undefined && !member.stateful && !member.closed) return true
+    }
+    return false
+  }
+
+  #wait(fd: number, client: ClientName): void {
+    const copy = io().io_duplicate(fd)
+    const timer = setTimeout(() => {
+      this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
+      this.#giveWaiting(waiting)
+    }, REUSE_WAIT_MS)
+    const waiting = { fd: copy, client, timer }
+    this.#waiting.push(waiting)
+  }
+
+  #giveWaiting(waiting: Waiting): void {
+    clearTimeout(waiting.timer)
+    this.#give(waiting.fd, waiting.client)
+    io().io_close(waiting.fd)
+  }
+
+  /** Gives a connection to an idle process, or to a new one. */
+  #give(fd: number, client: ClientName): void {
     const failure = this.#idle.length === 0 ? this.#spawn() : undefined
     const member = this.#idle.shift()
     if (member === undefined) {
@@ -116,6 +162,10 @@ export class SessionPool {
   async close(): Promise<void> {
     this.#closing = true
     clearTimeout(this.#surplusTimer)
+    for (const { fd, timer } of this.#waiting.splice(0)) {
+      clearTimeout(timer)
+      io().io_close(fd)
+    }
     const processes = [...this.#members.keys()]
     for (const process of processes) process.stop()
     const kill = setTimeout(() => {
@@ -191,7 +241,6 @@ export class SessionPool {
         return
       case "stateful":
         member.stateful = true
-        this.#keepSpare()
         return
       case "closed":
         this.#onClosed(member, event)
@@ -209,6 +258,8 @@ export class SessionPool {
     member.idleSince = Date.now()
     // Most recently used first: its memory is warm, and the others get old enough to end.
     this.#idle.unshift(member)
+    const waiting = this.#waiting.shift()
+    if (waiting !== undefined) this.#giveWaiting(waiting)
     if (this.#idle.length > this.#options.spareCount) this.#scheduleTrim()
   }
 

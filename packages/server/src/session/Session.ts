@@ -15,10 +15,11 @@ import {
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
 import { Buffers, type SessionBuffer } from "./buffers.ts"
-import type { Cache } from "./cache.ts"
+import type { Cache, CacheWriter } from "./cache.ts"
 import type { ServedDevice } from "./devices.ts"
 import { GraphCheck } from "./graphCheck.ts"
-import { refuse, TensorCheck } from "./tensorCheck.ts"
+import { hexU64, isZeroU64, readU64, refuse, type Words, word, writeU64 } from "./record.ts"
+import { type BufferRule, TensorCheck } from "./tensorCheck.ts"
 import { ClientGone, Wire } from "./wire.ts"
 
 /** What `ggml` said while a request failed on the server's side; the request itself was in order. */
@@ -63,6 +64,7 @@ export interface SessionOptions {
 export class Session {
   readonly #options: SessionOptions
   readonly #devices: readonly ServedDevice[]
+  readonly #cache: Cache | undefined
   readonly #ggml = ggml()
   readonly #wire = new Wire()
   readonly #buffers = new Buffers()
@@ -70,15 +72,17 @@ export class Session {
   readonly #graph = new GraphCheck(this.#buffers)
   readonly #stored: Array<StoredGraph | undefined>
   #staging: { readonly bytes: Uint8Array; readonly address: Address } | undefined
-  #block = new Uint8Array(0)
-  #blockView = new DataView(this.#block.buffer)
+  #block: Words = new Uint32Array(0)
   #blockAddress: Address = 0
+  readonly #noSourceBytes = new Uint8Array(RpcTensor.size * 10)
+  readonly #noSources = ptr(this.#noSourceBytes) as number
   /** Whether the client left something that only the end of the process frees for sure. */
   stateful = false
 
   constructor(options: SessionOptions) {
     this.#options = options
     this.#devices = options.devices
+    this.#cache = options.cache
     this.#stored = options.devices.map(() => undefined)
   }
 
@@ -200,7 +204,7 @@ export class Session {
 
   /** The device whose index is the u32 at the start of the payload. */
   #deviceOf(): ServedDevice {
-    const index = this.#wire.view.getUint32(this.#wire.payload, true)
+    const index = this.#wire.words[0]!
     return (
       this.#devices[index] ??
       refuse("device", `must be below the device count ${this.#devices.length}`, index)
@@ -209,14 +213,10 @@ export class Session {
 
   /** The buffer whose handle is the u64 at the start of the payload. */
   #bufferOf(): SessionBuffer {
-    const { view, payload } = this.#wire
+    const { words } = this.#wire
     return (
-      this.#buffers.find(view, payload) ??
-      refuse(
-        "remote_ptr",
-        "is no buffer of this connection",
-        `0x${view.getBigUint64(payload, true).toString(16)}`,
-      )
+      this.#buffers.find(words, 0) ??
+      refuse("remote_ptr", "is no buffer of this connection", hexU64(words, 0))
     )
   }
 
@@ -238,45 +238,38 @@ export class Session {
   }
 
   #allocSize(): void {
-    const { view, payload } = this.#wire
+    const { words, requestAddress } = this.#wire
     const device = this.#deviceOf()
-    const tensorAt = payload + allocSizeOffsets.tensor
-    // Checked from the last to the first, so that the checker's fields end up with the tensor's own.
-    for (let index = 9; index >= 0; index--) {
-      const at = payload + allocSizeOffsets.srcs + index * RpcTensor.size
-      if (view.getUint32(at, true) === 0 && view.getUint32(at + 4, true) === 0) continue
-      this.#tensor.check(view, at, "srcs", "lenient")
-      this.#localize(at)
+    for (let index = 0; index < 10; index++) {
+      const at = (allocSizeOffsets.srcs + index * RpcTensor.size) / 4
+      if (!isZeroU64(words, at)) this.#takeTensor(at, "srcs", "lenient")
     }
-    this.#tensor.check(view, tensorAt, "tensor", "lenient")
-    this.#localize(tensorAt)
+    this.#takeTensor(allocSizeOffsets.tensor / 4, "tensor", "lenient")
     this.#answerNumber(
       this.#ggml.gs_tensor_alloc_size(
         asPointer(device.bufferType),
-        asPointer(this.#wire.addressOf(tensorAt)),
-        asPointer(this.#wire.addressOf(payload + allocSizeOffsets.srcs)),
+        asPointer(requestAddress + allocSizeOffsets.tensor),
+        asPointer(requestAddress + allocSizeOffsets.srcs),
       ),
     )
   }
 
-  /** Puts native addresses into the record that was checked last. */
-  #localize(at: number): void {
-    const { view } = this.#wire
+  /** Checks the tensor at a word of the request, and puts native addresses into its record. */
+  #takeTensor(at: number, name: string, rule: BufferRule): SessionBuffer | undefined {
+    const { words } = this.#wire
+    this.#tensor.check(words, at, name, rule)
     const { buffer, dataOffsetBytes } = this.#tensor
-    writeU64FromNumber(view, at + RpcTensor.offsets.buffer, buffer?.native ?? 0)
-    writeU64FromNumber(
-      view,
-      at + RpcTensor.offsets.data,
-      buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes,
-    )
+    writeU64(words, at + word.buffer, buffer?.native ?? 0)
+    writeU64(words, at + word.data, buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes)
+    return buffer
   }
 
   // ---- buffers ------------------------------------------------------------------------------------
 
   #allocBuffer(): void {
     const device = this.#deviceOf()
-    const index = this.#wire.view.getUint32(this.#wire.payload, true)
-    const sizeBytes = readU64AsNumber(this.#wire.view, this.#wire.payload + 4)
+    const index = this.#wire.words[0]!
+    const sizeBytes = readU64(this.#wire.words, 1)
     const buffer = this.#tryAlloc(device, index, sizeBytes)
     const at = this.#wire.answer(16)
     writeU64FromNumber(this.#wire.out, at, buffer?.id ?? 0)
@@ -329,7 +322,7 @@ export class Session {
 
   #clearBuffer(): void {
     const buffer = this.#bufferOf()
-    const value = this.#wire.view.getUint8(this.#wire.payload + 8)
+    const value = this.#wire.view.getUint8(8)
     if (buffer.sizeBytes > 0) {
       this.#ggml.ggml_backend_buffer_clear(asPointer(buffer.native), value)
     }
@@ -337,64 +330,39 @@ export class Session {
 
   // ---- tensors ------------------------------------------------------------------------------------
 
-  /** Checks the tensor at `at`, which must be in a buffer, and localizes its record. */
-  #takeTensor(at: number, name: string): SessionBuffer {
-    this.#tensor.check(this.#wire.view, at, name, "required")
-    this.#localize(at)
-    return this.#tensor.buffer!
-  }
-
   #setTensor(): void {
     const wire = this.#wire
-    const { payload, view } = wire
-    const buffer = this.#takeTensor(payload, "tensor")
-    const offset = readU64AsNumber(view, payload + setOffsets.offsetBytes)
+    const { view } = wire
+    const buffer = this.#takeTensor(0, "tensor", "required")!
+    const offset = readU64AsNumber(view, setOffsets.offsetBytes)
     const size = wire.sizeBytes - SetTensorPrefix.size
     this.#tensor.checkRange(offset, size, "offset", "payload_size")
-    const cached =
-      this.#options.cache !== undefined && view.getUint8(payload + setOffsets.cacheFlag) !== 0
-    if (size === wire.available(size) && !cached) {
-      this.#ggml.gs_tensor_set(
-        asPointer(wire.addressOf(payload)),
-        asPointer(wire.tailAddress),
-        offset,
-        size,
-      )
-      wire.skip(size)
-      return
-    }
+    const isCached = this.#cache !== undefined && view.getUint8(setOffsets.cacheFlag) !== 0
     if (buffer.isHost) {
       const target = buffer.nativeBase + this.#tensor.dataOffsetBytes + offset
       wire.take(target, size)
-      if (cached) this.#options.cache?.store(target, size)
-      return
+      if (isCached) this.#cache?.store(target, size)
+    } else if (size === wire.available(size) && !isCached) {
+      const record = asPointer(wire.requestAddress)
+      this.#ggml.gs_tensor_set(record, asPointer(wire.tailAddress), offset, size)
+      wire.skip(size)
+    } else {
+      this.#setStaged(offset, size, isCached ? this.#cache?.writer() : undefined)
     }
-    this.#setStaged(offset, size, cached)
   }
 
-  #setStaged(offset: number, size: number, cached: boolean): void {
+  #setStaged(offset: number, size: number, writer: CacheWriter | undefined): void {
     const wire = this.#wire
-    // The payload's fixed part is overwritten when the inbox is filled again.
-    const record = this.#recordCopy(wire.payload)
+    const record = asPointer(wire.requestAddress)
     const staging = this.#stagingBlock()
-    const writer = cached ? this.#options.cache?.writer() : undefined
     for (let done = 0; done < size; ) {
       const part = Math.min(size - done, STAGING_BYTES)
       wire.take(staging.address, part)
-      this.#ggml.gs_tensor_set(asPointer(record), asPointer(staging.address), offset + done, part)
+      this.#ggml.gs_tensor_set(record, asPointer(staging.address), offset + done, part)
       writer?.write(staging.bytes.subarray(0, part))
       done += part
     }
     writer?.finish()
-  }
-
-  readonly #record = new Uint8Array(RpcTensor.size * 8)
-  readonly #recordAddress = ptr(this.#record) as number
-
-  #recordCopy(at: number): Address {
-    const { buffer } = this.#wire.view
-    this.#record.set(new Uint8Array(buffer, at, RpcTensor.size))
-    return this.#recordAddress
   }
 
   #stagingBlock(): { readonly bytes: Uint8Array; readonly address: Address } {
@@ -406,21 +374,19 @@ export class Session {
   }
 
   #setTensorHash(): void {
-    const wire = this.#wire
-    const { view, payload } = wire
-    const cache = this.#options.cache
-    const hashAt = payload + hashOffsets.hash
-    const file = cache?.open(view.getUint32(hashAt + 4, true), view.getUint32(hashAt, true))
+    const { words, requestAddress } = this.#wire
+    const hash = hashOffsets.hash / 4
+    const file = this.#cache?.open(words[hash + 1]!, words[hash]!)
     if (file === undefined) {
       this.#answerByte(0)
       return
     }
     try {
-      this.#takeTensor(payload, "tensor")
-      const offset = readU64AsNumber(view, payload + hashOffsets.offsetBytes)
-      this.#tensor.checkRange(offset, file.sizeBytes, "offset", "cached size")
+      this.#takeTensor(0, "tensor", "required")
+      const offset = readU64(words, hashOffsets.offsetBytes / 4)
+      this.#tensor.checkRange(offset, file.sizeBytes, "offset", "hash's size")
       this.#ggml.gs_tensor_set(
-        asPointer(wire.addressOf(payload)),
+        asPointer(requestAddress),
         asPointer(file.address),
         offset,
         file.sizeBytes,
@@ -433,12 +399,12 @@ export class Session {
 
   #getTensor(): void {
     const wire = this.#wire
-    const { view, payload } = wire
-    const buffer = this.#takeTensor(payload, "tensor")
-    const offset = readU64AsNumber(view, payload + getOffsets.offsetBytes)
-    const size = readU64AsNumber(view, payload + getOffsets.sizeBytes)
+    const { words } = wire
+    const buffer = this.#takeTensor(0, "tensor", "required")!
+    const offset = readU64(words, getOffsets.offsetBytes / 4)
+    const size = readU64(words, getOffsets.sizeBytes / 4)
     this.#tensor.checkRange(offset, size, "offset", "size")
-    const record = asPointer(wire.addressOf(payload))
+    const record = asPointer(wire.requestAddress)
     if (size <= SMALL_READ_BYTES) {
       const at = wire.answer(size)
       this.#ggml.gs_tensor_get(record, asPointer(wire.outAddress(at)), offset, size)
@@ -457,59 +423,47 @@ export class Session {
   }
 
   #copyTensor(): void {
-    const { payload } = this.#wire
-    const sourceAt = payload + copyOffsets.src
-    const targetAt = payload + copyOffsets.dst
-    this.#takeTensor(sourceAt, "src")
-    const sizeBytes = this.#tensor.sizeBytes
-    const target = this.#takeTensor(targetAt, "dst")
+    this.#takeTensor(copyOffsets.src / 4, "src", "required")
+    const { sizeBytes } = this.#tensor
+    const target = this.#takeTensor(copyOffsets.dst / 4, "dst", "required")!
     const room = target.sizeBytes - this.#tensor.dataOffsetBytes
     if (sizeBytes > room) {
       refuse("dst.data", `has ${room} bytes to the end of its buffer, src needs`, sizeBytes)
     }
-    const copied = this.#ggml.gs_tensor_copy(
-      asPointer(this.#wire.addressOf(sourceAt)),
-      asPointer(this.#wire.addressOf(targetAt)),
+    const { requestAddress } = this.#wire
+    this.#answerByte(
+      this.#ggml.gs_tensor_copy(
+        asPointer(requestAddress + copyOffsets.src),
+        asPointer(requestAddress + copyOffsets.dst),
+      ),
     )
-    this.#answerByte(copied)
   }
 
   #initTensor(): void {
-    const { view, payload } = this.#wire
-    this.#tensor.check(view, payload, "tensor", "lenient")
-    const { buffer, dataOffsetBytes } = this.#tensor
+    const buffer = this.#takeTensor(0, "tensor", "lenient")
     if (buffer === undefined) return
-    this.#localize(payload)
-    const record = asPointer(this.#wire.addressOf(payload))
+    const record = asPointer(this.#wire.requestAddress)
     const type = asPointer(this.#devices[buffer.device]!.bufferType)
     // Backends clear the padding behind the tensor: it must be inside the buffer too.
     const padded = this.#ggml.gs_tensor_alloc_size(type, record, asPointer(this.#noSources))
-    if (padded > buffer.sizeBytes - dataOffsetBytes) {
-      refuse(
-        "tensor.data",
-        `needs ${padded} bytes with padding, its buffer has`,
-        buffer.sizeBytes - dataOffsetBytes,
-      )
+    const room = buffer.sizeBytes - this.#tensor.dataOffsetBytes
+    if (padded > room) {
+      refuse("tensor.data", `leaves ${room} bytes in its buffer, with padding it needs`, padded)
     }
     if (this.#ggml.gs_tensor_init(record) === 0) {
-      throw new ComputeError(
-        "the device keeps data of its own for this tensor, which the protocol cannot carry",
-      )
+      throw new ComputeError("the device keeps state of its own for this tensor")
     }
   }
 
-  readonly #noSourceBytes = new Uint8Array(RpcTensor.size * 10)
-  readonly #noSources = ptr(this.#noSourceBytes) as number
-
   #memsetTensor(): void {
-    const { view, payload } = this.#wire
-    this.#takeTensor(payload, "tensor")
-    const offset = readU64AsNumber(view, payload + memsetOffsets.offsetBytes)
-    const size = readU64AsNumber(view, payload + memsetOffsets.sizeBytes)
+    const { words, view, requestAddress } = this.#wire
+    this.#takeTensor(0, "tensor", "required")
+    const offset = readU64(words, memsetOffsets.offsetBytes / 4)
+    const size = readU64(words, memsetOffsets.sizeBytes / 4)
     this.#tensor.checkRange(offset, size, "offset", "size")
-    const value = view.getUint8(payload + memsetOffsets.value)
-    const record = asPointer(this.#wire.addressOf(payload))
-    if (size > 0 && this.#ggml.gs_tensor_memset(record, value, offset, size) === 0) {
+    const value = view.getUint8(memsetOffsets.value)
+    if (size === 0) return
+    if (this.#ggml.gs_tensor_memset(asPointer(requestAddress), value, offset, size) === 0) {
       throw new ComputeError("the device cannot fill part of a tensor")
     }
   }
@@ -519,10 +473,10 @@ export class Session {
   #graphCompute(): void {
     const wire = this.#wire
     const size = wire.sizeBytes
-    if (this.#block.length < size) this.#growBlock(size)
+    if (this.#block.byteLength < size) this.#growBlock(size)
     wire.take(this.#blockAddress, size)
     const graph = this.#graph
-    graph.prepare(this.#blockView, size, this.#devices.length)
+    graph.prepare(this.#block, size, this.#devices.length)
     this.#dropGraph(graph.device)
     this.stateful = true
     const native = this.#ggml.gs_graph_build(
@@ -540,14 +494,13 @@ export class Session {
 
   #growBlock(size: number): void {
     const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
-    this.#block = new Uint8Array(bytes)
-    this.#blockView = new DataView(this.#block.buffer)
+    this.#block = new Uint32Array(bytes / 4)
     this.#blockAddress = ptr(this.#block) as number
   }
 
   #graphRecompute(): void {
     this.#deviceOf()
-    const index = this.#wire.view.getUint32(this.#wire.payload, true)
+    const index = this.#wire.words[0]!
     const stored = this.#stored[index]
     if (stored === undefined) {
       refuse("device", "has no computed graph that could run again", index)

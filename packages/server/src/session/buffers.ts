@@ -1,5 +1,5 @@
 import type { Address } from "@ggml-rpc/native/bindings"
-import { readU64AsNumber } from "@ggml-rpc/protocol"
+import { readU64, type Words } from "./record.ts"
 
 /** A buffer of one client. Addresses that the client sees and real ones never mix: see `Buffers`. */
 export interface SessionBuffer {
@@ -18,8 +18,13 @@ export interface SessionBuffer {
   readonly isHost: boolean
 }
 
-/** Where the client's addresses begin and end: far from anything real, and exact as plain numbers. */
-const SPACE_START = 2 ** 44
+/** The handle of a session's first buffer. */
+export const FIRST_ID = 1
+
+/** The base of a session's first buffer: far from anything real. */
+export const FIRST_BASE = 2 ** 44
+
+/** Where the client's addresses end: plain numbers are exact up to here. */
 const SPACE_END = 2 ** 53
 
 /** Nothing lies between two buffers, so that an address past one end is never inside the next. */
@@ -35,8 +40,8 @@ const MIN_ALIGNMENT_BYTES = 4096
  */
 export class Buffers {
   readonly #byId = new Map<number, SessionBuffer>()
-  #nextId = 1
-  #nextBase = SPACE_START
+  #nextId = FIRST_ID
+  #nextBase = FIRST_BASE
 
   get count(): number {
     return this.#byId.size
@@ -60,9 +65,9 @@ export class Buffers {
     return Math.ceil(this.#nextBase / step) * step
   }
 
-  /** The buffer whose handle is the u64 at `offset`, or undefined. */
-  find(view: DataView, offset: number): SessionBuffer | undefined {
-    return this.#byId.get(readU64AsNumber(view, offset))
+  /** The buffer whose handle is the u64 at word `at`, or undefined. */
+  find(words: Words, at: number): SessionBuffer | undefined {
+    return this.#byId.get(readU64(words, at))
   }
 
   remove(id: number): void {

@@ -1,20 +1,20 @@
 import { ptr } from "bun:ffi"
-import {
-  opId,
-  ProtocolError,
-  parseGraphHeader,
-  RpcTensor,
-  readU64AsNumber,
-  TensorFlag,
-  tensorByteSize,
-  V7_0_0,
-  writeU64FromNumber,
-} from "@ggml-rpc/protocol"
+import { opId, ProtocolError, parseGraphHeader, TensorFlag, V7_0_0 } from "@ggml-rpc/protocol"
 import type { Buffers, SessionBuffer } from "./buffers.ts"
 import { IdTable } from "./idTable.ts"
-import { refuse, TensorCheck } from "./tensorCheck.ts"
+import {
+  byteSize,
+  hexU64,
+  isZeroU64,
+  RECORD_WORDS,
+  readU64,
+  refuse,
+  type Words,
+  word,
+  writeU64,
+} from "./record.ts"
+import { TensorCheck } from "./tensorCheck.ts"
 
-const { offsets, size: RECORD_SIZE } = RpcTensor
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
 const CHILD_COUNT = SOURCE_COUNT + 1
@@ -62,12 +62,13 @@ const BLACK = 2
 export class GraphCheck {
   readonly #tensor: TensorCheck
   readonly #ids = new IdTable()
-  #colors = new Uint8Array(0)
-  #stack = new Int32Array(0)
+  #colors = new Uint8Array(1024)
+  #stack = new Int32Array(1024)
   /** By record: the next child to look at, while the record is grey. */
-  #cursors = new Uint8Array(0)
+  #cursors = new Uint8Array(1024)
   #bufferOf: Array<SessionBuffer | undefined> = []
-  #view: DataView = new DataView(new ArrayBuffer(0))
+  #words: Words = new Uint32Array(0)
+  /** Word index of the first record. */
   #start = 0
   /** The record that is being checked. */
   #current = 0
@@ -78,7 +79,7 @@ export class GraphCheck {
   nodesAddress = ptr(this.nodes) as number
   nodeCount = 0
   tensorCount = 0
-  /** Where in the view the records start. */
+  /** Where in the payload the records start, in bytes. */
   recordsOffset = 0
   /** Handles of the buffers that the graph reads or writes. */
   usedBuffers = new Set<number>()
@@ -88,28 +89,28 @@ export class GraphCheck {
   }
 
   /**
-   * Checks and rewrites the payload of `sizeBytes` at the start of the view. The fields above describe it
+   * Checks and rewrites the payload of `sizeBytes` at the start of `words`. The fields above describe it
    * afterwards.
    *
    * @throws {ProtocolError}
    */
-  prepare(view: DataView, sizeBytes: number, deviceCount: number): void {
-    const layout = parseGraphHeader(view, sizeBytes)
+  prepare(words: Words, sizeBytes: number, deviceCount: number): void {
+    const layout = parseGraphHeader(new DataView(words.buffer, words.byteOffset), sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
-    this.#view = view
-    this.#start = layout.tensorsOffset
+    this.#words = words
+    this.#start = layout.tensorsOffset / 4
     this.device = layout.device
     this.nodeCount = layout.nodeCount
     this.tensorCount = layout.tensorCount
     this.recordsOffset = layout.tensorsOffset
     this.usedBuffers = new Set()
     this.#reserve(layout.nodeCount, layout.tensorCount)
-    this.#ids.fill(view, this.#start + offsets.id, RECORD_SIZE, layout.tensorCount)
+    this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
     try {
       for (let node = 0; node < layout.nodeCount; node++) {
-        this.#visitNode(node, layout.nodeIdsOffset + node * 8)
+        this.#visitNode(node, layout.nodeIdsOffset / 4 + node * 2)
       }
     } catch (error) {
       throw error instanceof ProtocolError ? this.#located(error) : error
@@ -141,41 +142,36 @@ export class GraphCheck {
   }
 
   #visitNode(node: number, idAt: number): void {
-    const low = this.#view.getUint32(idAt, true)
-    const high = this.#view.getUint32(idAt + 4, true)
-    if (low === 0 && high === 0) refuse(`nodes[${node}]`, "must not be 0")
-    const index = this.#ids.find(low, high)
-    if (index < 0) {
-      refuse(`nodes[${node}]`, "is not among the tensors", this.#id(idAt))
-    }
+    const words = this.#words
+    if (isZeroU64(words, idAt)) refuse(`nodes[${node}]`, "must not be 0")
+    const index = this.#ids.find(words[idAt]!, words[idAt + 1]!)
+    if (index < 0) refuse(`nodes[${node}]`, "is not among the tensors", hexU64(words, idAt))
     this.nodes[node] = index + 1
     if (this.#colors[index] === WHITE) this.#reach(index)
-    const at = this.#start + index * RECORD_SIZE
-    if ((this.#view.getInt32(at + offsets.flags, true) & TensorFlag.COMPUTE) !== 0) {
-      this.#checkComputed(node, index)
-    }
+    const flags = words[this.#start + index * RECORD_WORDS + word.flags]!
+    if ((flags & TensorFlag.COMPUTE) !== 0) this.#checkComputed(node, index)
   }
 
   /** Visits everything below a record, sources before users, with a stack of its own. */
   #reach(root: number): void {
     const colors = this.#colors
     const stack = this.#stack
+    const cursors = this.#cursors
     let depth = 0
     this.#enter(root)
     stack[depth++] = root
     while (depth > 0) {
       const index = stack[depth - 1]!
-      const child = this.#cursors[index]!
+      const child = cursors[index]!
       if (child === CHILD_COUNT) {
         colors[index] = BLACK
         this.#leave(index)
         depth--
         continue
       }
-      this.#cursors[index] = child + 1
+      cursors[index] = child + 1
       const next = this.#resolve(index, child)
-      if (next < 0) continue
-      if (colors[next] === WHITE) {
+      if (next >= 0 && colors[next] === WHITE) {
         this.#enter(next)
         stack[depth++] = next
       }
@@ -184,60 +180,57 @@ export class GraphCheck {
 
   /** Checks a record and puts native addresses into it. */
   #enter(index: number): void {
-    const view = this.#view
-    const at = this.#start + index * RECORD_SIZE
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS
     const tensor = this.#tensor
     this.#current = index
-    tensor.check(view, at, "tensor", "optional")
-    const buffer = tensor.buffer
+    tensor.check(words, at, "tensor", "optional")
+    const { buffer } = tensor
     this.#bufferOf[index] = buffer
     if (buffer !== undefined) {
       this.usedBuffers.add(buffer.id)
-      writeU64FromNumber(view, at + offsets.buffer, buffer.native)
-      writeU64FromNumber(view, at + offsets.data, buffer.nativeBase + tensor.dataOffsetBytes)
+      writeU64(words, at + word.buffer, buffer.native)
+      writeU64(words, at + word.data, buffer.nativeBase + tensor.dataOffsetBytes)
     }
     this.#colors[index] = GREY
     this.#cursors[index] = 0
   }
 
-  /** Replaces a reference by the 1-based index of its record; returns a record to visit, or -1. */
+  /** Replaces a reference by the 1-based index of its record; returns that record, or -1 for none. */
   #resolve(index: number, child: number): number {
-    const view = this.#view
-    const at = this.#start + index * RECORD_SIZE + offsets.src + child * 8
-    const low = view.getUint32(at, true)
-    const high = view.getUint32(at + 4, true)
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS + word.src + child * 2
+    const low = words[at]!
+    const high = words[at + 1]!
     if (low === 0 && high === 0) return -1
     const found = this.#ids.find(low, high)
     if (found < 0) {
-      refuse(this.#childName(index, child), "is not among the tensors", this.#id(at))
+      refuse(this.#childName(index, child), "is not among the tensors", hexU64(words, at))
     }
-    if (this.#colors[found] === GREY) {
+    if (this.#colors[found] === GREY && (found !== index || child === SOURCE_COUNT)) {
       // A cast names itself as its second source; every other cycle would have no first tensor.
-      if (found !== index || child === SOURCE_COUNT) {
-        refuse(this.#childName(index, child), "closes a cycle", this.#id(at))
-      }
+      refuse(this.#childName(index, child), "closes a cycle", hexU64(words, at))
     }
-    view.setUint32(at, found + 1, true)
-    view.setUint32(at + 4, 0, true)
+    words[at] = found + 1
+    words[at + 1] = 0
     return found
   }
 
   /** What can only be said of a record once the one it views is known. */
   #leave(index: number): void {
-    const view = this.#view
-    const at = this.#start + index * RECORD_SIZE
-    const viewed = view.getUint32(at + offsets.viewSrc, true) - 1
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS
+    const viewed = words[at + word.viewSrc]! - 1
     if (viewed < 0) return
     const buffer = this.#bufferOf[viewed]
     if (buffer === undefined || this.#bufferOf[index] === undefined) return
     // Some backends address a view by its source and `view_offs` instead of by `data`.
-    const viewOffset = readU64AsNumber(view, at + offsets.viewOffset)
-    const viewedAt = this.#start + viewed * RECORD_SIZE
-    const start = readU64AsNumber(view, viewedAt + offsets.data) - buffer.nativeBase
-    if (viewOffset < 0 || start + viewOffset + tensorByteSize(view, at) > buffer.sizeBytes) {
-      const where = `tensors[${index}].view_offs`
+    const viewOffset = readU64(words, at + word.viewOffset)
+    const viewedData = readU64(words, this.#start + viewed * RECORD_WORDS + word.data)
+    const start = viewedData - buffer.nativeBase
+    if (viewOffset < 0 || start + viewOffset + byteSize(words, at) > buffer.sizeBytes) {
       refuse(
-        where,
+        `tensors[${index}].view_offs`,
         `leads out of the ${buffer.sizeBytes} bytes of the viewed tensor's buffer`,
         viewOffset < 0 ? "2^53 or more" : viewOffset,
       )
@@ -246,45 +239,41 @@ export class GraphCheck {
 
   /** A node that will run needs memory for its result and for all that it reads. */
   #checkComputed(node: number, index: number): void {
-    const view = this.#view
-    const at = this.#start + index * RECORD_SIZE
-    const op = view.getUint32(at + offsets.op, true)
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS
+    const op = words[at + word.op]!
     if (isPassive[op] !== 0) return
     if (this.#lacksMemory(index)) {
       refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
     }
     for (let source = 0; source < SOURCE_COUNT; source++) {
-      const child = view.getUint32(at + offsets.src + source * 8, true) - 1
-      if (child < 0) {
-        if (source < sourcesNeeded[op]!) {
-          refuse(
-            `tensors[${index}].src[${source}]`,
-            `is 0, but ${V7_0_0.ops[op]} needs ${sourcesNeeded[op]} sources`,
-          )
+      const child = words[at + word.src + source * 2]! - 1
+      if (child >= 0) {
+        if (this.#lacksMemory(child)) {
+          refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
         }
-      } else if (this.#lacksMemory(child)) {
-        refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
+      } else if (source < sourcesNeeded[op]!) {
+        refuse(
+          `tensors[${index}].src[${source}]`,
+          `is 0, but ${V7_0_0.ops[op]} has at least ${sourcesNeeded[op]} sources`,
+        )
       }
     }
   }
 
   #lacksMemory(index: number): boolean {
     if (this.#bufferOf[index] !== undefined) return false
-    return tensorByteSize(this.#view, this.#start + index * RECORD_SIZE) > 0
+    return byteSize(this.#words, this.#start + index * RECORD_WORDS) > 0
   }
 
   #dropUnreached(): void {
     for (let index = 0; index < this.tensorCount; index++) {
       if (this.#colors[index] !== WHITE) continue
-      writeU64FromNumber(this.#view, this.#start + index * RECORD_SIZE + offsets.id, 0)
+      writeU64(this.#words, this.#start + index * RECORD_WORDS + word.id, 0)
     }
   }
 
   #childName(index: number, child: number): string {
     return `tensors[${index}].${child === SOURCE_COUNT ? "view_src" : `src[${child}]`}`
-  }
-
-  #id(at: number): string {
-    return `0x${this.#view.getBigUint64(at, true).toString(16)}`
   }
 }

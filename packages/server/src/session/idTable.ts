@@ -1,3 +1,5 @@
+import type { Words } from "./record.ts"
+
 /**
  * Ids of a graph's tensors, looked up by their position in the payload: open addressing over a power of
  * two, at most half full. The ids stay where they are in the payload; u64 values are compared as two
@@ -9,20 +11,21 @@ export class IdTable {
   #mask = 1023
   // Clients choose the ids: a seed of our own keeps them from choosing ones that collide.
   readonly #seed = (Math.random() * 0x1_0000_0000) | 0
-  #view: DataView = new DataView(new ArrayBuffer(0))
+  #words: Words = new Uint32Array(0)
   #start = 0
   #stride = 0
 
-  /** Indexes `count` ids: one every `stride` bytes from `start`. The first of equal ids wins; 0 is none. */
-  fill(view: DataView, start: number, stride: number, count: number): void {
-    this.#view = view
+  /**
+   * Indexes `count` ids, one every `stride` words from word `start`. The first of equal ids wins; 0 is none.
+   */
+  fill(words: Words, start: number, stride: number, count: number): void {
+    this.#words = words
     this.#start = start
     this.#stride = stride
     this.#reserve(count)
-    for (let index = 0; index < count; index++) {
-      const at = start + index * stride
-      const low = view.getUint32(at, true)
-      const high = view.getUint32(at + 4, true)
+    for (let index = 0, at = start; index < count; index++, at += stride) {
+      const low = words[at]!
+      const high = words[at + 1]!
       if (low === 0 && high === 0) continue
       const slot = this.#slotOf(low, high)
       if (this.#slots[slot] === 0) this.#slots[slot] = index + 1
@@ -51,14 +54,14 @@ export class IdTable {
     hash ^= hash >>> 15
     hash = Math.imul(hash, 0x2c1b_3c6d)
     hash ^= hash >>> 13
+    const words = this.#words
+    const slots = this.#slots
     let slot = hash & this.#mask
     for (;;) {
-      const entry = this.#slots[slot]!
+      const entry = slots[slot]!
       if (entry === 0) return slot
       const at = this.#start + (entry - 1) * this.#stride
-      if (this.#view.getUint32(at, true) === low && this.#view.getUint32(at + 4, true) === high) {
-        return slot
-      }
+      if (words[at] === low && words[at + 1] === high) return slot
       slot = (slot + 1) & this.#mask
     }
   }

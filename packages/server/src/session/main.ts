@@ -12,6 +12,7 @@ import { Cache } from "./cache.ts"
 import { ServedDevice, selectDevices } from "./devices.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
 import { ComputeError, Session } from "./Session.ts"
+import { warmUp } from "./warmUp.ts"
 import { ClientGone } from "./wire.ts"
 
 const CHANNEL = 3
@@ -44,6 +45,7 @@ const startDevices = (config: SessionConfig): readonly ServedDevice[] => {
 const main = (config: SessionConfig): void => {
   io().io_watch_parent(CHANNEL)
   const devices = startDevices(config)
+  warmUp(devices)
   const session = new Session({
     devices,
     cache: config.cacheDir === undefined ? undefined : new Cache(config.cacheDir),

@@ -6,17 +6,20 @@ import {
   DEFAULT_PAYLOAD_LIMITS,
   describeCommand,
   ProtocolError,
-  readU64AsNumber,
   SetTensorPrefix,
 } from "@ggml-rpc/protocol"
+import type { Words } from "./record.ts"
 
 /** The client is gone: its end was closed or reset, or its host does not answer any more. */
 export class ClientGone extends Error {
   readonly _tag = "ClientGone"
 }
 
-/** Room for whole requests of every command but those whose size the client chooses. */
-const INBOX_BYTES = 128 * 1024
+/** The current request's fixed part is moved to the start of the inbox: that is where it is aligned. */
+const REQUEST_BYTES = 4096
+
+/** What is received lies behind. */
+const INBOX_BYTES = REQUEST_BYTES + 128 * 1024
 const OUTBOX_BYTES = 64 * 1024
 
 /** u8 command, u64 payload size. */
@@ -45,57 +48,71 @@ export class Wire {
   #fd = -1
   readonly #inbox = new Uint8Array(INBOX_BYTES)
   readonly #inboxAt: number
-  #read = 0
-  #filled = 0
+  #read = REQUEST_BYTES
+  #filled = REQUEST_BYTES
   readonly #outbox = new Uint8Array(OUTBOX_BYTES)
   readonly #outboxAt: number
   readonly #out: DataView
   #pending = 0
 
-  /** View of the inbox; `payload` and `tail` are offsets in it. */
+  /** The current request's payload, or for SET_TENSOR what comes before the data. */
   readonly view: DataView
+  /** The same as words. */
+  readonly words: Words
+  /** The same for native calls. */
+  readonly requestAddress: number
   command = 0
   /** The announced payload size. */
   sizeBytes = 0
-  /** Where the payload starts: all of it, or for SET_TENSOR what comes before the data. */
-  payload = 0
 
   constructor() {
-    this.view = new DataView(this.#inbox.buffer)
+    this.view = new DataView(this.#inbox.buffer, 0, REQUEST_BYTES)
+    this.words = new Uint32Array(this.#inbox.buffer, 0, REQUEST_BYTES / 4)
     this.#out = new DataView(this.#outbox.buffer)
     this.#inboxAt = ptr(this.#inbox) as number
+    this.requestAddress = this.#inboxAt
     this.#outboxAt = ptr(this.#outbox) as number
   }
 
   open(fd: number): void {
     this.#fd = fd
-    this.#read = 0
-    this.#filled = 0
+    this.#read = REQUEST_BYTES
+    this.#filled = REQUEST_BYTES
     this.#pending = 0
   }
 
   /**
-   * Waits for the next request: its header is checked and its fixed part is in the inbox.
+   * Waits for the next request: its header is checked and its fixed part is in `view` and `words`, until the
+   * next call.
    *
    * @throws {ClientGone} @throws {ProtocolError}
    */
   next(): void {
     this.#ensure(HEADER_BYTES)
-    const view = this.view
-    const command = view.getUint8(this.#read)
+    const inbox = this.#inbox
+    const at = this.#read
+    const command = inbox[at]!
     this.command = command
     if (command >= COMMAND_COUNT) {
       throw new ProtocolError({ field: "command", reason: "is unknown", value: command })
     }
-    const sizeBytes = readU64AsNumber(view, this.#read + 1)
+    const low =
+      inbox[at + 1]! | (inbox[at + 2]! << 8) | (inbox[at + 3]! << 16) | (inbox[at + 4]! << 24)
+    const high =
+      inbox[at + 5]! | (inbox[at + 6]! << 8) | (inbox[at + 7]! << 16) | (inbox[at + 8]! << 24)
+    const isSafe = high >= 0 && high <= 0x1f_ffff
+    const sizeBytes = isSafe ? high * 0x1_0000_0000 + (low >>> 0) : -1
     this.sizeBytes = sizeBytes
     const fixed = fixedBytes[command]!
     if (fixed < 0 ? sizeBytes < 0 || sizeBytes > graphLimitBytes : sizeBytes !== fixed) {
       if (command !== Command.SET_TENSOR || sizeBytes < fixed) this.#refuseSize(fixed)
     }
-    if (fixed > 0) this.#ensure(HEADER_BYTES + fixed)
-    this.payload = this.#read + HEADER_BYTES
-    this.#read = fixed < 0 ? this.payload : this.payload + fixed
+    this.#read = at + HEADER_BYTES
+    if (fixed > 0) {
+      this.#ensure(fixed)
+      inbox.copyWithin(0, this.#read, this.#read + fixed)
+      this.#read += fixed
+    }
   }
 
   #refuseSize(fixed: number): never {
@@ -120,12 +137,12 @@ export class Wire {
     if (this.#filled - this.#read >= size) return
     this.flush()
     if (this.#read === this.#filled) {
-      this.#read = 0
-      this.#filled = 0
+      this.#read = REQUEST_BYTES
+      this.#filled = REQUEST_BYTES
     } else if (this.#read + size > INBOX_BYTES) {
-      this.#inbox.copyWithin(0, this.#read, this.#filled)
-      this.#filled -= this.#read
-      this.#read = 0
+      this.#inbox.copyWithin(REQUEST_BYTES, this.#read, this.#filled)
+      this.#filled -= this.#read - REQUEST_BYTES
+      this.#read = REQUEST_BYTES
     }
     while (this.#filled - this.#read < size) {
       const got = this.#io.io_recv(
@@ -169,11 +186,6 @@ export class Wire {
       this.skip(there)
     }
     this.receive(address + there, size - there)
-  }
-
-  /** Native address of a payload offset of the inbox. */
-  addressOf(offset: number): number {
-    return this.#inboxAt + offset
   }
 
   // ---- answers -----------------------------------------------------------------------------------
