@@ -5,7 +5,7 @@
  * Once per set of libraries and cached: a build whose inputs did not change is a look at a stamp file.
  */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs"
-import { cpus } from "node:os"
+import { availableParallelism } from "node:os"
 import { dirname, join, resolve } from "node:path"
 import * as Data from "effect/Data"
 import { type LibrarySet, librarySet, librarySets, shimFolder } from "../src/libraries.ts"
@@ -49,8 +49,7 @@ export const ensureShim = async (
   requireTools()
   say(`building the native shim for ${set.variant} (once)`)
   const source = await ensureSource()
-  mkdirSync(dirname(target), { recursive: true })
-  const work = mkdtempSync(join(dirname(target), ".build-"))
+  const work = makeWorkFolder(dirname(target))
   try {
     await cmakeJs(
       ["-d", packageFolder, "-O", work],
@@ -63,6 +62,19 @@ export const ensureShim = async (
     rmSync(work, { recursive: true, force: true })
   }
   return target
+}
+
+const makeWorkFolder = (parent: string): string => {
+  try {
+    mkdirSync(parent, { recursive: true })
+    return mkdtempSync(join(parent, ".build-"))
+  } catch (cause) {
+    throw new NativeBuildError({
+      reason: "disk",
+      message: `The build folder ${parent} cannot be written (${cause instanceof Error ? cause.message : String(cause)}): free it, or name another with GGML_RPC_BUILD_DIR.`,
+      cause,
+    })
+  }
 }
 
 const replaceFolder = (from: string, target: string, work: string): void => {
@@ -120,7 +132,8 @@ const cmakeJs = async (
       "-B",
       "Release",
       "--parallel",
-      String(Math.max(1, cpus().length)),
+      // cmake's own variable, which cmake-js would override.
+      process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism()),
       ...definitions.flat().map((definition) => `--CD${definition}`),
     ],
     { cwd: packageFolder, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
@@ -156,12 +169,12 @@ export const buildFromSource = async (
   const libraries = join(root, "lib")
   say(`building ggml and llama ${llamaVersion} from source with ${flags.join(" ") || "no flags"}`)
   await cmakeJs(
-    ["-d", source, "-O", join(root, "cmake")],
+    ["-d", packageFolder, "-O", join(root, "cmake")],
     [
+      "GGML_RPC_FROM_SOURCE=ON",
+      `LLAMA_SOURCE_DIR=${source}`,
       "BUILD_SHARED_LIBS=ON",
-      "GGML_BACKEND_DL=ON",
-      "GGML_NATIVE=OFF",
-      "GGML_CPU_ALL_VARIANTS=ON",
+      ...cpuDefinitions(flags),
       "LLAMA_BUILD_TESTS=OFF",
       "LLAMA_BUILD_EXAMPLES=OFF",
       "LLAMA_BUILD_TOOLS=OFF",
@@ -178,21 +191,33 @@ export const buildFromSource = async (
   return libraries
 }
 
+/**
+ * One CPU library per processor generation, the best of which is loaded; for this machine alone when
+ * the flags say so, which ggml does not combine with backends that are loaded.
+ */
+const cpuDefinitions = (flags: ReadonlyArray<string>): ReadonlyArray<string> =>
+  flags.some((flag) => /^-DGGML_NATIVE=(ON|1|TRUE|YES|Y)$/i.test(flag))
+    ? ["GGML_BACKEND_DL=OFF", "GGML_CPU_ALL_VARIANTS=OFF"]
+    : ["GGML_BACKEND_DL=ON", "GGML_NATIVE=OFF", "GGML_CPU_ALL_VARIANTS=ON"]
+
 const main = async (argv: ReadonlyArray<string>): Promise<void> => {
   const say = (line: string): void => console.error(line)
-  const separator = argv.indexOf("--")
-  const own = separator < 0 ? argv : argv.slice(0, separator)
+  const fromSource = argv.includes("--from-source")
   const flags = argv.filter((flag) => flag.startsWith("-D"))
-  const unknown = own.filter((flag) => flag !== "--from-source" && !flag.startsWith("-D"))
-  if (unknown.length > 0) {
-    console.error(
-      `build:native does not know ${unknown.join(" ")}. Usage: bun run build:native [--from-source [-- -DGGML_CUDA=ON …]]`,
-    )
+  const unknown = argv.filter(
+    (flag) => flag !== "--" && flag !== "--from-source" && !flags.includes(flag),
+  )
+  if (unknown.length > 0 || (flags.length > 0 && !fromSource)) {
+    const reason =
+      unknown.length > 0
+        ? `build:native does not know ${unknown.join(" ")}.`
+        : `${flags.join(" ")} needs --from-source: only ggml itself takes flags.`
+    console.error(`${reason} Usage: bun run build:native [--from-source [-- -DGGML_CUDA=ON …]]`)
     process.exit(2)
   }
   const started = performance.now()
   try {
-    if (own.includes("--from-source")) await buildFromSource(flags, say)
+    if (fromSource) await buildFromSource(flags, say)
     for (const set of librarySets()) {
       console.error(`${set.variant}: ${await ensureShim(set, say)}`)
     }
