@@ -500,6 +500,8 @@ const toClusterError = (error: unknown): ClusterError =>
 
 const main = (): void => {
   io().io_watch_parent(0)
+  // Bun makes a piped stdout non-blocking, and a large evaluation would end in EAGAIN half-way.
+  io().io_tune_socket(1, 0)
   loadBackends(process.env.GGML_RPC_DEBUG ? 1 : 0)
   const requests = new RequestReader()
   const engine = new Engine(requests)
