@@ -1,0 +1,98 @@
+/** `ggml-rpc devices`: what there is to run a model on. */
+import { type Endpoint, formatEndpoint, probe } from "@ggml-rpc/client"
+import { deviceMemory, listDevices, loadBackends } from "@ggml-rpc/native"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import type { FlagValues } from "../app.ts"
+import { ReportedError } from "../errors.ts"
+import { errorText } from "../failureText.ts"
+import type { devicesFlags } from "../flags.ts"
+import { withJsonErrors } from "../jsonErrors.ts"
+import { printJson } from "../runReport.ts"
+import { formatTable } from "../table.ts"
+import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
+import { formatBytes } from "../units.ts"
+import { endpointsOf, prepareNative } from "./inputs.ts"
+
+interface ListedDevice {
+  readonly name: string
+  readonly place: string
+  readonly description: string
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+export const devices = (values: FlagValues<typeof devicesFlags>) =>
+  withJsonErrors(
+    Effect.gen(function* () {
+      const endpoints = yield* endpointsOf(values.rpc)
+      yield* prepareNative
+      // Servers first, numbered over all of them: the order of a split, and its names.
+      const probed = yield* Effect.forEach(endpoints, probeServer, { concurrency: "unbounded" })
+      const remote = probed.flatMap((server) => Either.getOrElse(server, () => []))
+      const errors = probed.flatMap((server) => (Either.isLeft(server) ? [server.left] : []))
+      const listed = [
+        ...remote.map((device, index) => ({ ...device, name: `RPC${index}` })),
+        ...(yield* localDevices),
+      ]
+      if (values.json) {
+        printJson({
+          devices: listed,
+          errors: errors.map(({ _tag, endpoint, message }) => ({ error: _tag, endpoint, message })),
+        })
+      } else {
+        printLine(tableOf(listed, errors))
+        for (const error of errors) noteLine(errorText(error.message))
+      }
+      if (errors.length > 0) return yield* new ReportedError({ exitCode: 1 })
+    }),
+    values.json,
+  )
+
+/** A server's devices without names, or why there are none. */
+const probeServer = (endpoint: Endpoint) =>
+  Effect.either(
+    Effect.map(probe(endpoint), ({ version, devices: found }) =>
+      found.map((device) => ({
+        place: formatEndpoint(endpoint),
+        description: `RPC ${version.major}.${version.minor}.${version.patch}, device ${device.index}`,
+        freeBytes: device.freeBytes,
+        totalBytes: device.totalBytes,
+      })),
+    ),
+  )
+
+const localDevices = Effect.sync((): ReadonlyArray<ListedDevice> => {
+  loadBackends()
+  return listDevices().map((device) => ({
+    name: device.name,
+    place: "local",
+    description: device.description,
+    ...deviceMemory(device),
+  }))
+})
+
+const tableOf = (
+  listed: ReadonlyArray<ListedDevice>,
+  errors: ReadonlyArray<{ readonly endpoint: string }>,
+): string =>
+  formatTable(
+    [
+      { title: "device" },
+      { title: "place", minWidth: 12 },
+      { title: "free", align: "right" },
+      { title: "total", align: "right" },
+      { title: "description", minWidth: 12 },
+    ],
+    [
+      ...listed.map((device) => [
+        device.name,
+        device.place,
+        formatBytes(device.freeBytes),
+        formatBytes(device.totalBytes),
+        device.description,
+      ]),
+      ...errors.map(({ endpoint }) => ["–", endpoint, "–", "–", "cannot be used, see below"]),
+    ],
+    { columns: columnsOf(process.stdout), heading: styleOf(process.stdout).bold },
+  )

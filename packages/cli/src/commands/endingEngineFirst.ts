@@ -1,0 +1,26 @@
+import type { Cluster } from "@ggml-rpc/client"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+
+/**
+ * Runs an effect that uses the cluster's engine; when it is interrupted, the engine ends first. The
+ * engine blocks while it loads or computes, and an orderly end would wait for that.
+ */
+export const endingEngineFirst = <A, E, R>(
+  cluster: Cluster.Cluster,
+  effect: Effect.Effect<A, E, R>,
+): Effect.Effect<A, E, R> =>
+  Effect.flatMap(Effect.fork(effect), (fiber) =>
+    Effect.onInterrupt(Fiber.join(fiber), () =>
+      Effect.zipRight(
+        Effect.sync(() => {
+          try {
+            process.kill(cluster.enginePid, "SIGKILL")
+          } catch {
+            // It has ended by itself.
+          }
+        }),
+        Fiber.interrupt(fiber),
+      ),
+    ),
+  )

@@ -1,0 +1,100 @@
+/** What commands make of their flags: the model's path, the native part, the cluster, plan options. */
+import {
+  Cluster,
+  type Endpoint,
+  type GgufFile,
+  ggufInteger,
+  ggufString,
+  parseEndpoints,
+} from "@ggml-rpc/client"
+import { ensureShim, librarySet, missingGpuPackage } from "@ggml-rpc/native"
+import * as Effect from "effect/Effect"
+import type { FlagValues } from "../app.ts"
+import type { planFlags } from "../flags.ts"
+import { noteLine } from "../terminal.ts"
+import { UsageError } from "../UsageError.ts"
+
+/** The one model of a command, by `-m` or by itself. */
+export const modelPath = (values: {
+  readonly model: string | undefined
+  readonly files: ReadonlyArray<string>
+}): Effect.Effect<string, UsageError> =>
+  Effect.flatMap(modelPaths(values), (paths) => {
+    const [path, second] = paths
+    return second === undefined
+      ? Effect.succeed(path!)
+      : Effect.fail(new UsageError(`two models are given, ${path} and ${second}; one is needed`))
+  })
+
+/** All models of a command; at least one. */
+export const modelPaths = (values: {
+  readonly model: string | undefined
+  readonly files: ReadonlyArray<string>
+}): Effect.Effect<ReadonlyArray<string>, UsageError> => {
+  const paths = [...(values.model === undefined ? [] : [values.model]), ...values.files]
+  return paths.length > 0
+    ? Effect.succeed(paths)
+    : Effect.fail(new UsageError("no model is given: name a GGUF file"))
+}
+
+/** A part of the native libraries is missing or cannot be built; the message says what to do. */
+export type NativeError = Error & { readonly _tag: string }
+
+const isTagged = (error: unknown): error is NativeError => error instanceof Error && "_tag" in error
+
+/** Builds the shim where it is not there yet, and points out a GPU that cannot be used. */
+export const prepareNative: Effect.Effect<void, NativeError> = Effect.tryPromise({
+  try: async () => {
+    const set = librarySet()
+    await ensureShim(set, noteLine)
+    const missing = missingGpuPackage(set)
+    if (missing !== undefined) noteLine(missing)
+  },
+  catch: (error) => error,
+}).pipe(Effect.catchAll((error) => (isTagged(error) ? Effect.fail(error) : Effect.die(error))))
+
+export const endpointsOf = (rpc: string | undefined) =>
+  rpc === undefined
+    ? Effect.succeed<ReadonlyArray<Endpoint>>([])
+    : Effect.flatMap(parseEndpoints(rpc), (endpoints) =>
+        endpoints.length > 0
+          ? Effect.succeed(endpoints)
+          : Effect.fail(new UsageError("--rpc names no server; write host:port")),
+      )
+
+/** `--device none` means none, as in llama-cli. */
+export const localDevicesOf = (
+  device: ReadonlyArray<string> | undefined,
+): ReadonlyArray<string> | undefined =>
+  device?.length === 1 && device[0]!.toLowerCase() === "none" ? [] : device
+
+export const openCluster = (values: {
+  readonly rpc: string | undefined
+  readonly device: ReadonlyArray<string> | undefined
+}) =>
+  Effect.flatMap(endpointsOf(values.rpc), (endpoints) =>
+    Cluster.open({ endpoints, localDevices: localDevicesOf(values.device) }),
+  )
+
+/** Flags that say how a model is split and computed, as the planner takes them. */
+export const planOptionsOf = (
+  values: Omit<FlagValues<typeof planFlags>, "rpc" | "device" | "model" | "json">,
+  gguf: GgufFile,
+): Cluster.PlanOptions => ({
+  contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,
+  batchSize: values.batchSize,
+  ubatchSize: values.ubatchSize,
+  threads: values.threads,
+  flashAttention: values.flashAttention,
+  typeK: values.typeK,
+  typeV: values.typeV,
+  gpuLayers: values.gpuLayers,
+  tensorSplit: values.tensorSplit,
+  mmap: !values.noMmap,
+})
+
+/** 0 asks for all of it: less would not do, as in llama-cli. */
+const trainedContextSize = (gguf: GgufFile): number | undefined => {
+  const architecture = ggufString(gguf, "general.architecture")
+  return ggufInteger(gguf, `${architecture}.context_length`)
+}

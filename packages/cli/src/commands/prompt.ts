@@ -1,0 +1,98 @@
+/** The prompt: from `-p`, a file, or stdin. */
+import * as Effect from "effect/Effect"
+import { PromptFileError } from "../errors.ts"
+import { UsageError } from "../UsageError.ts"
+
+export interface PromptFlags {
+  readonly prompt: string | undefined
+  readonly file: string | undefined
+  readonly escape: boolean
+  readonly noEscape: boolean
+}
+
+export const readPrompt = (
+  flags: PromptFlags,
+): Effect.Effect<string, UsageError | PromptFileError> =>
+  Effect.map(rawPrompt(flags), (text) =>
+    flags.noEscape && !flags.escape ? text : processEscapes(text),
+  )
+
+const rawPrompt = ({
+  prompt,
+  file,
+}: PromptFlags): Effect.Effect<string, UsageError | PromptFileError> => {
+  if (prompt !== undefined && file !== undefined) {
+    return Effect.fail(new UsageError("-p and -f both give a prompt; one is needed"))
+  }
+  if (prompt !== undefined) return Effect.succeed(prompt)
+  if (file !== undefined && file !== "-") return readText(file)
+  if (file === undefined && process.stdin.isTTY) return Effect.fail(noPrompt())
+  return Effect.flatMap(readText("-"), (text) =>
+    text === "" && file === undefined ? Effect.fail(noPrompt()) : Effect.succeed(text),
+  )
+}
+
+const noPrompt = () =>
+  new UsageError("no prompt is given: use -p 'some text', -f FILE, or pipe it into stdin")
+
+/** A file's text without its last line break, as llama-cli reads it. */
+const readText = (path: string): Effect.Effect<string, PromptFileError> =>
+  Effect.map(
+    Effect.tryPromise({
+      try: () => (path === "-" ? Bun.stdin.text() : Bun.file(path).text()),
+      catch: (cause) =>
+        new PromptFileError({
+          path,
+          reason: reasonOf(cause),
+        }),
+    }),
+    (text) => (text.endsWith("\n") ? text.slice(0, -1) : text),
+  )
+
+const reasonOf = (cause: unknown): string => {
+  const code = (cause as { readonly code?: string }).code
+  if (code === "ENOENT") return "there is no such file"
+  if (code === "EISDIR") return "it is a folder"
+  if (code === "EACCES") return "no permission"
+  return cause instanceof Error ? cause.message : String(cause)
+}
+
+const escapes: Readonly<Record<string, number>> = {
+  n: 10,
+  r: 13,
+  t: 9,
+  "'": 39,
+  '"': 34,
+  "\\": 92,
+}
+
+/**
+ * Backslash sequences as llama-cli takes them (llama.cpp v0.5.0, common.cpp `string_process_escapes`):
+ * `\n \r \t \' \" \\` and `\x41`; anything else stays as it is. `\x` gives bytes, several of which make
+ * a character of UTF-8.
+ */
+export const processEscapes = (text: string): string => {
+  if (!text.includes("\\")) return text
+  const bytes = new TextEncoder().encode(text)
+  const out = new Uint8Array(bytes.length)
+  let size = 0
+  for (let at = 0; at < bytes.length; at++) {
+    const next = bytes[at + 1]
+    if (bytes[at] !== 92 || next === undefined) {
+      out[size++] = bytes[at]!
+      continue
+    }
+    const letter = String.fromCharCode(next)
+    const hex = String.fromCharCode(bytes[at + 2] ?? 0, bytes[at + 3] ?? 0)
+    if (letter === "x" && /^[0-9a-fA-F]{2}$/.test(hex)) {
+      out[size++] = Number.parseInt(hex, 16)
+      at += 3
+    } else if (escapes[letter] !== undefined) {
+      out[size++] = escapes[letter]
+      at++
+    } else {
+      out[size++] = 92
+    }
+  }
+  return new TextDecoder().decode(out.subarray(0, size))
+}

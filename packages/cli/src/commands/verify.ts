@@ -1,0 +1,3 @@
+export const verify = () => {
+  throw new Error()
+}

@@ -1,0 +1,56 @@
+/** What a command tells when it cannot go on. */
+import * as Data from "effect/Data"
+
+/** The prompt's file cannot be read. */
+export class PromptFileError extends Data.TaggedError("PromptFileError")<{
+  readonly path: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `The prompt file ${this.path} cannot be read: ${this.reason}.`
+  }
+}
+
+/** Text was given to a model that takes token ids only. */
+export class NoTokenizerError extends Data.TaggedError("NoTokenizerError")<{
+  readonly path: string
+}> {
+  override get message() {
+    return `The model ${this.path} has no tokenizer, so it can neither read a prompt nor write text; 'ggml-rpc verify --tokens 1,2,3 ${this.path}' evaluates token ids with it.`
+  }
+}
+
+/** The prompt turned into no tokens at all. */
+export class EmptyPromptError extends Data.TaggedError("EmptyPromptError")<{
+  readonly path: string
+}> {
+  override get message() {
+    return `The prompt is empty, and the model ${this.path} has no token that begins a text: give it something to continue with -p.`
+  }
+}
+
+/** Token ids that a model does not have. */
+export class TokenRangeError extends Data.TaggedError("TokenRangeError")<{
+  readonly path: string
+  readonly token: number
+  readonly vocabSize: number
+}> {
+  override get message() {
+    return `The model ${this.path} has ${this.vocabSize} tokens, so ${this.token} is none of its ids: they go from 0 to ${this.vocabSize - 1}.`
+  }
+}
+
+/** A file that the demo should keep cannot be written. */
+export class SaveError extends Data.TaggedError("SaveError")<{
+  readonly path: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `The demo model cannot be written to ${this.path}: ${this.reason}.`
+  }
+}
+
+/** Something failed and has been told already; only the exit code is left. */
+export class ReportedError extends Data.TaggedError("ReportedError")<{
+  readonly exitCode: number
+}> {}

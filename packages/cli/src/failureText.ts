@@ -1,0 +1,17 @@
+/** How errors look on stderr. */
+import { columnsOf, styleOf } from "./terminal.ts"
+import { wrap } from "./wrap.ts"
+
+/** One paragraph, broken into lines on a terminal. */
+export const errorText = (message: string): string => {
+  const label = styleOf(process.stderr).red("error:")
+  const [first = "", ...rest] = wrap(`error: ${message}`, columnsOf(process.stderr))
+  return [first.replace("error:", label), ...rest].join("\n")
+}
+
+/** A message that says what is wrong with the call, and where help is. */
+export const usageErrorText = (error: Error, command?: string): string => {
+  const help = command === undefined ? "ggml-rpc --help" : `ggml-rpc ${command} --help`
+  const end = /[.?!]$/.test(error.message) ? "" : "."
+  return errorText(`${error.message}${end} See '${help}'.`)
+}

@@ -1,0 +1,539 @@
+/**
+ * Every flag of every command, defined once: argv.ts reads them, help.ts prints them, app.ts makes
+ * @effect/cli options of them. No import costs anything here, so that `--help` is there at once.
+ *
+ * Names are llama-cli's and rpc-server's (llama.cpp v0.5.0, common/arg.cpp, tools/rpc/rpc-server.cpp).
+ */
+import type { KvTypeName } from "@ggml-rpc/native"
+import { UsageError } from "./UsageError.ts"
+
+/** A flag; `A` is what the command gets, `undefined` or `false` when the flag is not given. */
+export interface Flag<A> {
+  /** The long name, without its dashes. */
+  readonly name: string
+  /** Other spellings, with their dashes. */
+  readonly aliases: ReadonlyArray<string>
+  /** What stands for the value in the help; a flag without it is a switch. */
+  readonly value?: string
+  /** The value may be missing: these words after the flag are one, and the first is meant without. */
+  readonly impliedValues?: ReadonlyArray<string>
+  /** Given several times, the values make one list; else the last one counts. */
+  readonly isList?: boolean
+  readonly about: string
+  /** Heading in the help. */
+  readonly group: string
+  /** @throws {UsageError} */
+  readonly parse: (text: string) => A
+}
+
+export type FlagValue<F> = F extends Flag<infer A> ? A : never
+
+type Described = Omit<Flag<unknown>, "parse" | "value">
+
+const toggle = (flag: Described): Flag<boolean> => ({ ...flag, parse: () => true })
+
+const text = (flag: Described & { readonly value: string }): Flag<string | undefined> => ({
+  ...flag,
+  parse: (given) => given,
+})
+
+const choice = <A extends string>(
+  flag: Described,
+  choices: ReadonlyArray<A>,
+  synonyms: Readonly<Record<string, A>> = {},
+): Flag<A | undefined> => ({
+  ...flag,
+  value: choices.length <= 3 ? choices.join("|") : "TYPE",
+  parse: (given) => {
+    const word = given.toLowerCase()
+    const found = choices.find((name) => name === word) ?? synonyms[word]
+    if (found !== undefined) return found
+    throw new UsageError(`--${flag.name} takes ${listed(choices)}, not '${given}'`)
+  },
+})
+
+interface Range {
+  readonly min: number
+  readonly max?: number
+}
+
+const numberIn = (name: string, given: string, range: Range, isInteger: boolean): number => {
+  const value = given.trim() === "" ? Number.NaN : Number(given)
+  const { min, max = Number.POSITIVE_INFINITY } = range
+  if (value >= min && value <= max && (!isInteger || Number.isInteger(value))) return value
+  const kind = isInteger ? "a whole number" : "a number"
+  const bounds = Number.isFinite(max) ? `from ${min} to ${max}` : `of at least ${min}`
+  throw new UsageError(`--${name} takes ${kind} ${bounds}, not '${given}'`)
+}
+
+const integer = (
+  flag: Described & { readonly value?: string },
+  range: Range,
+): Flag<number | undefined> => ({
+  value: "N",
+  ...flag,
+  parse: (given) => numberIn(flag.name, given, range, true),
+})
+
+const number = (flag: Described, range: Range): Flag<number | undefined> => ({
+  value: "X",
+  ...flag,
+  parse: (given) => numberIn(flag.name, given, range, false),
+})
+
+const names = (flag: Described & { readonly value: string }): Flag<Array<string> | undefined> => ({
+  ...flag,
+  parse: (given) => {
+    const found = given.split(/[,/]+/).map((name) => name.trim())
+    if (found.every((name) => name !== "")) return found
+    throw new UsageError(`--${flag.name} takes names with commas between them, not '${given}'`)
+  },
+})
+
+const numbers = (
+  flag: Described & { readonly value: string },
+  range: Range,
+  options: { readonly isInteger: boolean; readonly separator: RegExp },
+): Flag<Array<number> | undefined> => ({
+  ...flag,
+  parse: (given) =>
+    given
+      .split(options.separator)
+      .map((part) => numberIn(flag.name, part, range, options.isInteger)),
+})
+
+const listed = (words: ReadonlyArray<string>): string =>
+  words.length < 2
+    ? words.join("")
+    : `${words.slice(0, -1).join(", ")} or ${words[words.length - 1]}`
+
+/** All of a server's layers, whatever their number. */
+const ALL_LAYERS = 1_000_000
+
+const cluster = "Servers and devices"
+const model = "Model and context"
+const promptGroup = "Prompt"
+const generation = "Generation"
+const output = "Output"
+const onOffAuto = ["on", "off", "auto"] as const
+
+/** Names as in native's `kvTypes`. */
+export const kvTypeNames = [
+  "f32",
+  "f16",
+  "bf16",
+  "q8_0",
+  "q4_0",
+  "q4_1",
+  "iq4_nl",
+  "q5_0",
+  "q5_1",
+] as const satisfies ReadonlyArray<KvTypeName>
+
+const json = toggle({
+  name: "json",
+  aliases: [],
+  about: "print JSON on stdout, for programs",
+  group: output,
+})
+
+const rpc = text({
+  name: "rpc",
+  aliases: [],
+  value: "A:PORT,…",
+  isList: true,
+  about: "servers to use, such as 10.0.0.2:50052,[fd00::3]:50052; none: this machine alone",
+  group: cluster,
+})
+
+const clusterFlags = {
+  rpc,
+  device: names({
+    name: "device",
+    aliases: ["-dev"],
+    value: "NAME,…",
+    about: "local devices to use besides the CPU; 'none' for none (default: every GPU)",
+    group: cluster,
+  }),
+  tensorSplit: numbers(
+    {
+      name: "tensor-split",
+      aliases: ["-ts"],
+      value: "X,Y,…",
+      about: "share of the layers for each device, as listed by 'plan' (default: by free memory)",
+      group: cluster,
+    },
+    { min: 0 },
+    { isInteger: false, separator: /[,/]+/ },
+  ),
+  gpuLayers: {
+    name: "gpu-layers",
+    aliases: ["-ngl", "--n-gpu-layers"],
+    value: "N|auto|all",
+    about: "layers to put on devices, the rest stays on this CPU (default: auto, all that fit)",
+    group: cluster,
+    parse: (given) =>
+      given === "auto" || given === "-1"
+        ? undefined
+        : given === "all"
+          ? ALL_LAYERS
+          : numberIn("gpu-layers", given, { min: 0 }, true),
+  } satisfies Flag<number | undefined> as Flag<number | undefined>,
+  threads: integer(
+    {
+      name: "threads",
+      aliases: ["-t"],
+      about: "threads of this machine's CPU (default: one per core)",
+      group: cluster,
+    },
+    { min: 1, max: 512 },
+  ),
+}
+
+const contextFlags = {
+  contextSize: integer(
+    {
+      name: "ctx-size",
+      aliases: ["-c"],
+      about:
+        "tokens of context; 0: all the model was trained with (default: that, or what fits in memory)",
+      group: model,
+    },
+    { min: 0, max: 2 ** 31 - 1 },
+  ),
+  batchSize: integer(
+    {
+      name: "batch-size",
+      aliases: ["-b"],
+      about: "most tokens of one prompt batch (default: 2048)",
+      group: model,
+    },
+    { min: 1, max: 2 ** 31 - 1 },
+  ),
+  ubatchSize: integer(
+    {
+      name: "ubatch-size",
+      aliases: ["-ub"],
+      about: "most tokens computed at once (default: 512)",
+      group: model,
+    },
+    { min: 1, max: 2 ** 31 - 1 },
+  ),
+  flashAttention: {
+    ...choice(
+      {
+        name: "flash-attn",
+        aliases: ["-fa"],
+        about: "Flash Attention; alone it means on (default: auto)",
+        group: model,
+      },
+      onOffAuto,
+      // llama.cpp v0.5.0 common/arg.cpp is_truthy, is_falsey, is_autoy
+      { enabled: "on", true: "on", 1: "on", disabled: "off", false: "off", 0: "off", "-1": "auto" },
+    ),
+    impliedValues: ["on", "off", "auto", "enabled", "disabled", "true", "false", "1", "0", "-1"],
+  },
+  typeK: choice(
+    {
+      name: "cache-type-k",
+      aliases: ["-ctk"],
+      about: `type of the K cache: ${kvTypeNames.join(", ")} (default: f16)`,
+      group: model,
+    },
+    kvTypeNames,
+  ),
+  typeV: choice(
+    {
+      name: "cache-type-v",
+      aliases: ["-ctv"],
+      about: "type of the V cache, the same names (default: f16)",
+      group: model,
+    },
+    kvTypeNames,
+  ),
+  noMmap: toggle({
+    name: "no-mmap",
+    aliases: [],
+    about: "read the model file instead of mapping it",
+    group: model,
+  }),
+}
+
+const modelFile = text({
+  name: "model",
+  aliases: ["-m"],
+  value: "FILE",
+  about: "the GGUF file; may also be given without -m",
+  group: model,
+})
+
+const tokens = numbers(
+  {
+    name: "tokens",
+    aliases: [],
+    value: "ID,…",
+    about: "token ids to evaluate, such as 1,2,3 (default: 32 ids spread over the vocabulary)",
+    group: model,
+  },
+  { min: 0, max: 2 ** 31 - 1 },
+  { isInteger: true, separator: /[,\s]+/ },
+)
+
+export const planFlags = { model: modelFile, ...clusterFlags, ...contextFlags, json }
+
+export const runFlags = {
+  model: modelFile,
+  prompt: text({
+    name: "prompt",
+    aliases: ["-p"],
+    value: "TEXT",
+    about: "the text to continue",
+    group: promptGroup,
+  }),
+  file: text({
+    name: "file",
+    aliases: ["-f"],
+    value: "FILE",
+    about: "read the prompt from a file, '-' for stdin (the default when it is piped)",
+    group: promptGroup,
+  }),
+  escape: toggle({
+    name: "escape",
+    aliases: ["-e"],
+    about: "turn \\n, \\t, \\x41 … in the prompt into what they mean (the default)",
+    group: promptGroup,
+  }),
+  noEscape: toggle({
+    name: "no-escape",
+    aliases: [],
+    about: "take backslashes in the prompt literally",
+    group: promptGroup,
+  }),
+  predict: integer(
+    {
+      name: "predict",
+      aliases: ["-n", "--n-predict"],
+      about: "most tokens to generate; -1: until the text ends or the context is full (default)",
+      group: generation,
+    },
+    { min: -2, max: 2 ** 31 - 1 },
+  ),
+  temp: number(
+    {
+      name: "temp",
+      aliases: ["--temperature"],
+      about: "temperature; 0 always takes the likeliest token (default: 0.8)",
+      group: generation,
+    },
+    { min: 0 },
+  ),
+  topK: integer(
+    {
+      name: "top-k",
+      aliases: [],
+      about: "choose among the N likeliest tokens; 0: all (default: 40)",
+      group: generation,
+    },
+    { min: 0, max: 2 ** 31 - 1 },
+  ),
+  topP: number(
+    {
+      name: "top-p",
+      aliases: [],
+      about: "choose among the likeliest tokens that add up to X; 1: all (default: 0.95)",
+      group: generation,
+    },
+    { min: 0, max: 1 },
+  ),
+  minP: number(
+    {
+      name: "min-p",
+      aliases: [],
+      about: "drop tokens below X times the likeliest one; 0: none (default: 0.05)",
+      group: generation,
+    },
+    { min: 0, max: 1 },
+  ),
+  repeatPenalty: number(
+    {
+      name: "repeat-penalty",
+      aliases: [],
+      about: "make tokens that were there lately less likely; 1: off (default)",
+      group: generation,
+    },
+    { min: 1e-6 },
+  ),
+  repeatLastN: integer(
+    {
+      name: "repeat-last-n",
+      aliases: [],
+      about: "how many tokens back 'lately' reaches (default: 64)",
+      group: generation,
+    },
+    { min: 0, max: 2 ** 31 - 1 },
+  ),
+  seed: integer(
+    {
+      name: "seed",
+      aliases: ["-s"],
+      about: "random seed; -1: another one each time (default)",
+      group: generation,
+    },
+    { min: -1, max: 2 ** 32 - 1 },
+  ),
+  ignoreEos: toggle({
+    name: "ignore-eos",
+    aliases: [],
+    about: "never let the model end the text",
+    group: generation,
+  }),
+  ...clusterFlags,
+  ...contextFlags,
+  json: { ...json, about: "print events on stdout, one JSON object a line" },
+}
+
+export const verifyFlags = {
+  rpc,
+  device: clusterFlags.device,
+  tensorSplit: clusterFlags.tensorSplit,
+  gpuLayers: clusterFlags.gpuLayers,
+  threads: clusterFlags.threads,
+  model: { ...modelFile, about: "a GGUF file; more may be given without -m" },
+  tokens,
+  tolerance: number(
+    {
+      name: "tolerance",
+      aliases: [],
+      about: "largest normalized mean squared error that passes (default: 1e-4)",
+      group: model,
+    },
+    { min: 0 },
+  ),
+  json: { ...json, about: "print one JSON object a file on stdout" },
+}
+
+export const devicesFlags = { rpc, json }
+
+export const serveFlags = {
+  host: text({
+    name: "host",
+    aliases: ["-H"],
+    value: "HOST",
+    about: "address to listen on; 0.0.0.0 or :: for all (default: 127.0.0.1)",
+    group: "Network",
+  }),
+  port: integer(
+    {
+      name: "port",
+      aliases: ["-p"],
+      about: "port to listen on; 0 picks a free one (default: 50052)",
+      group: "Network",
+    },
+    { min: 0, max: 65535 },
+  ),
+  maxSessions: integer(
+    {
+      name: "max-sessions",
+      aliases: [],
+      about: "clients served at the same time (default: 64)",
+      group: "Network",
+    },
+    { min: 1, max: 4096 },
+  ),
+  device: names({
+    name: "device",
+    aliases: ["-d", "-dev"],
+    value: "NAME,…",
+    about: "devices to serve (default: every accelerator, or the CPU when there is none)",
+    group: "Devices",
+  }),
+  threads: integer(
+    {
+      name: "threads",
+      aliases: ["-t"],
+      about: "threads of the CPU device (default: half of the cores)",
+      group: "Devices",
+    },
+    { min: 1, max: 512 },
+  ),
+  cache: toggle({
+    name: "cache",
+    aliases: ["-c"],
+    about: "keep weights on disk, so that the next upload need not cross the network",
+    group: "Devices",
+  }),
+}
+
+export const demoFlags = {
+  save: text({
+    name: "save",
+    aliases: [],
+    value: "FILE",
+    about: "keep the demo model in this file",
+    group: "Demo",
+  }),
+}
+
+/** A command as the command line knows it. */
+export interface CommandSpec {
+  readonly about: string
+  readonly flags: Readonly<Record<string, Flag<unknown>>>
+  /** What may stand besides the flags. */
+  readonly positional?: { readonly name: string; readonly isRepeated: boolean }
+  /** Further paragraphs of its help. */
+  readonly notes?: ReadonlyArray<string>
+  readonly examples: ReadonlyArray<string>
+}
+
+const aModel = { name: "model.gguf", isRepeated: false }
+
+export const commands = {
+  run: {
+    about: "Run a model over servers and local devices",
+    flags: runFlags,
+    positional: aModel,
+    notes: [
+      "The generated text goes to stdout, everything else to stderr. Ctrl-C ends the generation.",
+    ],
+    examples: [
+      "ggml-rpc run --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf -p 'Once upon a time' -n 100",
+      "ggml-rpc run model.gguf -f prompt.txt --temp 0 > answer.txt",
+    ],
+  },
+  serve: {
+    about: "Offer this machine's devices to others",
+    flags: serveFlags,
+    notes: [
+      "GGML_RPC_DEBUG=1 logs every request. CUDA_VISIBLE_DEVICES and the like choose what is visible.",
+      "There is no authentication: whoever reaches the port can use and read the server.",
+    ],
+    examples: ["ggml-rpc serve --host 192.168.1.5 --port 50052 --cache"],
+  },
+  devices: {
+    about: "List local and remote devices with their free memory",
+    flags: devicesFlags,
+    examples: ["ggml-rpc devices --rpc 10.0.0.2:50052"],
+  },
+  plan: {
+    about: "Show how a model would be split, without loading it",
+    flags: planFlags,
+    positional: aModel,
+    examples: ["ggml-rpc plan --rpc 10.0.0.2:50052 model.gguf -c 16384"],
+  },
+  verify: {
+    about: "Compare a cluster's results with this machine's CPU",
+    flags: verifyFlags,
+    positional: { name: "model.gguf", isRepeated: true },
+    notes: [
+      "The same tokens are evaluated on the local CPU and on the cluster. Different kinds of devices round differently; more than the tolerance means that something computes wrong. Exit code 1 when any model differs or fails.",
+    ],
+    examples: ["ggml-rpc verify --rpc 10.0.0.2:50052 model.gguf", "ggml-rpc verify *.gguf --json"],
+  },
+  demo: {
+    about: "Try it: two servers and a tiny model on this machine",
+    flags: demoFlags,
+    examples: ["ggml-rpc demo"],
+  },
+} as const satisfies Record<string, CommandSpec>
+
+export type CommandName = keyof typeof commands

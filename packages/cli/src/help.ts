@@ -1,0 +1,65 @@
+/**
+ * The help pages, made from flags.ts. @effect/cli's own take five lines a flag, colours in pipes too,
+ * and a quarter of a second to load.
+ */
+import { type CommandName, type CommandSpec, commands, type Flag } from "./flags.ts"
+import { wrap } from "./wrap.ts"
+
+const INDENT = 2
+/** Column at which descriptions start. */
+const COLUMN = 30
+
+const entry = (left: string, about: string, columns: number): ReadonlyArray<string> => {
+  const label = `${" ".repeat(INDENT)}${left}`
+  const lines = wrap(about, Math.max(20, columns - COLUMN))
+  const indented = lines.map((line) => `${" ".repeat(COLUMN)}${line}`)
+  if (label.length + 2 > COLUMN) return [label, ...indented]
+  return [`${label.padEnd(COLUMN)}${lines[0]}`, ...indented.slice(1)]
+}
+
+/** Short names first: `-c, --ctx-size N`. */
+const spelling = (flag: Flag<unknown>): string => {
+  const short = flag.aliases.filter((alias) => !alias.startsWith("--"))
+  const long = flag.aliases.filter((alias) => alias.startsWith("--"))
+  const names = [...short, `--${flag.name}`, ...long].join(", ")
+  if (flag.value === undefined) return names
+  return `${names} ${flag.impliedValues === undefined ? flag.value : `[${flag.value}]`}`
+}
+
+export const rootHelp = (columns: number): string => {
+  const lines = Object.entries(commands).flatMap(([name, { about }]) => entry(name, about, columns))
+  return [
+    ...wrap("Run one GGUF model across many machines, over llama.cpp's RPC protocol.", columns),
+    "",
+    "Usage: ggml-rpc <command> [flags]",
+    "",
+    "Commands:",
+    ...lines,
+    "",
+    ...wrap(
+      "'ggml-rpc <command> --help' explains a command; 'ggml-rpc --version' tells the version. GGML_RPC_DEBUG=1 shows what libraries log and the stack of an error.",
+      columns,
+    ),
+  ].join("\n")
+}
+
+export const commandHelp = (name: CommandName, columns: number): string => {
+  const spec: CommandSpec = commands[name]
+  const { positional } = spec
+  const argument = positional === undefined ? "" : ` ${positional.name}`
+  const groups = Map.groupBy(Object.values(spec.flags), (flag) => flag.group)
+  return [
+    `${spec.about}.`,
+    "",
+    `Usage: ggml-rpc ${name} [flags]${argument}${positional?.isRepeated ? " …" : ""}`,
+    ...[...groups].flatMap(([title, flags]) => [
+      "",
+      `${title}:`,
+      ...flags.flatMap((flag) => entry(spelling(flag), flag.about, columns)),
+    ]),
+    ...(spec.notes ?? []).flatMap((note) => ["", ...wrap(note, columns)]),
+    "",
+    spec.examples.length > 1 ? "Examples:" : "Example:",
+    ...spec.examples.map((example) => `  ${example}`),
+  ].join("\n")
+}

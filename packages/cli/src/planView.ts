@@ -1,0 +1,131 @@
+/** A plan, and what a loaded model takes, for people and as JSON. */
+import type { Cluster, DevicePlan, DeviceUse, Measurement } from "@ggml-rpc/client"
+import { type Column, formatTable, type TableOptions } from "./table.ts"
+import { formatBytes } from "./units.ts"
+
+/**
+ * The layers of a run of units as text: `0–3`, `4–7, output`, `–` for none. Units are the blocks in
+ * order, then the output layer (see the client's planner).
+ */
+export const formatLayers = (firstUnit: number, count: number, unitCount: number): string => {
+  if (count === 0) return "–"
+  const end = firstUnit + count
+  const blockEnd = Math.min(end, unitCount - 1)
+  const blocks = blockEnd - firstUnit
+  const parts = [
+    ...(blocks === 1 ? [`${firstUnit}`] : blocks > 1 ? [`${firstUnit}–${blockEnd - 1}`] : []),
+    ...(end === unitCount ? ["output"] : []),
+  ]
+  return parts.join(", ")
+}
+
+/** This host's part: the input embedding, and the layers that no device got. */
+const hostLayers = (plan: Cluster.ModelPlan): string => {
+  const layers = formatLayers(plan.host.firstUnit, plan.host.unitCount, plan.unitCount)
+  return layers === "–" ? "input" : `input, ${layers}`
+}
+
+const right = (title: string): Column => ({ title, align: "right" })
+
+const planColumns: ReadonlyArray<Column> = [
+  { title: "device" },
+  { title: "place", minWidth: 12 },
+  { title: "layers" },
+  right("weights"),
+  right("KV cache"),
+  right("compute"),
+  right("free after"),
+]
+
+const planRow = (device: DevicePlan, place: string, layers: string): ReadonlyArray<string> => [
+  device.name,
+  place,
+  layers,
+  formatBytes(device.weightBytes),
+  formatBytes(device.contextBytes),
+  formatBytes(device.computeBytes),
+  formatBytes(device.freeAfterBytes),
+]
+
+export const formatPlanTable = (plan: Cluster.ModelPlan, options: TableOptions = {}): string =>
+  formatTable(
+    planColumns,
+    [
+      ...plan.devices.map((device, index) =>
+        planRow(
+          device,
+          plan.places[index]!,
+          formatLayers(device.firstUnit, device.unitCount, plan.unitCount),
+        ),
+      ),
+      planRow(plan.host, "local", hostLayers(plan)),
+    ],
+    options,
+  )
+
+/** Model and context in a line or two. */
+export const formatPlanTitle = (plan: Cluster.ModelPlan): string => {
+  const name = plan.name === undefined ? "" : `${plan.name}: `
+  const layers = plan.unitCount - 1
+  const title = `${name}${plan.architecture}, ${layers} layer${layers === 1 ? "" : "s"}, ${formatBytes(plan.modelBytes)}`
+  return plan.wantedContextSize === undefined
+    ? `${title}, context ${plan.contextSize}`
+    : `${title}\ncontext ${plan.wantedContextSize} → ${plan.contextSize}: that is what fits`
+}
+
+const total = (use: DeviceUse): number => use.weightBytes + use.contextBytes + use.computeBytes
+
+/** What each device and this host really hold. */
+export const formatBreakdown = (
+  plan: Cluster.ModelPlan,
+  breakdown: Measurement,
+  options: TableOptions = {},
+): string => {
+  const row = (name: string, place: string, use: DeviceUse): ReadonlyArray<string> => [
+    name,
+    place,
+    formatBytes(use.weightBytes),
+    formatBytes(use.contextBytes),
+    formatBytes(use.computeBytes),
+    formatBytes(total(use)),
+  ]
+  return formatTable(
+    [
+      { title: "device" },
+      { title: "place", minWidth: 12 },
+      right("weights"),
+      right("KV cache"),
+      right("compute"),
+      right("total"),
+    ],
+    [
+      ...plan.devices.map((device, index) =>
+        row(device.name, plan.places[index]!, breakdown.devices[index]!),
+      ),
+      row(plan.host.name, "local", breakdown.host),
+    ],
+    options,
+  )
+}
+
+const deviceJson = (plan: Cluster.ModelPlan, device: DevicePlan, place: string) => ({
+  ...device,
+  place,
+  layers: formatLayers(device.firstUnit, device.unitCount, plan.unitCount),
+})
+
+/** The plan as JSON; sizes in bytes. `firstUnit` and `unitCount` count blocks, then the output layer. */
+export const planJson = (plan: Cluster.ModelPlan) => ({
+  model: {
+    path: plan.path,
+    architecture: plan.architecture,
+    ...(plan.name === undefined ? {} : { name: plan.name }),
+    sizeBytes: plan.modelBytes,
+    layerCount: plan.unitCount - 1,
+  },
+  contextSize: plan.contextSize,
+  ...(plan.wantedContextSize === undefined ? {} : { wantedContextSize: plan.wantedContextSize }),
+  unitCount: plan.unitCount,
+  devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
+  host: deviceJson(plan, plan.host, "local"),
+})

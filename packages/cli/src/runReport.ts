@@ -1,0 +1,122 @@
+/** What a run tells while it goes on: for people, or as JSON events. */
+import type { Cluster, GenerateStats } from "@ggml-rpc/client"
+import { formatBreakdown, formatPlanTable, formatPlanTitle, planJson } from "./planView.ts"
+import { UploadProgress, uploadSummary } from "./progress.ts"
+import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
+import { formatCount, formatRate, formatSeconds } from "./units.ts"
+
+export interface RunReport {
+  readonly planned: (plan: Cluster.ModelPlan) => void
+  readonly progress: (progress: Cluster.LoadProgress) => void
+  readonly loaded: (model: Cluster.ClusterModel) => void
+  readonly token: (token: Cluster.GeneratedToken) => void
+  readonly finished: (model: Cluster.ClusterModel, stats: GenerateStats) => void
+  /** Puts the terminal in order; harmless after `finished`. */
+  readonly close: () => void
+}
+
+const serverCountOf = (plan: Cluster.ModelPlan): number =>
+  new Set(plan.places.filter((place, index) => place !== "local" && plan.devices[index]!.unitCount))
+    .size
+
+const stopReasons: Readonly<Record<GenerateStats["stopReason"], string>> = {
+  "end-of-text": "the model ended the text",
+  "token-limit": "as many tokens as wanted",
+  "context-full": "the context is full",
+  cancelled: "cancelled",
+}
+
+/** How long it took. */
+const timingLines = (model: Cluster.ClusterModel, stats: GenerateStats): ReadonlyArray<string> => {
+  const row = (name: string, tokenCount: number, ms: number): string =>
+    `${name.padEnd(12)}${formatCount(tokenCount, "token")} in ${formatSeconds(ms / 1000)}, ${formatRate(tokenCount, ms)}`
+  return [
+    `${"load".padEnd(12)}${formatSeconds(model.stats.loadMs / 1000)}`,
+    row("prompt", stats.promptTokenCount, stats.promptMs),
+    `${row("generation", stats.tokenCount, stats.generateMs)} (${stopReasons[stats.stopReason]})`,
+  ]
+}
+
+export interface TextReportOptions {
+  /** Takes everything but the generated text. */
+  readonly write: (text: string) => void
+  readonly style: Style
+  readonly columns: number
+  readonly isTerminal: boolean
+}
+
+/** Everything but the text goes to stderr, unless `options` say otherwise. */
+export const textReport = (
+  options: TextReportOptions = {
+    write: note,
+    style: styleOf(process.stderr),
+    columns: columnsOf(process.stderr),
+    isTerminal: process.stderr.isTTY ?? false,
+  },
+): RunReport => {
+  const { write, style, columns, isTerminal } = options
+  const line = (text: string): void => write(`${text}\n`)
+  const table = { columns, heading: style.bold }
+  let upload: UploadProgress | undefined
+  let isMidLine = false
+  const endLine = (): void => {
+    if (isMidLine) print("\n")
+    isMidLine = false
+  }
+  return {
+    planned: (plan) => {
+      line(formatPlanTitle(plan))
+      line(formatPlanTable(plan, table))
+    },
+    progress: (progress) => {
+      upload ??= new UploadProgress({ isTerminal, columns, write, now: () => performance.now() })
+      upload.update(progress)
+    },
+    loaded: (model) => {
+      upload?.end()
+      line(`${uploadSummary(model.stats, serverCountOf(model.plan))}\n`)
+    },
+    token: ({ text }) => {
+      if (text === "") return
+      print(text)
+      isMidLine = !text.endsWith("\n")
+    },
+    finished: (model, stats) => {
+      endLine()
+      line("")
+      for (const timing of timingLines(model, stats)) line(timing)
+      line(`\n${formatBreakdown(model.plan, model.breakdown, table)}`)
+    },
+    close: () => {
+      upload?.end()
+      endLine()
+    },
+  }
+}
+
+/** One line of JSON on stdout. */
+export const printJson = (value: unknown): void => print(`${JSON.stringify(value)}\n`)
+
+/** Events on stdout, one JSON object a line: plan, load, token, stats. */
+export const jsonReport = (): RunReport => ({
+  planned: (plan) => printJson({ event: "plan", ...planJson(plan) }),
+  progress: (progress) => printJson({ event: "load", isDone: false, ...progress }),
+  loaded: ({ stats, contextSize }) =>
+    printJson({ event: "load", isDone: true, contextSize, ...stats }),
+  token: ({ id, text }) => printJson({ event: "token", id, text }),
+  finished: ({ plan, breakdown, stats }, generated) =>
+    printJson({
+      event: "stats",
+      loadMs: stats.loadMs,
+      ...generated,
+      breakdown: {
+        devices: plan.devices.map((device, index) => ({
+          name: device.name,
+          place: plan.places[index]!,
+          ...breakdown.devices[index]!,
+        })),
+        host: { name: plan.host.name, place: "local", ...breakdown.host },
+      },
+    }),
+  close: () => {},
+})

@@ -1,0 +1,71 @@
+/** The program's two streams: results on stdout, everything else on stderr. */
+
+type Stream = NodeJS.WriteStream
+
+let pendingWrites = 0
+let onDrained: (() => void) | undefined
+let onBroken: (() => void) | undefined
+
+const write = (stream: Stream, text: string): void => {
+  pendingWrites++
+  // Counted one by one: only a write's own callback tells when its bytes have left the process.
+  stream.write(text, () => {
+    pendingWrites--
+    if (pendingWrites === 0) onDrained?.()
+  })
+}
+
+/** Writes to stdout. */
+export const print = (text: string): void => write(process.stdout, text)
+
+/** Writes a line, or several, to stdout. */
+export const printLine = (text: string): void => print(`${text}\n`)
+
+/** Writes to stderr. */
+export const note = (text: string): void => write(process.stderr, text)
+
+/** Writes a line, or several, to stderr. */
+export const noteLine = (text: string): void => note(`${text}\n`)
+
+/** Waits until all output has left the process, or has nowhere to go. */
+export const flush = (): Promise<void> =>
+  pendingWrites === 0
+    ? Promise.resolve()
+    : new Promise((resolve) => {
+        onDrained = resolve
+        onBroken = resolve
+      })
+
+/** Calls back, once, when nobody reads stdout any more (`| head`). A closed stderr is ignored. */
+export const onBrokenPipe = (callback: () => void): void => {
+  let isBroken = false
+  process.stdout.on("error", () => {
+    if (!isBroken) callback()
+    isBroken = true
+    onBroken?.()
+  })
+  process.stderr.on("error", () => onBroken?.())
+}
+
+export interface Style {
+  readonly bold: (text: string) => string
+  readonly dim: (text: string) => string
+  readonly red: (text: string) => string
+}
+
+const sgr =
+  (on: number, off: number) =>
+  (text: string): string =>
+    `\x1b[${on}m${text}\x1b[${off}m`
+
+const plain = (text: string): string => text
+
+/** Colours on a terminal, unless NO_COLOR (https://no-color.org) or TERM=dumb speak against it. */
+export const styleOf = (stream: Pick<Stream, "isTTY">, environment = process.env): Style =>
+  stream.isTTY && !environment.NO_COLOR && environment.TERM !== "dumb"
+    ? { bold: sgr(1, 22), dim: sgr(2, 22), red: sgr(31, 39) }
+    : { bold: plain, dim: plain, red: plain }
+
+/** Characters of a line; no limit where lines go to a file or a pipe. */
+export const columnsOf = (stream: Pick<Stream, "isTTY" | "columns">): number =>
+  stream.isTTY ? stream.columns || 80 : Number.POSITIVE_INFINITY
