@@ -336,6 +336,18 @@ API built_graph * gs_graph_build(const uint32_t * nodes, int node_count, const t
     return built;
 }
 
+// Index of the first node that would run and that the backend's device has no kernel for; -1 when there
+// is none. Running such a node aborts the process.
+API int gs_graph_unsupported(ggml_backend_t backend, const built_graph * built) {
+    for (int i = 0; i < built->graph->n_nodes; i++) {
+        const ggml_tensor * node = built->graph->nodes[i];
+        if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_backend_supports_op(backend, node)) {
+            return i;
+        }
+    }
+    return -1;
+}
+
 // Runs the graph and waits; the result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory).
 API int gs_graph_compute(ggml_backend_t backend, built_graph * built) {
     try {

@@ -19,6 +19,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -87,7 +88,7 @@ int connect_one(const addrinfo * address, double deadline_ms) {
 } // namespace
 
 // Makes an accepted or connected TCP socket blocking, without Nagle delay, and sure to notice a peer
-// that vanished: after keepalive_s idle seconds, and after the same time without an acknowledgement.
+// that vanished while the connection was idle: after twice keepalive_s.
 API int io_tune_socket(int fd, int keepalive_s) {
     const int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) {
@@ -104,12 +105,8 @@ API int io_tune_socket(int fd, int keepalive_s) {
 #endif
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-#ifdef TCP_USER_TIMEOUT
-        // Covers unacknowledged data, which suppresses keepalive probes. A peer that computes for
-        // minutes still acknowledges (its kernel does), so this only fires when the host is gone.
-        const unsigned user_timeout_ms = unsigned(keepalive_s) * 2000;
-        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms));
-#endif
+        // No TCP_USER_TIMEOUT: it also ends connections to a peer that is alive and has no time to read,
+        // as a server that computes for minutes while the next inputs wait in its socket.
     }
 #ifdef SO_NOSIGPIPE
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof(on));
@@ -369,6 +366,11 @@ namespace {
 // by a flag, and the client's memory must not wait for a long operation.
 constexpr double kGoneGraceMs = 1000;
 
+// How often a connection is asked whether its peer still answers, and how long a peer that owes
+// acknowledgements may give none. Keepalive does not cover that: it needs an idle connection.
+constexpr int      kSilenceCheckMs = 5000;
+constexpr unsigned kSilenceMs      = 20000;
+
 // Exit code of a process that was ended for that reason.
 constexpr int kClientGoneExit = 3;
 
@@ -380,6 +382,22 @@ std::mutex g_client_mutex;
 int        g_client_fd = -1;
 // Tells one client from the next, which may get the same descriptor.
 unsigned   g_client_number = 0;
+
+// Whether the host at the other end seems gone: several sends or probes in a row, and no answer at all.
+bool is_silent(int fd) {
+#ifdef TCP_INFO
+    tcp_info info{};
+    socklen_t length = sizeof(info);
+    if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0) {
+        return false;
+    }
+    const bool owes = (info.tcpi_unacked > 0 && info.tcpi_retransmits >= 3) || info.tcpi_probes >= 3;
+    return owes && info.tcpi_last_ack_recv >= kSilenceMs;
+#else
+    (void) fd;
+    return false;
+#endif
+}
 
 // One thread watches the parent's end (gone: this process ends) and the client's connection (gone:
 // the abort flag is raised, so that a running graph stops). Blocking JavaScript can do neither.
@@ -402,7 +420,7 @@ void * watch(void *) {
             {client, short(POLLRDHUP), 0},
         };
         const double left = deadline_ms - now_ms();
-        const int timeout = !has_gone ? -1 : left <= 0 ? 0 : int(left) + 1;
+        const int timeout = has_gone ? (left <= 0 ? 0 : int(left) + 1) : client < 0 ? -1 : kSilenceCheckMs;
         const int ready = poll(fds, client < 0 || has_gone ? 2 : 3, timeout);
         if (ready < 0) {
             continue;
@@ -424,8 +442,16 @@ void * watch(void *) {
         if (has_gone && now_ms() >= deadline_ms) {
             _exit(kClientGoneExit);
         }
-        if (!has_gone && client >= 0 && (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
+        if (has_gone || client < 0) {
+            continue;
+        }
+        const bool silent = ready == 0 && is_silent(client);
+        if (silent || (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
             g_abort_flag.store(1);
+            if (silent) {
+                // Ends a blocking receive, too.
+                shutdown(client, SHUT_RDWR);
+            }
             has_gone    = true;
             gone_number = number;
             deadline_ms = now_ms() + kGoneGraceMs;
@@ -483,6 +509,56 @@ API void * io_abort_flag() {
 
 API void io_raise_abort() {
     g_abort_flag.store(1);
+}
+
+// ---- the process ---------------------------------------------------------------------------------
+
+namespace {
+
+// Says what happened in one line, and lets the signal end the process.
+void on_crash(int signal, siginfo_t * info, void *) {
+    char text[96];
+    const char * name = signal == SIGSEGV ? "SIGSEGV" : signal == SIGBUS ? "SIGBUS" : signal == SIGFPE ? "SIGFPE" : "SIGILL";
+    const int size = snprintf(text, sizeof(text), "ggml crash: %s at %p\n", name, info->si_addr);
+    if (size > 0 && write(2, text, size_t(size)) < 0) {
+        _exit(128 + signal);
+    }
+    // The handler is reset (SA_RESETHAND): the instruction runs again and the default action is taken.
+}
+
+} // namespace
+
+// Prepares a process whose crash is nothing special: no core dump of gigabytes of weights, no crash report
+// of the runtime, and first in line when memory runs out, so that no other process is ended for it.
+API void io_expect_crash() {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (write(fd, "500", 3) < 0) {
+            // Not permitted: then it is as likely to be ended as any other.
+        }
+        close(fd);
+    }
+    struct sigaction action{};
+    action.sa_sigaction = on_crash;
+    action.sa_flags     = SA_SIGINFO | int(SA_RESETHAND);
+    for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) {
+        sigaction(signal, &action, nullptr);
+    }
+}
+
+// Ends the process at once, without what runtimes and drivers do at their end.
+API void io_exit(int code) {
+    _exit(code);
+}
+
+// Lets receiving fail with -EAGAIN after so many milliseconds without a byte; 0 waits for ever.
+API int io_set_receive_timeout(int fd, double timeout_ms) {
+    timeval limit{};
+    limit.tv_sec  = long(timeout_ms / 1000);
+    limit.tv_usec = int((timeout_ms - double(limit.tv_sec) * 1000) * 1000);
+    return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 ? 0 : -errno;
 }
 
 // ---- files ---------------------------------------------------------------------------------------
