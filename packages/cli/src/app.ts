@@ -34,9 +34,6 @@ import { noteLine } from "./terminal.ts"
 type Flags = Readonly<Record<string, Flag<unknown>>>
 type FlagOptions<F extends Flags> = { readonly [K in keyof F]: Options.Options<FlagValue<F[K]>> }
 
-/** The values of a command's flags, as its handler gets them. */
-export type FlagValues<F extends Flags> = { readonly [K in keyof F]: FlagValue<F[K]> }
-
 const optionOf = (flag: Flag<unknown>): Options.Options<unknown> => {
   if (flag.value === undefined) {
     return Options.boolean(flag.name).pipe(Options.withDescription(flag.about))

@@ -40,6 +40,15 @@ export class TokenRangeError extends Data.TaggedError("TokenRangeError")<{
   }
 }
 
+/** Two evaluations of one model gave different amounts of numbers. */
+export class OutputShapeError extends Data.TaggedError("OutputShapeError")<{
+  readonly path: string
+}> {
+  override get message() {
+    return `The model ${this.path} put out a different amount of numbers on the cluster than on this machine's CPU: one of them cannot run it.`
+  }
+}
+
 /** A file that the demo should keep cannot be written. */
 export class SaveError extends Data.TaggedError("SaveError")<{
   readonly path: string

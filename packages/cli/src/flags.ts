@@ -28,6 +28,11 @@ export interface Flag<A> {
 
 export type FlagValue<F> = F extends Flag<infer A> ? A : never
 
+/** The values of a command's flags, as its handler gets them. */
+export type FlagValues<F extends Readonly<Record<string, Flag<unknown>>>> = {
+  readonly [K in keyof F]: FlagValue<F[K]>
+}
+
 type Described = Omit<Flag<unknown>, "parse" | "value">
 
 const toggle = (flag: Described): Flag<boolean> => ({ ...flag, parse: () => true })

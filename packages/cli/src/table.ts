@@ -5,6 +5,8 @@ export interface Column {
   readonly align?: "left" | "right"
   /** May be cut, down to this many characters, when the table is wider than its place. */
   readonly minWidth?: number
+  /** Characters, where rows are written one by one (see `tableLine`). */
+  readonly width?: number
 }
 
 export interface TableOptions {
@@ -41,6 +43,20 @@ const widthsOf = (
   return widths
 }
 
+const lineOf = (
+  columns: ReadonlyArray<Column>,
+  widths: ReadonlyArray<number>,
+  cells: ReadonlyArray<string>,
+): string =>
+  cells
+    .map((cell, index) => {
+      const width = widths[index]!
+      const text = cut(cell, width)
+      return columns[index]!.align === "right" ? text.padStart(width) : text.padEnd(width)
+    })
+    .join(" ".repeat(GAP))
+    .trimEnd()
+
 /** Lines with the columns' titles on top; no final line break, no spaces at the ends of lines. */
 export const formatTable = (
   columns: ReadonlyArray<Column>,
@@ -48,15 +64,18 @@ export const formatTable = (
   options: TableOptions = {},
 ): string => {
   const widths = widthsOf(columns, rows, options.columns ?? Number.POSITIVE_INFINITY)
-  const line = (cells: ReadonlyArray<string>): string =>
-    cells
-      .map((cell, index) => {
-        const width = widths[index]!
-        const text = cut(cell, width)
-        return columns[index]!.align === "right" ? text.padStart(width) : text.padEnd(width)
-      })
-      .join(" ".repeat(GAP))
-      .trimEnd()
   const heading = options.heading ?? ((text: string) => text)
-  return [heading(line(columns.map((column) => column.title))), ...rows.map(line)].join("\n")
+  const titles = columns.map((column) => column.title)
+  return [
+    heading(lineOf(columns, widths, titles)),
+    ...rows.map((row) => lineOf(columns, widths, row)),
+  ].join("\n")
 }
+
+/** One line of a table whose rows come one after the other; a column without width takes all it needs. */
+export const tableLine = (columns: ReadonlyArray<Column>, cells: ReadonlyArray<string>): string =>
+  lineOf(
+    columns,
+    columns.map((column, index) => column.width ?? cells[index]!.length),
+    cells,
+  )

@@ -9,8 +9,7 @@ import {
 } from "@ggml-rpc/client"
 import { ensureShim, librarySet, missingGpuPackage } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
-import type { FlagValues } from "../app.ts"
-import type { planFlags } from "../flags.ts"
+import type { FlagValues, planFlags } from "../flags.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 

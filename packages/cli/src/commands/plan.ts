@@ -1,8 +1,7 @@
 /** `ggml-rpc plan`: the split, without loading the model. */
 import { loadGguf } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
-import type { FlagValues } from "../app.ts"
-import type { planFlags } from "../flags.ts"
+import type { FlagValues, planFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { formatPlanTable, formatPlanTitle, planJson } from "../planView.ts"
 import { printJson } from "../runReport.ts"

@@ -1,8 +1,7 @@
 /** `ggml-rpc serve`: this machine's devices for others. */
 import { formatBanner, serve as listen } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
-import type { FlagValues } from "../app.ts"
-import type { serveFlags } from "../flags.ts"
+import type { FlagValues, serveFlags } from "../flags.ts"
 import { printLine } from "../terminal.ts"
 import { prepareNative } from "./inputs.ts"
 

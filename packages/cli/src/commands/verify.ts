@@ -1,3 +1,177 @@
-export const verify = () => {
-  throw new Error()
+/** `ggml-rpc verify`: does this cluster compute what this machine's CPU computes? */
+import { basename } from "node:path"
+import {
+  Cluster,
+  type ClusterError,
+  type EndpointError,
+  type GgufError,
+  type GgufFile,
+  loadGguf,
+} from "@ggml-rpc/client"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import { compareOutputs, spreadTokens } from "../compare.ts"
+import { OutputShapeError, ReportedError, TokenRangeError } from "../errors.ts"
+import type { FlagValues, verifyFlags } from "../flags.ts"
+import { withJsonErrors } from "../jsonErrors.ts"
+import type { UsageError } from "../UsageError.ts"
+import { type Verified, type VerifyReport, verifyReport } from "../verifyReport.ts"
+import { endingEngineFirst } from "./endingEngineFirst.ts"
+import { modelPaths, openCluster, prepareNative } from "./inputs.ts"
+
+type VerifyValues = FlagValues<typeof verifyFlags> & { readonly files: ReadonlyArray<string> }
+
+/**
+ * NMSE that passes by default: what llama.cpp's own tests allow between backends
+ * (tests/test-llama-archs.cpp, v0.5.0). Wrong results are far beyond it, rounding far below.
+ */
+export const DEFAULT_TOLERANCE = 1e-4
+const DEFAULT_TOKEN_COUNT = 32
+/** Context sizes are multiples of it in llama.cpp. */
+const CONTEXT_STEP = 256
+
+export const verify = (values: VerifyValues) =>
+  withJsonErrors(
+    Effect.scoped(
+      Effect.gen(function* () {
+        const paths = yield* modelPaths(values)
+        yield* prepareNative
+        const reference = yield* reopening(Cluster.open({ endpoints: [], localDevices: [] }))
+        const cluster = yield* reopening(openCluster(values))
+        const report = verifyReport({
+          isJson: values.json,
+          names: paths.map((path) => basename(path)),
+          tolerance: values.tolerance ?? DEFAULT_TOLERANCE,
+        })
+        report.begin(yield* cluster.use((opened) => Effect.succeed(opened.devices)))
+        const passed = yield* Effect.forEach(paths, (path) =>
+          verifyOne(path, values, reference, cluster, report),
+        )
+        report.end(passed.filter(Boolean).length, paths.length)
+        if (!passed.every(Boolean)) return yield* new ReportedError({ exitCode: 1 })
+      }),
+    ),
+    values.json,
+  )
+
+/** Compares one model; whatever goes wrong with it is a line of the report. */
+const verifyOne = (
+  path: string,
+  values: VerifyValues,
+  reference: Reopening,
+  cluster: Reopening,
+  report: VerifyReport,
+): Effect.Effect<boolean> =>
+  Effect.map(Effect.either(compareOn(path, values, reference, cluster)), (result) =>
+    Either.isRight(result)
+      ? report.compared(path, result.right)
+      : report.failed(path, result.left as Error & { readonly _tag: string }),
+  )
+
+const compareOn = (path: string, values: VerifyValues, reference: Reopening, cluster: Reopening) =>
+  Effect.gen(function* () {
+    const gguf = yield* loadGguf(path)
+    const tokens = yield* tokensFor(gguf, values.tokens)
+    const contextSize = Math.ceil(tokens.length / CONTEXT_STEP) * CONTEXT_STEP
+    const options: Cluster.PlanOptions = {
+      contextSize,
+      // Encoders need all tokens in one step.
+      batchSize: contextSize,
+      ubatchSize: contextSize,
+      threads: values.threads,
+    }
+    const expected = yield* evaluate(reference, path, options, tokens)
+    const found = yield* evaluate(
+      cluster,
+      path,
+      { ...options, tensorSplit: values.tensorSplit, gpuLayers: values.gpuLayers },
+      tokens,
+    )
+    if (expected.values.length !== found.values.length) {
+      return yield* new OutputShapeError({ path })
+    }
+    return {
+      kind: expected.kind,
+      tokenCount: tokens.length,
+      comparison: compareOutputs(expected, found),
+    } satisfies Verified
+  })
+
+const tokensFor = (
+  gguf: GgufFile,
+  wanted: ReadonlyArray<number> | undefined,
+): Effect.Effect<ReadonlyArray<number>, TokenRangeError> => {
+  // The rows of the embedding, which is there with and without a tokenizer.
+  const vocabSize = gguf.tensors.find(({ name }) => name === "token_embd.weight")?.ne[1]
+  if (wanted === undefined) {
+    return Effect.succeed(spreadTokens(DEFAULT_TOKEN_COUNT, vocabSize ?? DEFAULT_TOKEN_COUNT))
+  }
+  const outside = vocabSize === undefined ? undefined : wanted.find((token) => token >= vocabSize)
+  return outside === undefined
+    ? Effect.succeed(wanted)
+    : Effect.fail(
+        new TokenRangeError({ path: gguf.path, token: outside, vocabSize: vocabSize ?? 0 }),
+      )
 }
+
+const evaluate = (
+  on: Reopening,
+  path: string,
+  options: Cluster.PlanOptions,
+  tokens: ReadonlyArray<number>,
+) =>
+  on.use((cluster) =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const plan = yield* cluster.plan(path, options)
+        const model = yield* cluster.load(plan)
+        return yield* model.evaluate(tokens)
+      }),
+    ),
+  )
+
+type OpenError = ClusterError | EndpointError | UsageError
+
+/** A cluster that is opened anew after its engine or a connection died. */
+interface Reopening {
+  readonly use: <A>(
+    call: (cluster: Cluster.Cluster) => Effect.Effect<A, ClusterError | GgufError>,
+  ) => Effect.Effect<A, OpenError | GgufError>
+}
+
+interface Opened {
+  readonly cluster: Cluster.Cluster
+  readonly scope: Scope.CloseableScope
+}
+
+/** Opens at once, so that a server that is not there fails the command and not every file. */
+const reopening = (
+  open: Effect.Effect<Cluster.Cluster, OpenError, Scope.Scope>,
+): Effect.Effect<Reopening, OpenError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const outer = yield* Effect.scope
+    let opened: Opened | undefined
+    const get = Effect.gen(function* () {
+      if (opened !== undefined) return opened
+      const scope = yield* Scope.fork(outer, { _tag: "Sequential" })
+      const cluster = yield* Scope.extend(open, scope)
+      opened = { cluster, scope }
+      return opened
+    })
+    const drop = Effect.suspend(() => {
+      const scope = opened?.scope
+      opened = undefined
+      return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
+    })
+    yield* get
+    return {
+      use: (call) =>
+        Effect.flatMap(get, ({ cluster }) =>
+          Effect.tapError(endingEngineFirst(cluster, call(cluster)), (error) =>
+            error._tag === "EngineError" || error._tag === "ServerLostError" ? drop : Effect.void,
+          ),
+        ),
+    }
+  })

@@ -1,0 +1,125 @@
+/** The rows of `verify`, as they come: text or JSON on stdout. */
+import type { Cluster } from "@ggml-rpc/client"
+import type { Comparison } from "./compare.ts"
+import { errorText } from "./failureText.ts"
+import { printJson } from "./runReport.ts"
+import { type Column, tableLine } from "./table.ts"
+import { noteLine, printLine, styleOf } from "./terminal.ts"
+
+/** What came of one model. */
+export interface Verified {
+  readonly kind: Cluster.Evaluation["kind"]
+  readonly tokenCount: number
+  readonly comparison: Comparison
+}
+
+export interface VerifyReport {
+  readonly begin: (devices: ReadonlyArray<Cluster.ClusterDevice>) => void
+  /** Returns whether the model passed. */
+  readonly compared: (path: string, verified: Verified) => boolean
+  readonly failed: (path: string, error: Error & { readonly _tag: string }) => false
+  readonly end: (passedCount: number, count: number) => void
+}
+
+export interface VerifyReportOptions {
+  readonly isJson: boolean
+  /** What stands in the first column, for its width. */
+  readonly names: ReadonlyArray<string>
+  /** Largest NMSE that passes. */
+  readonly tolerance: number
+}
+
+const passes = ({ comparison }: Verified, tolerance: number): boolean =>
+  // Not a number is no pass.
+  comparison.nmse <= tolerance
+
+export const verifyReport = (options: VerifyReportOptions): VerifyReport =>
+  options.isJson ? jsonReport(options) : textReport(options)
+
+const jsonReport = ({ tolerance }: VerifyReportOptions): VerifyReport => ({
+  begin: () => {},
+  compared: (path, verified) => {
+    const isPassed = passes(verified, tolerance)
+    const { comparison, kind, tokenCount } = verified
+    const { klDivergence, top1Agreement, cosineSimilarity, ...both } = comparison
+    const measures =
+      kind === "logits" ? { ...both, top1Agreement, klDivergence } : { ...both, cosineSimilarity }
+    printJson({ event: "verify", path, kind, tokenCount, ...measures, tolerance, isPassed })
+    return isPassed
+  },
+  failed: (path, error) => {
+    printJson({
+      event: "verify",
+      path,
+      error: error._tag,
+      message: error.message,
+      tolerance,
+      isPassed: false,
+    })
+    return false
+  },
+  end: () => {},
+})
+
+const columnsFor = (names: ReadonlyArray<string>): ReadonlyArray<Column> => [
+  { title: "model", width: Math.min(28, Math.max(5, ...names.map((name) => name.length))) },
+  { title: "output", width: 10 },
+  { title: "max diff", align: "right", width: 8 },
+  { title: "NMSE", align: "right", width: 7 },
+  { title: "agreement", width: 27 },
+  { title: "result" },
+]
+
+/** Logits: the token that greedy decoding takes, and the distance of the probabilities. */
+const agreementOf = ({ kind, comparison }: Verified): string =>
+  kind === "logits"
+    ? `top-1 ${(comparison.top1Agreement * 100).toFixed(1)}%, KL ${short(comparison.klDivergence)}`
+    : `cosine ${comparison.cosineSimilarity.toFixed(6)}`
+
+const short = (value: number): string => (value === 0 ? "0" : value.toExponential(1))
+
+const textReport = ({ names, tolerance }: VerifyReportOptions): VerifyReport => {
+  const columns = columnsFor(names)
+  const { bold, red } = styleOf(process.stdout)
+  const row = (path: string, cells: ReadonlyArray<string>): void =>
+    printLine(tableLine(columns, [path.split("/").at(-1)!, ...cells]))
+  return {
+    begin: (devices) => {
+      const places = devices.map(({ name, place }) => `${name} (${place})`).join(", ")
+      noteLine(
+        devices.length > 0
+          ? `Comparing ${places} with this machine's CPU`
+          : "There are no servers (--rpc) and no local GPU: comparing this machine's CPU with itself",
+      )
+      printLine(
+        bold(
+          tableLine(
+            columns,
+            columns.map((column) => column.title),
+          ),
+        ),
+      )
+    },
+    compared: (path, verified) => {
+      const isPassed = passes(verified, tolerance)
+      const { maxAbsDiff, nmse } = verified.comparison
+      row(path, [
+        verified.kind,
+        short(maxAbsDiff),
+        short(nmse),
+        agreementOf(verified),
+        isPassed ? "ok" : red("DIFFERS"),
+      ])
+      return isPassed
+    },
+    failed: (path, error) => {
+      row(path, ["–", "–", "–", "–", red("FAILED")])
+      noteLine(errorText(`${path}: ${error.message}`))
+      return false
+    },
+    end: (passedCount, count) => {
+      const verb = passedCount === 1 ? "agrees" : "agree"
+      printLine(`${passedCount} of ${count} ${verb} (tolerance: NMSE ${tolerance})`)
+    },
+  }
+}
