@@ -1,0 +1,228 @@
+/**
+ * `bun run bench`: upstream's RPC server and client against ours, interleaved. See docs/performance.md
+ * for what each figure is.
+ */
+import { readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { parseArgs } from "node:util"
+import { llamaVersion } from "@ggml-rpc/native/source"
+import { ensureModel } from "../models/models.ts"
+import { compareWithLlamaBench } from "./llamaBench.ts"
+import { describeMachine, loadAverage } from "./machine.ts"
+import { type Case, type MeasureOptions, measure, type Sample, type Samples } from "./measure.ts"
+import { measureMemory } from "./memory.ts"
+import {
+  formatNumber,
+  formatReport,
+  type LlamaBenchRow,
+  linesOf,
+  type Measured,
+  type MemoryMeasured,
+  type Report,
+  replaceBetweenMarks,
+} from "./report.ts"
+import type { PairingName } from "./sides.ts"
+import { pairings } from "./sides.ts"
+import { type BenchModel, benchModels, jobFor, workloads } from "./workloads.ts"
+
+const usage = `bun run bench [options]
+  --quick            tiny and q8_0, two rounds, one core, no memory: whether it all works
+  --models A,B       of ${benchModels.join(", ")} (default: all)
+  --servers 1,2      how many servers share the model (default: 1,2)
+  --rounds N         rounds of each pairing in turn (default: 5)
+  --pinning P        one-core, free or both (default: both)
+  --cross            also our client on upstream's server and the other way round
+  --only A,B         of times, cache, memory, llama-bench (default: all)
+  --noise CORES      take a sample again, up to three times, while other programs use more (default: off)
+  --json FILE        everything measured
+  --write-docs       put the tables into docs/performance.md
+`
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: "boolean", default: false },
+    models: { type: "string" },
+    servers: { type: "string" },
+    rounds: { type: "string" },
+    pinning: { type: "string" },
+    cross: { type: "boolean", default: false },
+    only: { type: "string" },
+    noise: { type: "string" },
+    json: { type: "string" },
+    "write-docs": { type: "boolean", default: false },
+    help: { type: "boolean", short: "h", default: false },
+  },
+})
+
+const listOf = <Name extends string>(
+  text: string | undefined,
+  known: readonly Name[],
+  standard: readonly Name[],
+): readonly Name[] => {
+  if (text === undefined) return standard
+  return text
+    .split(",")
+    .map(
+      (part) =>
+        known.find((name) => name === part.trim()) ??
+        fail(`'${part}' is none of ${known.join(", ")}`),
+    )
+}
+
+const fail = (message: string): never => {
+  process.stderr.write(`bench: ${message}\n\n${usage}`)
+  process.exit(2)
+}
+
+const countOf = (text: string | undefined, standard: number): number => {
+  const count = Number(text ?? standard)
+  return Number.isInteger(count) && count > 0 ? count : fail(`'${text}' is not a count`)
+}
+
+if (values.help) {
+  process.stdout.write(usage)
+  process.exit(0)
+}
+
+const parts = ["times", "cache", "memory", "llama-bench"] as const
+const models = listOf(values.models, benchModels, values.quick ? ["tiny", "q8_0"] : benchModels)
+const serverCounts = (values.servers ?? "1,2").split(",").map((text) => countOf(text, 1))
+const rounds = countOf(values.rounds, values.quick ? 2 : 5)
+const only = listOf(values.only, parts, values.quick ? ["times"] : parts)
+const pinning = listOf(
+  values.pinning,
+  ["one-core", "free", "both"] as const,
+  values.quick ? ["one-core"] : ["both"],
+)[0]
+const pinnings = pinning === "both" ? [true, false] : [pinning === "one-core"]
+const measuredPairings: readonly PairingName[] = values.cross
+  ? (Object.keys(pairings) as PairingName[])
+  : ["upstream", "ours"]
+
+const note = (text: string): void => {
+  process.stderr.write(`${text}\n`)
+}
+
+const describe = (given: Case): string =>
+  [
+    given.model,
+    `${given.serverCount} server${given.serverCount > 1 ? "s" : ""}`,
+    given.pinned ? "one core" : "not pinned",
+    ...(given.cacheWarm ? ["cache warm"] : []),
+  ].join(", ")
+
+const options: MeasureOptions = {
+  rounds,
+  pairings: measuredPairings,
+  noiseLimitCores: Number(values.noise ?? 0),
+  retries: values.noise === undefined ? 0 : 3,
+  onSample: (pairing: PairingName, sample: Sample) => {
+    const { startToReadyMs, loadCallMs, runs, noiseCores } = sample
+    const compute = runs
+      .map((run) => `${formatNumber(run.promptMs)}/${formatNumber(run.tokenMs)}`)
+      .join(" ")
+    note(
+      `  ${pairing}: ready ${startToReadyMs.toFixed(0)} ms, load ${formatNumber(loadCallMs)} ms, prompt/token ms ${compute}, noise ${noiseCores.toFixed(2)}`,
+    )
+  },
+}
+
+const measureCase = async (given: Case): Promise<Measured> => {
+  note(`${describe(given)} (load average ${loadAverage().toFixed(2)})`)
+  const measured = { case: given, samples: await measure(given, options) }
+  warnOfDifferentTokens(measured.samples)
+  for (const line of linesOf(measured)) {
+    note(`  ${line.metric}: upstream ÷ ours ${line.speedup?.toFixed(2) ?? "–"}`)
+  }
+  return measured
+}
+
+/** Both sides must have done the same work. */
+const warnOfDifferentTokens = (samples: Samples): void => {
+  const kinds = new Map<string, string[]>()
+  for (const [name, list] of Object.entries(samples)) {
+    for (const { tokens } of list.flatMap((sample) => sample.runs)) {
+      const key = tokens.join(" ")
+      kinds.set(key, [...(kinds.get(key) ?? []), name])
+    }
+  }
+  if (kinds.size > 1) {
+    const groups = [...kinds.values()].map((names) => [...new Set(names)].join(" and "))
+    note(`  NOT THE SAME TOKENS: ${groups.join("; ")}`)
+  }
+}
+
+const casesOf = async (model: BenchModel): Promise<readonly Case[]> => {
+  const job = jobFor(await ensureModel(model), workloads[model])
+  const loadOnly = { ...job, prompt: job.prompt.slice(0, 1), generate: 1, repeat: 1 }
+  const withCache = only.includes("cache") && model === "large"
+  return pinnings.flatMap((pinned) =>
+    serverCounts.flatMap((serverCount) => [
+      ...(only.includes("times") ? [{ model, serverCount, pinned, cacheWarm: false, job }] : []),
+      ...(withCache ? [{ model, serverCount, pinned, cacheWarm: true, job: loadOnly }] : []),
+    ]),
+  )
+}
+
+const measureTimes = async (): Promise<readonly Measured[]> => {
+  const measured: Measured[] = []
+  for (const model of models) {
+    for (const given of await casesOf(model)) measured.push(await measureCase(given))
+  }
+  return measured
+}
+
+const measureAllMemory = async (): Promise<readonly MemoryMeasured[]> => {
+  const rows: MemoryMeasured[] = []
+  for (const model of models.filter((name) => name === "q8_0" || name === "large")) {
+    for (const ubatchSize of [512, 2048]) {
+      // A prompt that fills the largest batch.
+      const job = {
+        ...jobFor(await ensureModel(model), { ...workloads[model], promptTokens: 2048 }),
+        ...{ ubatchSize, contextSize: 2304, generate: 4, repeat: 1 },
+      }
+      const ours = await measureMemory(model, "ours", job)
+      const upstream = await measureMemory(model, "upstream", job)
+      for (const row of [upstream, ours]) rows.push({ ...row, breakdown: ours.breakdown! })
+      note(`memory of ${model} at a micro batch of ${ubatchSize} measured`)
+    }
+  }
+  return rows
+}
+
+const measureLlamaBench = async (): Promise<readonly LlamaBenchRow[]> => {
+  const rows: LlamaBenchRow[] = []
+  for (const model of models.filter((name) => name !== "large")) {
+    const job = jobFor(await ensureModel(model), workloads[model])
+    rows.push(...(await compareWithLlamaBench(model, job, Math.min(rounds, 3))))
+    note(`llama-bench on ${model} measured`)
+  }
+  return rows
+}
+
+const before = loadAverage()
+const measured = await measureTimes()
+const memory = only.includes("memory") ? await measureAllMemory() : []
+const llamaBench = only.includes("llama-bench") ? await measureLlamaBench() : []
+const report: Report = {
+  machine: describeMachine(),
+  llamaVersion,
+  rounds,
+  loadAverage: { before, after: loadAverage() },
+  measured,
+  memory,
+  llamaBench,
+}
+
+const text = formatReport(report)
+process.stdout.write(`${text}\n`)
+if (values.json !== undefined) {
+  writeFileSync(
+    values.json,
+    JSON.stringify({ ...report, lines: measured.flatMap(linesOf) }, null, 1),
+  )
+}
+if (values["write-docs"]) {
+  const path = join(import.meta.dir, "..", "..", "docs", "performance.md")
+  writeFileSync(path, replaceBetweenMarks(readFileSync(path, "utf8"), text))
+}

@@ -1,0 +1,237 @@
+/** The measurements as Markdown. */
+import type { Machine } from "./machine.ts"
+import type { Case, Sample, Samples } from "./measure.ts"
+import type { MemoryRow } from "./memory.ts"
+import type { Breakdown, DeviceBytes, PairingName } from "./sides.ts"
+import { median, pairedSpeedup, type Summary, speedup, summarize } from "./statistics.ts"
+
+export interface Measured {
+  readonly case: Case
+  readonly samples: Samples
+}
+
+export interface MemoryMeasured extends MemoryRow {
+  /** As our client's ggml says; the same graphs need the same on both sides. */
+  readonly breakdown: Breakdown
+}
+
+export interface LlamaBenchRow {
+  readonly model: string
+  readonly what: string
+  readonly llamaBench: Summary
+  readonly upstreamClient: Summary
+}
+
+export interface Report {
+  readonly machine: Machine
+  readonly llamaVersion: string
+  readonly rounds: number
+  readonly loadAverage: { readonly before: number; readonly after: number }
+  readonly measured: readonly Measured[]
+  readonly memory: readonly MemoryMeasured[]
+  readonly llamaBench: readonly LlamaBenchRow[]
+}
+
+interface Metric {
+  readonly name: string
+  readonly unit: string
+  /** One value for each sample. */
+  readonly of: (sample: Sample) => number
+}
+
+const loadMetrics: readonly Metric[] = [
+  { name: "start to ready", unit: "ms", of: (sample) => sample.startToReadyMs },
+  { name: "load call", unit: "ms", of: (sample) => sample.loadCallMs },
+]
+
+const computeMetrics = (promptTokens: number): readonly Metric[] => [
+  {
+    name: `prompt ${promptTokens}`,
+    unit: "ms",
+    of: ({ runs }) => median(runs.map((run) => run.promptMs)),
+  },
+  {
+    name: "generate, per token",
+    unit: "ms",
+    of: ({ runs }) => median(runs.map((run) => run.tokenMs)),
+  },
+]
+
+const cpuMetric: Metric = {
+  name: "CPU, whole job",
+  unit: "s",
+  of: (sample) => sample.clientCpuSeconds + sample.serverCpuSeconds,
+}
+
+export const metricsOf = ({ job }: Case): readonly Metric[] => [
+  ...loadMetrics,
+  ...(job.generate > 1 ? computeMetrics(job.prompt.length) : []),
+  cpuMetric,
+]
+
+export interface Line {
+  readonly case: Case
+  readonly metric: string
+  readonly unit: string
+  readonly values: Partial<Record<PairingName, Summary>>
+  /** Of "upstream" to "ours", the comparison that matters. */
+  readonly speedup: number | undefined
+  readonly pairedSpeedup: number | undefined
+}
+
+export const linesOf = ({ case: given, samples }: Measured): readonly Line[] =>
+  metricsOf(given).map((metric) => {
+    const valuesOf = (name: PairingName) => (samples[name] ?? []).map(metric.of)
+    const names = Object.keys(samples) as PairingName[]
+    const values = Object.fromEntries(names.map((name) => [name, summarize(valuesOf(name))]))
+    const both = samples.upstream !== undefined && samples.ours !== undefined
+    return {
+      case: given,
+      metric: metric.name,
+      unit: metric.unit,
+      values,
+      speedup: both ? speedup(values.upstream!, values.ours!) : undefined,
+      pairedSpeedup: both ? pairedSpeedup(valuesOf("upstream"), valuesOf("ours")) : undefined,
+    }
+  })
+
+/** Three digits that count, no exponent. */
+export const formatNumber = (value: number): string => {
+  if (value === 0) return "0"
+  const decimals = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))))
+  return value.toFixed(Math.min(decimals, 3))
+}
+
+const formatSummary = (summary: Summary | undefined): string =>
+  summary === undefined
+    ? ""
+    : `${formatNumber(summary.median)} (${formatNumber(summary.min)}–${formatNumber(summary.max)})`
+
+const table = (header: readonly string[], rows: ReadonlyArray<readonly string[]>): string =>
+  [header, header.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n")
+
+export const timesTable = (measured: readonly Measured[]): string => {
+  const lines = measured.flatMap(linesOf)
+  const names = [...new Set(lines.flatMap((line) => Object.keys(line.values)))] as PairingName[]
+  return table(
+    ["model", "servers", "what", ...names, "upstream ÷ ours"],
+    lines.map((line) => [
+      line.case.model,
+      String(line.case.serverCount),
+      `${line.metric}, ${line.unit}`,
+      ...names.map((name) => formatSummary(line.values[name])),
+      line.speedup === undefined ? "" : `${line.speedup.toFixed(2)}`,
+    ]),
+  )
+}
+
+const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(0)
+
+const sum = ({ weightBytes, contextBytes, computeBytes }: DeviceBytes): number =>
+  weightBytes + contextBytes + computeBytes
+
+export const memoryTable = (rows: readonly MemoryMeasured[]): string =>
+  table(
+    [
+      "model",
+      "ubatch",
+      "side",
+      "server peak",
+      "above its weights",
+      "above weights, KV, compute",
+      "client peak",
+      "above the file",
+      "client without files",
+    ],
+    rows.map(({ model, ubatchSize, side, fileBytes, memory, breakdown }) => {
+      const weights = breakdown.devices.reduce((total, device) => total + device.weightBytes, 0)
+      const buffers = breakdown.devices.reduce((total, device) => total + sum(device), 0)
+      const { client, server } = memory
+      return [
+        model,
+        String(ubatchSize),
+        side,
+        megabytes(server.pssBytes),
+        megabytes(server.pssBytes - weights),
+        megabytes(server.pssBytes - buffers),
+        megabytes(client.pssBytes),
+        megabytes(client.pssBytes - fileBytes),
+        megabytes(client.anonymousBytes),
+      ]
+    }),
+  )
+
+const llamaBenchTable = (rows: readonly LlamaBenchRow[]): string =>
+  table(
+    ["model", "what", "llama-bench", "upstream-client", "llama-bench ÷ upstream-client"],
+    rows.map((row) => [
+      row.model,
+      row.what,
+      formatSummary(row.llamaBench),
+      formatSummary(row.upstreamClient),
+      speedup(row.llamaBench, row.upstreamClient).toFixed(2),
+    ]),
+  )
+
+const machineLine = ({ machine, llamaVersion }: Report): string => {
+  const gigabytes = Math.round(machine.memoryBytes / 2 ** 30)
+  const cores = `${machine.coreCount} ${machine.isVirtual ? "virtual " : ""}cores`
+  return `${machine.processor}, ${cores}, ${gigabytes} GiB, ${machine.system}; llama.cpp ${llamaVersion}, Bun ${machine.bunVersion}.`
+}
+
+export const formatReport = (report: Report): string => {
+  const noise = report.measured.flatMap(({ samples }) =>
+    Object.values(samples).flatMap((list) => list.map((sample) => sample.noiseCores)),
+  )
+  const part = (title: string, body: string): string => `### ${title}\n\n${body}`
+  const cases = (pinned: boolean, warm: boolean): readonly Measured[] =>
+    report.measured.filter(
+      ({ case: { pinned: isPinned, cacheWarm } }) => isPinned === pinned && cacheWarm === warm,
+    )
+  const times = [
+    ["All processes on one core", cases(true, false)],
+    ["Not pinned", cases(false, false)],
+    ["Server cache warm, one core", cases(true, true)],
+    ["Server cache warm, not pinned", cases(false, true)],
+  ] as const
+  return [
+    [
+      machineLine(report),
+      `${report.rounds} rounds.`,
+      noise.length === 0
+        ? ""
+        : `Other programs used ${formatNumber(median(noise))} cores during a sample (median; at most ${formatNumber(Math.max(...noise))}).`,
+    ]
+      .join(" ")
+      .trim(),
+    ...times.flatMap(([title, list]) => (list.length > 0 ? [part(title, timesTable(list))] : [])),
+    ...(report.memory.length > 0
+      ? [part("Peak memory, MB (proportional set size)", memoryTable(report.memory))]
+      : []),
+    ...(report.llamaBench.length > 0
+      ? [
+          part(
+            "Upstream's clients against each other, milliseconds",
+            llamaBenchTable(report.llamaBench),
+          ),
+        ]
+      : []),
+  ].join("\n\n")
+}
+
+export const BEGIN_MARK = "<!-- bench: begin -->"
+export const END_MARK = "<!-- bench: end -->"
+
+/**
+ * The document with what is between the marks replaced.
+ *
+ * @throws {Error} when the marks are not there, once each and in order
+ */
+export const replaceBetweenMarks = (document: string, text: string): string => {
+  const [before, rest, ...moreBegins] = document.split(BEGIN_MARK)
+  const [, after, ...moreEnds] = rest?.split(END_MARK) ?? []
+  if (after === undefined || moreBegins.length + moreEnds.length > 0) {
+    throw new Error(`the document needs "${BEGIN_MARK}" and then "${END_MARK}", once each`)
+  }
+  return `${before}${BEGIN_MARK}\n\n${text}\n\n${END_MARK}${after}`
+}

@@ -1,0 +1,188 @@
+/** The two implementations that are compared, as processes with the same job. */
+import { join } from "node:path"
+import { ensurePeers } from "../peers/peers.ts"
+import { type ServerProcess, startProcess, startServer, waitUntil } from "../peers/process.ts"
+import { groupCpuSeconds, type MemoryPeak, watchMemory } from "./processGroup.ts"
+
+export type Side = "upstream" | "ours"
+
+/** Which client ran on which server. */
+export interface Pairing {
+  readonly client: Side
+  readonly server: Side
+}
+
+export const pairings = {
+  upstream: { client: "upstream", server: "upstream" },
+  ours: { client: "ours", server: "ours" },
+  "ours on upstream's server": { client: "ours", server: "upstream" },
+  "upstream on our server": { client: "upstream", server: "ours" },
+} as const satisfies Record<string, Pairing>
+
+export type PairingName = keyof typeof pairings
+
+export interface ServerSetup {
+  readonly side: Side
+  /** Put before every command, such as `["taskset", "-c", "1"]`. */
+  readonly prefix: readonly string[]
+  /** Folder of the server's cache; undefined: none. */
+  readonly cacheDir?: string | undefined
+}
+
+/** A server with one thread, and every other option left at its default. */
+export const startBenchServer = async (setup: ServerSetup): Promise<ServerProcess> => {
+  const program = await serverProgram(setup.side)
+  const cache = setup.cacheDir === undefined ? [] : ["-c"]
+  return startServer(
+    (port) => [...setup.prefix, ...program, "-p", String(port), "-t", "1", ...cache],
+    { env: { LLAMA_CACHE: setup.cacheDir } },
+  )
+}
+
+const serverProgram = async (side: Side): Promise<readonly string[]> =>
+  side === "upstream"
+    ? [(await ensurePeers(["rpc-server"]))["rpc-server"]]
+    : [process.execPath, join(import.meta.dir, "ggml-rpc-server.ts")]
+
+export interface ClientJob {
+  readonly modelPath: string
+  readonly prompt: readonly number[]
+  /** Tokens to generate after the prompt. */
+  readonly generate: number
+  /** Prompt and generation, so often in one process. */
+  readonly repeat: number
+  readonly ubatchSize: number
+  readonly contextSize: number
+}
+
+/** What one client process did; the times of `runs` are its own. */
+export interface ClientResult {
+  /** From the start of the process to the model ready to compute. */
+  readonly startToReadyMs: number
+  /** The calls that make model and context from the file, connected to the servers. */
+  readonly loadCallMs: number
+  /** From the start of the process to its end. */
+  readonly wallMs: number
+  readonly runs: ReadonlyArray<{
+    readonly tokens: readonly number[]
+    readonly promptMs: number
+    /** Per generated token after the first, which comes out of the prompt. */
+    readonly tokenMs: number
+  }>
+  readonly clientCpuSeconds: number
+  readonly serverCpuSeconds: number
+  /** Only where asked for. */
+  readonly memory?: { readonly client: MemoryPeak; readonly server: MemoryPeak }
+  /** Only from our client: bytes on the servers and on the client's host, as planned by ggml. */
+  readonly breakdown?: Breakdown
+}
+
+export interface DeviceBytes {
+  readonly weightBytes: number
+  readonly contextBytes: number
+  readonly computeBytes: number
+}
+
+export interface Breakdown {
+  readonly devices: readonly DeviceBytes[]
+  readonly host: DeviceBytes
+}
+
+export interface ClientSetup {
+  readonly side: Side
+  readonly prefix: readonly string[]
+  readonly watchMemory: boolean
+}
+
+/**
+ * Runs a client to its end on servers that wait for it.
+ *
+ * @throws {Error} with what it printed, when it fails
+ */
+export const runClient = async (
+  setup: ClientSetup,
+  servers: readonly ServerProcess[],
+  job: ClientJob,
+): Promise<ClientResult> => {
+  const program = await clientProgram(setup.side)
+  const groups = servers.map((server) => server.pid)
+  const serverCpuBefore = groupCpuSeconds(groups)
+  const startedEpochMs = Date.now()
+  const started = performance.now()
+  await using client = startProcess([...setup.prefix, ...program, ...clientArguments(servers, job)])
+  const watch = setup.watchMemory
+    ? { client: watchMemory([client.pid]), server: watchMemory(groups) }
+    : undefined
+  const exitCode = await client.exited
+  const wallMs = performance.now() - started
+  const memory = watch && {
+    client: await watch.client.stop(),
+    server: await watch.server.stop(),
+  }
+  if (exitCode !== 0) {
+    throw new Error(
+      `the ${setup.side} client ended with exit code ${exitCode}:\n${client.stderr().slice(-4000)}`,
+    )
+  }
+  await quiet(groups)
+  const printed = JSON.parse(client.stdout()) as PrintedResult
+  return {
+    startToReadyMs: printed.readyEpochMs - startedEpochMs,
+    loadCallMs: printed.loadMs + (printed.contextMs ?? 0),
+    wallMs,
+    runs: printed.runs.map((run) => ({
+      tokens: run.tokens,
+      promptMs: run.promptMs,
+      tokenMs: generationMs(run) / Math.max(1, run.tokens.length - 1),
+    })),
+    clientCpuSeconds: client.cpuSeconds() ?? 0,
+    serverCpuSeconds: groupCpuSeconds(groups) - serverCpuBefore,
+    ...(memory === undefined ? {} : { memory }),
+    ...(printed.breakdown === undefined ? {} : { breakdown: printed.breakdown }),
+  }
+}
+
+/** What both clients print, as far as it is read here. */
+interface PrintedResult {
+  readonly readyEpochMs: number
+  readonly loadMs: number
+  /** upstream-client times the context by itself; ours counts it as loading. */
+  readonly contextMs?: number
+  readonly breakdown?: Breakdown
+  readonly runs: ReadonlyArray<{
+    readonly tokens: readonly number[]
+    readonly promptMs: number
+    /** Of upstream-client, by token. */
+    readonly tokenMs?: readonly number[]
+    readonly generateMs?: number
+  }>
+}
+
+const generationMs = (run: PrintedResult["runs"][number]): number =>
+  run.generateMs ?? (run.tokenMs ?? []).reduce((sum, ms) => sum + ms, 0)
+
+const clientProgram = async (side: Side): Promise<readonly string[]> =>
+  side === "upstream"
+    ? [(await ensurePeers(["upstream-client"]))["upstream-client"]]
+    : [process.execPath, join(import.meta.dir, "ggml-rpc-client.ts")]
+
+const clientArguments = (servers: readonly ServerProcess[], job: ClientJob): readonly string[] => [
+  ...["-m", job.modelPath, "--rpc", servers.map((server) => server.endpoint).join(",")],
+  ...["--tokens", job.prompt.join(","), "-n", String(job.generate), "-t", "1"],
+  ...["-c", String(job.contextSize), "-ub", String(job.ubatchSize)],
+  ...["--repeat", String(job.repeat)],
+  // Else each side would split by its own idea of free memory.
+  ...["-ts", servers.map(() => "1").join(",")],
+]
+
+/** Waits until the servers have cleaned up after a client, at most two seconds. */
+const quiet = async (groups: readonly number[]): Promise<void> => {
+  let before = groupCpuSeconds(groups)
+  await waitUntil(async () => {
+    await Bun.sleep(150)
+    const now = groupCpuSeconds(groups)
+    const isQuiet = now === before
+    before = now
+    return isQuiet
+  }, 2000)
+}
