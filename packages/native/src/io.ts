@@ -60,6 +60,7 @@ export const ioErrorText = (result: number): string => String(io().io_error_text
 export const errno = {
   connectionRefused: process.platform === "darwin" ? -61 : -111,
   timedOut: process.platform === "darwin" ? -60 : -110,
+  again: process.platform === "darwin" ? -35 : -11,
   hostUnreachable: process.platform === "darwin" ? -65 : -113,
   networkUnreachable: process.platform === "darwin" ? -51 : -101,
   brokenPipe: -32,

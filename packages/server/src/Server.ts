@@ -72,7 +72,7 @@ export const serve = (
     const log = options.log ?? (yield* effectLog)
     const cacheDir = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
-    const config: SessionConfig = {
+    const config: Omit<SessionConfig, "describe"> = {
       threadCount,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),

@@ -7,7 +7,7 @@ import type { DeviceReport, SessionConfig, SessionEvent } from "./session/events
 export type ClientName = string
 
 export interface PoolOptions {
-  readonly config: SessionConfig
+  readonly config: Omit<SessionConfig, "describe">
   /** Clients served at the same time. */
   readonly maxSessions: number
   /** Session processes that wait for a client. */
@@ -43,6 +43,9 @@ const SURPLUS_IDLE_MS = 5_000
 /** How long a process may take to end by itself when the server closes. */
 const STOP_TIMEOUT_MS = 2_000
 
+/** Exit code of a process whose client left during a long operation; the shim's `io_watch_client`. */
+const CLIENT_GONE_EXIT = 3
+
 interface Member {
   readonly process: SessionProcess
   /** The client it serves; undefined while it waits. */
@@ -54,6 +57,8 @@ interface Member {
   /** It said that its client's connection is over. */
   closed: boolean
   idleSince: number
+  /** Why it says that it ends. */
+  failure: string | undefined
 }
 
 /** A connection that waits for a process. `fd` is the pool's own copy. */
@@ -182,7 +187,8 @@ export class SessionPool {
   /** Starts a process that waits for a client; returns what went wrong, if anything. */
   #spawn(): string | undefined {
     try {
-      const process = new SessionProcess(this.#options.config, this.#listener)
+      const describe = this.#started !== undefined
+      const process = new SessionProcess({ ...this.#options.config, describe }, this.#listener)
       const member: Member = {
         process,
         client: undefined,
@@ -190,6 +196,7 @@ export class SessionPool {
         ready: false,
         closed: false,
         idleSince: Date.now(),
+        failure: undefined,
       }
       this.#members.set(process, member)
       // A connection may be sent before the process is ready: it waits in the channel.
@@ -239,6 +246,9 @@ export class SessionPool {
           available: event.available,
         })
         return
+      case "failed":
+        member.failure = event.message
+        return
       case "stateful":
         member.stateful = true
         return
@@ -281,10 +291,13 @@ export class SessionPool {
     const index = this.#idle.indexOf(member)
     if (index >= 0) this.#idle.splice(index, 1)
     if (this.#closing) return
-    const died = describeExit(exit)
+    const died = member.failure ?? describeExit(exit)
     if (!member.ready) this.#started?.({ kind: "died", reason: died })
-    const isExpected = exit.exitCode === 0 && (member.closed || member.client === undefined)
-    if (isExpected) return
+    if (exit.exitCode === 0 && (member.closed || member.client === undefined)) return
+    if (exit.exitCode === CLIENT_GONE_EXIT) {
+      this.#log("debug", `${member.client} left while a request of it was running`)
+      return
+    }
     const whose = member.client === undefined ? "a waiting session" : `session of ${member.client}`
     this.#log("error", `${whose} died: ${oneLine(died)}`)
     // Not after a death at the start: that would repeat for ever. The next client tries again.

@@ -18,7 +18,16 @@ import { Buffers, type SessionBuffer } from "./buffers.ts"
 import type { Cache, CacheWriter } from "./cache.ts"
 import type { ServedDevice } from "./devices.ts"
 import { GraphCheck } from "./graphCheck.ts"
-import { hexU64, isZeroU64, readU64, refuse, type Words, word, writeU64 } from "./record.ts"
+import {
+  hexU64,
+  isZeroU64,
+  RECORD_WORDS,
+  readU64,
+  refuse,
+  type Words,
+  word,
+  writeU64,
+} from "./record.ts"
 import { type BufferRule, TensorCheck } from "./tensorCheck.ts"
 import { ClientGone, Wire } from "./wire.ts"
 
@@ -96,10 +105,6 @@ export class Session {
   serve(fd: number): never {
     const wire = this.#wire
     wire.open(fd)
-    wire.next()
-    if (wire.command !== Command.HELLO) {
-      refuse("command", "must be HELLO on a new connection")
-    }
     this.#hello()
     for (;;) {
       wire.next()
@@ -488,6 +493,9 @@ export class Session {
     if (native === 0 || native === null) {
       throw new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
     }
+    const backend = this.#backendOf(graph.device)
+    const unsupported = this.#ggml.gs_graph_unsupported(asPointer(backend), asPointer(native))
+    if (unsupported >= 0) this.#refuseNode(unsupported)
     this.#stored[graph.device] = { native, buffers: graph.usedBuffers }
     this.#compute(graph.device, native)
   }
@@ -508,9 +516,25 @@ export class Session {
     this.#compute(index, stored.native)
   }
 
-  #compute(device: number, graph: Address): void {
+  #backendOf(device: number): Address {
     const backend = this.#devices[device]!.backend()
     if (backend === 0) throw new ComputeError("the device could not be started")
+    return backend
+  }
+
+  #refuseNode(node: number): never {
+    const record = this.#graph.nodes[node]! - 1
+    const op = this.#block[this.#graph.recordsOffset / 4 + record * RECORD_WORDS + word.op]!
+    const { name } = this.#devices[this.#graph.device]!.device
+    return refuse(
+      `tensors[${record}].op`,
+      `is no operation that ${name} can run with these types and shapes`,
+      V7_0_0.ops[op],
+    )
+  }
+
+  #compute(device: number, graph: Address): void {
+    const backend = this.#backendOf(device)
     // Answers that wait need not wait for the graph.
     this.#wire.flush()
     const status = this.#ggml.gs_graph_compute(asPointer(backend), asPointer(graph))

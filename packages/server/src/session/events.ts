@@ -8,6 +8,8 @@ export interface SessionConfig {
   /** Absolute folder of the tensor cache; absent: no cache. */
   readonly cacheDir?: string
   readonly debug: boolean
+  /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
+  readonly describe: boolean
 }
 
 /** A device as a session process sees it; memory in bytes. */
@@ -21,6 +23,8 @@ export interface DeviceReport {
 
 /** What a session process says on stdout, one JSON object a line. */
 export type SessionEvent =
+  /** The process cannot go on: libraries are missing, or a defect; it ends. */
+  | { readonly event: "failed"; readonly message: string }
   /** Backends are loaded; the process waits for its first client. */
   | { readonly event: "ready"; readonly devices: readonly DeviceReport[] }
   /** A device of the configuration does not exist; the process ends. */

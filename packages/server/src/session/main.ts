@@ -6,7 +6,7 @@
  * Imports no Effect: this process exists once per client and must start fast and stay small.
  */
 import { writeSync } from "node:fs"
-import { io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
+import { type Device, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache } from "./cache.ts"
 import { ServedDevice, selectDevices } from "./devices.ts"
@@ -15,37 +15,51 @@ import { ComputeError, Session } from "./Session.ts"
 import { warmUp } from "./warmUp.ts"
 import { ClientGone } from "./wire.ts"
 
+/** The socket to the front process. */
 const CHANNEL = 3
 
-/** Seconds without a sign of life after which a client's host counts as gone. */
+/** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
 
 const tell = (event: SessionEvent): void => {
   writeSync(1, `${JSON.stringify(event)}\n`)
 }
 
-const report = (served: ServedDevice): DeviceReport => ({
-  name: served.device.name,
-  description: served.device.description,
-  type: served.device.type,
-  ...served.memory(),
+/** Ends the process without the clean-up of runtimes and drivers: the system takes everything back. */
+const exit = (code: number): never => {
+  io().io_exit(code)
+  throw new Error("unreachable")
+}
+
+const report = (device: Device): DeviceReport => ({
+  name: device.name,
+  description: device.description,
+  type: device.type,
+  ...new ServedDevice(device, 1).memory(),
 })
 
-const startDevices = (config: SessionConfig): readonly ServedDevice[] => {
+const start = (config: SessionConfig): readonly ServedDevice[] => {
   loadBackends(config.debug ? 1 : 3)
   const selected = selectDevices(config.devices)
   if ("unknown" in selected) {
-    const available = listDevices().map((device) => report(new ServedDevice(device, 1)))
-    tell({ event: "unknown-device", name: selected.unknown, available })
-    process.exit(1)
+    tell({
+      event: "unknown-device",
+      name: selected.unknown,
+      available: listDevices().map(report),
+    })
+    return exit(1)
   }
-  return selected.devices.map((device) => new ServedDevice(device, config.threadCount))
+  if (selected.devices.length === 0) throw new Error("ggml finds no device on this machine")
+  const devices = selected.devices.map((device) => new ServedDevice(device, config.threadCount))
+  warmUp(devices)
+  tell({ event: "ready", devices: config.describe ? selected.devices.map(report) : [] })
+  return devices
 }
 
 const main = (config: SessionConfig): void => {
+  io().io_expect_crash()
   io().io_watch_parent(CHANNEL)
-  const devices = startDevices(config)
-  warmUp(devices)
+  const devices = start(config)
   const session = new Session({
     devices,
     cache: config.cacheDir === undefined ? undefined : new Cache(config.cacheDir),
@@ -55,7 +69,6 @@ const main = (config: SessionConfig): void => {
       : undefined,
     onStateful: () => tell({ event: "stateful" }),
   })
-  tell({ event: "ready", devices: devices.map(report) })
   while (!session.stateful) {
     const fd = io().io_receive_descriptor(CHANNEL)
     // The front process is gone.
@@ -75,14 +88,14 @@ const serveClient = (session: Session, fd: number): Ended => {
   } catch (error) {
     return endOf(error, session)
   } finally {
-    attemptFlush(session)
+    flush(session)
     io().io_watch_client(-1)
     io().io_close(fd)
   }
 }
 
 /** A refused request does not take the answers to earlier ones along. */
-const attemptFlush = (session: Session): void => {
+const flush = (session: Session): void => {
   try {
     session.flush()
   } catch (error) {
@@ -103,5 +116,10 @@ const endOf = (error: unknown, session: Session): Ended => {
   throw error
 }
 
-main(JSON.parse(process.argv[2] ?? "{}") as SessionConfig)
-process.exit(0)
+try {
+  main(JSON.parse(process.argv[2] ?? "{}") as SessionConfig)
+} catch (error) {
+  tell({ event: "failed", message: error instanceof Error ? error.message : String(error) })
+  exit(1)
+}
+exit(0)

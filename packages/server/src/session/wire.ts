@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { asPointer, io, ioErrorText } from "@ggml-rpc/native/bindings"
+import { asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   Command,
   commandSpec,
@@ -8,7 +8,14 @@ import {
   ProtocolError,
   SetTensorPrefix,
 } from "@ggml-rpc/protocol"
-import type { Words } from "./record.ts"
+import { refuse, type Words } from "./record.ts"
+
+const describeEnd = (result: number): string =>
+  result === 0
+    ? "closed"
+    : result === errno.again
+      ? `sent no HELLO within ${HELLO_TIMEOUT_MS / 1000} s`
+      : ioErrorText(result)
 
 /** The client is gone: its end was closed or reset, or its host does not answer any more. */
 export class ClientGone extends Error {
@@ -24,6 +31,9 @@ const OUTBOX_BYTES = 64 * 1024
 
 /** u8 command, u64 payload size. */
 const HEADER_BYTES = 9
+
+/** A connection that says nothing keeps a process busy: HELLO has to come within this time. */
+const HELLO_TIMEOUT_MS = 10_000
 
 const COMMAND_COUNT = 18
 
@@ -74,11 +84,18 @@ export class Wire {
     this.#outboxAt = ptr(this.#outbox) as number
   }
 
+  /** Starts a connection, which has to begin with HELLO: it is in `words` afterwards. */
   open(fd: number): void {
     this.#fd = fd
     this.#read = REQUEST_BYTES
     this.#filled = REQUEST_BYTES
     this.#pending = 0
+    this.#io.io_set_receive_timeout(fd, HELLO_TIMEOUT_MS)
+    this.next()
+    if (this.command !== Command.HELLO) {
+      refuse("command", "must be HELLO on a new connection", this.command)
+    }
+    this.#io.io_set_receive_timeout(fd, 0)
   }
 
   /**
@@ -150,7 +167,7 @@ export class Wire {
         asPointer(this.#inboxAt + this.#filled),
         INBOX_BYTES - this.#filled,
       )
-      if (got <= 0) throw new ClientGone(got === 0 ? "closed" : ioErrorText(got))
+      if (got <= 0) throw new ClientGone(describeEnd(got))
       this.#filled += got
     }
   }
@@ -175,7 +192,7 @@ export class Wire {
     if (size === 0) return
     this.flush()
     const got = this.#io.io_recv_exact(this.#fd, asPointer(address), size)
-    if (got !== size) throw new ClientGone(got >= 0 ? "closed" : ioErrorText(got))
+    if (got !== size) throw new ClientGone(got >= 0 ? "closed in mid-request" : ioErrorText(got))
   }
 
   /** Copies or receives the next `size` payload bytes to a native address. */
