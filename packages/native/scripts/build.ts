@@ -4,7 +4,15 @@
  *
  * Once per set of libraries and cached: a build whose inputs did not change is a look at a stamp file.
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs"
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+} from "node:fs"
 import { availableParallelism } from "node:os"
 import { dirname, join, resolve } from "node:path"
 import * as Data from "effect/Data"
@@ -88,10 +96,11 @@ const replaceFolder = (from: string, target: string, work: string): void => {
   try {
     renameSync(from, target)
   } catch (cause) {
-    if (existsSync(join(target, "stamp"))) return
+    // Somebody was faster: folders only ever appear whole.
+    if (existsSync(target)) return
     throw new NativeBuildError({
       reason: "disk",
-      message: `The built shim could not be moved to ${target}: remove that folder and try again.`,
+      message: `What was built could not be moved to ${target}: remove that folder and try again.`,
       cause,
     })
   }
@@ -166,29 +175,34 @@ export const buildFromSource = async (
   requireTools()
   const source = await ensureSource()
   const root = join(buildRoot(), "source")
-  const libraries = join(root, "lib")
+  const work = join(root, "cmake")
+  const built = join(work, "lib")
+  const target = join(root, "lib")
   say(`building ggml and llama ${llamaVersion} from source with ${flags.join(" ") || "no flags"}`)
+  // Objects are kept for the next build. Not so what it decides anew: cmake's cache, without which
+  // cmake-js configures, and libraries that the flags may no longer ask for.
+  rmSync(join(work, "CMakeCache.txt"), { force: true })
+  rmSync(built, { recursive: true, force: true })
   await cmakeJs(
-    ["-d", packageFolder, "-O", join(root, "cmake")],
+    ["-d", packageFolder, "-O", work],
     [
       "GGML_RPC_FROM_SOURCE=ON",
       `LLAMA_SOURCE_DIR=${source}`,
       "BUILD_SHARED_LIBS=ON",
       ...cpuDefinitions(flags),
-      "LLAMA_BUILD_TESTS=OFF",
-      "LLAMA_BUILD_EXAMPLES=OFF",
-      "LLAMA_BUILD_TOOLS=OFF",
-      "LLAMA_BUILD_SERVER=OFF",
-      "LLAMA_BUILD_COMMON=OFF",
-      "LLAMA_OPENSSL=OFF",
-      `CMAKE_LIBRARY_OUTPUT_DIRECTORY=${libraries}`,
-      `CMAKE_LIBRARY_OUTPUT_DIRECTORY_RELEASE=${libraries}`,
-      `CMAKE_RUNTIME_OUTPUT_DIRECTORY=${libraries}`,
-      `CMAKE_RUNTIME_OUTPUT_DIRECTORY_RELEASE=${libraries}`,
+      `CMAKE_LIBRARY_OUTPUT_DIRECTORY_RELEASE=${built}`,
     ],
     flags.map((flag) => flag.replace(/^-D/, "")),
   )
-  return libraries
+  // Whole or not at all: half a set would be taken for the one to use.
+  const staging = makeWorkFolder(root)
+  try {
+    cpSync(built, join(staging, "lib"), { recursive: true, verbatimSymlinks: true })
+    replaceFolder(join(staging, "lib"), target, staging)
+  } finally {
+    rmSync(staging, { recursive: true, force: true })
+  }
+  return target
 }
 
 /**

@@ -445,6 +445,11 @@ void * watch(void *) {
         if (has_gone || client < 0) {
             continue;
         }
+        if (fds[2].revents & POLLNVAL) {
+            // Closed here without being unwatched first: watching on would spin.
+            g_client_fd = -1;
+            continue;
+        }
         const bool silent = ready == 0 && is_silent(client);
         if (silent || (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
             g_abort_flag.store(1);

@@ -368,7 +368,7 @@ describe("watching", () => {
       const before = globalThis.process.cpuUsage()
       io().io_wait_readable(silent, 500)
       const { user, system } = globalThis.process.cpuUsage(before)
-      if (user + system > 250_000) throw new Error("the watcher spins")
+      if (user + system > 100_000) throw new Error("the watcher spins")
       if (read.i32(flag, 0) !== 0) throw new Error("raised for nothing")
       io().io_watch_client(3)
       io().io_send(3, new Uint8Array(1), 1)
