@@ -334,7 +334,8 @@ const loadModel = (
       (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
       0,
     )
-    const { event: loaded } = yield* Effect.acquireRelease(
+    let isLoading = true
+    const { event: loaded } = yield* Effect.acquireReleaseInterruptible(
       engine.request(
         {
           type: "load",
@@ -348,9 +349,13 @@ const loadModel = (
           onProgress({ doneBytes: event.doneBytes, cachedBytes: event.cachedBytes, totalBytes })
         },
       ),
-      // The engine may be gone already, and then so is the model.
-      () => Effect.ignore(engine.request({ type: "unload" })),
+      () =>
+        Effect.suspend(() => (isLoading ? engine.cancel : Effect.void)).pipe(
+          // The engine may be gone already, and then so is the model.
+          Effect.zipRight(Effect.ignore(engine.request({ type: "unload" }))),
+        ),
     )
+    isLoading = false
     const tokenize: ClusterModel["tokenize"] = (text, options = {}) =>
       Effect.map(
         engine.request({

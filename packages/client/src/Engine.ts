@@ -1,6 +1,6 @@
 /** The host's side of an engine process: starts it, talks to it, ends it with its scope. */
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import type { EngineEvent, EngineRequest } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
@@ -30,13 +30,17 @@ export interface Answer<R extends AnsweredRequest> {
 export interface Engine {
   /**
    * Sends a request and waits for its final event; other events go to `onEvent`. Requests wait for
-   * each other. Interrupting it does not stop the engine's work: see `cancel`.
+   * each other. Interrupting it leaves the engine at work, and later requests wait for its end: see
+   * `cancel`.
    */
   readonly request: <R extends AnsweredRequest>(
     request: R,
     onEvent?: (event: EngineEvent) => void,
   ) => Effect.Effect<Answer<R>, ClusterError>
-  /** Ends a running generation after its current token. */
+  /**
+   * Stops what the engine is doing: a load at the next tensor, a generation at the next token or batch
+   * of the prompt. A stopped load fails, a stopped generation ends with the reason `cancelled`.
+   */
   readonly cancel: Effect.Effect<void>
   /** Process id, for supervision. */
   readonly pid: number
@@ -49,7 +53,6 @@ const spawnEngine = () =>
     stdin: "pipe",
     stdout: "pipe",
     stderr: "pipe",
-    // Ctrl-C goes to the whole terminal group: this process decides when the engine ends.
     env: { ...process.env },
   })
 
@@ -67,21 +70,18 @@ export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(functi
   const turn = yield* Effect.makeSemaphore(1)
   return {
     pid: child.pid,
-    cancel: Effect.sync(() => session.send({ type: "cancel" })),
+    cancel: Effect.sync(() => child.kill("SIGUSR2")),
     request: <R extends AnsweredRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
-      turn.withPermits(1)(
-        Effect.flatMap(Deferred.make<Answer<R>, ClusterError>(), (done) =>
-          Effect.zipRight(
-            Effect.sync(() =>
-              session.begin(request, {
-                onEvent: onEvent ?? (() => {}),
-                finish: (exit) =>
-                  Deferred.unsafeDone(done, exit as Effect.Effect<Answer<R>, ClusterError>),
-              }),
-            ),
-            Deferred.await(done),
-          ),
-        ),
+      Effect.async<Answer<R>, ClusterError>((resume) => {
+        session.begin(request, {
+          onEvent: onEvent ?? (() => {}),
+          finish: (exit) => resume(exit as Effect.Effect<Answer<R>, ClusterError>),
+        })
+      }).pipe(
+        turn.withPermits(1),
+        // A daemon holds the turn until the engine is done, also when nobody waits for the answer any more.
+        Effect.forkDaemon,
+        Effect.flatMap(Fiber.join),
       ),
   }
 })
@@ -118,8 +118,7 @@ class EngineSession {
     })
   }
 
-  send(request: EngineRequest): void {
-    if (this.ended !== undefined) return
+  private send(request: EngineRequest): void {
     this.child.stdin.write(`${JSON.stringify(request)}\n`)
     void this.child.stdin.flush()
   }

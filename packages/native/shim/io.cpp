@@ -512,6 +512,25 @@ API void * io_abort_flag() {
     return &g_abort_flag;
 }
 
+// Makes SIGUSR2 raise the abort flag: the only way into a process that is inside a blocking call.
+API int io_abort_on_signal() {
+    struct sigaction action{};
+    action.sa_handler = [](int) { g_abort_flag.store(1); };
+    action.sa_flags   = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    return sigaction(SIGUSR2, &action, nullptr) == 0 ? 0 : -errno;
+}
+
+// Ctrl-C and a closed terminal signal the whole group: for a child whose parent decides when it ends.
+API void io_ignore_terminal_signals() {
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+}
+
+API void io_clear_abort() {
+    g_abort_flag.store(0);
+}
+
 API void io_raise_abort() {
     g_abort_flag.store(1);
 }

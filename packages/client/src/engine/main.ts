@@ -3,6 +3,7 @@
  * from stdin, do it (blocking), write events to stdout. It ends when its parent does, by closing stdin,
  * or by SIGKILL; the servers free what was theirs when the connections close with it.
  */
+import { type Pointer, read } from "bun:ffi"
 import { readSync, writeSync } from "node:fs"
 import {
   type Address,
@@ -30,6 +31,7 @@ import {
   ModelError,
   PlanError,
 } from "../errors.ts"
+import { generate, type Subject } from "./generate.ts"
 import type {
   EngineContextOptions,
   EngineDevice,
@@ -37,7 +39,6 @@ import type {
   EngineRequest,
   MeasuredRow,
   Placement,
-  StopReason,
 } from "./messages.ts"
 import { RemoteDevices } from "./RemoteDevices.ts"
 import { RpcConnection } from "./RpcConnection.ts"
@@ -97,11 +98,6 @@ class RequestReader {
       this.text += this.decoder.decode(this.chunk.subarray(0, size), { stream: true })
     }
   }
-
-  /** Whether a request is waiting, without blocking; during a generation that is a `cancel`. */
-  get isWaiting(): boolean {
-    return this.text.includes("\n") || io().io_wait_readable(0, 0) === 1
-  }
 }
 
 interface Loaded {
@@ -123,13 +119,10 @@ class Engine {
   private remote: RemoteDevices | undefined
   private readonly local: Array<Device> = []
   private loaded: Loaded | undefined
-  private readonly requests: RequestReader
-
-  constructor(requests: RequestReader) {
-    this.requests = requests
-  }
+  private readonly abortFlag = io().io_abort_flag() as Pointer
 
   handle(request: EngineRequest): void {
+    io().io_clear_abort()
     switch (request.type) {
       case "open":
         this.open(request)
@@ -156,9 +149,6 @@ class Engine {
         break
       case "evaluate":
         this.evaluate(request.tokens)
-        break
-      case "cancel":
-        // It arrived after the generation had ended by itself.
         break
     }
   }
@@ -229,7 +219,7 @@ class Engine {
     options: { readonly noAlloc: boolean; readonly mmap: boolean },
   ): Loaded {
     this.remote?.clearMemoryFailure()
-    const abortFlag = io().io_abort_flag() as Address
+    const abortFlag: Address = this.abortFlag
     // Only the devices that get something: one without layers would still get compute buffers.
     const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))
     const scope = Effect.runSync(Scope.make())
@@ -330,6 +320,11 @@ class Engine {
     this.remote?.flush()
   }
 
+  /** The abort flag also rises with a lost connection, which is reported first. */
+  private get isCancelled(): boolean {
+    return read.i32(this.abortFlag, 0) !== 0
+  }
+
   private required(): Loaded {
     if (this.loaded === undefined) throw new EngineError({ detail: "no model is loaded" })
     return this.loaded
@@ -360,98 +355,26 @@ class Engine {
   }
 
   private generate(request: EngineRequest & { type: "generate" }): void {
-    const { model, context } = this.required()
-    const samplerScope = Effect.runSync(Scope.make())
+    const { model, context, path } = this.required()
     const writer = new TokenWriter()
+    const subject: Subject = {
+      model,
+      context,
+      path,
+      failIfLost: () => this.failIfLost(),
+      isCancelled: () => this.isCancelled,
+    }
     try {
-      const sampler = Effect.runSync(Scope.extend(model.newSampler(request.sampler), samplerScope))
-      const detokenizer = model.detokenizer()
-      context.clearMemory()
-      const prompt = Int32Array.from(request.tokens)
-      if (prompt.length >= context.contextSize) {
-        throw new ModelError({
-          path: this.required().path,
-          during: "decode",
-          detail: `the prompt has ${prompt.length} tokens, but the context holds ${context.contextSize}; raise --ctx-size or shorten the prompt.`,
-        })
-      }
-      const started = performance.now()
-      const next = this.prompt(model, context, prompt)
-      context.synchronize()
-      this.failIfLost()
-      const promptMs = performance.now() - started
-      send({ type: "prompt", tokenCount: prompt.length, ms: promptMs })
-      const generateStarted = performance.now()
-      const limit = request.maxTokens < 0 ? Number.POSITIVE_INFINITY : request.maxTokens
-      let position = next.position
-      let tokenCount = 0
-      let stopReason: StopReason = "token-limit"
-      while (tokenCount < limit) {
-        const token = sampler.sample(context)
-        this.failIfLost()
-        if (model.isEndOfGeneration(token)) {
-          stopReason = "end-of-text"
-          break
-        }
-        tokenCount++
-        writer.push(token, detokenizer.push(token))
-        if (tokenCount >= limit) break
-        if (position >= context.contextSize) {
-          stopReason = "context-full"
-          break
-        }
-        if (this.requests.isWaiting) {
-          stopReason = "cancelled"
-          break
-        }
-        next.block[0] = token
-        this.check(context.decode(next.block), "decode")
-        position++
-      }
-      writer.flush()
-      send({
-        type: "generated",
-        text: detokenizer.finish(),
-        stats: {
-          promptTokenCount: prompt.length,
-          promptMs,
-          tokenCount,
-          generateMs: performance.now() - generateStarted,
-          stopReason,
-        },
+      const { text, stats } = generate(subject, request, {
+        onPrompt: (tokenCount, ms) => send({ type: "prompt", tokenCount, ms }),
+        onToken: (id, text) => writer.push(id, text),
       })
+      writer.flush()
+      send({ type: "generated", text, stats })
     } finally {
       // What was computed before a failure is the user's all the same.
       writer.flush()
-      Effect.runSync(Scope.close(samplerScope, Exit.void))
     }
-  }
-
-  /** Evaluates the prompt; returns the position after it, and a block for one token. */
-  private prompt(
-    model: Model,
-    context: ModelContext,
-    prompt: Int32Array,
-  ): { readonly position: number; readonly block: Int32Array } {
-    const block = new Int32Array(1)
-    if (model.info.hasEncoder) {
-      this.check(context.encode(prompt), "encode")
-      if (!model.info.hasDecoder) {
-        throw new ModelError({
-          path: this.required().path,
-          during: "decode",
-          detail: "it has an encoder only, so it cannot generate text; 'verify' can evaluate it.",
-        })
-      }
-      const start = model.info.decoderStartToken
-      block[0] = start >= 0 ? start : model.info.beginToken
-      this.check(context.decode(block), "decode")
-      return { position: 1, block }
-    }
-    for (let at = 0; at < prompt.length; at += context.batchSize) {
-      this.check(context.decode(prompt.subarray(at, at + context.batchSize)), "decode")
-    }
-    return { position: prompt.length, block }
   }
 
   /** Logits, or embeddings, of every token. */
@@ -500,11 +423,13 @@ const toClusterError = (error: unknown): ClusterError =>
 
 const main = (): void => {
   io().io_watch_parent(0)
+  io().io_ignore_terminal_signals()
+  io().io_abort_on_signal()
   // Bun makes a piped stdout non-blocking, and a large evaluation would end in EAGAIN half-way.
   io().io_tune_socket(1, 0)
   loadBackends(process.env.GGML_RPC_DEBUG ? 1 : 0)
   const requests = new RequestReader()
-  const engine = new Engine(requests)
+  const engine = new Engine()
   for (let request = requests.next(); request !== undefined; request = requests.next()) {
     try {
       engine.handle(request)

@@ -1,6 +1,6 @@
 /**
  * What goes between the host process and the engine. One request at a time; the engine answers each with
- * any number of events and one final one. A message is a JSON line; `bytes` says how many raw bytes
+ * any number of events and one final one. SIGUSR2 cancels the running request. A message is a JSON line; `bytes` says how many raw bytes
  * follow it.
  */
 import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native"
@@ -76,7 +76,6 @@ export type EngineRequest =
       readonly sampler: SamplerOptions
     }
   | { readonly type: "evaluate"; readonly tokens: ReadonlyArray<number> }
-  | { readonly type: "cancel" }
 
 export interface MeasuredRow extends Omit<MemoryBreakdownRow, "deviceAddress"> {
   /** Index of the device; -1: memory of this host. */

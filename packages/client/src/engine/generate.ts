@@ -1,0 +1,187 @@
+/** The decode loop: a prompt in, tokens out, one after the other. */
+import {
+  type Detokenizer,
+  decodeStatusText,
+  type Model,
+  type ModelContext,
+  type Sampler,
+  type SamplerOptions,
+} from "@ggml-rpc/native"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import { ModelError } from "../errors.ts"
+import type { GenerateStats, StopReason } from "./messages.ts"
+
+/** A loaded model, and what the loop must look at between its steps. */
+export interface Subject {
+  readonly model: Model
+  readonly context: ModelContext
+  readonly path: string
+  /** Throws the error of a lost connection. */
+  readonly failIfLost: () => void
+  readonly isCancelled: () => boolean
+}
+
+export interface GenerateRequest {
+  readonly tokens: ReadonlyArray<number>
+  /** -1: until the model ends the text or the context is full. */
+  readonly maxTokens: number
+  readonly sampler: SamplerOptions
+}
+
+export interface GenerateSink {
+  readonly onPrompt: (tokenCount: number, ms: number) => void
+  readonly onToken: (id: number, text: string) => void
+}
+
+/** Text that was left of an unfinished character, and what it took. */
+export interface Generated {
+  readonly text: string
+  readonly stats: GenerateStats
+}
+
+/** Leaves the loop from wherever the cancel was noticed. */
+class Cancelled extends Error {}
+
+/**
+ * Generates until the model ends the text, the limit, a full context, or a cancel.
+ *
+ * @throws {ClusterError}
+ */
+export const generate = (
+  subject: Subject,
+  request: GenerateRequest,
+  sink: GenerateSink,
+): Generated => {
+  const scope = Effect.runSync(Scope.make())
+  try {
+    const sampler = Effect.runSync(Scope.extend(subject.model.newSampler(request.sampler), scope))
+    return new Generation(subject, request, sink, sampler).run()
+  } finally {
+    Effect.runSync(Scope.close(scope, Exit.void))
+  }
+}
+
+class Generation {
+  readonly #subject: Subject
+  readonly #request: GenerateRequest
+  readonly #sink: GenerateSink
+  readonly #sampler: Sampler
+  readonly #detokenizer: Detokenizer
+  readonly #next = new Int32Array(1)
+  /** Tokens in the decoder's cache. */
+  #position = 0
+  #tokenCount = 0
+  #promptMs = 0
+  #generateStarted = performance.now()
+
+  constructor(subject: Subject, request: GenerateRequest, sink: GenerateSink, sampler: Sampler) {
+    this.#subject = subject
+    this.#request = request
+    this.#sink = sink
+    this.#sampler = sampler
+    this.#detokenizer = subject.model.detokenizer()
+  }
+
+  run(): Generated {
+    const stopReason = this.#stopReason()
+    return {
+      text: this.#detokenizer.finish(),
+      stats: {
+        promptTokenCount: this.#request.tokens.length,
+        promptMs: this.#promptMs,
+        tokenCount: this.#tokenCount,
+        generateMs: performance.now() - this.#generateStarted,
+        stopReason,
+      },
+    }
+  }
+
+  #stopReason(): StopReason {
+    try {
+      this.#evaluatePrompt()
+      return this.#loop()
+    } catch (error) {
+      if (error instanceof Cancelled) return "cancelled"
+      throw error
+    }
+  }
+
+  #evaluatePrompt(): void {
+    const { context } = this.#subject
+    context.clearMemory()
+    const started = performance.now()
+    this.#decodePrompt(this.#promptTokens())
+    context.synchronize()
+    this.#subject.failIfLost()
+    this.#promptMs = performance.now() - started
+    this.#sink.onPrompt(this.#request.tokens.length, this.#promptMs)
+    this.#generateStarted = performance.now()
+  }
+
+  #promptTokens(): Int32Array {
+    const { context } = this.#subject
+    const prompt = Int32Array.from(this.#request.tokens)
+    if (prompt.length === 0) throw this.#error("the prompt has no tokens; give it some text.")
+    if (prompt.length >= context.contextSize) {
+      throw this.#error(
+        `the prompt has ${prompt.length} tokens, but the context holds ${context.contextSize}; raise --ctx-size or shorten the prompt.`,
+      )
+    }
+    return prompt
+  }
+
+  #decodePrompt(prompt: Int32Array): void {
+    const { context, model } = this.#subject
+    const { info } = model
+    if (!info.hasEncoder) {
+      for (let at = 0; at < prompt.length; at += context.batchSize) {
+        this.#decode(prompt.subarray(at, at + context.batchSize))
+      }
+      return
+    }
+    if (!info.hasDecoder) {
+      throw this.#error(
+        "it has an encoder only, so it cannot generate text; 'verify' can evaluate it.",
+      )
+    }
+    this.#check(context.encode(prompt))
+    this.#next[0] = info.decoderStartToken >= 0 ? info.decoderStartToken : info.beginToken
+    this.#decode(this.#next)
+  }
+
+  #decode(tokens: Int32Array): void {
+    if (this.#subject.isCancelled()) throw new Cancelled()
+    this.#check(this.#subject.context.decode(tokens))
+    this.#position += tokens.length
+  }
+
+  #check(status: number): void {
+    this.#subject.failIfLost()
+    if (status === 0) return
+    if (this.#subject.isCancelled()) throw new Cancelled()
+    throw this.#error(`${decodeStatusText(status)}.`)
+  }
+
+  #error(detail: string): ModelError {
+    return new ModelError({ path: this.#subject.path, during: "decode", detail })
+  }
+
+  #loop(): StopReason {
+    const { context, model, failIfLost } = this.#subject
+    const { maxTokens } = this.#request
+    for (;;) {
+      if (this.#tokenCount === maxTokens) return "token-limit"
+      const token = this.#sampler.sample(context)
+      failIfLost()
+      if (model.isEndOfGeneration(token)) return "end-of-text"
+      this.#tokenCount++
+      this.#sink.onToken(token, this.#detokenizer.push(token))
+      if (this.#tokenCount === maxTokens) return "token-limit"
+      if (this.#position >= context.contextSize) return "context-full"
+      this.#next[0] = token
+      this.#decode(this.#next)
+    }
+  }
+}
