@@ -10,7 +10,7 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { basename, join } from "node:path"
-import { ensureSource } from "./source.ts"
+import { ensureSource } from "@ggml-rpc/native/source"
 
 // A build takes seconds, and this machine may be busy.
 setDefaultTimeout(300_000)
@@ -46,10 +46,13 @@ const build = async (
   args: ReadonlyArray<string> = [],
 ): Promise<{ exitCode: number; lines: ReadonlyArray<string> }> => {
   const { CXX: _, GGML_RPC_VARIANT: __, ...inherited } = process.env
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "build.ts"), ...args], {
-    env: { ...inherited, GGML_RPC_BUILD_DIR: folder, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  })
+  const child = Bun.spawn(
+    [process.execPath, join(import.meta.dir, "../../packages/native/scripts/build.ts"), ...args],
+    {
+      env: { ...inherited, GGML_RPC_BUILD_DIR: folder, ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+    },
+  )
   const [stdout, stderr, exitCode] = await Promise.all([
     child.stdout.text(),
     child.stderr.text(),
