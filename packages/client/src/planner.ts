@@ -155,12 +155,29 @@ const learn = (input: PlannerInput, candidate: Candidate, measured: Measurement)
   }
 }
 
+/**
+ * Memory of this host that libllama takes for each token of a context besides all buffers, its table of
+ * KV cells: 52 bytes measured (v0.5.0), doubled for safety. It takes it in a measurement too.
+ */
+const CELL_BYTES = 104
+
+/**
+ * What can be measured in place of a candidate: one whose context is so absurdly long that its table of
+ * cells alone would not fit into this host is judged by a shorter one.
+ */
+const measurable = (input: PlannerInput, candidate: Candidate): Candidate =>
+  candidate.contextSize * CELL_BYTES <= input.host.freeBytes
+    ? candidate
+    : { ...candidate, contextSize: Math.min(4096, candidate.contextSize) }
+
 /** Estimated free bytes of each device with these counts; negative where it does not fit. */
 const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: number) => {
   const { input } = model
   const unitCount = input.unitBytes.length
   const firsts = firstUnits(unitCount, counts)
   const scale = model.contextSize > 0 ? contextSize / model.contextSize : 1
+  // Part of it grows with the context. Down from a measurement all of it counts, up from one all grows.
+  const computeScale = Math.max(1, scale)
   const useOf = (first: number, count: number): number => {
     const blocks = Math.max(0, Math.min(first + count, unitCount - 1) - first)
     return sum(input.unitBytes.slice(first, first + count)) + blocks * model.contextPerUnit * scale
@@ -171,12 +188,17 @@ const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: numbe
       : input.devices[index]!.freeBytes -
         input.headroomBytes -
         useOf(firsts[index]!, count) -
-        model.computePerDevice[index]!,
+        model.computePerDevice[index]! * computeScale,
   )
   const hostUnits = unitCount - sum(counts)
   const mapped = sum(input.unitBytes.slice(0, hostUnits)) * (1 - model.hostCopiedShare)
   const hostUse = useOf(0, hostUnits) - mapped
-  const host = input.host.freeBytes - input.headroomBytes - hostUse - model.hostComputeBytes
+  const host =
+    input.host.freeBytes -
+    input.headroomBytes -
+    hostUse -
+    model.hostComputeBytes * computeScale -
+    contextSize * CELL_BYTES
   return { devices, host }
 }
 
@@ -329,11 +351,14 @@ const MAX_MEASUREMENTS = 6
 export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Measurement> {
   checkTensorSplit(input)
   let candidate = firstCandidate(input)
-  let measured = yield candidate
+  let tried = measurable(input, candidate)
+  let measured = yield tried
   const isFixed = input.tensorSplit !== undefined
   for (let attempt = 1; ; attempt++) {
-    if (fits(input, candidate, measured)) return planOf(input, candidate, measured)
-    const model = learn(input, candidate, measured)
+    if (tried === candidate && fits(input, candidate, measured)) {
+      return planOf(input, candidate, measured)
+    }
+    const model = learn(input, tried, measured)
     const giveUp = doesNotFit(model, candidate.unitCounts, candidate.contextSize)
     if (attempt === MAX_MEASUREMENTS) throw giveUp
     const minContext = input.minContextSize ?? input.contextSize
@@ -350,7 +375,8 @@ export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Meas
         : (rebalance(model, candidate.unitCounts, context) ?? candidate.unitCounts)
       candidate = { unitCounts: counts, contextSize: context }
     }
-    measured = yield candidate
+    tried = measurable(input, candidate)
+    measured = yield tried
   }
 }
 
