@@ -501,7 +501,7 @@ export const commands = {
       "The generated text goes to stdout, everything else to stderr. Ctrl-C ends the generation.",
     ],
     examples: [
-      "ggml-rpc run --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf -p 'Once upon a time' -n 100",
+      "ggml-rpc run --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf -p 'Once upon'",
       "ggml-rpc run model.gguf -f prompt.txt --temp 0 > answer.txt",
     ],
   },

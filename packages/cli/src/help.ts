@@ -6,15 +6,21 @@ import { type CommandName, type CommandSpec, commands, type Flag } from "./flags
 import { wrap } from "./wrap.ts"
 
 const INDENT = 2
-/** Column at which descriptions start. */
-const COLUMN = 30
+/** Columns at which descriptions start. */
+const COMMAND_COLUMN = 12
+const FLAG_COLUMN = 30
 
-const entry = (left: string, about: string, columns: number): ReadonlyArray<string> => {
+const entry = (
+  left: string,
+  about: string,
+  start: number,
+  columns: number,
+): ReadonlyArray<string> => {
   const label = `${" ".repeat(INDENT)}${left}`
-  const lines = wrap(about, Math.max(20, columns - COLUMN))
-  const indented = lines.map((line) => `${" ".repeat(COLUMN)}${line}`)
-  if (label.length + 2 > COLUMN) return [label, ...indented]
-  return [`${label.padEnd(COLUMN)}${lines[0]}`, ...indented.slice(1)]
+  const lines = wrap(about, Math.max(20, columns - start))
+  const indented = lines.map((line) => `${" ".repeat(start)}${line}`)
+  if (label.length + 2 > start) return [label, ...indented]
+  return [`${label.padEnd(start)}${lines[0]}`, ...indented.slice(1)]
 }
 
 /** Short names first: `-c, --ctx-size N`. */
@@ -27,7 +33,9 @@ const spelling = (flag: Flag<unknown>): string => {
 }
 
 export const rootHelp = (columns: number): string => {
-  const lines = Object.entries(commands).flatMap(([name, { about }]) => entry(name, about, columns))
+  const lines = Object.entries(commands).flatMap(([name, { about }]) =>
+    entry(name, about, COMMAND_COLUMN, columns),
+  )
   return [
     ...wrap("Run one GGUF model across many machines, over llama.cpp's RPC protocol.", columns),
     "",
@@ -55,7 +63,7 @@ export const commandHelp = (name: CommandName, columns: number): string => {
     ...[...groups].flatMap(([title, flags]) => [
       "",
       `${title}:`,
-      ...flags.flatMap((flag) => entry(spelling(flag), flag.about, columns)),
+      ...flags.flatMap((flag) => entry(spelling(flag), flag.about, FLAG_COLUMN, columns)),
     ]),
     ...(spec.notes ?? []).flatMap((note) => ["", ...wrap(note, columns)]),
     "",

@@ -1,4 +1,5 @@
 import * as Effect from "effect/Effect"
+import { ReportedError } from "./errors.ts"
 import { printJson } from "./runReport.ts"
 
 /** With `isJson`, an error is an event on stdout too: a program that reads events need not read stderr. */
@@ -7,7 +8,11 @@ export const withJsonErrors = <A, E, R>(
   isJson: boolean,
 ): Effect.Effect<A, E, R> =>
   isJson
-    ? Effect.tapError(effect, (error) => Effect.sync(() => printJson(errorEvent(error))))
+    ? Effect.tapError(effect, (error) =>
+        Effect.sync(() => {
+          if (!(error instanceof ReportedError)) printJson(errorEvent(error))
+        }),
+      )
     : effect
 
 const errorEvent = (error: unknown) => {

@@ -1,10 +1,11 @@
 /** The rows of `verify`, as they come: text or JSON on stdout. */
+import { basename } from "node:path"
 import type { Cluster } from "@ggml-rpc/client"
 import type { Comparison } from "./compare.ts"
 import { errorText } from "./failureText.ts"
 import { printJson } from "./runReport.ts"
 import { type Column, tableLine } from "./table.ts"
-import { noteLine, printLine, styleOf } from "./terminal.ts"
+import { columnsOf, noteLine, printLine, styleOf } from "./terminal.ts"
 
 /** What came of one model. */
 export interface Verified {
@@ -61,12 +62,20 @@ const jsonReport = ({ tolerance }: VerifyReportOptions): VerifyReport => ({
   end: () => {},
 })
 
-const columnsFor = (names: ReadonlyArray<string>): ReadonlyArray<Column> => [
-  { title: "model", width: Math.min(28, Math.max(5, ...names.map((name) => name.length))) },
-  { title: "output", width: 10 },
+/** Characters of all columns but the first. */
+const OTHER_COLUMNS = 56
+
+const columnsFor = (names: ReadonlyArray<string>, columns: number): ReadonlyArray<Column> => [
+  {
+    title: "model",
+    width: Math.max(
+      12,
+      Math.min(columns - OTHER_COLUMNS, Math.max(...names.map((name) => name.length))),
+    ),
+  },
   { title: "max diff", align: "right", width: 8 },
   { title: "NMSE", align: "right", width: 7 },
-  { title: "agreement", width: 27 },
+  { title: "agreement", width: 24 },
   { title: "result" },
 ]
 
@@ -79,10 +88,10 @@ const agreementOf = ({ kind, comparison }: Verified): string =>
 const short = (value: number): string => (value === 0 ? "0" : value.toExponential(1))
 
 const textReport = ({ names, tolerance }: VerifyReportOptions): VerifyReport => {
-  const columns = columnsFor(names)
+  const columns = columnsFor(names, columnsOf(process.stdout))
   const { bold, red } = styleOf(process.stdout)
   const row = (path: string, cells: ReadonlyArray<string>): void =>
-    printLine(tableLine(columns, [path.split("/").at(-1)!, ...cells]))
+    printLine(tableLine(columns, [basename(path), ...cells]))
   return {
     begin: (devices) => {
       const places = devices.map(({ name, place }) => `${name} (${place})`).join(", ")
@@ -104,7 +113,6 @@ const textReport = ({ names, tolerance }: VerifyReportOptions): VerifyReport => 
       const isPassed = passes(verified, tolerance)
       const { maxAbsDiff, nmse } = verified.comparison
       row(path, [
-        verified.kind,
         short(maxAbsDiff),
         short(nmse),
         agreementOf(verified),
@@ -113,8 +121,9 @@ const textReport = ({ names, tolerance }: VerifyReportOptions): VerifyReport => 
       return isPassed
     },
     failed: (path, error) => {
-      row(path, ["–", "–", "–", "–", red("FAILED")])
-      noteLine(errorText(`${path}: ${error.message}`))
+      row(path, ["–", "–", "–", red("FAILED")])
+      const { message } = error
+      noteLine(errorText(message.includes(path) ? message : `${path}: ${message}`))
       return false
     },
     end: (passedCount, count) => {
