@@ -176,8 +176,6 @@ const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: numbe
   const unitCount = input.unitBytes.length
   const firsts = firstUnits(unitCount, counts)
   const scale = model.contextSize > 0 ? contextSize / model.contextSize : 1
-  // Part of it grows with the context. Down from a measurement all of it counts, up from one all grows.
-  const computeScale = Math.max(1, scale)
   const useOf = (first: number, count: number): number => {
     const blocks = Math.max(0, Math.min(first + count, unitCount - 1) - first)
     return sum(input.unitBytes.slice(first, first + count)) + blocks * model.contextPerUnit * scale
@@ -188,7 +186,7 @@ const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: numbe
       : input.devices[index]!.freeBytes -
         input.headroomBytes -
         useOf(firsts[index]!, count) -
-        model.computePerDevice[index]! * computeScale,
+        model.computePerDevice[index]! * scale,
   )
   const hostUnits = unitCount - sum(counts)
   const mapped = sum(input.unitBytes.slice(0, hostUnits)) * (1 - model.hostCopiedShare)
@@ -197,7 +195,7 @@ const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: numbe
     input.host.freeBytes -
     input.headroomBytes -
     hostUse -
-    model.hostComputeBytes * computeScale -
+    model.hostComputeBytes * scale -
     contextSize * CELL_BYTES
   return { devices, host }
 }
@@ -270,12 +268,38 @@ const gib = (bytes: number): string =>
     ? `${(bytes / 1024 ** 3).toFixed(2)} GiB`
     : `${Math.ceil(bytes / 1024 ** 2)} MiB`
 
-const doesNotFit = (
+/** How often a shorter context is tried before no advice is given. */
+const MAX_ADVICE_MEASUREMENTS = 3
+
+/**
+ * A shorter context with which the model does fit, as measured; 0 when none was found. Estimates alone
+ * would promise too much: not all of a compute buffer shrinks with the context.
+ */
+function* fittingContext(
   model: Model,
-  counts: ReadonlyArray<number>,
-  contextSize: number,
-): PlanError => {
+  candidate: Candidate,
+): Generator<Candidate, number, Measurement> {
+  let known = model
+  let below = candidate.contextSize - 256
+  for (let attempt = 0; attempt < MAX_ADVICE_MEASUREMENTS; attempt++) {
+    const contextSize = largestContext(known, candidate.unitCounts, below)
+    const unitCounts = rebalance(known, candidate.unitCounts, contextSize)
+    if (contextSize === 0 || unitCounts === undefined) return 0
+    const trial = { unitCounts, contextSize }
+    const measured = yield trial
+    if (fits(model.input, trial, measured)) return contextSize
+    known = learn(model.input, trial, measured)
+    below = contextSize - 256
+  }
+  return 0
+}
+
+function* doesNotFit(
+  model: Model,
+  candidate: Candidate,
+): Generator<Candidate, PlanError, Measurement> {
   const { input } = model
+  const { contextSize, unitCounts: counts } = candidate
   const slack = slackOf(model, counts, contextSize)
   const missing = [...slack.devices, slack.host].reduce((a, b) => a + Math.max(0, -b), 0)
   const spare = slack.devices.reduce((a, b) => a + Math.max(0, b), 0)
@@ -287,7 +311,7 @@ const doesNotFit = (
       : [],
   )
   if (slack.host < 0) short.push(`this host lacks ${gib(-slack.host)}`)
-  const context = largestContext(model, counts, contextSize - 256)
+  const context = yield* fittingContext(model, candidate)
   const layers = largestGpuLayers(model, contextSize)
   const advice = [
     context > 0 ? `a context of ${context} tokens (--ctx-size ${context}) would fit` : undefined,
@@ -359,8 +383,7 @@ export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Meas
       return planOf(input, candidate, measured)
     }
     const model = learn(input, tried, measured)
-    const giveUp = doesNotFit(model, candidate.unitCounts, candidate.contextSize)
-    if (attempt === MAX_MEASUREMENTS) throw giveUp
+    if (attempt === MAX_MEASUREMENTS) throw yield* doesNotFit(model, candidate)
     const minContext = input.minContextSize ?? input.contextSize
     const next = isFixed
       ? undefined
@@ -369,7 +392,7 @@ export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Meas
       candidate = { ...candidate, unitCounts: next }
     } else {
       const context = largestContext(model, candidate.unitCounts, candidate.contextSize - 256)
-      if (context < minContext) throw giveUp
+      if (context < minContext) throw yield* doesNotFit(model, candidate)
       const counts = isFixed
         ? candidate.unitCounts
         : (rebalance(model, candidate.unitCounts, context) ?? candidate.unitCounts)
