@@ -169,7 +169,7 @@ const clusterFlags = {
       group: cluster,
     },
     { min: 0 },
-    { isInteger: false, separator: /[,/]+/ },
+    { isInteger: false, separator: /[,/]/ },
   ),
   gpuLayers: {
     name: "gpu-layers",
@@ -281,7 +281,7 @@ const tokens = numbers(
     group: model,
   },
   { min: 0, max: 2 ** 31 - 1 },
-  { isInteger: true, separator: /[,\s]+/ },
+  { isInteger: true, separator: /\s*,\s*|\s+/ },
 )
 
 export const planFlags = { model: modelFile, ...clusterFlags, ...contextFlags, json }

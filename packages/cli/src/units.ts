@@ -21,16 +21,21 @@ const digits = (value: number): string =>
 /** `0.05 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`. */
 export const formatSeconds = (seconds: number): string => {
   if (seconds < 9.995) return `${seconds.toFixed(2)} s`
-  if (seconds < 99.95) return `${seconds.toFixed(1)} s`
-  const minutes = Math.floor(Math.round(seconds) / 60)
+  return seconds < 99.95 ? `${seconds.toFixed(1)} s` : minutesOf(Math.round(seconds))
+}
+
+const minutesOf = (seconds: number): string => {
+  const minutes = Math.floor(seconds / 60)
   return minutes < 60
-    ? `${minutes} min ${Math.round(seconds) % 60} s`
+    ? `${minutes} min ${seconds % 60} s`
     : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
-/** `42 s`, for a time that is only estimated. */
-export const formatEta = (seconds: number): string =>
-  seconds < 60 ? `${Math.ceil(seconds)} s` : formatSeconds(Math.max(100, seconds))
+/** `42 s`, `1 min 15 s`, for a time that is only estimated. */
+export const formatEta = (seconds: number): string => {
+  const whole = Math.ceil(seconds)
+  return whole < 60 ? `${whole} s` : minutesOf(whole)
+}
 
 /** `240.1 tokens/s`; nothing sensible where no time passed. */
 export const formatRate = (count: number, ms: number): string =>

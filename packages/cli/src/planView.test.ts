@@ -1,0 +1,109 @@
+import { expect, test } from "bun:test"
+import type { Cluster, DevicePlan } from "@ggml-rpc/client"
+import {
+  formatBreakdown,
+  formatLayers,
+  formatPlanTable,
+  formatPlanTitle,
+  planJson,
+} from "./planView.ts"
+
+const MiB = 1024 * 1024
+
+test.each([
+  [0, 4, 9, "0–3"],
+  [4, 5, 9, "4–7, output"],
+  [5, 1, 9, "5"],
+  [7, 2, 9, "7, output"],
+  [8, 1, 9, "output"],
+  [8, 0, 9, "–"],
+  [0, 9, 9, "0–7, output"],
+  [0, 1, 1, "output"],
+])("units from %d, %d of %d, are %s", (first, count, unitCount, text) => {
+  expect(formatLayers(first, count, unitCount)).toBe(text)
+})
+
+const device = (name: string, firstUnit: number, unitCount: number): DevicePlan => ({
+  name,
+  firstUnit,
+  unitCount,
+  weightBytes: unitCount * MiB,
+  contextBytes: 2 * MiB,
+  computeBytes: 3 * MiB,
+  freeBytes: 100 * MiB,
+  totalBytes: 200 * MiB,
+  freeAfterBytes: 80 * MiB,
+})
+
+const plan: Cluster.ModelPlan = {
+  devices: [device("RPC0", 1, 4), device("RPC1", 5, 4)],
+  host: device("CPU", 0, 1),
+  unitCount: 9,
+  contextSize: 24_576,
+  path: "model.gguf",
+  architecture: "llama",
+  name: "Tiny",
+  modelBytes: 9 * MiB,
+  context: {
+    contextSize: 24_576,
+    batchSize: 2048,
+    ubatchSize: 512,
+    threads: 2,
+    threadsBatch: 2,
+    flashAttention: -1,
+    typeK: 1,
+    typeV: 1,
+    embeddings: false,
+  },
+  mmap: true,
+  places: ["10.0.0.2:50052", "[fd00::3]:50052"],
+}
+
+test("the table shows where each layer goes, and what stays", () => {
+  expect(formatPlanTable(plan)).toBe(
+    [
+      "device  place            layers        weights  KV cache   compute  free after",
+      "RPC0    10.0.0.2:50052   1–4          4.00 MiB  2.00 MiB  3.00 MiB    80.0 MiB",
+      "RPC1    [fd00::3]:50052  5–7, output  4.00 MiB  2.00 MiB  3.00 MiB    80.0 MiB",
+      "CPU     local            input, 0     1.00 MiB  2.00 MiB  3.00 MiB    80.0 MiB",
+    ].join("\n"),
+  )
+})
+
+test("the title names the model, and a context that had to shrink", () => {
+  expect(formatPlanTitle(plan)).toBe("Tiny: llama, 8 layers, 9.00 MiB, context 24576")
+  expect(formatPlanTitle({ ...plan, wantedContextSize: 131_072 })).toBe(
+    "Tiny: llama, 8 layers, 9.00 MiB\ncontext 131072 → 24576: that is what fits",
+  )
+})
+
+test("the breakdown adds up what was really taken", () => {
+  const use = { weightBytes: MiB, contextBytes: 2 * MiB, computeBytes: 4 * MiB }
+  const table = formatBreakdown(plan, {
+    devices: [use, use],
+    host: use,
+    hostFileLayoutBytes: 0,
+  })
+  expect(table.split("\n")[2]).toBe(
+    "RPC1    [fd00::3]:50052  1.00 MiB  2.00 MiB  4.00 MiB  7.00 MiB",
+  )
+})
+
+test("as JSON it is data, in bytes", () => {
+  const json = planJson(plan)
+  expect(json.model).toEqual({
+    path: "model.gguf",
+    architecture: "llama",
+    name: "Tiny",
+    sizeBytes: 9 * MiB,
+    layerCount: 8,
+  })
+  expect(json.devices[1]).toMatchObject({
+    name: "RPC1",
+    place: "[fd00::3]:50052",
+    layers: "5–7, output",
+    weightBytes: 4 * MiB,
+  })
+  expect(json.host).toMatchObject({ place: "local", unitCount: 1 })
+  expect(JSON.parse(JSON.stringify(json))).toEqual(json)
+})
