@@ -93,7 +93,7 @@ describe("test-backend-ops through librpc-device.so", () => {
     await using first = await startUpstreamServer()
     await using second = await startUpstreamServer()
     const result = await backendOps(`${first.endpoint},${second.endpoint}`, [
-      ...["-o", "ADD,SQR", "-p", "ne=\\[10,5,4,3\\]"],
+      ...["-p", "^type=f16,ne=\\[10,5,4,3\\]"],
     ])
     expect(result.stdout).toContain("Testing 3 devices")
     expect(result.stdout).toContain("Backend 1/3: CPU")
@@ -127,19 +127,6 @@ describe("test-llama-archs", () => {
       "llada-moe-moe",
       "rnd1-moe",
     ])
-  })
-
-  test("passes for one architecture over upstream's server", async () => {
-    await using server = await startUpstreamServer()
-    const result = await runProcess([paths["test-llama-archs"], "-a", "llama", "-s", "42"], {
-      env: {
-        GGML_BACKEND_PATH: paths["librpc-device.so"],
-        GGML_RPC_DEVICE_ENDPOINTS: server.endpoint,
-      },
-    })
-    expect(result.stdout + result.stderr).toContain(server.endpoint)
-    expect(result.stdout + result.stderr).toMatch(/all \d+ test\(s\) passed/)
-    expect(result.exitCode).toBe(0)
   })
 })
 

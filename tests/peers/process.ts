@@ -17,7 +17,9 @@ export interface StartOptions {
   readonly cwd?: string
   /** Added to this process's environment; undefined removes a variable. */
   readonly env?: Record<string, string | undefined>
-  readonly stdin?: string | Uint8Array
+  readonly stdin?: string | Uint8Array<ArrayBuffer>
+  /** Called with each piece of output as it comes. */
+  readonly onStdout?: (text: string) => void
 }
 
 export interface ChildProcess extends AsyncDisposable {
@@ -68,7 +70,7 @@ export const startProcess = (
   })
   const { pid } = child
   running.add(pid)
-  const stdout = collect(child.stdout)
+  const stdout = collect(child.stdout, options.onStdout)
   const stderr = collect(child.stderr)
   const exited = (async () => {
     await child.exited
@@ -327,11 +329,16 @@ const holdsSocket = (pid: number, inodes: Set<string>): boolean => {
 
 const collect = (
   stream: ReadableStream<Uint8Array>,
+  onText: (text: string) => void = () => {},
 ): { text: () => string; done: Promise<void> } => {
   const decoder = new TextDecoder()
   let text = ""
   const done = (async () => {
-    for await (const chunk of stream) text += decoder.decode(chunk, { stream: true })
+    for await (const chunk of stream) {
+      const piece = decoder.decode(chunk, { stream: true })
+      text += piece
+      onText(piece)
+    }
     text += decoder.decode()
   })()
   return { text: () => text, done }
