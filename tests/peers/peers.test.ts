@@ -161,24 +161,31 @@ describe("tools", () => {
 })
 
 describe("building", () => {
+  const fakeCompiler = (name: string, script: string): string => {
+    const path = join(scratch, name)
+    const version = '[ "$1" = --version ] && exec echo fake 1.0'
+    writeFileSync(path, `#!/bin/sh\n${version}\n${script}\n`, { mode: 0o755 })
+    return path
+  }
+
   test("two builds of the same peer at once both give a whole one", async () => {
     const root = join(scratch, "twice")
+    const slow = 'for output; do :; done; printf wh > "$output"; sleep 0.3; printf ole >> "$output"'
+    const compiler = fakeCompiler("slow-g++", slow)
     const both = await Promise.all([
-      ensurePeers(["libggml-rpc.so"], { root }),
-      ensurePeers(["libggml-rpc.so"], { root }),
+      ensurePeers(["rpc-server"], { root, compiler }),
+      ensurePeers(["rpc-server"], { root, compiler }),
     ])
     expect(both[0]).toEqual(both[1])
-    expect(await Bun.file(both[0]["libggml-rpc.so"]).exists()).toBe(true)
-    expect(readdirSync(root)).toHaveLength(1)
-  }, 120_000)
+    expect(await Bun.file(both[0]["rpc-server"]).text()).toBe("whole")
+    const beside = readdirSync(join(both[0]["rpc-server"], ".."))
+    expect(beside).toContain("libggml-rpc.so")
+    expect(beside.some((name) => name.startsWith("libggml-cpu"))).toBe(true)
+    expect(readdirSync(root).filter((name) => name.startsWith("."))).toEqual([])
+  })
 
   test("a compile that fails shows the compiler's output and leaves nothing behind", async () => {
-    const compiler = join(scratch, "broken-g++")
-    writeFileSync(
-      compiler,
-      '#!/bin/sh\n[ "$1" = --version ] && exec echo broken 1.0\necho "no room for $1" >&2\nexit 4\n',
-      { mode: 0o755 },
-    )
+    const compiler = fakeCompiler("broken-g++", 'echo "no room for $1" >&2; exit 4')
     const root = join(scratch, "failing")
     const failure = await ensurePeers(["libggml-rpc.so"], { root, compiler }).catch(
       (error) => error,

@@ -155,22 +155,30 @@ const unpack = async (git: string, tarball: string, work: string): Promise<strin
 }
 
 const moveInto = (tree: string, target: string, work: string): void => {
-  try {
-    renameSync(tree, target)
-  } catch (cause) {
-    // Somebody was faster, or an earlier tree was damaged by hand.
-    if (isSourceTree(target)) return
+  for (let attempt = 1; ; attempt++) {
     try {
-      renameSync(target, join(work, "damaged"))
       renameSync(tree, target)
-    } catch {
+      return
+    } catch (cause) {
+      // Somebody was faster, or what lies there was damaged by hand; others may be repairing it too.
       if (isSourceTree(target)) return
-      throw new SourceError({
-        reason: "disk",
-        message: `The llama.cpp source could not be moved to ${target} (${reasonOf(cause)}): remove that folder and try again.`,
-        cause,
-      })
+      if (attempt === 5) {
+        throw new SourceError({
+          reason: "disk",
+          message: `The llama.cpp source could not be moved to ${target} (${reasonOf(cause)}): remove that folder and try again.`,
+          cause,
+        })
+      }
+      moveAway(target, join(work, `damaged-${attempt}`))
     }
+  }
+}
+
+const moveAway = (folder: string, to: string): void => {
+  try {
+    renameSync(folder, to)
+  } catch {
+    // The next attempt tells whether it still is in the way.
   }
 }
 
