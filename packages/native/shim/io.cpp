@@ -547,7 +547,9 @@ void on_crash(int signal, siginfo_t * info, void *) {
     if (size > 0 && write(2, text, size_t(size)) < 0) {
         _exit(128 + signal);
     }
-    // The handler is reset (SA_RESETHAND): the instruction runs again and the default action is taken.
+    // The handler is reset (SA_RESETHAND): this one ends the process once the handler returns, also when
+    // another process sent the signal.
+    raise(signal);
 }
 
 } // namespace

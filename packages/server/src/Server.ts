@@ -1,5 +1,6 @@
-import { mkdirSync } from "node:fs"
-import { availableParallelism } from "node:os"
+import { closeSync, mkdirSync, openSync, unlinkSync } from "node:fs"
+import { availableParallelism, tmpdir } from "node:os"
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
@@ -36,6 +37,8 @@ export interface ServeOptions {
   readonly maxSessions?: number
   /** Session processes kept waiting for a client. Default 1; 0 makes a client wait for its process to start. */
   readonly spareCount?: number
+  /** A new connection has to say HELLO within this time, or it is closed. Default 10000. */
+  readonly helloTimeoutMs?: number
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
 }
@@ -61,6 +64,9 @@ export const DEFAULT_PORT = 50052
 
 const DEFAULT_MAX_SESSIONS = 64
 
+/** A connection that says nothing keeps a session process from others. */
+const HELLO_TIMEOUT_MS = 10_000
+
 /**
  * Starts a server: loads ggml in a first session process, listens, and hands each client to a process of
  * its own. When the scope closes, the port is free and no process is left.
@@ -74,10 +80,12 @@ export const serve = (
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const config: Omit<SessionConfig, "describe"> = {
       threadCount,
+      helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cacheDir === undefined ? {} : { cacheDir }),
     }
+    const verified = cacheDir === undefined ? undefined : yield* namelessFile
     const pool = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -86,6 +94,7 @@ export const serve = (
             maxSessions: options.maxSessions ?? DEFAULT_MAX_SESSIONS,
             spareCount: options.spareCount ?? 1,
             log,
+            verified,
           }),
       ),
       (made) => Effect.promise(() => made.close()),
@@ -135,6 +144,20 @@ const prepareCache = (
     catch: (cause) => new CacheFolderError({ folder, cause }),
   })
 }
+
+/** A file for the session processes to share, which is gone with the last of them. */
+const namelessFile: Effect.Effect<number, CacheFolderError, Scope.Scope> = Effect.acquireRelease(
+  Effect.try({
+    try: () => {
+      const path = join(tmpdir(), `ggml-rpc-${process.pid}-${crypto.randomUUID()}`)
+      const descriptor = openSync(path, "ax+")
+      unlinkSync(path)
+      return descriptor
+    },
+    catch: (cause) => new CacheFolderError({ folder: tmpdir(), cause }),
+  }),
+  (descriptor) => Effect.sync(() => closeSync(descriptor)),
+)
 
 const startPool = (
   pool: SessionPool,

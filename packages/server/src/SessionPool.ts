@@ -13,6 +13,8 @@ export interface PoolOptions {
   /** Session processes that wait for a client. */
   readonly spareCount: number
   readonly log: LogSink
+  /** Descriptor of the list of verified cache files; absent without a cache. */
+  readonly verified: number | undefined
 }
 
 /** Why the first session process gave no devices. */
@@ -188,7 +190,8 @@ export class SessionPool {
   #spawn(): string | undefined {
     try {
       const describe = this.#started !== undefined
-      const process = new SessionProcess({ ...this.#options.config, describe }, this.#listener)
+      const { config, verified } = this.#options
+      const process = new SessionProcess({ ...config, describe }, verified, this.#listener)
       const member: Member = {
         process,
         client: undefined,

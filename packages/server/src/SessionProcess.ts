@@ -31,12 +31,16 @@ export class SessionProcess {
   /** Settles when the process is gone and its last event was told. */
   readonly ended: Promise<void>
 
-  /** @throws {Error} when the system refuses a new process or socket */
-  constructor(config: SessionConfig, listener: SessionListener) {
+  /**
+   * `shared` is a descriptor that the process gets too, behind its channel.
+   *
+   * @throws {Error} when the system refuses a new process or socket
+   */
+  constructor(config: SessionConfig, shared: number | undefined, listener: SessionListener) {
     const [front, back] = socketPair()
     try {
       this.#child = Bun.spawn([process.execPath, entry, JSON.stringify(config)], {
-        stdio: ["ignore", "pipe", "pipe", back],
+        stdio: ["ignore", "pipe", "pipe", back, ...(shared === undefined ? [] : [shared])],
       })
     } catch (error) {
       io().io_close(front)

@@ -15,7 +15,7 @@ import {
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
 import { Buffers, type SessionBuffer } from "./buffers.ts"
-import type { Cache, CacheWriter } from "./cache.ts"
+import type { Cache, CachedFile, CacheWriter } from "./cache.ts"
 import type { ServedDevice } from "./devices.ts"
 import { GraphCheck } from "./graphCheck.ts"
 import {
@@ -63,6 +63,8 @@ const STATUS_ABORTED = 1
 export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
+  /** How long a new connection may take to say HELLO. */
+  readonly helloTimeoutMs: number
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
   /** Called when the first buffer is about to be made. */
@@ -80,7 +82,7 @@ export class Session {
   readonly #tensor = new TensorCheck(this.#buffers)
   readonly #graph = new GraphCheck(this.#buffers)
   readonly #stored: Array<StoredGraph | undefined>
-  #staging: { readonly bytes: Uint8Array; readonly address: Address } | undefined
+  #staging: Uint8Array | undefined
   #block: Words = new Uint32Array(0)
   #blockAddress: Address = 0
   readonly #noSourceBytes = new Uint8Array(RpcTensor.size * 10)
@@ -104,7 +106,7 @@ export class Session {
    */
   serve(fd: number): never {
     const wire = this.#wire
-    wire.open(fd)
+    wire.open(fd, this.#options.helloTimeoutMs)
     this.#hello()
     for (;;) {
       wire.next()
@@ -285,7 +287,7 @@ export class Session {
     if (sizeBytes < 0) return undefined
     if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
     if (!this.#buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
-    if (!device.hasMemoryFor(sizeBytes, this.#hostBytes())) return undefined
+    if (!device.hasMemoryFor(sizeBytes, this.#buffers.hostBytes)) return undefined
     if (!this.stateful) {
       this.stateful = true
       this.#options.onStateful()
@@ -306,22 +308,13 @@ export class Session {
     )
   }
 
-  /** Bytes of all buffers in host memory. */
-  #hostBytes(): number {
-    let sum = 0
-    for (const buffer of this.#buffers.values()) {
-      if (this.#devices[buffer.device]!.usesHostMemory) sum += buffer.sizeBytes
-    }
-    return sum
-  }
-
   #freeBuffer(): void {
     const buffer = this.#bufferOf()
     // Upstream drops every graph here; those that do not touch the buffer are as good as before.
     for (let device = 0; device < this.#stored.length; device++) {
       if (this.#stored[device]?.buffers.has(buffer.id)) this.#dropGraph(device)
     }
-    this.#buffers.remove(buffer.id)
+    this.#buffers.remove(buffer)
     this.#ggml.ggml_backend_buffer_free(asPointer(buffer.native))
   }
 
@@ -359,27 +352,24 @@ export class Session {
   #setStaged(offset: number, size: number, writer: CacheWriter | undefined): void {
     const wire = this.#wire
     const record = asPointer(wire.requestAddress)
-    const staging = this.#stagingBlock()
+    const staging = this.#stagingAddress()
     for (let done = 0; done < size; ) {
       const part = Math.min(size - done, STAGING_BYTES)
-      wire.take(staging.address, part)
-      this.#ggml.gs_tensor_set(record, asPointer(staging.address), offset + done, part)
-      writer?.write(staging.bytes.subarray(0, part))
+      wire.take(staging, part)
+      this.#ggml.gs_tensor_set(record, asPointer(staging), offset + done, part)
+      writer?.write(staging, part)
       done += part
     }
     writer?.finish()
   }
 
-  #stagingBlock(): { readonly bytes: Uint8Array; readonly address: Address } {
-    if (this.#staging === undefined) {
-      const bytes = new Uint8Array(STAGING_BYTES)
-      this.#staging = { bytes, address: ptr(bytes) as number }
-    }
-    return this.#staging
+  #stagingAddress(): Address {
+    this.#staging ??= new Uint8Array(STAGING_BYTES)
+    return ptr(this.#staging) as number
   }
 
   #setTensorHash(): void {
-    const { words, requestAddress } = this.#wire
+    const { words } = this.#wire
     const hash = hashOffsets.hash / 4
     const file = this.#cache?.open(words[hash + 1]!, words[hash]!)
     if (file === undefined) {
@@ -387,19 +377,40 @@ export class Session {
       return
     }
     try {
-      this.#takeTensor(0, "tensor", "required")
-      const offset = readU64(words, hashOffsets.offsetBytes / 4)
-      this.#tensor.checkRange(offset, file.sizeBytes, "offset", "hash's size")
-      this.#ggml.gs_tensor_set(
-        asPointer(requestAddress),
-        asPointer(file.address),
-        offset,
-        file.sizeBytes,
-      )
+      this.#answerByte(this.#loadCached(file) ? 1 : 0)
     } finally {
       file.close()
     }
-    this.#answerByte(1)
+  }
+
+  /** Whether the file's bytes are in the tensor now; if not, the client sends them. */
+  #loadCached(file: CachedFile): boolean {
+    const { words, requestAddress } = this.#wire
+    const buffer = this.#takeTensor(0, "tensor", "required")!
+    const offset = readU64(words, hashOffsets.offsetBytes / 4)
+    this.#tensor.checkRange(offset, 0, "offset", "size")
+    // A damaged file may be too long: that is not the client's fault.
+    if (file.sizeBytes > this.#tensor.sizeBytes - offset) return false
+    if (buffer.isHost) {
+      const start = buffer.nativeBase + this.#tensor.dataOffsetBytes + offset
+      return file.read(
+        file.sizeBytes,
+        (done) => start + done,
+        () => {},
+      )
+    }
+    const staging = this.#stagingAddress()
+    return file.read(
+      STAGING_BYTES,
+      () => staging,
+      (done, part) =>
+        this.#ggml.gs_tensor_set(
+          asPointer(requestAddress),
+          asPointer(staging),
+          offset + done,
+          part,
+        ),
+    )
   }
 
   #getTensor(): void {
@@ -416,12 +427,12 @@ export class Session {
     } else if (buffer.isHost) {
       wire.answerFrom(buffer.nativeBase + this.#tensor.dataOffsetBytes + offset, size)
     } else {
-      const staging = this.#stagingBlock()
+      const staging = this.#stagingAddress()
       wire.answerHeader(size)
       for (let done = 0; done < size; ) {
         const part = Math.min(size - done, STAGING_BYTES)
-        this.#ggml.gs_tensor_get(record, asPointer(staging.address), offset + done, part)
-        wire.sendRaw(staging.address, part)
+        this.#ggml.gs_tensor_get(record, asPointer(staging), offset + done, part)
+        wire.sendRaw(staging, part)
         done += part
       }
     }

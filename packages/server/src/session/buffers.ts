@@ -27,6 +27,9 @@ export const FIRST_BASE = 2 ** 44
 /** Where the client's addresses end: plain numbers are exact up to here. */
 const SPACE_END = 2 ** 53
 
+/** Empty buffers cost memory as well; a model has a handful. */
+const MAX_BUFFERS = 65536
+
 /** Nothing lies between two buffers, so that an address past one end is never inside the next. */
 const GUARD_BYTES = 2 ** 20
 
@@ -40,15 +43,18 @@ const MIN_ALIGNMENT_BYTES = 4096
  */
 export class Buffers {
   readonly #byId = new Map<number, SessionBuffer>()
+  #hostBytes = 0
   #nextId = FIRST_ID
   #nextBase = FIRST_BASE
 
-  get count(): number {
-    return this.#byId.size
+  /** Bytes of all buffers that this process can read: its own memory. */
+  get hostBytes(): number {
+    return this.#hostBytes
   }
 
-  /** Whether the address space has room for `sizeBytes` more. */
+  /** Whether there may be one more, and the address space has room for its `sizeBytes`. */
   hasRoom(sizeBytes: number, alignmentBytes: number): boolean {
+    if (this.#byId.size >= MAX_BUFFERS) return false
     return this.#align(alignmentBytes) + sizeBytes + GUARD_BYTES <= SPACE_END
   }
 
@@ -57,6 +63,7 @@ export class Buffers {
     const added = { ...buffer, id: this.#nextId++, base: buffer.sizeBytes === 0 ? 0 : start }
     this.#nextBase = start + buffer.sizeBytes + GUARD_BYTES
     this.#byId.set(added.id, added)
+    if (added.isHost) this.#hostBytes += added.sizeBytes
     return added
   }
 
@@ -70,11 +77,7 @@ export class Buffers {
     return this.#byId.get(readU64(words, at))
   }
 
-  remove(id: number): void {
-    this.#byId.delete(id)
-  }
-
-  values(): IterableIterator<SessionBuffer> {
-    return this.#byId.values()
+  remove(buffer: SessionBuffer): void {
+    if (this.#byId.delete(buffer.id) && buffer.isHost) this.#hostBytes -= buffer.sizeBytes
   }
 }

@@ -1,38 +1,89 @@
-import { ptr, toArrayBuffer } from "bun:ffi"
-import { closeSync, mkdirSync, openSync, renameSync, unlinkSync, writeSync } from "node:fs"
+import { toArrayBuffer } from "bun:ffi"
+import {
+  type BigIntStats,
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs"
 import { join } from "node:path"
-import { type Address, asPointer, cString, io } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
 
 /** Native memory is looked at through windows of this size: one ArrayBuffer has a size limit. */
 const WINDOW_BYTES = 64 * 1024 * 1024
 
-const hexName = (high: number, low: number): string =>
-  (high >>> 0).toString(16).padStart(8, "0") + (low >>> 0).toString(16).padStart(8, "0")
+/** The bytes at a native address; at most a window's. */
+const windowAt = (address: Address, sizeBytes: number): Uint8Array =>
+  new Uint8Array(toArrayBuffer(asPointer(address), 0, sizeBytes))
 
-/** Calls `use` with the bytes at a native address, piece by piece. */
-const eachWindow = (
-  address: Address,
-  sizeBytes: number,
-  use: (bytes: Uint8Array) => void,
-): void => {
-  for (let done = 0; done < sizeBytes; ) {
-    const part = Math.min(sizeBytes - done, WINDOW_BYTES)
-    use(new Uint8Array(toArrayBuffer(asPointer(address + done), 0, part)))
-    done += part
+const hexName = (high: number, low: number): string =>
+  high.toString(16).padStart(8, "0") + low.toString(16).padStart(8, "0")
+
+/**
+ * Files whose bytes were seen to hash to their name, by name and everything that changes when a file is
+ * touched. All session processes of a server share the list, as a file that has no name: hashing takes
+ * longer than sending the weights again would.
+ */
+export class VerifiedFiles {
+  readonly #descriptor: number
+  readonly #keys = new Set<string>()
+  #readBytes = 0
+
+  /** `descriptor`: a file opened for reading and appending. */
+  constructor(descriptor: number) {
+    this.#descriptor = descriptor
+  }
+
+  has(key: string): boolean {
+    if (!this.#keys.has(key)) this.#readMore()
+    return this.#keys.has(key)
+  }
+
+  add(key: string): void {
+    attempt(() => writeSync(this.#descriptor, `${key}\n`))
+  }
+
+  #readMore(): void {
+    const { size } = fstatSync(this.#descriptor)
+    if (size <= this.#readBytes) return
+    const bytes = new Uint8Array(size - this.#readBytes)
+    const count = readSync(this.#descriptor, bytes, 0, bytes.length, this.#readBytes)
+    const text = new TextDecoder().decode(bytes.subarray(0, count))
+    // Another process may be in the middle of a line.
+    const whole = text.slice(0, text.lastIndexOf("\n") + 1)
+    this.#readBytes += whole.length
+    for (const line of whole.split("\n")) if (line !== "") this.#keys.add(line)
   }
 }
 
-/** A cached file, mapped; `close` unmaps it. */
+const keyOf = (name: string, stats: BigIntStats): string =>
+  [name, stats.dev, stats.ino, stats.size, stats.mtimeNs, stats.ctimeNs].join(" ")
+
+/** A file of the cache, open. */
 export interface CachedFile {
-  readonly address: Address
   readonly sizeBytes: number
+  /**
+   * Gives the bytes in order, in pieces of at most `pieceBytes`, to be stored at once: `target` says where a
+   * piece goes, `stored` is told that it is there. False when the bytes turn out not to hash to the name;
+   * what was stored is worthless then.
+   */
+  readonly read: (
+    pieceBytes: number,
+    target: (offsetBytes: number, sizeBytes: number) => Address,
+    stored: (offsetBytes: number, sizeBytes: number) => void,
+  ) => boolean
   readonly close: () => void
 }
 
-/** Writes one file of the cache in pieces; it appears whole, under the name its bytes give it. */
+/** Takes one file for the cache in pieces; it appears whole, under the name its bytes give it. */
 export interface CacheWriter {
-  readonly write: (bytes: Uint8Array) => void
+  readonly write: (address: Address, sizeBytes: number) => void
   readonly finish: () => void
 }
 
@@ -40,76 +91,128 @@ export interface CacheWriter {
  * The folder of tensor data that upstream's rpc-server uses too; ggml-rpc.cpp `set_tensor_hash` (7.0.0).
  * A file is named by the FNV-1a-64 of its bytes: 16 lower-case hex digits.
  *
- * Upstream writes files in place, so a file may be half there: it is only served when its bytes hash to
- * its name. What cannot be read or written is as good as not cached; nothing here throws for that.
+ * Upstream writes files in place, and disks fail: a file is only served when its bytes hash to its name.
+ * What cannot be read or written is as good as not cached; nothing here throws for that.
  */
 export class Cache {
   readonly #folder: string
-  readonly #mapSize = new Float64Array(1)
-  readonly #mapError = new Int32Array(1)
+  readonly #verified: VerifiedFiles
   #serial = 0
 
-  constructor(folder: string) {
+  constructor(folder: string, verified: VerifiedFiles) {
     this.#folder = folder
+    this.#verified = verified
   }
 
-  /** The file whose bytes hash to these halves, or undefined when there is none that does. */
+  /** The file that is named by these halves of a hash, if there is one. */
   open(high: number, low: number): CachedFile | undefined {
-    const path = join(this.#folder, hexName(high, low))
-    const address = io().io_map_file(
-      cString(path),
-      asPointer(ptr(this.#mapSize) as number),
-      asPointer(ptr(this.#mapError) as number),
-    ) as Address
-    if (!address) return undefined
-    const sizeBytes = this.#mapSize[0]!
-    const close = (): void => io().io_unmap_file(asPointer(address), sizeBytes)
-    const hash = new Fnv1a64()
-    eachWindow(address, sizeBytes, (bytes) => hash.update(bytes))
-    if (hash.digestHi() === high && hash.digestLo() === low) return { address, sizeBytes, close }
-    close()
-    return undefined
+    const name = hexName(high, low)
+    const descriptor = attempt(() => openSync(join(this.#folder, name), "r"))
+    if (descriptor === undefined) return undefined
+    const close = (): void => closeSync(descriptor)
+    const stats = attempt(() => fstatSync(descriptor, { bigint: true }))
+    const sizeBytes = Number(stats?.size ?? 0)
+    if (stats === undefined || !stats.isFile() || sizeBytes === 0) {
+      close()
+      return undefined
+    }
+    const key = keyOf(name, stats)
+    const read: CachedFile["read"] = (pieceBytes, target, stored) => {
+      const hash = this.#verified.has(key) ? undefined : new Fnv1a64()
+      for (let offset = 0; offset < sizeBytes; ) {
+        const part = Math.min(sizeBytes - offset, pieceBytes, WINDOW_BYTES)
+        const bytes = windowAt(target(offset, part), part)
+        if (!readAll(descriptor, bytes, offset)) return false
+        hash?.update(bytes)
+        stored(offset, part)
+        offset += part
+      }
+      // Changed while it was read: then it was not the file that had been verified.
+      const isSame = keyOf(name, fstatSync(descriptor, { bigint: true })) === key
+      if (hash === undefined) return isSame
+      if (hash.digestHi() !== high || hash.digestLo() !== low) return false
+      if (isSame) this.#verified.add(key)
+      return true
+    }
+    return { sizeBytes, read, close }
   }
 
-  /** Stores bytes at a native address. */
+  /** Stores the bytes at a native address. */
   store(address: Address, sizeBytes: number): void {
-    const writer = this.writer()
-    eachWindow(address, sizeBytes, writer.write)
-    writer.finish()
+    const hash = new Fnv1a64()
+    for (let offset = 0; offset < sizeBytes; offset += WINDOW_BYTES) {
+      hash.update(windowAt(address + offset, Math.min(sizeBytes - offset, WINDOW_BYTES)))
+    }
+    if (this.#isThere(hash.digestHex(), sizeBytes)) return
+    const file = this.#create()
+    for (let offset = 0; offset < sizeBytes; offset += WINDOW_BYTES) {
+      file.append(windowAt(address + offset, Math.min(sizeBytes - offset, WINDOW_BYTES)))
+    }
+    file.publish(hash.digestHex())
   }
 
-  /** Starts a file. */
+  /** For bytes that are never together in memory. */
   writer(): CacheWriter {
-    const temporary = join(this.#folder, `.${process.pid}-${this.#serial++}.part`)
     const hash = new Fnv1a64()
-    const file = attempt(() => {
+    const file = this.#create()
+    return {
+      write: (address, sizeBytes) => {
+        const bytes = windowAt(address, sizeBytes)
+        hash.update(bytes)
+        file.append(bytes)
+      },
+      finish: () => file.publish(hash.digestHex()),
+    }
+  }
+
+  #isThere(name: string, sizeBytes: number): boolean {
+    const stats = attempt(() => statSync(join(this.#folder, name), { bigint: true }))
+    if (stats === undefined || Number(stats.size) !== sizeBytes) return false
+    return this.#verified.has(keyOf(name, stats))
+  }
+
+  /** A file under a temporary name, which `publish` replaces by its own. */
+  #create() {
+    const temporary = join(this.#folder, `.${process.pid}-${this.#serial++}.part`)
+    const descriptor = attempt(() => {
       mkdirSync(this.#folder, { recursive: true })
       return openSync(temporary, "wx")
     })
-    let isWhole = file !== undefined
-    return {
-      write: (bytes) => {
-        if (!isWhole || file === undefined) return
-        hash.update(bytes)
-        isWhole = attempt(() => writeAll(file, bytes)) ?? false
-      },
-      finish: () => {
-        if (file === undefined) return
-        attempt(() => closeSync(file))
-        const renamed =
-          isWhole &&
-          attempt(() => {
-            renameSync(temporary, join(this.#folder, hash.digestHex()))
-            return true
-          })
-        if (!renamed) attempt(() => unlinkSync(temporary))
-      },
+    let isWhole = descriptor !== undefined
+    const append = (bytes: Uint8Array): void => {
+      if (descriptor === undefined || !isWhole) return
+      isWhole = attempt(() => writeAll(descriptor, bytes)) ?? false
     }
+    const publish = (name: string): void => {
+      if (descriptor === undefined) return
+      const renamed =
+        isWhole &&
+        attempt(() => {
+          renameSync(temporary, join(this.#folder, name))
+          this.#verified.add(keyOf(name, fstatSync(descriptor, { bigint: true })))
+          return true
+        })
+      if (!renamed) attempt(() => unlinkSync(temporary))
+      attempt(() => closeSync(descriptor))
+    }
+    return { append, publish }
   }
 }
 
-const writeAll = (file: number, bytes: Uint8Array): true => {
-  for (let done = 0; done < bytes.length; ) done += writeSync(file, bytes, done)
+const writeAll = (descriptor: number, bytes: Uint8Array): true => {
+  for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done)
+  return true
+}
+
+/** Fills `bytes` from a position of the file; false when it ends before. */
+const readAll = (descriptor: number, bytes: Uint8Array, position: number): boolean => {
+  for (let done = 0; done < bytes.length; ) {
+    const count = attempt(() =>
+      readSync(descriptor, bytes, done, bytes.length - done, position + done),
+    )
+    if (count === undefined || count === 0) return false
+    done += count
+  }
   return true
 }
 

@@ -8,6 +8,7 @@ export interface SessionConfig {
   /** Absolute folder of the tensor cache; absent: no cache. */
   readonly cacheDir?: string
   readonly debug: boolean
+  readonly helloTimeoutMs: number
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }

@@ -8,7 +8,7 @@
 import { writeSync } from "node:fs"
 import { type Device, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
-import { Cache } from "./cache.ts"
+import { Cache, VerifiedFiles } from "./cache.ts"
 import { ServedDevice, selectDevices } from "./devices.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
 import { ComputeError, Session } from "./Session.ts"
@@ -17,6 +17,9 @@ import { ClientGone } from "./wire.ts"
 
 /** The socket to the front process. */
 const CHANNEL = 3
+
+/** The list of cache files that are known to be good; there when there is a cache. */
+const VERIFIED = 4
 
 /** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
@@ -62,7 +65,11 @@ const main = (config: SessionConfig): void => {
   const devices = start(config)
   const session = new Session({
     devices,
-    cache: config.cacheDir === undefined ? undefined : new Cache(config.cacheDir),
+    cache:
+      config.cacheDir === undefined
+        ? undefined
+        : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
+    helloTimeoutMs: config.helloTimeoutMs,
     onRequest: config.debug
       ? (command, sizeBytes) =>
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)

@@ -11,11 +11,7 @@ import {
 import { refuse, type Words } from "./record.ts"
 
 const describeEnd = (result: number): string =>
-  result === 0
-    ? "closed"
-    : result === errno.again
-      ? `sent no HELLO within ${HELLO_TIMEOUT_MS / 1000} s`
-      : ioErrorText(result)
+  result === 0 ? "closed" : result === errno.again ? "sent no HELLO in time" : ioErrorText(result)
 
 /** The client is gone: its end was closed or reset, or its host does not answer any more. */
 export class ClientGone extends Error {
@@ -31,9 +27,6 @@ const OUTBOX_BYTES = 64 * 1024
 
 /** u8 command, u64 payload size. */
 const HEADER_BYTES = 9
-
-/** A connection that says nothing keeps a process busy: HELLO has to come within this time. */
-const HELLO_TIMEOUT_MS = 10_000
 
 const COMMAND_COUNT = 18
 
@@ -85,12 +78,12 @@ export class Wire {
   }
 
   /** Starts a connection, which has to begin with HELLO: it is in `words` afterwards. */
-  open(fd: number): void {
+  open(fd: number, helloTimeoutMs: number): void {
     this.#fd = fd
     this.#read = REQUEST_BYTES
     this.#filled = REQUEST_BYTES
     this.#pending = 0
-    this.#io.io_set_receive_timeout(fd, HELLO_TIMEOUT_MS)
+    this.#io.io_set_receive_timeout(fd, helloTimeoutMs)
     this.next()
     if (this.command !== Command.HELLO) {
       refuse("command", "must be HELLO on a new connection", this.command)

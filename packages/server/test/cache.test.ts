@@ -1,0 +1,93 @@
+import { afterEach, beforeEach, expect, test } from "bun:test"
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { Command, fnv1a64, type RpcTensor } from "@ggml-rpc/protocol"
+import { f32Tensor, TestClient } from "./TestClient.ts"
+import { withServer } from "./withServer.ts"
+
+let folder: string
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "ggml-rpc-cache-"))
+})
+
+afterEach(() => rmSync(folder, { recursive: true }))
+
+const data = new Uint8Array(300_000).map((_, index) => index * 13)
+const hash = fnv1a64(data)
+const name = hash.toString(16).padStart(16, "0")
+
+/** A client with a tensor for the data, 1000 bytes longer than that. */
+const open = async (port: number) => {
+  const client = await TestClient.connect(port)
+  const buffer = await client.allocate(301_000)
+  return { client, tensor: f32Tensor(1, buffer, 0, [301_000 / 4]) }
+}
+
+const offer = async (client: TestClient, tensor: RpcTensor, offset = 0): Promise<number> =>
+  (await client.ask(Command.SET_TENSOR_HASH, { tensor, offsetBytes: BigInt(offset), hash })).result
+
+test("data with the flag is stored, and loaded by the next client, at any offset", () =>
+  withServer({ cacheDir: folder }, async ({ port, cacheDir }) => {
+    expect(cacheDir).toBe(folder)
+    const first = await open(port)
+    expect(await offer(first.client, first.tensor)).toBe(0)
+    first.client.setTensor(first.tensor, data, 0, 1)
+    await first.client.getTensor(first.tensor, 1)
+    expect(readdirSync(folder)).toEqual([name])
+    expect(Buffer.compare(readFileSync(join(folder, name)), data)).toBe(0)
+    first.client.close()
+    const second = await open(port)
+    expect(await offer(second.client, second.tensor, 1000)).toBe(1)
+    const loaded = await second.client.getTensor(second.tensor, data.length, 1000)
+    expect(Buffer.compare(loaded, data)).toBe(0)
+    second.client.close()
+  }))
+
+test("data without the flag is not stored", () =>
+  withServer({ cacheDir: folder }, async ({ port }) => {
+    const { client, tensor } = await open(port)
+    client.setTensor(tensor, data, 0, 0)
+    await client.getTensor(tensor, 1)
+    expect(readdirSync(folder)).toEqual([])
+    client.close()
+  }))
+
+test("without a cache nothing is stored, and the answer is 0 without a look at the tensor", () =>
+  withServer({}, async ({ port }) => {
+    const { client, tensor } = await open(port)
+    expect(await offer(client, { ...tensor, type: 99 })).toBe(0)
+    client.setTensor(tensor, data, 0, 1)
+    expect(await offer(client, tensor)).toBe(0)
+    client.close()
+  }))
+
+test("a damaged file is not served, and the connection lives", () =>
+  withServer({ cacheDir: folder }, async ({ port, log }) => {
+    const { client, tensor } = await open(port)
+    for (const bytes of [data.subarray(1), Buffer.concat([data, data]), data.toReversed()]) {
+      writeFileSync(join(folder, name), bytes)
+      expect(await offer(client, tensor)).toBe(0)
+    }
+    client.setTensor(tensor, data, 0, 1)
+    expect(await offer(client, tensor)).toBe(1)
+    expect(log.filter(({ level }) => level === "error")).toEqual([])
+    client.close()
+  }))
+
+test("a bad tensor in an offer that the cache could serve is refused", () =>
+  withServer({ cacheDir: folder }, async ({ port, logged }) => {
+    writeFileSync(join(folder, name), data)
+    const cases: ReadonlyArray<readonly [Partial<RpcTensor>, bigint, string]> = [
+      [{ buffer: 0n, data: 0n }, 0n, "tensor.buffer is no buffer"],
+      [{ type: 99 }, 0n, "tensor.type is no type of ggml (got 99)"],
+      [{}, 2n ** 64n - 8n, "offset lies outside the tensor's 301000 bytes"],
+    ]
+    for (const [fields, offsetBytes, expected] of cases) {
+      const { client, tensor } = await open(port)
+      client.send(Command.SET_TENSOR_HASH, { tensor: { ...tensor, ...fields }, offsetBytes, hash })
+      await client.closed
+      await logged(`SET_TENSOR_HASH: ${expected}`)
+    }
+  }))

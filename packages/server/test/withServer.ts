@@ -1,0 +1,40 @@
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import { type LogEntry, type RunningServer, type ServeOptions, serve } from "../src/index.ts"
+
+export interface TestServer extends RunningServer {
+  readonly log: readonly LogEntry[]
+  /** Waits for a log line that contains all of the texts. @throws {Error} after 10 s, with the log */
+  readonly logged: (...texts: readonly string[]) => Promise<string>
+}
+
+/** Runs `use` with a server on a free loopback port, which is closed afterwards. */
+export const withServer = async <A>(
+  options: ServeOptions,
+  use: (server: TestServer) => Promise<A>,
+): Promise<A> => {
+  const log: LogEntry[] = []
+  const logged = async (...texts: readonly string[]): Promise<string> => {
+    for (let tries = 0; tries < 1000; tries++) {
+      const found = log.find(({ message }) => texts.every((text) => message.includes(text)))
+      if (found !== undefined) return found.message
+      await Bun.sleep(10)
+    }
+    const seen = log.map(({ level, message }) => `${level}: ${message}`).join("\n")
+    throw new Error(`no log line with ${texts.join(" and ")}; the log:\n${seen}`)
+  }
+  const scope = Effect.runSync(Scope.make())
+  try {
+    const quiet = {
+      port: 0,
+      threadCount: 1,
+      debug: false,
+      log: (entry: LogEntry) => log.push(entry),
+    }
+    const server = await Effect.runPromise(Scope.extend(serve({ ...quiet, ...options }), scope))
+    return await use({ ...server, log, logged })
+  } finally {
+    await Effect.runPromise(Scope.close(scope, Exit.void))
+  }
+}
