@@ -6,7 +6,9 @@
  */
 import { parseArgs } from "node:util"
 import { Cluster, parseEndpoints } from "@ggml-rpc/client"
-import { Effect, Either, Stream } from "effect"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Stream from "effect/Stream"
 
 const { values } = parseArgs({
   args: Bun.argv.slice(2).map((arg) => (/^-[a-z]{2,}$/.test(arg) ? `-${arg}` : arg)),

@@ -7,11 +7,13 @@ import { join } from "node:path"
 import { parseArgs } from "node:util"
 import { llamaVersion } from "@ggml-rpc/native/source"
 import { ensureModel } from "../models/models.ts"
+import { measureCommands } from "./commands.ts"
 import { compareWithLlamaBench } from "./llamaBench.ts"
 import { describeMachine, loadAverage } from "./machine.ts"
 import { type Case, type MeasureOptions, measure, type Sample, type Samples } from "./measure.ts"
 import { measureMemory } from "./memory.ts"
 import {
+  type CommandRow,
   formatNumber,
   formatReport,
   type LlamaBenchRow,
@@ -32,7 +34,7 @@ const usage = `bun run bench [options]
   --rounds N         rounds of each pairing in turn (default: 5)
   --pinning P        one-core, free or both (default: both)
   --cross            also our client on upstream's server and the other way round
-  --only A,B         of times, cache, memory, llama-bench (default: all)
+  --only A,B         of times, cache, commands, memory, llama-bench (default: all)
   --noise CORES      take a sample again, up to three times, while other programs use more (default: off)
   --json FILE        everything measured
   --write-docs       put the tables into docs/performance.md
@@ -84,7 +86,7 @@ if (values.help) {
   process.exit(0)
 }
 
-const parts = ["times", "cache", "memory", "llama-bench"] as const
+const parts = ["times", "cache", "commands", "memory", "llama-bench"] as const
 const models = listOf(values.models, benchModels, values.quick ? ["tiny", "q8_0"] : benchModels)
 const serverCounts = (values.servers ?? "1,2").split(",").map((text) => countOf(text, 1))
 const rounds = countOf(values.rounds, values.quick ? 2 : 5)
@@ -190,6 +192,17 @@ const measureAllMemory = async (): Promise<readonly MemoryMeasured[]> => {
   return rows
 }
 
+const measureAllCommands = async (): Promise<readonly CommandRow[]> => {
+  const rows: CommandRow[] = []
+  for (const model of models) {
+    for (const pinned of pinnings) {
+      rows.push(await measureCommands(model, pinned, rounds, options))
+      note(`commands with ${model}, ${pinned ? "one core" : "not pinned"}, measured`)
+    }
+  }
+  return rows
+}
+
 const measureLlamaBench = async (): Promise<readonly LlamaBenchRow[]> => {
   const rows: LlamaBenchRow[] = []
   for (const model of models.filter((name) => name !== "large")) {
@@ -202,6 +215,7 @@ const measureLlamaBench = async (): Promise<readonly LlamaBenchRow[]> => {
 
 const before = loadAverage()
 const measured = await measureTimes()
+const commands = only.includes("commands") ? await measureAllCommands() : []
 const memory = only.includes("memory") ? await measureAllMemory() : []
 const llamaBench = only.includes("llama-bench") ? await measureLlamaBench() : []
 const report: Report = {
@@ -212,6 +226,7 @@ const report: Report = {
   measured,
   memory,
   llamaBench,
+  commands,
 }
 
 const text = formatReport(report)

@@ -25,19 +25,24 @@ export interface Case {
   readonly job: ClientJob
 }
 
-export interface Sample extends ClientResult {
+export interface Noise {
   /** Cores that other programs used meanwhile, on average. */
   readonly noiseCores: number
 }
 
+export type Sample = ClientResult & Noise
+
 export type Samples = Partial<Record<PairingName, Sample[]>>
 
-export interface MeasureOptions {
-  readonly rounds: number
-  readonly pairings: readonly PairingName[]
-  /** Samples with more noise than this are taken again, up to `retries` times; the quietest counts. */
+/** Samples with more noise than the limit are taken again, up to `retries` times; the quietest counts. */
+export interface NoiseOptions {
   readonly noiseLimitCores: number
   readonly retries: number
+}
+
+export interface MeasureOptions extends NoiseOptions {
+  readonly rounds: number
+  readonly pairings: readonly PairingName[]
   readonly onSample: (pairing: PairingName, sample: Sample) => void
 }
 
@@ -47,8 +52,8 @@ export const pinnedPrefix = (): readonly string[] => ["taskset", "-c", String(cp
 /** Rounds of the pairings in turn, A B A B, on servers that stay for all of them. */
 export const measure = async (given: Case, options: MeasureOptions): Promise<Samples> => {
   const prefix = given.pinned ? pinnedPrefix() : []
-  const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-bench-"))
   await using cleanup = new AsyncDisposableStack()
+  const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-bench-"))
   cleanup.defer(() => rmSync(folder, { recursive: true, force: true }))
   const servers = new Map<Side, ServerProcess[]>()
   for (const side of new Set(options.pairings.map((name) => pairings[name].server))) {
@@ -83,21 +88,30 @@ export const measure = async (given: Case, options: MeasureOptions): Promise<Sam
   return samples
 }
 
-const quietSample = async (
-  options: MeasureOptions,
-  run: () => Promise<ClientResult>,
-): Promise<Sample> => {
-  let best: Sample | undefined
-  for (let attempt = 0; attempt <= options.retries; attempt++) {
-    if (options.retries > 0) await waitForQuiet(options.noiseLimitCores, 20_000)
+/** What a run cost both its sides. */
+interface Costs {
+  readonly clientCpuSeconds: number
+  readonly serverCpuSeconds: number
+}
+
+/** Runs, and runs again while others disturb it; see {@link NoiseOptions}. */
+export const quietSample = async <Result extends Costs>(
+  { noiseLimitCores, retries }: NoiseOptions,
+  run: () => Promise<Result>,
+): Promise<Result & Noise> => {
+  let best: (Result & Noise) | undefined
+  for (let attempt = 0; attempt <= retries; attempt++) {
+    if (retries > 0) await waitForQuiet(noiseLimitCores, 20_000)
     const sample = await noisySample(run)
     if (best === undefined || sample.noiseCores < best.noiseCores) best = sample
-    if (best.noiseCores <= options.noiseLimitCores) break
+    if (best.noiseCores <= noiseLimitCores) break
   }
   return best!
 }
 
-const noisySample = async (run: () => Promise<ClientResult>): Promise<Sample> => {
+const noisySample = async <Result extends Costs>(
+  run: () => Promise<Result>,
+): Promise<Result & Noise> => {
   const busyBefore = busyCpuSeconds()
   const ownBefore = process.cpuUsage()
   const started = performance.now()

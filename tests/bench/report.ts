@@ -22,6 +22,14 @@ export interface LlamaBenchRow {
   readonly upstreamClient: Summary
 }
 
+export interface CommandRow {
+  readonly model: string
+  readonly pinned: boolean
+  /** Milliseconds, in the order of the rounds. */
+  readonly llamaCompletion: readonly number[]
+  readonly ggmlRpcRun: readonly number[]
+}
+
 export interface Report {
   readonly machine: Machine
   readonly llamaVersion: string
@@ -30,6 +38,7 @@ export interface Report {
   readonly measured: readonly Measured[]
   readonly memory: readonly MemoryMeasured[]
   readonly llamaBench: readonly LlamaBenchRow[]
+  readonly commands: readonly CommandRow[]
 }
 
 interface Metric {
@@ -173,6 +182,22 @@ const llamaBenchTable = (rows: readonly LlamaBenchRow[]): string =>
     ]),
   )
 
+const commandTable = (rows: readonly CommandRow[]): string =>
+  table(
+    ["model", "processes", "llama-completion", "ggml-rpc run", "upstream ÷ ours"],
+    rows.map((row) => {
+      const upstream = summarize(row.llamaCompletion)
+      const ours = summarize(row.ggmlRpcRun)
+      return [
+        row.model,
+        row.pinned ? "one core" : "not pinned",
+        formatSummary(upstream),
+        formatSummary(ours),
+        speedup(upstream, ours).toFixed(2),
+      ]
+    }),
+  )
+
 const machineLine = ({ machine, llamaVersion }: Report): string => {
   const gigabytes = Math.round(machine.memoryBytes / 2 ** 30)
   const cores = `${machine.coreCount} ${machine.isVirtual ? "virtual " : ""}cores`
@@ -205,6 +230,9 @@ export const formatReport = (report: Report): string => {
       .join(" ")
       .trim(),
     ...times.flatMap(([title, list]) => (list.length > 0 ? [part(title, timesTable(list))] : [])),
+    ...(report.commands.length > 0
+      ? [part("Whole commands, load and one token, milliseconds", commandTable(report.commands))]
+      : []),
     ...(report.memory.length > 0
       ? [part("Peak memory, MB (proportional set size)", memoryTable(report.memory))]
       : []),

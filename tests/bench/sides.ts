@@ -2,6 +2,7 @@
 import { join } from "node:path"
 import { ensurePeers } from "../peers/peers.ts"
 import { type ServerProcess, startProcess, startServer, waitUntil } from "../peers/process.ts"
+import { ggmlRpc } from "../servers.ts"
 import { groupCpuSeconds, type MemoryPeak, watchMemory } from "./processGroup.ts"
 
 export type Side = "upstream" | "ours"
@@ -40,9 +41,7 @@ export const startBenchServer = async (setup: ServerSetup): Promise<ServerProces
 }
 
 const serverProgram = async (side: Side): Promise<readonly string[]> =>
-  side === "upstream"
-    ? [(await ensurePeers(["rpc-server"]))["rpc-server"]]
-    : [process.execPath, join(import.meta.dir, "ggml-rpc-server.ts")]
+  side === "upstream" ? [(await ensurePeers(["rpc-server"]))["rpc-server"]] : [...ggmlRpc, "serve"]
 
 export interface ClientJob {
   readonly modelPath: string
