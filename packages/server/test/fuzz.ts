@@ -1,0 +1,350 @@
+/**
+ * Mutated sessions against a running server, beside a witness that computes and checks its results all
+ * along. Seeded: the same seed sends the same sessions, in the same order per client.
+ *
+ * Sessions are built from the protocol's encoders with live handles, then damaged: bytes, whole fields,
+ * sizes, the order of requests. Much of it stays well-formed, so that it gets past the first checks.
+ */
+import {
+  Command,
+  encodeRequest,
+  opId,
+  type RpcTensor,
+  TensorFlag,
+  V7_0_0,
+} from "@ggml-rpc/protocol"
+import { f32Tensor, floats, sources, type TestBuffer, TestClient, toFloats } from "./TestClient.ts"
+
+export interface FuzzOptions {
+  readonly port: number
+  readonly seed: number
+  readonly durationMs: number
+  /** Mutating clients at a time. Default 3. */
+  readonly clientCount?: number
+}
+
+export interface FuzzReport {
+  /** Sessions that were sent. */
+  readonly sessionCount: number
+  /** Requests in them. */
+  readonly requestCount: number
+  /** Sessions that the server ended. */
+  readonly endedCount: number
+  /** Computations that the witness checked. */
+  readonly witnessRounds: number
+}
+
+/** How long a session's last request may take before its client leaves. */
+const PATIENCE_MS = 250
+
+const BUFFER_BYTES = 64 * 1024
+
+/** Mulberry32. */
+class Random {
+  #state: number
+
+  constructor(seed: number) {
+    this.#state = seed | 0
+  }
+
+  /** 0 to `limit - 1`. */
+  below(limit: number): number {
+    this.#state = (this.#state + 0x6d2b_79f5) | 0
+    let mixed = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 0x1_0000_0000) * limit)
+  }
+
+  chance(probability: number): boolean {
+    return this.below(1_000_000) < probability * 1_000_000
+  }
+
+  pick<A>(choices: readonly A[]): A {
+    return choices[this.below(choices.length)]!
+  }
+}
+
+// ---- sessions --------------------------------------------------------------------------------------
+
+const dims = [1, 2, 3, 4, 8, 16, 32, 64, 256]
+
+/** A dense tensor of a random type and shape somewhere in the buffer. */
+const randomTensor = (random: Random, id: number, buffer: TestBuffer): RpcTensor => {
+  const type = random.chance(0.6) ? V7_0_0.types[0]! : random.pick(V7_0_0.types)
+  const ne = Array.from({ length: 4 }, (_, dim) =>
+    dim < 2 ? random.pick(dims) : random.pick([1, 1, 2, 4]),
+  )
+  ne[0] = Math.ceil(ne[0]! / type.blockSize) * type.blockSize
+  const nb = [type.typeSize, (ne[0]! / type.blockSize) * type.typeSize]
+  nb.push(nb[1]! * ne[1]!)
+  nb.push(nb[2]! * ne[2]!)
+  const offset = random.below(32) * 1024
+  return { ...f32Tensor(id, buffer, offset, ne), type: type.id, nb }
+}
+
+/** A graph of random operations over random tensors: mostly wrong, but only the kernels can tell. */
+const randomGraph = (random: Random, buffer: TestBuffer): Uint8Array => {
+  const tensors: RpcTensor[] = []
+  const leafCount = 2 + random.below(4)
+  for (let id = 1; id <= leafCount; id++) tensors.push(randomTensor(random, id, buffer))
+  const nodes: bigint[] = []
+  for (let count = 1 + random.below(4); count > 0; count--) {
+    const id = tensors.length + 1
+    const like = random.pick(tensors)
+    const base = random.chance(0.7) ? { ...like, id: BigInt(id) } : randomTensor(random, id, buffer)
+    const ids = Array.from({ length: 1 + random.below(4) }, () => 1 + random.below(id - 1))
+    tensors.push({
+      ...base,
+      op: random.below(V7_0_0.ops.length),
+      opParams: Array.from({ length: 16 }, () =>
+        random.chance(0.7) ? random.below(4) : random.below(2 ** 31),
+      ),
+      flags: TensorFlag.COMPUTE,
+      src: sources(...ids),
+      viewSrc: random.chance(0.1) ? BigInt(random.pick(ids)) : 0n,
+    })
+    nodes.push(BigInt(id))
+  }
+  return encodeRequest(Command.GRAPH_COMPUTE, { device: 0, nodes, tensors })
+}
+
+const simpleGraph = (buffer: TestBuffer): Uint8Array => {
+  const tensors = [
+    f32Tensor(1, buffer, 0, [64, 4]),
+    f32Tensor(2, buffer, 4096, [64, 4]),
+    f32Tensor(3, buffer, 8192, [64, 4], { op: opId("ADD"), flags: 16, src: sources(1, 2) }),
+    f32Tensor(4, buffer, 12288, [4, 4], { op: opId("MUL_MAT"), flags: 16, src: sources(1, 3) }),
+    f32Tensor(5, buffer, 12288, [16], { op: opId("RESHAPE"), viewSrc: 4n, src: sources(4) }),
+    f32Tensor(6, buffer, 16384, [16], {
+      op: opId("SOFT_MAX"),
+      flags: 16,
+      src: sources(5),
+      opParams: [0x3f80_0000, ...Array<number>(15).fill(0)],
+    }),
+  ]
+  return encodeRequest(Command.GRAPH_COMPUTE, { device: 0, nodes: [3n, 4n, 5n, 6n], tensors })
+}
+
+/** Valid requests with live handles, as a client would send them. */
+const validRequests = (random: Random, buffer: TestBuffer): Uint8Array[] => {
+  const tensor = f32Tensor(1, buffer, 0, [64, 4])
+  const range = { tensor, offsetBytes: 16n, sizeBytes: 64n }
+  const srcs = Array.from({ length: 10 }, () => tensor)
+  const { remotePtr } = buffer
+  const all: (() => Uint8Array)[] = [
+    () =>
+      encodeRequest(Command.SET_TENSOR, {
+        tensor,
+        cacheFlag: 0,
+        offsetBytes: 0n,
+        data: new Uint8Array(1024),
+      }),
+    () => encodeRequest(Command.SET_TENSOR_HASH, { tensor, offsetBytes: 0n, hash: 1n }),
+    () => encodeRequest(Command.GET_TENSOR, range),
+    () => encodeRequest(Command.MEMSET_TENSOR, { ...range, value: 5 }),
+    () =>
+      encodeRequest(Command.COPY_TENSOR, { src: tensor, dst: f32Tensor(2, buffer, 8192, [64, 4]) }),
+    () => encodeRequest(Command.INIT_TENSOR, { tensor }),
+    () => encodeRequest(Command.GET_ALLOC_SIZE, { device: 0, tensor, srcs }),
+    () => encodeRequest(Command.BUFFER_CLEAR, { remotePtr, value: random.below(256) }),
+    () => encodeRequest(Command.BUFFER_GET_BASE, { remotePtr }),
+    () =>
+      encodeRequest(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(random.below(1 << 20)) }),
+    () => encodeRequest(Command.FREE_BUFFER, { remotePtr }),
+    () => encodeRequest(Command.GET_DEVICE_MEMORY, { device: 0 }),
+    () => encodeRequest(Command.GET_ALIGNMENT, { device: 0 }),
+    () => encodeRequest(Command.GET_MAX_SIZE, { device: 0 }),
+    () => encodeRequest(Command.DEVICE_COUNT, {}),
+    () => encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0 }),
+    () => simpleGraph(buffer),
+    () => simpleGraph(buffer),
+    () => randomGraph(random, buffer),
+    () => randomGraph(random, buffer),
+    () => randomGraph(random, buffer),
+  ]
+  return Array.from({ length: 2 + random.below(10) }, () => random.pick(all)())
+}
+
+// ---- mutations -------------------------------------------------------------------------------------
+
+const oddNumbers = (buffer: TestBuffer): readonly bigint[] => [
+  0n,
+  1n,
+  2n,
+  16n,
+  255n,
+  2n ** 31n - 1n,
+  2n ** 31n,
+  2n ** 32n - 1n,
+  2n ** 32n,
+  2n ** 53n - 1n,
+  2n ** 53n,
+  2n ** 63n,
+  2n ** 64n - 1n,
+  buffer.remotePtr,
+  buffer.basePtr,
+  buffer.basePtr - 1n,
+  buffer.basePtr + BigInt(BUFFER_BYTES),
+  buffer.basePtr + BigInt(BUFFER_BYTES - 1),
+]
+
+type Mutation = (random: Random, request: Uint8Array, buffer: TestBuffer) => Uint8Array
+
+/** Somewhere in the payload, on a word boundary of it more often than not. */
+const place = (random: Random, request: Uint8Array, size: number): number => {
+  const room = request.length - 9 - size
+  if (room <= 0) return -1
+  const at = random.below(room + 1)
+  return 9 + (random.chance(0.8) ? at - (at % 4) : at)
+}
+
+const mutations: readonly Mutation[] = [
+  // Bits and bytes.
+  (random, request) => {
+    for (let count = 1 + random.below(4); count > 0; count--) {
+      request[random.below(request.length)]! ^= 1 << random.below(8)
+    }
+    return request
+  },
+  // A whole u32 or u64.
+  (random, request, buffer) => {
+    const at = place(random, request, 8)
+    if (at < 0) return request
+    const view = new DataView(request.buffer, request.byteOffset)
+    const value = random.pick(oddNumbers(buffer))
+    if (random.chance(0.5)) view.setUint32(at, Number(value & 0xffff_ffffn), true)
+    else view.setBigUint64(at, value, true)
+    return request
+  },
+  // A u32 a little off: shapes, strides and offsets that almost fit.
+  (random, request) => {
+    const at = place(random, request, 4)
+    if (at < 0) return request
+    const view = new DataView(request.buffer, request.byteOffset)
+    view.setUint32(at, view.getUint32(at, true) + random.below(9) - 4, true)
+    return request
+  },
+  // A part copied over another.
+  (random, request) => {
+    const size = random.pick([4, 8, 16, 296])
+    const [from, to] = [place(random, request, size), place(random, request, size)]
+    if (from >= 0 && to >= 0) request.copyWithin(to, from, from + size)
+    return request
+  },
+  // Another payload size, with the payload as it is.
+  (random, request, buffer) => {
+    const size = BigInt(request.length - 9)
+    const value = random.pick([size - 1n, size + 1n, size * 2n, 0n, ...oddNumbers(buffer)])
+    new DataView(request.buffer, request.byteOffset).setBigUint64(
+      1,
+      BigInt.asUintN(64, value),
+      true,
+    )
+    return request
+  },
+  // Another command.
+  (random, request) => {
+    request[0] = random.below(random.chance(0.9) ? 19 : 256)
+    return request
+  },
+  // An end in the middle.
+  (random, request) => request.subarray(0, random.below(request.length)),
+]
+
+const mutate: Mutation = (random, request, buffer) => {
+  let mutated = request.slice()
+  for (let count = 1 + random.below(3); count > 0 && mutated.length > 9; count--) {
+    // The last ones end most sessions: seldom.
+    const choice = random.chance(0.85) ? mutations[random.below(4)]! : random.pick(mutations)
+    mutated = choice(random, mutated, buffer).slice()
+  }
+  return mutated
+}
+
+// ---- clients ---------------------------------------------------------------------------------------
+
+interface Tally {
+  sessionCount: number
+  requestCount: number
+  endedCount: number
+}
+
+const runSession = async (port: number, random: Random, tally: Tally): Promise<void> => {
+  const client = await TestClient.connect(port)
+  const buffer = await client.allocate(BUFFER_BYTES)
+  client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: random.below(2) * 0x3c })
+  const requests = validRequests(random, buffer).map((request) =>
+    random.chance(0.5) ? mutate(random, request, buffer) : request,
+  )
+  if (random.chance(0.2)) requests.push(requests[0]!)
+  for (const request of requests) client.write(request)
+  tally.sessionCount++
+  tally.requestCount += requests.length
+  const isEnded = await Promise.race([
+    client.closed.then(() => true),
+    Bun.sleep(random.below(PATIENCE_MS)).then(() => false),
+  ])
+  if (isEnded) tally.endedCount++
+  else if (random.chance(0.5)) client.reset()
+  else client.close()
+}
+
+/** Computes, checks and counts until it is stopped. */
+const startWitness = async (port: number) => {
+  const client = await TestClient.connect(port)
+  const buffer = await client.allocate(BUFFER_BYTES)
+  const input = f32Tensor(1, buffer, 0, [4, 4])
+  const scaled = f32Tensor(2, buffer, 1024, [4, 4], {
+    op: opId("MUL_MAT"),
+    flags: 16,
+    src: sources(1, 1),
+  })
+  const tensors = [input, scaled]
+  client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [2n], tensors })
+  let rounds = 0
+  let running = true
+  const loop = (async () => {
+    while (running) {
+      const scale = rounds % 100
+      client.setTensor(input, floats(scale, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3))
+      client.send(Command.GRAPH_RECOMPUTE, { device: 0 })
+      const result = toFloats(await client.getTensor(scaled, 64))
+      const expected = [scale * scale, 0, 0, 0, 0, 1, 0, 0, 0, 0, 4, 0, 0, 0, 0, 9]
+      if (result.some((value, index) => value !== expected[index])) {
+        throw new Error(`the witness computed ${result} where ${expected} is right`)
+      }
+      rounds++
+      await Bun.sleep(2)
+    }
+    return rounds
+  })()
+  return {
+    /** Rejects when a result was wrong or the server ended the connection. */
+    failed: loop.then(() => new Promise<never>(() => {})),
+    stop: async () => {
+      running = false
+      const count = await loop
+      client.close()
+      return count
+    },
+  }
+}
+
+/**
+ * Runs mutated sessions for a while.
+ *
+ * @throws {Error} when the witness got a wrong result or lost its connection, or a new client is not served
+ */
+export const fuzz = async (options: FuzzOptions): Promise<FuzzReport> => {
+  const { port, seed, durationMs } = options
+  const witness = await startWitness(port)
+  const tally: Tally = { sessionCount: 0, requestCount: 0, endedCount: 0 }
+  const end = performance.now() + durationMs
+  const runClient = async (number: number): Promise<void> => {
+    const random = new Random(seed * 1000 + number)
+    while (performance.now() < end) await runSession(port, random, tally)
+  }
+  const clients = Array.from({ length: options.clientCount ?? 3 }, (_, number) => runClient(number))
+  await Promise.race([Promise.all(clients), witness.failed])
+  return { ...tally, witnessRounds: await witness.stop() }
+}
