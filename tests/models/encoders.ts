@@ -1,0 +1,130 @@
+/**
+ * Tiny models with an encoder, random weights: BERT, which puts out embeddings and no logits, and T5,
+ * whose decoder attends to what its encoder made. Written to a folder of the caller's.
+ */
+import { join } from "node:path"
+import {
+  constantTensor,
+  type GgufTensorToWrite,
+  type GgufToWrite,
+  randomTensor,
+  writeGguf,
+} from "@ggml-rpc/client"
+import { numberedVocabulary, vocabularyMetadata } from "./vocabulary.ts"
+
+const SEED = 43
+const LAYER_COUNT = 4
+const DIM = 64
+const FFN_DIM = 128
+const HEAD_COUNT = 4
+const VOCABULARY_SIZE = 320
+const CONTEXT_LENGTH = 128
+const RELATIVE_BUCKETS = 32
+
+const matrix = (name: string, rowLength: number, rows: number): GgufTensorToWrite =>
+  randomTensor(`${name}.weight`, "F32", [rowLength, rows], SEED)
+const norm = (name: string): GgufTensorToWrite => constantTensor(`${name}.weight`, "F32", [DIM], 1)
+const bias = (name: string, size: number): GgufTensorToWrite =>
+  randomTensor(`${name}.bias`, "F32", [size], SEED, 0.1)
+const uint32 = (value: number) => ({ type: "uint32", value }) as const
+const float32 = (value: number) => ({ type: "float32", value }) as const
+
+const commonMetadata = (architecture: string): GgufToWrite["metadata"] => [
+  ["general.architecture", { type: "string", value: architecture }],
+  ["general.name", { type: "string", value: `ggml-rpc test model ${architecture}` }],
+  [`${architecture}.context_length`, uint32(CONTEXT_LENGTH)],
+  [`${architecture}.embedding_length`, uint32(DIM)],
+  [`${architecture}.block_count`, uint32(LAYER_COUNT)],
+  [`${architecture}.feed_forward_length`, uint32(FFN_DIM)],
+  [`${architecture}.attention.head_count`, uint32(HEAD_COUNT)],
+]
+
+const layers = (
+  tensorsOf: (block: string) => ReadonlyArray<GgufTensorToWrite>,
+  prefix = "",
+): ReadonlyArray<GgufTensorToWrite> =>
+  Array.from({ length: LAYER_COUNT }, (_, layer) => tensorsOf(`${prefix}blk.${layer}`)).flat()
+
+const bertModel = (): GgufToWrite => ({
+  metadata: [
+    ...commonMetadata("bert"),
+    ["bert.attention.layer_norm_epsilon", float32(1e-12)],
+    ["bert.attention.causal", { type: "bool", value: false }],
+    ["bert.pooling_type", uint32(1)],
+    ["tokenizer.ggml.token_type_count", uint32(2)],
+    ...vocabularyMetadata(numberedVocabulary(VOCABULARY_SIZE)),
+  ],
+  tensors: [
+    randomTensor("token_embd.weight", "F32", [DIM, VOCABULARY_SIZE], SEED, 1),
+    randomTensor("token_types.weight", "F32", [DIM, 2], SEED, 0.1),
+    randomTensor("position_embd.weight", "F32", [DIM, CONTEXT_LENGTH], SEED, 0.1),
+    norm("token_embd_norm"),
+    bias("token_embd_norm", DIM),
+    ...layers((block) => [
+      ...["attn_q", "attn_k", "attn_v", "attn_output"].flatMap((name) => [
+        matrix(`${block}.${name}`, DIM, DIM),
+        bias(`${block}.${name}`, DIM),
+      ]),
+      norm(`${block}.attn_output_norm`),
+      bias(`${block}.attn_output_norm`, DIM),
+      matrix(`${block}.ffn_up`, DIM, FFN_DIM),
+      bias(`${block}.ffn_up`, FFN_DIM),
+      matrix(`${block}.ffn_down`, FFN_DIM, DIM),
+      bias(`${block}.ffn_down`, DIM),
+      norm(`${block}.layer_output_norm`),
+      bias(`${block}.layer_output_norm`, DIM),
+    ]),
+  ],
+})
+
+const attention = (stem: string): ReadonlyArray<GgufTensorToWrite> => [
+  norm(`${stem}_norm`),
+  ...["q", "k", "v", "o"].map((part) => matrix(`${stem}_${part}`, DIM, DIM)),
+]
+
+const feedForward = (block: string): ReadonlyArray<GgufTensorToWrite> => [
+  norm(`${block}.ffn_norm`),
+  matrix(`${block}.ffn_gate`, DIM, FFN_DIM),
+  matrix(`${block}.ffn_up`, DIM, FFN_DIM),
+  matrix(`${block}.ffn_down`, FFN_DIM, DIM),
+]
+
+const relativeBias = (side: "enc" | "dec"): GgufTensorToWrite =>
+  randomTensor(`${side}.blk.0.attn_rel_b.weight`, "F32", [HEAD_COUNT, RELATIVE_BUCKETS], SEED)
+
+const t5Model = (): GgufToWrite => ({
+  metadata: [
+    ...commonMetadata("t5"),
+    ["t5.attention.layer_norm_rms_epsilon", float32(1e-6)],
+    ["t5.attention.relative_buckets_count", uint32(RELATIVE_BUCKETS)],
+    ["t5.decoder_start_token_id", uint32(0)],
+    ...vocabularyMetadata(numberedVocabulary(VOCABULARY_SIZE)),
+  ],
+  tensors: [
+    randomTensor("token_embd.weight", "F32", [DIM, VOCABULARY_SIZE], SEED, 1),
+    relativeBias("enc"),
+    ...layers((block) => [...attention(`${block}.attn`), ...feedForward(block)], "enc."),
+    norm("enc.output_norm"),
+    relativeBias("dec"),
+    ...layers(
+      (block) => [
+        ...attention(`${block}.attn`),
+        ...attention(`${block}.cross_attn`),
+        ...feedForward(block),
+      ],
+      "dec.",
+    ),
+    norm("dec.output_norm"),
+    matrix("output", DIM, VOCABULARY_SIZE),
+  ],
+})
+
+/** Writes both models into `folder`; 0.6 MB together. */
+export const writeEncoderModels = (
+  folder: string,
+): { readonly bert: string; readonly t5: string } => {
+  const paths = { bert: join(folder, "bert.gguf"), t5: join(folder, "t5.gguf") }
+  writeGguf(paths.bert, bertModel())
+  writeGguf(paths.t5, t5Model())
+  return paths
+}
