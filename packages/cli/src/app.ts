@@ -115,10 +115,11 @@ const withoutMessages = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect
     Effect.withConsole(effect, { ...console, error: () => Effect.void } as Console.Console),
   )
 
-/** Log lines on stderr; stdout holds results only. */
-const stderrLogger = Logger.make(({ logLevel, message }) => {
+/** Log lines on stderr, with the time of day; stdout holds results only. */
+const stderrLogger = Logger.make(({ date, logLevel, message }) => {
   const text = (Array.isArray(message) ? message : [message]).map(String).join(" ")
-  noteLine(logLevel._tag === "Info" ? text : `${logLevel.label.toLowerCase()}: ${text}`)
+  const level = logLevel._tag === "Info" ? "" : `${logLevel._tag.toLowerCase()}: `
+  noteLine(`${date.toTimeString().slice(0, 8)} ${level}${text}`)
 })
 
 const environment = Layer.mergeAll(

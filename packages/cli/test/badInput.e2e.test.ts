@@ -1,0 +1,236 @@
+/** What a user gets wrong: one clear paragraph, the right exit code, no stack. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { truncateSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { writeGguf } from "@ggml-rpc/client"
+import { Command } from "@ggml-rpc/protocol"
+import type { FinishedProcess } from "../../../tests/peers/process.ts"
+import { type OurServer, startOurServer } from "../../../tests/servers.ts"
+import { demoModel, writeDemoModel } from "../src/demo-model/index.ts"
+import { runCli, temporaryFolder } from "./program.ts"
+import { startProxy } from "./proxy.ts"
+
+setDefaultTimeout(60_000)
+
+const folder = temporaryFolder()
+const file = (name: string): string => join(folder.path, name)
+const model = file("demo.gguf")
+let server: OurServer
+
+beforeAll(async () => {
+  writeDemoModel(model)
+  server = await startOurServer()
+})
+
+afterAll(async () => {
+  await server.stop()
+  folder[Symbol.dispose]()
+})
+
+/** The one paragraph that a failed call prints, with nothing else on either stream. */
+const errorOf = (result: FinishedProcess, exitCode: number): string => {
+  expect(result.stdout).toBe("")
+  const paragraph = result.stderr.trimEnd()
+  expect(paragraph).toStartWith("error: ")
+  expect(paragraph).not.toContain("\n\n")
+  expect(paragraph).not.toMatch(/\n\s+at |FiberFailure|\{"_tag"/)
+  expect(result.exitCode).toBe(exitCode)
+  return paragraph
+}
+
+const failure = async (...args: ReadonlyArray<string>): Promise<string> =>
+  errorOf(await runCli(args), 1)
+
+const usageError = async (...args: ReadonlyArray<string>): Promise<string> =>
+  errorOf(await runCli(args), 2)
+
+const run = (path: string, ...more: ReadonlyArray<string>) => ["run", path, "-p", "a", ...more]
+
+describe("the model", () => {
+  test("is not there", async () => {
+    expect(await failure(...run(file("nothing.gguf")))).toContain(file("nothing.gguf"))
+  })
+
+  test("is no GGUF", async () => {
+    const path = file("text.gguf")
+    writeFileSync(path, "once upon a time, a text")
+    expect(await failure(...run(path))).toContain(`${path} is not a GGUF file`)
+  })
+
+  test("is a folder", async () => {
+    expect(await failure(...run(folder.path))).toContain("is a directory")
+  })
+
+  test.each([
+    ["in its header", 2000],
+    ["in its weights", 1_000_000],
+  ])("is truncated %s", async (where, sizeBytes) => {
+    const path = file(`truncated-${where.replaceAll(" ", "-")}.gguf`)
+    writeDemoModel(path)
+    truncateSync(path, sizeBytes)
+    const message = await failure(...run(path, "--rpc", server.endpoint))
+    expect(message).toContain(path)
+    expect(message).toMatch(/truncated|ends/)
+  })
+
+  test("has no tokenizer", async () => {
+    const path = file("no-tokenizer.gguf")
+    const demo = demoModel()
+    writeGguf(path, {
+      ...demo,
+      metadata: [
+        ...demo.metadata.filter(([key]) => !key.startsWith("tokenizer.")),
+        ["tokenizer.ggml.model", { type: "string", value: "no_vocab" }],
+      ],
+    })
+    const message = await failure(...run(path))
+    expect(message).toContain("has no tokenizer")
+    expect(message).toContain(`ggml-rpc verify --tokens 1,2,3 ${path}`)
+  })
+
+  test("does not fit with the wanted context: what is missing, and what would fit", async () => {
+    const message = await failure(...run(model, "--rpc", server.endpoint, "-c", "900000000"))
+    expect(message).toMatch(/does not fit: \d+\.\d+ GiB of memory are missing/)
+    expect(message).toContain("RPC0 lacks")
+    expect(Number(/--ctx-size (\d+)\) would fit/.exec(message)?.[1])).toBeGreaterThan(4096)
+  })
+
+  test("does not fit on a server with little memory, and cannot go elsewhere", async () => {
+    using small = startProxy(server.port, {
+      onResponse: (command, payload) => {
+        if (command === Command.GET_DEVICE_MEMORY) {
+          new DataView(payload.buffer, payload.byteOffset).setBigUint64(0, 68n << 20n, true)
+        }
+      },
+    })
+    const message = await failure(...run(model, "--rpc", small.endpoint, "-ngl", "all", "-c", "0"))
+    // 64 MiB stay free by rule; the model takes more than the 4 that are left.
+    expect(message).toMatch(/RPC0 lacks \d+ MiB of \d+ MiB/)
+    expect(message).toMatch(/--ctx-size \d+|--gpu-layers \d+/)
+  })
+})
+
+describe("the server", () => {
+  test("is not there", async () => {
+    const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } })
+    const { port } = listener
+    listener.stop(true)
+    const message = await failure(...run(model, "--rpc", `127.0.0.1:${port}`))
+    expect(message).toContain(`Cannot connect to 127.0.0.1:${port}`)
+    expect(message).toContain("ggml-rpc serve")
+  })
+
+  test("accepts and never answers", async () => {
+    const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } })
+    try {
+      const message = await failure(...run(model, "--rpc", `127.0.0.1:${listener.port}`))
+      expect(message).toContain(`127.0.0.1:${listener.port}`)
+      expect(message).toContain("did not answer")
+    } finally {
+      listener.stop(true)
+    }
+  })
+
+  test("is a web server", async () => {
+    const web = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response("hello") })
+    try {
+      const message = await failure(...run(model, "--rpc", `127.0.0.1:${web.port}`))
+      expect(message).toContain("is not a ggml RPC server")
+    } finally {
+      await web.stop(true)
+    }
+  })
+
+  test.each([
+    [[6, 0, 0], "6.0.0"],
+    [[7, 1, 0], "7.1.0"],
+    [[8, 0, 2], "8.0.2"],
+  ])("speaks another version: %p", async (version, text) => {
+    using other = startProxy(server.port, {
+      onResponse: (command, payload) => {
+        if (command === Command.HELLO) payload.set(version)
+      },
+    })
+    const message = await failure(...run(model, "--rpc", other.endpoint))
+    expect(message).toContain(other.endpoint)
+    expect(message).toContain(`speaks RPC protocol ${text}`)
+  })
+
+  test("has no port, or one that is none", async () => {
+    expect(await usageError(...run(model, "--rpc", "localhost"))).toContain("the port is missing")
+    expect(await usageError(...run(model, "--rpc", "a:1,b:99999"))).toContain("'99999'")
+    expect(await usageError(...run(model, "--rpc", "fd00::5"))).toContain("brackets")
+    expect(await usageError(...run(model, "--rpc", ","))).toContain("--rpc names no server")
+  })
+})
+
+describe("the flags", () => {
+  test("a split of the wrong length", async () => {
+    const message = await failure(...run(model, "--rpc", server.endpoint, "-ts", "1,2,3"))
+    expect(message).toContain("--tensor-split has 3 values")
+    expect(message).toContain("RPC0")
+  })
+
+  test("a device that is not there", async () => {
+    const message = await failure(...run(model, "-dev", "CUDA77"))
+    expect(message).toContain("'CUDA77'")
+    expect(message).toContain("CPU")
+  })
+
+  test("no prompt, or two", async () => {
+    expect(await usageError("run", model)).toContain("no prompt is given")
+    expect(await usageError(...run(model, "-f", "x.txt"))).toContain("-p and -f")
+    expect(await failure("run", model, "-f", file("none.txt"))).toContain("there is no such file")
+  })
+
+  test("no model, or two", async () => {
+    expect(await usageError("run", "-p", "a")).toContain("no model is given")
+    expect(await usageError("run", "-m", model, model, "-p", "a")).toContain("two models")
+    expect(await usageError("verify")).toContain("no model is given")
+  })
+
+  test("words that mean nothing", async () => {
+    expect(await usageError("rnu")).toContain("did you mean 'run'?")
+    expect(await usageError("run", "--tensor-splitt", "1")).toContain("--tensor-split")
+    const value = await usageError(...run(model, "-c", "many"))
+    expect(value).toContain("--ctx-size takes a whole number")
+    expect(value).toContain("ggml-rpc run --help")
+  })
+
+  test("--json tells the error on stdout too", async () => {
+    const result = await runCli([...run(file("nothing.gguf")), "--json"])
+    expect(result.exitCode).toBe(1)
+    expect(JSON.parse(result.stdout)).toMatchObject({ event: "error", error: "GgufError" })
+    expect(result.stderr).toStartWith("error: ")
+  })
+
+  test("GGML_RPC_DEBUG=1 adds where it came from", async () => {
+    const result = await runCli(run(file("nothing.gguf")), { env: { GGML_RPC_DEBUG: "1" } })
+    expect(result.exitCode).toBe(1)
+    expect(result.stderr).toMatch(/\n\s+at /)
+  })
+})
+
+describe("serve", () => {
+  test("on a port that is taken", async () => {
+    const message = await failure("serve", "-p", String(server.port))
+    expect(message).toContain(`127.0.0.1:${server.port} is in use`)
+    expect(message).toContain("--port")
+  })
+
+  test("on an address of another machine", async () => {
+    // 192.0.2.0/24 is for documentation: nobody has it.
+    expect(await failure("serve", "-H", "192.0.2.1", "-p", "0")).toContain("192.0.2.1")
+  })
+
+  test("with a device that is not there: the list of those that are", async () => {
+    const message = await failure("serve", "-p", "0", "-d", "CUDA77")
+    expect(message).toContain("CUDA77")
+    expect(message).toMatch(/\n {2}CPU: .+ MiB/)
+  })
+
+  test("with a port that is none", async () => {
+    expect(await usageError("serve", "-p", "65536")).toContain("--port")
+    expect(await usageError("serve", "some.gguf")).toContain("one word too many")
+  })
+})
