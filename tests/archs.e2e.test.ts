@@ -1,0 +1,132 @@
+/**
+ * Every architecture that libllama has: the 127 tiny models of upstream's test-llama-archs, split over
+ * two of our servers, compute what they compute on one machine.
+ */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { Effect } from "effect"
+import {
+  type ArchitectureModel,
+  ensureArchitectureModels,
+  upstreamTolerance,
+} from "./peers/models.ts"
+import { ensurePeers } from "./peers/peers.ts"
+import { runProcess, type ServerProcess } from "./peers/process.ts"
+import { ggmlRpc, openCluster, recite, run, startOurServer } from "./servers.ts"
+
+setDefaultTimeout(240_000)
+
+const scratch = mkdtempSync(join(tmpdir(), "archs-"))
+const stack = new AsyncDisposableStack()
+const servers: Array<ServerProcess> = []
+let models: ReadonlyArray<ArchitectureModel>
+let upstreamClient: string
+
+beforeAll(async () => {
+  upstreamClient = (await ensurePeers(["upstream-client"]))["upstream-client"]
+  models = await ensureArchitectureModels()
+  for (let index = 0; index < 2; index++) servers.push(stack.use(await startOurServer()))
+}, 600_000)
+
+afterAll(async () => {
+  await stack.disposeAsync()
+  rmSync(scratch, { recursive: true, force: true })
+})
+
+const endpoints = (): readonly string[] => servers.map(({ endpoint }) => endpoint)
+
+test("ggml-rpc verify passes for all of them over two servers", async () => {
+  expect(models).toHaveLength(127)
+  const result = await runProcess(
+    [
+      ...[...ggmlRpc, "verify", "--json", "--threads", "1", "--rpc", endpoints().join(",")],
+      ...models.map(({ path }) => path),
+    ],
+    { timeoutMs: 200_000 },
+  )
+  const rows = result.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line))
+  expect(rows.filter(({ isPassed }) => !isPassed)).toEqual([])
+  expect(rows.map(({ path }) => path)).toEqual(models.map(({ path }) => path))
+  for (const row of rows) {
+    expect(row).toMatchObject({ kind: "logits", tokenCount: 32, isPassed: true })
+    expect(row.nmse).toBeLessThanOrEqual(upstreamTolerance)
+  }
+  expect(result.exitCode).toBe(0)
+})
+
+/** Σ(a-b)² / Σa², which upstream's own test measures. */
+const nmse = (reference: Float32Array, found: Float32Array): number => {
+  let difference = 0
+  let size = 0
+  for (let index = 0; index < reference.length; index++) {
+    difference += (reference[index]! - found[index]!) ** 2
+    size += reference[index]! ** 2
+  }
+  return difference / size
+}
+
+const tokens = Array.from({ length: 24 }, (_, index) => (index * 37 + 5) % 128)
+
+/** Logits of upstream's libraries in one process, all rows. */
+const upstreamLogits = async ({ path, encode }: ArchitectureModel): Promise<Float32Array> => {
+  const file = join(scratch, "logits")
+  const result = await runProcess([
+    ...[upstreamClient, "-m", path, "-t", "1", "--tokens", tokens.join(","), "--no-warmup"],
+    ...["--no-repack", "--logits", file, ...(encode ? ["--encode"] : [])],
+  ])
+  expect(result).toMatchObject({ exitCode: 0, stderr: "" })
+  return new Float32Array(await Bun.file(file).arrayBuffer())
+}
+
+test("the logits over two servers are those of upstream's libraries for all of them", async () => {
+  const found = await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpoints())
+      return yield* Effect.forEach(models, ({ path }) =>
+        Effect.scoped(
+          Effect.gen(function* () {
+            const plan = yield* cluster.plan(path, { threads: 1 })
+            // Each server must have a part, or the split would not be tested.
+            for (const { unitCount } of plan.devices) expect(unitCount).toBeGreaterThan(0)
+            const model = yield* cluster.load(plan)
+            return yield* model.evaluate(tokens)
+          }),
+        ),
+      )
+    }),
+  )
+  const differing: Array<string> = []
+  for (const [index, model] of models.entries()) {
+    const expected = await upstreamLogits(model)
+    const { values, rowCount, columnCount } = found[index]!
+    expect([rowCount, rowCount * columnCount]).toEqual([tokens.length, expected.length])
+    // Written so that what is not a number differs.
+    if (!(nmse(expected, values) <= upstreamTolerance)) differing.push(model.name)
+  }
+  expect(differing).toEqual([])
+})
+
+// Caches of every kind: full and sliding attention, latent, recurrent state alone, and hybrids.
+test.each([
+  "llama-dense",
+  "gemma3-dense",
+  "deepseek2-moe",
+  "mamba2-dense",
+  "jamba-dense",
+  "qwen3next-moe",
+  "lfm2-dense",
+])("%s generates the tokens of upstream's libraries", async (name) => {
+  const { path } = models.find((model) => model.name === name)!
+  const result = await runProcess([
+    ...[upstreamClient, "-m", path, "-t", "1", "--tokens", tokens.join(","), "-n", "40"],
+    ...["--no-repack", "--no-warmup"],
+  ])
+  const found = await recite(endpoints(), path, { prompt: tokens, maxTokens: 40 })
+  expect(found.tokens).toEqual(JSON.parse(result.stdout).runs[0].tokens)
+  expect(found.tokens).toHaveLength(40)
+})
