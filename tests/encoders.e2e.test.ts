@@ -42,6 +42,9 @@ const spread = (values: Float32Array): number => Math.max(...values) - Math.min(
 test.each([
   ["bert", "embeddings", 64],
   ["t5", "logits", 320],
+  ["t5encoder", "embeddings", 64],
+  ["llama-embed", "embeddings", 64],
+  ["gemma-embedding", "embeddings", 64],
 ] as const)("%s puts out the same %s over two servers", async (name, kind, columnCount) => {
   const local = await evaluate([], paths[name])
   const remote = await evaluate(

@@ -1,6 +1,7 @@
 /**
- * Tiny models with an encoder, random weights: BERT, which puts out embeddings and no logits, and T5,
- * whose decoder attends to what its encoder made. Written to a folder of the caller's.
+ * Tiny models with an encoder or made for embeddings, random weights: BERT and its like put out
+ * embeddings and no logits; T5's decoder attends to what its encoder made. Written to a folder of the
+ * caller's.
  */
 import { join } from "node:path"
 import {
@@ -119,12 +120,102 @@ const t5Model = (): GgufToWrite => ({
   ],
 })
 
-/** Writes both models into `folder`; 0.6 MB together. */
-export const writeEncoderModels = (
-  folder: string,
-): { readonly bert: string; readonly t5: string } => {
-  const paths = { bert: join(folder, "bert.gguf"), t5: join(folder, "t5.gguf") }
-  writeGguf(paths.bert, bertModel())
-  writeGguf(paths.t5, t5Model())
-  return paths
+/** The encoder of T5 alone. Its output matrix is in the file, and never used. */
+const t5EncoderModel = (): GgufToWrite => ({
+  metadata: [
+    ...commonMetadata("t5encoder"),
+    ["t5encoder.attention.layer_norm_rms_epsilon", float32(1e-6)],
+    ["t5encoder.attention.relative_buckets_count", uint32(RELATIVE_BUCKETS)],
+    ...vocabularyMetadata(numberedVocabulary(VOCABULARY_SIZE)),
+  ],
+  tensors: [
+    randomTensor("token_embd.weight", "F32", [DIM, VOCABULARY_SIZE], SEED, 1),
+    relativeBias("enc"),
+    ...layers((block) => [...attention(`${block}.attn`), ...feedForward(block)], "enc."),
+    norm("enc.output_norm"),
+    matrix("output", DIM, VOCABULARY_SIZE),
+  ],
+})
+
+const llamaBlock = (block: string): ReadonlyArray<GgufTensorToWrite> => [
+  norm(`${block}.attn_norm`),
+  ...["q", "k", "v", "output"].map((part) => matrix(`${block}.attn_${part}`, DIM, DIM)),
+  ...feedForward(block),
+]
+
+/** A decoder turned into an embedding model: no cache in its graph, and no logits. */
+const llamaEmbedModel = (): GgufToWrite => ({
+  metadata: [
+    ...commonMetadata("llama-embed"),
+    ["llama-embed.attention.layer_norm_rms_epsilon", float32(1e-5)],
+    ["llama-embed.attention.causal", { type: "bool", value: false }],
+    ["llama-embed.rope.dimension_count", uint32(DIM / HEAD_COUNT)],
+    ...vocabularyMetadata(numberedVocabulary(VOCABULARY_SIZE)),
+  ],
+  tensors: [
+    randomTensor("token_embd.weight", "F32", [DIM, VOCABULARY_SIZE], SEED, 1),
+    ...layers(llamaBlock),
+    norm("output_norm"),
+    matrix("output", DIM, VOCABULARY_SIZE),
+  ],
+})
+
+/** EmbeddingGemma: attention to both sides, in most layers to near tokens only. */
+const gemmaEmbeddingModel = (): GgufToWrite => {
+  const headDim = DIM / HEAD_COUNT
+  const headNorm = (name: string) => constantTensor(`${name}.weight`, "F32", [headDim], 1)
+  return {
+    metadata: [
+      ...commonMetadata("gemma-embedding"),
+      ["gemma-embedding.attention.layer_norm_rms_epsilon", float32(1e-6)],
+      ["gemma-embedding.attention.sliding_window", uint32(4)],
+      [
+        "gemma-embedding.attention.sliding_window_pattern",
+        // Without a full layer, libllama asserts over the mask that none uses.
+        {
+          type: "array",
+          elementType: "bool",
+          values: Array.from({ length: LAYER_COUNT }, (_, layer) => layer % 2 === 0),
+        },
+      ],
+      ["gemma-embedding.attention.key_length", uint32(headDim)],
+      ["gemma-embedding.attention.value_length", uint32(headDim)],
+      ["gemma-embedding.pooling_type", uint32(1)],
+      ...vocabularyMetadata(numberedVocabulary(VOCABULARY_SIZE)),
+    ],
+    tensors: [
+      randomTensor("token_embd.weight", "F32", [DIM, VOCABULARY_SIZE], SEED, 1),
+      ...layers((block) => [
+        ...llamaBlock(block),
+        headNorm(`${block}.attn_q_norm`),
+        headNorm(`${block}.attn_k_norm`),
+        norm(`${block}.post_attention_norm`),
+        norm(`${block}.post_ffw_norm`),
+      ]),
+      norm("output_norm"),
+    ],
+  }
+}
+
+const encoderModels = {
+  bert: bertModel,
+  t5: t5Model,
+  t5encoder: t5EncoderModel,
+  "llama-embed": llamaEmbedModel,
+  "gemma-embedding": gemmaEmbeddingModel,
+} satisfies Record<string, () => GgufToWrite>
+
+export type EncoderModelName = keyof typeof encoderModels
+
+/** Writes the models into `folder`, 2 MB together, and returns their paths. */
+export const writeEncoderModels = (folder: string): Readonly<Record<EncoderModelName, string>> => {
+  const pathOf = (name: string): string => join(folder, `${name}.gguf`)
+  for (const [name, make] of Object.entries(encoderModels)) writeGguf(pathOf(name), make())
+  return {
+    bert: pathOf("bert"),
+    t5: pathOf("t5"),
+    t5encoder: pathOf("t5encoder"),
+    "llama-embed": pathOf("llama-embed"),
+    "gemma-embedding": pathOf("gemma-embedding"),
+  }
 }

@@ -176,24 +176,27 @@ export interface Cluster {
 const MIN_CONTEXT_SIZE = 4096
 const HEADROOM_BYTES = 64 * 1024 * 1024
 
-/** Models that put out embeddings and no logits. */
-const isEmbeddingModel = (gguf: GgufFile): boolean => {
-  const architecture = ggufString(gguf, "general.architecture") ?? ""
-  return (
-    /^(bert|.*-bert(-.*)?|modern-bert|eurobert|t5encoder|gemma-embedding|wavtokenizer-dec)$/.test(
-      architecture,
-    ) &&
-    !gguf.tensors.some(
-      (tensor) => tensor.name === "output.weight" && architecture !== "wavtokenizer-dec",
-    )
-  )
-}
+/** Architectures whose graphs end in embeddings, not logits (llama.cpp v0.5.0 src/models). */
+const embeddingArchitectures: ReadonlySet<string> = new Set([
+  "bert",
+  "eurobert",
+  "gemma-embedding",
+  "jina-bert-v2",
+  "jina-bert-v3",
+  "llama-embed",
+  "modern-bert",
+  "neo-bert",
+  "nomic-bert",
+  "nomic-bert-moe",
+  "t5encoder",
+  "wavtokenizer-dec",
+])
 
 const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOptions => {
   const threads = options.threads ?? defaultThreadCount()
   const architecture = ggufString(gguf, "general.architecture") ?? ""
   const trained = ggufInteger(gguf, `${architecture}.context_length`) ?? MIN_CONTEXT_SIZE
-  const embeddings = isEmbeddingModel(gguf)
+  const embeddings = embeddingArchitectures.has(architecture)
   const batchSize = options.batchSize ?? 2048
   return {
     contextSize: options.contextSize || trained,
