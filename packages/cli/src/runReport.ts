@@ -4,6 +4,7 @@ import { formatBreakdown, formatPlanTable, formatPlanTitle, planJson } from "./p
 import { UploadProgress, uploadSummary } from "./progress.ts"
 import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
 import { formatCount, formatRate, formatSeconds } from "./units.ts"
+import { StreamWrap } from "./wrap.ts"
 
 export interface RunReport {
   readonly planned: (plan: Cluster.ModelPlan) => void
@@ -43,6 +44,8 @@ export interface TextReportOptions {
   readonly style: Style
   readonly columns: number
   readonly isTerminal: boolean
+  /** Breaks the generated text at this many characters; not given, it stays as the model wrote it. */
+  readonly textColumns?: number
 }
 
 /** Everything but the text goes to stderr, unless `options` say otherwise. */
@@ -57,6 +60,7 @@ export const textReport = (
   const { write, style, columns, isTerminal } = options
   const line = (text: string): void => write(`${text}\n`)
   const table = { columns, heading: style.bold }
+  const textWrap = new StreamWrap(options.textColumns ?? Number.POSITIVE_INFINITY)
   let upload: UploadProgress | undefined
   let isMidLine = false
   const endLine = (): void => {
@@ -78,7 +82,7 @@ export const textReport = (
     },
     token: ({ text }) => {
       if (text === "") return
-      print(text)
+      print(textWrap.push(text))
       isMidLine = !text.endsWith("\n")
     },
     finished: (model, stats) => {

@@ -19,3 +19,26 @@ const wrapLine = (text: string, columns: number): ReadonlyArray<string> => {
   }
   return [...lines, line]
 }
+
+/** Breaks a text that comes in pieces between words, as `wrap` does; a piece ends no word. */
+export class StreamWrap {
+  private readonly columns: number
+  private column = 0
+
+  constructor(columns: number) {
+    this.columns = columns
+  }
+
+  /** The piece as it should be written. */
+  push(piece: string): string {
+    return piece.replaceAll(/\n|( *)([^\s]+)| +/g, (part, spaces: string = "", word = "") => {
+      if (part === "\n") {
+        this.column = 0
+        return part
+      }
+      const isBreak = spaces !== "" && this.column + part.length > this.columns
+      this.column = isBreak ? word.length : this.column + part.length
+      return isBreak ? `\n${word}` : part
+    })
+  }
+}

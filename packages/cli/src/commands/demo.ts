@@ -47,6 +47,7 @@ export const demo = (values: FlagValues<typeof demoFlags>) =>
         style: styleOf(process.stdout),
         columns: columnsOf(process.stdout),
         isTerminal: process.stdout.isTTY ?? false,
+        textColumns: textColumns(),
       })
       yield* endingEngineFirst(cluster, recite(cluster, path, {}, "Hello", { temp: 0 }, report))
       heading("3. The end", endText(values.save))
@@ -56,10 +57,13 @@ export const demo = (values: FlagValues<typeof demoFlags>) =>
 const endText = (saved: string | undefined): string =>
   `The servers stop now${saved === undefined ? ", and the model's file goes" : ` and the model stays in ${saved}`}. With a model of your own: 'ggml-rpc serve --host ADDRESS' on each machine, then 'ggml-rpc run --rpc ADDRESS:50052,… model.gguf -p …' on this one.`
 
+/** Longer lines are hard to read. */
+const textColumns = (): number =>
+  process.stdout.isTTY ? Math.min(100, columnsOf(process.stdout)) : Number.POSITIVE_INFINITY
+
 const heading = (title: string, text: string): void => {
-  const columns = Math.min(100, columnsOf(process.stdout))
   printLine(`\n${styleOf(process.stdout).bold(title)}`)
-  printLine(wrap(text, columns).join("\n"))
+  printLine(wrap(text, textColumns()).join("\n"))
   printLine("")
 }
 
