@@ -44,17 +44,8 @@ const plan: Cluster.ModelPlan = {
   architecture: "llama",
   name: "Tiny",
   modelBytes: 9 * MiB,
-  context: {
-    contextSize: 24_576,
-    batchSize: 2048,
-    ubatchSize: 512,
-    threads: 2,
-    threadsBatch: 2,
-    flashAttention: -1,
-    typeK: 1,
-    typeV: 1,
-    embeddings: false,
-  },
+  // Not shown.
+  context: {} as Cluster.ModelPlan["context"],
   mmap: true,
   places: ["10.0.0.2:50052", "[fd00::3]:50052"],
 }
