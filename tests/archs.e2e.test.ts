@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Effect } from "effect"
+import { Effect, Stream } from "effect"
 import {
   type ArchitectureModel,
   ensureArchitectureModels,
@@ -14,7 +14,7 @@ import {
 } from "./peers/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
 import { runProcess, type ServerProcess } from "./peers/process.ts"
-import { ggmlRpc, openCluster, recite, run, startOurServer } from "./servers.ts"
+import { failureOf, ggmlRpc, openCluster, recite, run, startOurServer } from "./servers.ts"
 
 setDefaultTimeout(240_000)
 
@@ -129,4 +129,17 @@ test.each([
   const found = await recite(endpoints(), path, { prompt: tokens, maxTokens: 40 })
   expect(found.tokens).toEqual(JSON.parse(result.stdout).runs[0].tokens)
   expect(found.tokens).toHaveLength(40)
+})
+
+test("a diffusion model says that it generates no text", async () => {
+  const { path } = models.find(({ name }) => name === "dream-dense")!
+  const error = await failureOf(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpoints())
+      const model = yield* cluster.load(yield* cluster.plan(path, { threads: 1 }))
+      return yield* Stream.runDrain(model.generate(tokens, { maxTokens: 2 }))
+    }),
+  )
+  expect(error._tag).toBe("ModelError")
+  expect(error.message).toContain("it is a diffusion model")
 })

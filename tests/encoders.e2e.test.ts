@@ -1,12 +1,13 @@
 /** Models with an encoder: embeddings, or logits of a decoder behind it, as on one machine. */
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Effect } from "effect"
-import { writeEncoderModels } from "./models/encoders.ts"
+import type { Cluster, ClusterError } from "@ggml-rpc/client"
+import { Effect, Stream } from "effect"
+import { type EncoderModelName, writeEncoderModels } from "./models/encoders.ts"
 import type { ServerProcess } from "./peers/process.ts"
-import { openCluster, run, startOurServer } from "./servers.ts"
+import { failureOf, openCluster, run, startOurServer } from "./servers.ts"
 
 setDefaultTimeout(60_000)
 
@@ -59,4 +60,68 @@ test.each([
     local.values.subarray(columnCount, 2 * columnCount),
   )
   expect(remote.values).toEqual(local.values)
+})
+
+describe("what such models cannot do is said", () => {
+  const attempt = <A>(
+    name: EncoderModelName,
+    options: Cluster.PlanOptions,
+    use: (model: Cluster.ClusterModel) => Effect.Effect<A, ClusterError>,
+  ) =>
+    failureOf(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster([])
+        const plan = yield* cluster.plan(paths[name], { threads: 1, ...options })
+        return yield* use(yield* cluster.load(plan))
+      }),
+    )
+  const generate = (model: Cluster.ClusterModel) =>
+    Stream.runDrain(model.generate([5, 6], { maxTokens: 2 }))
+
+  test("an embedding model generates no text", async () => {
+    for (const name of ["bert", "llama-embed", "t5encoder"] as const) {
+      const error = await attempt(name, {}, generate)
+      expect(error._tag).toBe("ModelError")
+      expect(error.message).toContain("it puts out embeddings, so it cannot generate text")
+    }
+  })
+
+  test("more tokens than its positions", async () => {
+    const many = Array.from({ length: 129 }, (_, index) => index)
+    const error = await attempt("bert", {}, (model) => model.evaluate(many))
+    expect(error._tag).toBe("ModelError")
+    expect(error.message).toContain("129 tokens do not fit its context of 128")
+  })
+
+  test("more tokens than one step takes", async () => {
+    for (const name of ["bert", "t5", "llama-embed"] as const) {
+      const error = await attempt(name, { ubatchSize: 32 }, (model) =>
+        model.evaluate(Array.from({ length: 33 }, (_, index) => index)),
+      )
+      expect(error._tag).toBe("ModelError")
+      expect(error.message).toContain(
+        "looks at all tokens at once, and 33 do not fit a batch of 32",
+      )
+    }
+  })
+
+  test("no tokens, and tokens outside of the vocabulary", async () => {
+    const none = await attempt("bert", {}, (model) => model.evaluate([]))
+    expect(none.message).toContain("there are no tokens")
+    const outside = await attempt("t5", {}, (model) => model.evaluate([5, 320]))
+    expect(outside._tag).toBe("ModelError")
+    expect(outside.message).toContain("not valid")
+  })
+})
+
+test("an encoder takes as many tokens as its context holds", async () => {
+  const all = Array.from({ length: 128 }, (_, index) => index)
+  const { rowCount } = await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster([])
+      const plan = yield* cluster.plan(paths.bert, { threads: 1 })
+      return yield* (yield* cluster.load(plan)).evaluate(all)
+    }),
+  )
+  expect(rowCount).toBe(128)
 })

@@ -174,6 +174,8 @@ export interface Cluster {
 
 /** llama.cpp shrinks a context that was not asked for no further than this. */
 const MIN_CONTEXT_SIZE = 4096
+/** llama-cli's. */
+const DEFAULT_BATCH_SIZE = 2048
 const HEADROOM_BYTES = 64 * 1024 * 1024
 
 /** Architectures whose graphs end in embeddings, not logits (llama.cpp v0.5.0 src/models). */
@@ -192,22 +194,44 @@ const embeddingArchitectures: ReadonlySet<string> = new Set([
   "wavtokenizer-dec",
 ])
 
+/** Attention to both sides, or an encoder: all tokens must be in one step (llama.cpp v0.5.0 src/models). */
+const wholeBatchArchitectures: ReadonlySet<string> = new Set([
+  ...embeddingArchitectures,
+  "dream",
+  "llada",
+  "llada-moe",
+  "rnd1",
+  "t5",
+])
+
+const needsWholeBatch = (gguf: GgufFile, architecture: string): boolean => {
+  const causal = gguf.metadata.get(`${architecture}.attention.causal`)
+  return (
+    wholeBatchArchitectures.has(architecture) || (causal?.type === "bool" && causal.value === false)
+  )
+}
+
 const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOptions => {
   const threads = options.threads ?? defaultThreadCount()
   const architecture = ggufString(gguf, "general.architecture") ?? ""
   const trained = ggufInteger(gguf, `${architecture}.context_length`) ?? MIN_CONTEXT_SIZE
-  const embeddings = embeddingArchitectures.has(architecture)
-  const batchSize = options.batchSize ?? 2048
+  const contextSize = options.contextSize || trained
+  const wholeBatch = needsWholeBatch(gguf, architecture)
+  const ubatchSize =
+    options.ubatchSize ??
+    (wholeBatch ? (options.batchSize ?? Math.min(contextSize, DEFAULT_BATCH_SIZE)) : 512)
+  const batchSize = wholeBatch ? ubatchSize : (options.batchSize ?? DEFAULT_BATCH_SIZE)
   return {
-    contextSize: options.contextSize || trained,
+    contextSize,
     batchSize,
-    ubatchSize: Math.min(batchSize, options.ubatchSize ?? 512),
+    ubatchSize: Math.min(batchSize, ubatchSize),
     threads,
     threadsBatch: threads,
     flashAttention: { on: 1, off: 0, auto: -1 }[options.flashAttention ?? "auto"] as -1 | 0 | 1,
     typeK: kvTypes[options.typeK ?? "f16"],
     typeV: kvTypes[options.typeV ?? "f16"],
-    embeddings,
+    embeddings: embeddingArchitectures.has(architecture),
+    wholeBatch,
   }
 }
 

@@ -104,7 +104,7 @@ interface Loaded {
   readonly model: Model
   readonly context: ModelContext
   readonly path: string
-  readonly embeddings: boolean
+  readonly options: EngineContextOptions
   readonly scope: Scope.CloseableScope
 }
 
@@ -240,7 +240,7 @@ class Engine {
             abortFlag,
             ...(context.embeddings ? { pooling: 0 } : {}),
           })
-          return { model, context: made, path, embeddings: context.embeddings, scope }
+          return { model, context: made, path, options: context, scope }
         }).pipe(Scope.extend(scope)),
       ),
     )
@@ -355,7 +355,16 @@ class Engine {
   }
 
   private generate(request: EngineRequest & { type: "generate" }): void {
-    const { model, context, path } = this.required()
+    const { model, context, options, path } = this.required()
+    if (options.embeddings || model.info.isDiffusion) {
+      throw new ModelError({
+        path,
+        during: "decode",
+        detail: options.embeddings
+          ? "it puts out embeddings, so it cannot generate text; 'verify' can evaluate it."
+          : "it is a diffusion model, which does not generate text token by token; 'verify' can evaluate it.",
+      })
+    }
     const writer = new TokenWriter()
     const subject: Subject = {
       model,
@@ -377,24 +386,55 @@ class Engine {
     }
   }
 
+  /** @throws {ModelError} when so many tokens cannot be evaluated */
+  private checkLength(tokenCount: number): void {
+    const { model, context, options, path } = this.required()
+    const fail = (detail: string): never => {
+      throw new ModelError({ path, during: "decode", detail })
+    }
+    if (tokenCount === 0) fail("there are no tokens.")
+    // Rounding up gives a context more room than a table of positions has.
+    const room = options.embeddings
+      ? Math.min(context.contextSize, model.info.trainContextSize)
+      : context.contextSize
+    if (tokenCount > room) {
+      fail(
+        `${tokenCount} tokens do not fit its context of ${room}; raise --ctx-size or give fewer tokens.`,
+      )
+    }
+    if (options.wholeBatch && tokenCount > context.ubatchSize) {
+      fail(
+        `it looks at all tokens at once, and ${tokenCount} do not fit a batch of ${context.ubatchSize}; raise --ubatch-size.`,
+      )
+    }
+  }
+
   /** Logits, or embeddings, of every token. */
   private evaluate(ids: ReadonlyArray<number>): void {
-    const { model, context, embeddings } = this.required()
-    const tokens = Int32Array.from(ids)
+    const { model, context, options } = this.required()
     const { info } = model
-    context.clearMemory()
-    if (info.hasEncoder) this.check(context.encode(tokens, { allOutputs: true }), "encode")
-    if (info.hasDecoder || !info.hasEncoder) {
-      this.check(context.decode(tokens, { firstPosition: 0, allOutputs: true }), "decode")
-    }
-    context.synchronize()
-    this.failIfLost()
-    const isEmbedding = embeddings || !info.hasDecoder
+    const tokens = Int32Array.from(ids)
+    this.checkLength(tokens.length)
+    const isEmbedding = options.embeddings || !info.hasDecoder
     const columnCount = isEmbedding ? info.outputEmbeddingSize : info.vocabSize
     const values = new Float32Array(tokens.length * columnCount)
-    for (let row = 0; row < tokens.length; row++) {
-      const output = isEmbedding ? context.embeddings(row) : context.logits(row)
-      values.set(output, row * columnCount)
+    const take = (first: number, count: number): void => {
+      context.synchronize()
+      this.failIfLost()
+      for (let row = 0; row < count; row++) {
+        const output = isEmbedding ? context.embeddings(row) : context.logits(row)
+        values.set(output, (first + row) * columnCount)
+      }
+    }
+    context.clearMemory()
+    if (info.hasEncoder) {
+      this.check(context.encode(tokens, { allOutputs: true }), "encode")
+      if (!info.hasDecoder) take(0, tokens.length)
+    }
+    for (let at = 0; info.hasDecoder && at < tokens.length; at += context.batchSize) {
+      const batch = tokens.subarray(at, at + context.batchSize)
+      this.check(context.decode(batch, { firstPosition: at, allOutputs: true }), "decode")
+      take(at, batch.length)
     }
     send(
       {

@@ -37,6 +37,8 @@ export interface EngineContextOptions {
   readonly typeV: number
   /** Give embeddings instead of logits. */
   readonly embeddings: boolean
+  /** The model looks at all tokens at once: they cannot be evaluated in parts. */
+  readonly wholeBatch: boolean
 }
 
 export type EngineRequest =
