@@ -16,6 +16,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <unordered_map>
 #include <unordered_set>
@@ -137,9 +138,22 @@ API void * gs_abort_callback() {
 
 // ---- buffers -------------------------------------------------------------------------------------
 
+constexpr size_t kHugeBufferBytes = size_t(16) << 20;
+
 API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, double size) {
     try {
-        return ggml_backend_buft_alloc_buffer(type, size_t(size));
+        ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(type, size_t(size));
+#ifdef MADV_HUGEPAGE
+        // Weights are written once and read for every token: large pages save most of the page faults of the
+        // one and the address translation of the other. Small buffers would only be rounded up.
+        if (buffer != nullptr && size_t(size) >= kHugeBufferBytes && ggml_backend_buffer_is_host(buffer)) {
+            const uintptr_t page  = uintptr_t(sysconf(_SC_PAGESIZE));
+            const uintptr_t base  = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
+            const uintptr_t start = (base + page - 1) / page * page;
+            madvise(reinterpret_cast<void *>(start), base + size_t(size) - start, MADV_HUGEPAGE);
+        }
+#endif
+        return buffer;
     } catch (const std::bad_alloc &) {
         return nullptr;
     }

@@ -31,7 +31,7 @@ export type StartFailure =
  * dozen connections a run that last less than a millisecond, which share one process; and a start takes
  * 50 ms of a core, which the client needs for loading.
  */
-const SPARE_DELAY_MS = 300
+const SPARE_DELAY_MS = 500
 
 /**
  * Such a client opens its next connection before it closes the last one. So when no process waits, a
