@@ -72,10 +72,11 @@ export type AnyClusterError = ClusterError | EndpointError | GgufError
 /** Opens a cluster of these servers; without any, this machine's CPU. */
 export const openCluster = (
   endpoints: readonly string[],
+  options: Omit<Cluster.ClusterOptions, "endpoints"> = {},
 ): Effect.Effect<Cluster.Cluster, AnyClusterError, Scope.Scope> =>
   Effect.flatMap(parseEndpoints(endpoints.join(",")), (parsed) =>
     // No GPU of this machine: the tests compare with what the servers' CPUs compute.
-    Cluster.open({ endpoints: parsed, localDevices: [] }),
+    Cluster.open({ endpoints: parsed, localDevices: [], ...options }),
   )
 
 /** Runs an effect in a scope of its own. */

@@ -379,7 +379,7 @@ const loadModel = (
       () =>
         Effect.suspend(() => (isLoading ? engine.cancel : Effect.void)).pipe(
           // The engine may be gone already, and then so is the model.
-          Effect.zipRight(Effect.ignore(engine.request({ type: "unload" }))),
+          Effect.zipRight(engine.settle(engine.request({ type: "unload" }))),
         ),
     )
     isLoading = false
@@ -451,7 +451,7 @@ const tokenStream = (
           Effect.flatMap(Fiber.poll(running), (exit) =>
             Option.isSome(exit)
               ? Effect.void
-              : Effect.zipRight(engine.cancel, Fiber.await(running)),
+              : Effect.zipRight(engine.cancel, engine.settle(Fiber.await(running))),
           ),
         )
       }),

@@ -42,11 +42,19 @@ export interface Engine {
    * of the prompt. A stopped load fails, a stopped generation ends with the reason `cancelled`.
    */
   readonly cancel: Effect.Effect<void>
+  /**
+   * Waits for the end of work that nobody needs any more, whatever its outcome; for a finalizer. An
+   * engine that is not done after some seconds is stuck in a call to a server that hangs: it is killed.
+   */
+  readonly settle: <A, E>(work: Effect.Effect<A, E>) => Effect.Effect<void>
   /** Process id, for supervision. */
   readonly pid: number
 }
 
 const stderrLines = 20
+
+/** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
+const SETTLE_PATIENCE_MS = 5000
 
 const spawnEngine = () =>
   Bun.spawn([process.execPath, Bun.fileURLToPath(new URL("./engine/main.ts", import.meta.url))], {
@@ -73,6 +81,16 @@ export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(functi
   return {
     pid: child.pid,
     cancel: Effect.sync(() => child.kill("SIGUSR2")),
+    settle: (work) =>
+      // Finalizers cannot be interrupted, and neither could what they wait for.
+      Effect.interruptible(Effect.ignore(work)).pipe(
+        Effect.timeoutTo({
+          duration: SETTLE_PATIENCE_MS,
+          onSuccess: () => Effect.void,
+          onTimeout: () => Effect.sync(() => child.kill("SIGKILL")),
+        }),
+        Effect.flatten,
+      ),
     request: <R extends AnsweredRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
       Effect.async<Answer<R>, ClusterError>((resume) => {
         session.begin(request, {

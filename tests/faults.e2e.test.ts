@@ -1,0 +1,390 @@
+/** What breaks while a model runs: servers, clients, networks. Typed errors, no hang, nothing left. */
+import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { readFileSync } from "node:fs"
+import type { Cluster } from "@ggml-rpc/client"
+import { Deferred, Effect, Either, Exit, Fiber, Scope, Stream } from "effect"
+import { ensureModel } from "./models/models.ts"
+import { startNetwork } from "./network.ts"
+import { ensurePeers } from "./peers/peers.ts"
+import { startProcess, startUpstreamServer, waitUntil } from "./peers/process.ts"
+import {
+  type AnyClusterError,
+  failureOf,
+  ggmlRpc,
+  type OurServer,
+  openCluster,
+  recite,
+  run,
+  startOurServer,
+} from "./servers.ts"
+
+setDefaultTimeout(60_000)
+
+beforeAll(() => ensurePeers(["rpc-server"]), 300_000)
+
+const isAlive = (pid: number): boolean => {
+  try {
+    // A zombie has ended; it waits for its parent.
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))
+  } catch {
+    return false
+  }
+}
+
+const residentBytes = (pid: number): number => {
+  try {
+    return (
+      Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) * 1024
+    )
+  } catch {
+    return 0
+  }
+}
+
+/** The session process that holds a client's model: the one with the most memory. */
+const busySession = (server: OurServer): number =>
+  [...server.sessionPids()].sort((a, b) => residentBytes(b) - residentBytes(a))[0]!
+
+const prompt = [1, 17, 290, 3]
+
+/** A generation that goes on for longer than any test. */
+const endless = { maxTokens: 1_000_000, ignoreEos: true } as const
+
+const load = (endpoints: readonly string[], path: string) =>
+  Effect.gen(function* () {
+    const cluster = yield* openCluster(endpoints)
+    const plan = yield* cluster.plan(path, { threads: 1, contextSize: 4096 })
+    return { cluster, model: yield* cluster.load(plan) }
+  })
+
+/** The error of an effect; success is a failure of the test. */
+const failed = <A>(effect: Effect.Effect<A, AnyClusterError>): Effect.Effect<AnyClusterError> =>
+  Effect.flatMap(Effect.either(effect), (result) =>
+    Either.isLeft(result)
+      ? Effect.succeed(result.left)
+      : Effect.die(new Error("it succeeded where it had to fail")),
+  )
+
+/** How a long generation ended, and how long that took, when `fault` happens after a few tokens. */
+const generateUntil = (
+  endpoints: readonly string[],
+  fault: (cluster: Cluster.Cluster) => void,
+): Promise<{ readonly error: AnyClusterError; readonly ms: number; readonly tokenCount: number }> =>
+  run(
+    Effect.gen(function* () {
+      const { cluster, model } = yield* load(
+        endpoints,
+        yield* Effect.promise(() => ensureModel("q8_0")),
+      )
+      let tokenCount = 0
+      let faultAt = 0
+      const onToken = (): void => {
+        if (++tokenCount !== 5) return
+        faultAt = performance.now()
+        fault(cluster)
+      }
+      const error = yield* failed(
+        Stream.runForEach(model.generate(prompt, endless), () => Effect.sync(onToken)),
+      )
+      return { error, ms: performance.now() - faultAt, tokenCount }
+    }),
+  )
+
+describe("a server that dies in the middle of a generation", () => {
+  test("ends it with an error that names the server", async () => {
+    await using first = await startOurServer()
+    await using second = await startOurServer()
+    const { error, ms } = await generateUntil([first.endpoint, second.endpoint], () =>
+      process.kill(second.pid, "SIGKILL"),
+    )
+    expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: second.endpoint })
+    expect(error.message).toContain(second.endpoint)
+    expect(ms).toBeLessThan(5000)
+    // Its session processes do not outlive it.
+    expect(await waitUntil(() => second.sessionPids().length === 0, 2000)).toBe(true)
+  })
+
+  test("by the death of its session alone, and serves the next client", async () => {
+    await using server = await startOurServer()
+    const { error, ms } = await generateUntil([server.endpoint], () =>
+      process.kill(busySession(server), "SIGKILL"),
+    )
+    expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: server.endpoint })
+    expect(ms).toBeLessThan(5000)
+    expect(server.isRunning()).toBe(true)
+    expect(await waitUntil(() => server.stderr().includes("SIGKILL"), 2000)).toBe(true)
+    const path = await ensureModel("demo")
+    const { tokens } = await recite([server.endpoint], path, { prompt: "?", maxTokens: 4 })
+    expect(tokens).toHaveLength(4)
+  })
+
+  test("upstream's server, too", async () => {
+    await using server = await startUpstreamServer({ threads: 1 })
+    const { error, ms } = await generateUntil([server.endpoint], () => server.signal("SIGKILL"))
+    expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: server.endpoint })
+    expect(ms).toBeLessThan(5000)
+  })
+
+  test("and every later request fails at once", async () => {
+    await using server = await startOurServer()
+    const path = await ensureModel("tiny")
+    await run(
+      Effect.gen(function* () {
+        const { cluster, model } = yield* load([server.endpoint], path)
+        const session = busySession(server)
+        process.kill(server.pid, "SIGKILL")
+        // It notices the end of the front process a moment later.
+        yield* Effect.promise(() => waitUntil(() => !isAlive(session), 2000))
+        const errors = [
+          yield* failed(model.evaluate([1, 2, 3])),
+          yield* failed(Stream.runDrain(model.generate([1, 2, 3], { maxTokens: 2 }))),
+          yield* failed(cluster.plan(path, { threads: 1 })),
+        ]
+        for (const error of errors) {
+          expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: server.endpoint })
+        }
+      }),
+    )
+  })
+})
+
+describe("a client that is killed", () => {
+  /** `ggml-rpc run` in the middle of its text. */
+  const startRun = async (server: OurServer) => {
+    const path = await ensureModel("q8_0")
+    const child = startProcess([
+      ...[...ggmlRpc, "run", "--rpc", server.endpoint, path, "-p", "word1 word2", "-n", "4000"],
+      ...["--ignore-eos", "--threads", "1", "--json"],
+    ])
+    expect(await waitUntil(() => child.stdout().includes('"event":"token"'), 30_000)).toBe(true)
+    const session = busySession(server)
+    expect(residentBytes(session)).toBeGreaterThan(50 * 1024 * 1024)
+    return { child, session }
+  }
+  const engineOf = (pid: number): number =>
+    Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ")[0])
+
+  test("frees the server's memory, and takes its engine along", async () => {
+    await using server = await startOurServer()
+    const { child, session } = await startRun(server)
+    const engine = engineOf(child.pid)
+    expect(isAlive(engine)).toBe(true)
+    child.signal("SIGKILL")
+    expect(await waitUntil(() => !isAlive(session), 2000)).toBe(true)
+    expect(await waitUntil(() => !isAlive(engine), 2000)).toBe(true)
+    await child.stop()
+    expect(server.isRunning()).toBe(true)
+  })
+
+  test("its engine alone: the server is free, and run ends with an error", async () => {
+    await using server = await startOurServer()
+    const { child, session } = await startRun(server)
+    await using _ = child
+    process.kill(engineOf(child.pid), "SIGKILL")
+    expect(await waitUntil(() => !isAlive(session), 2000)).toBe(true)
+    expect(await child.exited).toBe(1)
+    expect(child.stderr()).toContain("SIGKILL")
+  })
+
+  test("closing the scope leaves neither engine nor session", async () => {
+    await using server = await startOurServer()
+    const path = await ensureModel("mixed")
+    const { engine, session } = await run(
+      Effect.gen(function* () {
+        const { cluster } = yield* load([server.endpoint], path)
+        return { engine: cluster.enginePid, session: busySession(server) }
+      }),
+    )
+    expect(isAlive(engine)).toBe(false)
+    expect(await waitUntil(() => !isAlive(session), 2000)).toBe(true)
+  })
+})
+
+describe("a stream that is cancelled", () => {
+  test("stops the model, which then goes on with the next request", async () => {
+    await using server = await startOurServer()
+    const path = await ensureModel("mixed")
+    const request = { prompt, maxTokens: 8 }
+    const expected = await recite([server.endpoint], path, request)
+    const found = await run(
+      Effect.gen(function* () {
+        const { model } = yield* load([server.endpoint], path)
+        const some = yield* Stream.runCollect(Stream.take(model.generate(prompt, endless), 3))
+        expect([...some]).toHaveLength(3)
+        const pieces = yield* Stream.runCollect(model.generate(prompt, { maxTokens: 8, temp: 0 }))
+        return [...pieces].map(({ id }) => id).filter((id) => id >= 0)
+      }),
+    )
+    expect(found).toEqual([...expected.tokens])
+  })
+
+  test("by interrupting, in the middle of a token", async () => {
+    await using server = await startOurServer()
+    const path = await ensureModel("q8_0")
+    await run(
+      Effect.gen(function* () {
+        const { model } = yield* load([server.endpoint], path)
+        const started = yield* Deferred.make<void>()
+        const fiber = yield* Effect.fork(
+          Stream.runForEach(model.generate(prompt, endless), () =>
+            Deferred.succeed(started, undefined),
+          ),
+        )
+        yield* Deferred.await(started)
+        const before = performance.now()
+        yield* Fiber.interrupt(fiber)
+        expect(performance.now() - before).toBeLessThan(2000)
+        expect(yield* model.tokenize("word1")).not.toEqual([])
+      }),
+    )
+  })
+
+  test("a load that is interrupted frees the server's memory, and the cluster stays usable", async () => {
+    await using server = await startOurServer()
+    // Slow enough to be caught in the middle of 57 MB.
+    using network = startNetwork(server.port, { delayMs: 20, pieceBytes: 64 * 1024 })
+    const q8 = await ensureModel("q8_0")
+    const demo = await ensureModel("demo")
+    await run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster([network.endpoint])
+        const plan = yield* cluster.plan(q8, { threads: 1 })
+        const fiber = yield* Effect.fork(Effect.scoped(cluster.load(plan)))
+        const isUploading = () => network.uploadedBytes() > 5_000_000
+        expect(yield* Effect.promise(() => waitUntil(isUploading, 20_000))).toBe(true)
+        yield* Fiber.interrupt(fiber)
+        const model = yield* cluster.load(yield* cluster.plan(demo, { threads: 1 }))
+        const { rowCount } = yield* model.evaluate([1, 2, 3])
+        expect(rowCount).toBe(3)
+        expect(residentBytes(busySession(server))).toBeLessThan(150 * 1024 * 1024)
+      }),
+    )
+  })
+})
+
+describe("a server that hangs", () => {
+  const stop = (server: OurServer): void => {
+    for (const pid of [server.pid, ...server.sessionPids()]) process.kill(pid, "SIGSTOP")
+  }
+  const resume = (server: OurServer): void => {
+    for (const pid of [server.pid, ...server.sessionPids()]) process.kill(pid, "SIGCONT")
+  }
+
+  test("at the handshake is given up on after the connect timeout", async () => {
+    await using server = await startOurServer()
+    stop(server)
+    try {
+      const started = performance.now()
+      const error = await failureOf(openCluster([server.endpoint], { connectTimeoutMs: 500 }))
+      expect(error).toMatchObject({
+        _tag: "HandshakeError",
+        endpoint: server.endpoint,
+        reason: "busy",
+      })
+      expect(performance.now() - started).toBeLessThan(5000)
+    } finally {
+      resume(server)
+    }
+  })
+
+  test("in the middle of a generation does not hold its user", async () => {
+    await using server = await startOurServer()
+    const path = await ensureModel("q8_0")
+    const scope = Effect.runSync(Scope.make())
+    try {
+      const { cluster, model } = await Effect.runPromise(
+        Scope.extend(load([server.endpoint], path), scope),
+      )
+      const started = Effect.runSync(Deferred.make<void>())
+      const fiber = Effect.runFork(
+        Stream.runForEach(model.generate(prompt, endless), () =>
+          Deferred.succeed(started, undefined),
+        ),
+      )
+      await Effect.runPromise(Deferred.await(started))
+      stop(server)
+      await Bun.sleep(100)
+      const before = performance.now()
+      await Effect.runPromise(Fiber.interrupt(fiber))
+      await Effect.runPromise(Scope.close(scope, Exit.void))
+      expect(performance.now() - before).toBeLessThan(15_000)
+      expect(isAlive(cluster.enginePid)).toBe(false)
+    } finally {
+      resume(server)
+      await Effect.runPromise(Scope.close(scope, Exit.void))
+    }
+  })
+
+  test("for a while only delays the tokens", async () => {
+    await using server = await startOurServer()
+    const path = await ensureModel("mixed")
+    const request = { prompt, maxTokens: 200 }
+    const expected = await recite([], path, request)
+    const reciting = recite([server.endpoint], path, request)
+    await waitUntil(() => server.sessionPids().length > 1, 5000)
+    for (let times = 0; times < 3; times++) {
+      await Bun.sleep(100)
+      stop(server)
+      await Bun.sleep(200)
+      resume(server)
+    }
+    expect((await reciting).tokens).toEqual(expected.tokens)
+  })
+})
+
+describe("a network", () => {
+  test("that breaks in the middle of an upload: an error that names the server, and no session left", async () => {
+    await using server = await startOurServer()
+    using network = startNetwork(server.port, { breakAfterBytes: 20_000_000 })
+    const path = await ensureModel("q8_0")
+    const started = performance.now()
+    const error = await failureOf(load([network.endpoint], path))
+    expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: network.endpoint })
+    expect(performance.now() - started).toBeLessThan(10_000)
+    const isFree = () => server.sessionPids().every((pid) => residentBytes(pid) < 150 * 1024 * 1024)
+    expect(await waitUntil(isFree, 2000)).toBe(true)
+  })
+
+  test("that breaks in the middle of a generation", async () => {
+    await using server = await startOurServer()
+    using network = startNetwork(server.port)
+    const { error, ms } = await generateUntil([network.endpoint], () => network.breakAll())
+    expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: network.endpoint })
+    expect(ms).toBeLessThan(5000)
+  })
+
+  test.each([{ delayMs: 15 }, { pieceBytes: 7 }, { delayMs: 3, pieceBytes: 1000 }])(
+    "of %o gives the right tokens over two servers",
+    async (options) => {
+      await using first = await startOurServer()
+      await using second = await startOurServer()
+      using near = startNetwork(first.port, options)
+      using far = startNetwork(second.port, options)
+      const path = await ensureModel("tiny")
+      const request = { prompt, maxTokens: 12 }
+      const expected = await recite([], path, request)
+      const found = await recite([near.endpoint, far.endpoint], path, request)
+      expect(found.tokens).toEqual(expected.tokens)
+      expect(near.uploadedBytes()).toBeGreaterThan(100_000)
+      expect(far.uploadedBytes()).toBeGreaterThan(100_000)
+    },
+  )
+
+  test("that falls silent does not hold its user", async () => {
+    await using server = await startOurServer()
+    using network = startNetwork(server.port)
+    const path = await ensureModel("tiny")
+    const scope = Effect.runSync(Scope.make())
+    const { cluster, model } = await Effect.runPromise(
+      Scope.extend(load([network.endpoint], path), scope),
+    )
+    network.stall()
+    const fiber = Effect.runFork(model.evaluate([1, 2, 3]))
+    await Bun.sleep(200)
+    await Effect.runPromise(Fiber.interrupt(fiber))
+    const before = performance.now()
+    await Effect.runPromise(Scope.close(scope, Exit.void))
+    expect(performance.now() - before).toBeLessThan(15_000)
+    expect(isAlive(cluster.enginePid)).toBe(false)
+  })
+})
