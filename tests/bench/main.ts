@@ -178,10 +178,9 @@ const measureAllMemory = async (): Promise<readonly MemoryMeasured[]> => {
   const rows: MemoryMeasured[] = []
   for (const model of models.filter((name) => name === "q8_0" || name === "large")) {
     for (const ubatchSize of [512, 2048]) {
-      // A prompt that fills the largest batch.
       const job = {
-        ...jobFor(await ensureModel(model), { ...workloads[model], promptTokens: 2048 }),
-        ...{ ubatchSize, contextSize: 2304, generate: 4, repeat: 1 },
+        ...jobFor(await ensureModel(model), { ...workloads[model], promptTokens: ubatchSize }),
+        ...{ ubatchSize, contextSize: ubatchSize + 512, generate: 16, repeat: 1 },
       }
       const ours = await measureMemory(model, "ours", job)
       const upstream = await measureMemory(model, "upstream", job)

@@ -23,43 +23,31 @@ const cpuTicks = (pid: string, groups: readonly number[]): number => {
   return fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0)
 }
 
-/** The highest memory use seen; sums over all processes of the groups, in bytes. */
-export interface MemoryPeak {
+/** Memory of all processes of some groups at one moment, in bytes. */
+export interface MemorySample {
+  readonly epochMs: number
   /** Proportional set size: pages shared by n processes count as 1/n in each. */
   readonly pssBytes: number
   /** Of that, memory that no file backs. */
   readonly anonymousBytes: number
-  /** Sum of each process's own peak of resident memory, shared pages counted in each: an upper bound. */
-  readonly residentBytes: number
-  readonly sampleCount: number
+}
+
+export interface MemoryPeaks {
+  readonly pssBytes: number
+  readonly anonymousBytes: number
 }
 
 const SAMPLE_INTERVAL_MS = 20
 
 /** Samples until `stop`. */
-export const watchMemory = (groups: readonly number[]): { stop: () => Promise<MemoryPeak> } => {
-  const residentPeaks = new Map<number, number>()
-  let pssBytes = 0
-  let anonymousBytes = 0
-  let sampleCount = 0
+export const watchMemory = (
+  groups: readonly number[],
+): { stop: () => Promise<readonly MemorySample[]> } => {
+  const samples: MemorySample[] = []
   let isStopped = false
-  const sample = (): void => {
-    let pss = 0
-    let anonymous = 0
-    for (const pid of groups.flatMap(groupMembers)) {
-      const rollup = readProc(String(pid), "smaps_rollup")
-      pss += kilobytes(rollup, "Pss")
-      anonymous += kilobytes(rollup, "Pss_Anon") + kilobytes(rollup, "Pss_Shmem")
-      const resident = kilobytes(readProc(String(pid), "status"), "VmHWM")
-      residentPeaks.set(pid, Math.max(resident, residentPeaks.get(pid) ?? 0))
-    }
-    pssBytes = Math.max(pssBytes, pss * 1024)
-    anonymousBytes = Math.max(anonymousBytes, anonymous * 1024)
-    sampleCount += 1
-  }
   const loop = (async () => {
     while (!isStopped) {
-      sample()
+      samples.push(sampleMemory(groups))
       await Bun.sleep(SAMPLE_INTERVAL_MS)
     }
   })()
@@ -67,9 +55,37 @@ export const watchMemory = (groups: readonly number[]): { stop: () => Promise<Me
     stop: async () => {
       isStopped = true
       await loop
-      const residentBytes = [...residentPeaks.values()].reduce((sum, kb) => sum + kb * 1024, 0)
-      return { pssBytes, anonymousBytes, residentBytes, sampleCount }
+      return samples
     },
+  }
+}
+
+const sampleMemory = (groups: readonly number[]): MemorySample => {
+  const rollups = groups
+    .flatMap(groupMembers)
+    .map((pid) => parseRollup(readProc(String(pid), "smaps_rollup")))
+  return {
+    epochMs: Date.now(),
+    pssBytes: rollups.reduce((sum, { pssBytes }) => sum + pssBytes, 0),
+    anonymousBytes: rollups.reduce((sum, { anonymousBytes }) => sum + anonymousBytes, 0),
+  }
+}
+
+/** Of /proc/PID/smaps_rollup; nothing of a process that has ended. */
+export const parseRollup = (text: string): MemoryPeaks => ({
+  pssBytes: kilobytes(text, "Pss") * 1024,
+  anonymousBytes: (kilobytes(text, "Pss_Anon") + kilobytes(text, "Pss_Shmem")) * 1024,
+})
+
+/** The highest of each, of the samples up to a time. */
+export const peaksOf = (
+  samples: readonly MemorySample[],
+  untilEpochMs = Number.POSITIVE_INFINITY,
+): MemoryPeaks => {
+  const seen = samples.filter((sample) => sample.epochMs <= untilEpochMs)
+  return {
+    pssBytes: Math.max(0, ...seen.map((sample) => sample.pssBytes)),
+    anonymousBytes: Math.max(0, ...seen.map((sample) => sample.anonymousBytes)),
   }
 }
 

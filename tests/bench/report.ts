@@ -143,26 +143,28 @@ export const memoryTable = (rows: readonly MemoryMeasured[]): string =>
   table(
     [
       "model",
-      "ubatch",
+      "micro batch",
       "side",
-      "server peak",
-      "above its weights",
+      "server, loading: above its weights",
+      "server: peak",
       "above weights, KV, compute",
-      "client peak",
-      "above the file",
-      "client without files",
+      "above the model file",
+      "client: peak",
+      "above the model file",
+      "without files",
     ],
     rows.map(({ model, ubatchSize, side, fileBytes, memory, breakdown }) => {
       const weights = breakdown.devices.reduce((total, device) => total + device.weightBytes, 0)
       const buffers = breakdown.devices.reduce((total, device) => total + sum(device), 0)
-      const { client, server } = memory
+      const { client, server, serverLoading } = memory
       return [
         model,
         String(ubatchSize),
         side,
+        megabytes(serverLoading.pssBytes - weights),
         megabytes(server.pssBytes),
-        megabytes(server.pssBytes - weights),
         megabytes(server.pssBytes - buffers),
+        megabytes(server.pssBytes - fileBytes),
         megabytes(client.pssBytes),
         megabytes(client.pssBytes - fileBytes),
         megabytes(client.anonymousBytes),

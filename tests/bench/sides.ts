@@ -3,7 +3,7 @@ import { join } from "node:path"
 import { ensurePeers } from "../peers/peers.ts"
 import { type ServerProcess, startProcess, startServer, waitUntil } from "../peers/process.ts"
 import { ggmlRpc } from "../servers.ts"
-import { groupCpuSeconds, type MemoryPeak, watchMemory } from "./processGroup.ts"
+import { groupCpuSeconds, type MemoryPeaks, peaksOf, watchMemory } from "./processGroup.ts"
 
 export type Side = "upstream" | "ours"
 
@@ -71,7 +71,12 @@ export interface ClientResult {
   readonly clientCpuSeconds: number
   readonly serverCpuSeconds: number
   /** Only where asked for. */
-  readonly memory?: { readonly client: MemoryPeak; readonly server: MemoryPeak }
+  readonly memory?: {
+    readonly client: MemoryPeaks
+    readonly server: MemoryPeaks
+    /** Until the model was ready. */
+    readonly serverLoading: MemoryPeaks
+  }
   /** Only from our client: bytes on the servers and on the client's host, as planned by ggml. */
   readonly breakdown?: Breakdown
 }
@@ -114,7 +119,7 @@ export const runClient = async (
     : undefined
   const exitCode = await client.exited
   const wallMs = performance.now() - started
-  const memory = watch && {
+  const samples = watch && {
     client: await watch.client.stop(),
     server: await watch.server.stop(),
   }
@@ -136,7 +141,15 @@ export const runClient = async (
     })),
     clientCpuSeconds: client.cpuSeconds() ?? 0,
     serverCpuSeconds: groupCpuSeconds(groups) - serverCpuBefore,
-    ...(memory === undefined ? {} : { memory }),
+    ...(samples === undefined
+      ? {}
+      : {
+          memory: {
+            client: peaksOf(samples.client),
+            server: peaksOf(samples.server),
+            serverLoading: peaksOf(samples.server, printed.readyEpochMs),
+          },
+        }),
     ...(printed.breakdown === undefined ? {} : { breakdown: printed.breakdown }),
   }
 }
