@@ -1,0 +1,45 @@
+/**
+ * A minute of damaged sessions against a running server, while a real client runs a model on it over and
+ * over. GGML_RPC_FUZZ_SEED and GGML_RPC_FUZZ_SECONDS choose another one.
+ */
+import { expect, setDefaultTimeout, test } from "bun:test"
+import { fuzz } from "../packages/server/test/fuzz.ts"
+import { ensureModel } from "./models/models.ts"
+import { waitUntil } from "./peers/process.ts"
+import { recite, startOurServer } from "./servers.ts"
+
+const seed = Number(process.env.GGML_RPC_FUZZ_SEED ?? 20_260_801)
+const seconds = Number(process.env.GGML_RPC_FUZZ_SECONDS ?? 60)
+setDefaultTimeout((seconds + 60) * 1000)
+
+test(`${seconds} seconds of damaged sessions, seed ${seed}, harm no other client`, async () => {
+  await using server = await startOurServer()
+  const path = await ensureModel("tiny")
+  const request = { prompt: [1, 17, 290, 3], maxTokens: 24 }
+  const { tokens: expected } = await recite([], path, request)
+  let isRunning = true
+  const reciting = (async () => {
+    let rounds = 0
+    for (; isRunning; rounds++) {
+      const { tokens } = await recite([server.endpoint], path, request)
+      if (!Bun.deepEquals(tokens, expected)) throw new Error(`round ${rounds} gave ${tokens}`)
+    }
+    return rounds
+  })()
+  const fuzzing = fuzz({ port: server.port, seed, durationMs: seconds * 1000 }).finally(() => {
+    isRunning = false
+  })
+  const [report, rounds] = await Promise.all([fuzzing, reciting])
+
+  // Thirds of what a slow machine reached.
+  expect(report.sessionCount).toBeGreaterThan(seconds * 2)
+  expect(report.requestCount).toBeGreaterThan(seconds * 10)
+  expect(report.endedCount).toBeGreaterThan(report.sessionCount / 4)
+  expect(report.witnessRounds).toBeGreaterThan(seconds * 5)
+  expect(rounds).toBeGreaterThan(seconds / 20)
+  expect(server.isRunning()).toBe(true)
+  // The spare session is left, and maybe one more that ends later.
+  expect(await waitUntil(() => server.sessionPids().length <= 2, 15_000)).toBe(true)
+  const { tokens } = await recite([server.endpoint], path, request)
+  expect(tokens).toEqual(expected)
+})
