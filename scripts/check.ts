@@ -15,6 +15,8 @@ import { parseArgs } from "node:util"
 const root = join(import.meta.dir, "..")
 const usage = "Usage: bun run check [-- --only types|lint|unit|e2e|PATH] [--jobs N] [--verbose]"
 
+/** For tests that name no time of their own: with a few files at a time, a second may take five. */
+const TEST_TIMEOUT_MS = 60_000
 /** A test file that takes longer hangs. */
 const JOB_TIMEOUT_MS = 300_000
 /** With more at a time, the tests' own servers and engines would starve each other. */
@@ -91,7 +93,7 @@ const jobsOf = (reports: string): ReadonlyArray<Job> => {
       kind: isEndToEnd(path) ? "e2e" : "unit",
       name: path,
       command: [
-        ...[process.execPath, "test", `./${path}`],
+        ...[process.execPath, "test", `./${path}`, `--timeout=${TEST_TIMEOUT_MS}`],
         ...["--reporter=junit", `--reporter-outfile=${reportPath}`],
       ],
       reportPath,
@@ -99,7 +101,7 @@ const jobsOf = (reports: string): ReadonlyArray<Job> => {
   })
   return [
     { kind: "types", name: "types (tsc)", command: tool("tsc", "--noEmit") },
-    { kind: "lint", name: "lint (biome)", command: tool("biome", "ci", ".") },
+    { kind: "lint", name: "lint (biome)", command: tool("biome", "ci", "--colors=off", ".") },
     ...tests,
   ]
 }
