@@ -20,6 +20,7 @@ import {
   linesOf,
   type Measured,
   type MemoryMeasured,
+  mergeReports,
   type Report,
   replaceBetweenMarks,
 } from "./report.ts"
@@ -37,6 +38,7 @@ const usage = `bun run bench [options]
   --only A,B         of times, cache, commands, memory, llama-bench (default: all)
   --noise CORES      take a sample again, up to three times, while other programs use more (default: off)
   --json FILE        everything measured
+  --merge A,B,...    measure nothing: the tables of such files together, measured on the same machine
   --write-docs       put the tables into docs/performance.md
 `
 
@@ -51,6 +53,7 @@ const { values } = parseArgs({
     only: { type: "string" },
     noise: { type: "string" },
     json: { type: "string" },
+    merge: { type: "string" },
     "write-docs": { type: "boolean", default: false },
     help: { type: "boolean", short: "h", default: false },
   },
@@ -212,29 +215,36 @@ const measureLlamaBench = async (): Promise<readonly LlamaBenchRow[]> => {
   return rows
 }
 
-const before = loadAverage()
-const measured = await measureTimes()
-const commands = only.includes("commands") ? await measureAllCommands() : []
-const memory = only.includes("memory") ? await measureAllMemory() : []
-const llamaBench = only.includes("llama-bench") ? await measureLlamaBench() : []
-const report: Report = {
-  machine: describeMachine(),
-  llamaVersion,
-  rounds,
-  loadAverage: { before, after: loadAverage() },
-  measured,
-  memory,
-  llamaBench,
-  commands,
+const measureAll = async (): Promise<Report> => {
+  const before = loadAverage()
+  const measured = await measureTimes()
+  const commands = only.includes("commands") ? await measureAllCommands() : []
+  const memory = only.includes("memory") ? await measureAllMemory() : []
+  const llamaBench = only.includes("llama-bench") ? await measureLlamaBench() : []
+  return {
+    machine: describeMachine(),
+    llamaVersion,
+    rounds,
+    loadAverage: { before, after: loadAverage() },
+    measured,
+    memory,
+    llamaBench,
+    commands,
+  }
 }
+
+const report =
+  values.merge === undefined
+    ? await measureAll()
+    : mergeReports(
+        values.merge.split(",").map((path) => JSON.parse(readFileSync(path, "utf8")) as Report),
+      )
 
 const text = formatReport(report)
 process.stdout.write(`${text}\n`)
 if (values.json !== undefined) {
-  writeFileSync(
-    values.json,
-    JSON.stringify({ ...report, lines: measured.flatMap(linesOf) }, null, 1),
-  )
+  const lines = report.measured.flatMap(linesOf)
+  writeFileSync(values.json, JSON.stringify({ ...report, lines }, null, 1))
 }
 if (values["write-docs"]) {
   const path = join(import.meta.dir, "..", "..", "docs", "performance.md")

@@ -4,7 +4,10 @@ import {
   BEGIN_MARK,
   END_MARK,
   formatNumber,
+  formatReport,
   linesOf,
+  mergeReports,
+  type Report,
   replaceBetweenMarks,
   timesTable,
 } from "./report.ts"
@@ -107,4 +110,33 @@ describe("replaceBetweenMarks", () => {
       expect(() => replaceBetweenMarks(document, "text")).toThrow("once each")
     },
   )
+})
+
+test("mergeReports keeps every measurement, and the smallest count of rounds", () => {
+  const report = (rounds: number, model: string): Report => ({
+    machine: {
+      processor: "processor",
+      coreCount: 2,
+      isVirtual: true,
+      memoryBytes: 2 ** 33,
+      system: "linux 6.1 x64",
+      bunVersion: "1.4.5",
+    },
+    llamaVersion: "v0.5.0",
+    rounds,
+    loadAverage: { before: 0, after: 1 },
+    measured: [{ ...measured, case: { ...measured.case, model } }],
+    memory: [],
+    llamaBench: [],
+    commands: [{ model, pinned: true, llamaCompletion: [40, 50, 60], ggmlRpcRun: [100, 90, 110] }],
+  })
+  const merged = mergeReports([report(5, "tiny"), report(3, "large")])
+  expect(merged.rounds).toBe(3)
+  expect(merged.measured.map(({ case: { model } }) => model)).toEqual(["tiny", "large"])
+  const text = formatReport(merged)
+  expect(text).toContain("processor, 2 virtual cores, 8 GiB, linux 6.1 x64; llama.cpp v0.5.0")
+  expect(text).toContain(
+    "| large | 2 | prompt 3, ms | 7.00 (5.00–8.00) | 3.50 (1.00–4.00) | 2.00 |",
+  )
+  expect(text).toContain("| large | one core | 50.0 (40.0–60.0) | 100 (90.0–110) | 0.50 |")
 })

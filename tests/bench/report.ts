@@ -249,6 +249,20 @@ export const formatReport = (report: Report): string => {
   ].join("\n\n")
 }
 
+/** Reports of one machine as one: machine, versions and load average are the first's. */
+export const mergeReports = (reports: readonly Report[]): Report => {
+  const [first] = reports
+  if (first === undefined) throw new RangeError("no report to merge")
+  return {
+    ...first,
+    rounds: Math.min(...reports.map((report) => report.rounds)),
+    measured: reports.flatMap((report) => report.measured),
+    memory: reports.flatMap((report) => report.memory),
+    llamaBench: reports.flatMap((report) => report.llamaBench),
+    commands: reports.flatMap((report) => report.commands),
+  }
+}
+
 export const BEGIN_MARK = "<!-- bench: begin -->"
 export const END_MARK = "<!-- bench: end -->"
 
