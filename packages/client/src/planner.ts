@@ -56,7 +56,7 @@ export interface PlannerInput {
   readonly contextSize: number
   /** Whether the context length may shrink to make the model fit, and how far. */
   readonly minContextSize?: number | undefined
-  /** Bytes that stay free on every device. */
+  /** Bytes that stay free on every device and on this host. */
   readonly headroomBytes: number
   /** Weights on the CPU are mapped from the file, which needs no memory of its own to succeed. */
   readonly mapsWeights: boolean
@@ -129,6 +129,8 @@ interface Model {
   readonly contextPerUnit: number
   readonly computePerDevice: ReadonlyArray<number>
   readonly hostComputeBytes: number
+  /** Weight bytes on the host that are in no unit: the input embedding. */
+  readonly hostOtherBytes: number
   /** Share of the host's weights that need memory of their own. */
   readonly hostCopiedShare: number
   readonly contextSize: number
@@ -141,6 +143,7 @@ const learn = (input: PlannerInput, candidate: Candidate, measured: Measurement)
     sum(measured.devices.map((use) => use.contextBytes)) + measured.host.contextBytes
   const largestCompute = Math.max(0, ...measured.devices.map((use) => use.computeBytes))
   const copied = measured.host.weightBytes - measured.hostFileLayoutBytes
+  const hostUnits = sum(input.unitBytes.slice(0, unitCount - sum(counts)))
   return {
     input,
     // The output layer has no KV cache.
@@ -150,6 +153,7 @@ const learn = (input: PlannerInput, candidate: Candidate, measured: Measurement)
       counts[index]! > 0 ? use.computeBytes : largestCompute,
     ),
     hostComputeBytes: measured.host.computeBytes,
+    hostOtherBytes: Math.max(0, measured.host.weightBytes - hostUnits),
     hostCopiedShare: input.mapsWeights ? copied / Math.max(1, measured.host.weightBytes) : 1,
     contextSize: candidate.contextSize,
   }
@@ -189,12 +193,12 @@ const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: numbe
         model.computePerDevice[index]! * scale,
   )
   const hostUnits = unitCount - sum(counts)
-  const mapped = sum(input.unitBytes.slice(0, hostUnits)) * (1 - model.hostCopiedShare)
-  const hostUse = useOf(0, hostUnits) - mapped
+  const hostWeights = sum(input.unitBytes.slice(0, hostUnits)) + model.hostOtherBytes
+  const mapped = hostWeights * (1 - model.hostCopiedShare)
   const host =
     input.host.freeBytes -
     input.headroomBytes -
-    hostUse -
+    (useOf(0, hostUnits) + model.hostOtherBytes - mapped) -
     model.hostComputeBytes * scale -
     contextSize * CELL_BYTES
   return { devices, host }
@@ -231,13 +235,22 @@ const rebalance = (
   return undefined
 }
 
+/** Whether the model fits by the estimate, with the very same counts when the split is fixed. */
+const wouldFit = (model: Model, start: ReadonlyArray<number>, contextSize: number): boolean => {
+  if (model.input.tensorSplit === undefined) {
+    return rebalance(model, start, contextSize) !== undefined
+  }
+  const { devices, host } = slackOf(model, start, contextSize)
+  return host >= 0 && devices.every((bytes, index) => bytes >= 0 || start[index] === 0)
+}
+
 /** The largest context length, in steps of 256 tokens, with which the model would fit; 0 when none. */
 const largestContext = (model: Model, start: ReadonlyArray<number>, below: number): number => {
   let low = 0
   let high = Math.floor(below / 256)
   while (low < high) {
     const middle = Math.ceil((low + high) / 2)
-    if (rebalance(model, start, middle * 256) !== undefined) low = middle
+    if (wouldFit(model, start, middle * 256)) low = middle
     else high = middle - 1
   }
   return low * 256
@@ -283,7 +296,10 @@ function* fittingContext(
   let below = candidate.contextSize - 256
   for (let attempt = 0; attempt < MAX_ADVICE_MEASUREMENTS; attempt++) {
     const contextSize = largestContext(known, candidate.unitCounts, below)
-    const unitCounts = rebalance(known, candidate.unitCounts, contextSize)
+    const unitCounts =
+      model.input.tensorSplit === undefined
+        ? rebalance(known, candidate.unitCounts, contextSize)
+        : candidate.unitCounts
     if (contextSize === 0 || unitCounts === undefined) return 0
     const trial = { unitCounts, contextSize }
     const measured = yield trial
@@ -415,8 +431,10 @@ const fits = (input: PlannerInput, candidate: Candidate, measured: Measurement):
       candidate.unitCounts[index] === 0 ||
       totalOf(use) <= input.devices[index]!.freeBytes - input.headroomBytes,
   ) &&
-  totalOf(measured.host) - (input.mapsWeights ? measured.hostFileLayoutBytes : 0) <=
-    input.host.freeBytes
+  totalOf(measured.host) -
+    (input.mapsWeights ? measured.hostFileLayoutBytes : 0) +
+    candidate.contextSize * CELL_BYTES <=
+    input.host.freeBytes - input.headroomBytes
 
 const planOf = (input: PlannerInput, candidate: Candidate, measured: Measurement): Plan => {
   const unitCount = input.unitBytes.length

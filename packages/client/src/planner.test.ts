@@ -1,0 +1,446 @@
+import { describe, expect, test } from "bun:test"
+import fc from "fast-check"
+import { PlanError } from "./errors.ts"
+import {
+  type Candidate,
+  type DeviceUse,
+  firstCandidate,
+  type Measurement,
+  type Plan,
+  type PlannerDevice,
+  type PlannerInput,
+  planSteps,
+  splitUnits,
+} from "./planner.ts"
+
+const MIB = 1024 * 1024
+const GIB = 1024 * MIB
+
+/** What a made-up model takes, as libllama would measure it. */
+interface MadeUpModel {
+  readonly unitBytes: ReadonlyArray<number>
+  /** Bytes of KV cache per block and token. */
+  readonly kvBytes: number
+  /** Compute buffer of each device that is used. */
+  readonly computeBytes: number
+  /** Weights that stay on the host in any case: the input embedding. */
+  readonly embeddingBytes: number
+  /** Whether the host repacks what it computes. */
+  readonly repacks?: boolean
+}
+
+const measure = (model: MadeUpModel, { unitCounts, contextSize }: Candidate): Measurement => {
+  const unitCount = model.unitBytes.length
+  const useOf = (first: number, count: number): DeviceUse => {
+    const blocks = Math.max(0, Math.min(first + count, unitCount - 1) - first)
+    return {
+      weightBytes: model.unitBytes.slice(first, first + count).reduce((a, b) => a + b, 0),
+      contextBytes: blocks * model.kvBytes * contextSize,
+      computeBytes: count > 0 ? model.computeBytes : 0,
+    }
+  }
+  const hostUnits = unitCount - unitCounts.reduce((a, b) => a + b, 0)
+  let next = hostUnits
+  const devices = unitCounts.map((count) => {
+    const first = next
+    next += count
+    return useOf(first, count)
+  })
+  const host = useOf(0, hostUnits)
+  return {
+    devices,
+    host: {
+      ...host,
+      weightBytes: host.weightBytes + model.embeddingBytes,
+      computeBytes: model.computeBytes,
+    },
+    hostFileLayoutBytes: model.embeddingBytes + (model.repacks ? 0 : host.weightBytes),
+  }
+}
+
+const device = (name: string, freeBytes: number, totalBytes = freeBytes): PlannerDevice => ({
+  name,
+  freeBytes,
+  totalBytes,
+})
+
+const inputOf = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}): PlannerInput => ({
+  devices: [device("RPC0", 8 * GIB), device("RPC1", 8 * GIB)],
+  host: device("CPU", 16 * GIB),
+  unitBytes: model.unitBytes,
+  contextSize: 4096,
+  headroomBytes: 64 * MIB,
+  mapsWeights: true,
+  ...overrides,
+})
+
+const planFor = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}) => {
+  const steps = planSteps(inputOf(model, overrides))
+  const candidates: Array<Candidate> = []
+  let step = steps.next()
+  while (!step.done) {
+    candidates.push(step.value)
+    step = steps.next(measure(model, step.value))
+  }
+  return { plan: step.value, candidates }
+}
+
+const errorFor = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}): PlanError => {
+  try {
+    planFor(model, overrides)
+  } catch (error) {
+    if (error instanceof PlanError) return error
+    throw error
+  }
+  throw new Error("there is a plan where none was expected")
+}
+
+const countsOf = (plan: Plan): ReadonlyArray<number> =>
+  plan.devices.map(({ unitCount }) => unitCount)
+
+/** 32 blocks of 200 MiB and an output layer of 300 MiB: a 7 GB model. */
+const large: MadeUpModel = {
+  unitBytes: [...Array.from({ length: 32 }, () => 200 * MIB), 300 * MIB],
+  kvBytes: 16 * 1024,
+  computeBytes: 100 * MIB,
+  embeddingBytes: 250 * MIB,
+}
+
+describe("units in proportion", () => {
+  // What llama-model.cpp puts where (upper_bound over single-precision shares), by hand.
+  test.each([
+    [9, [1, 1], [5, 4]],
+    [9, [1], [9]],
+    [9, [3, 1], [7, 2]],
+    [33, [24, 8, 8], [20, 7, 6]],
+    [3, [1, 1, 1, 1], [1, 1, 1, 0]],
+    [9, [0, 1], [0, 9]],
+    [9, [1, 0], [9, 0]],
+    [9, [1, 0, 1], [5, 0, 4]],
+    [0, [1, 1], [0, 0]],
+  ])("%d units over %j are %j", (unitCount, weights, counts) => {
+    expect(splitUnits(unitCount, weights)).toEqual(counts)
+  })
+
+  test("no device gets nothing", () => {
+    expect(splitUnits(9, [])).toEqual([])
+  })
+
+  test("counts as proportions give the same counts again, as the engine asks of libllama", () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 0, max: 90 }), { minLength: 1, maxLength: 12 }),
+        (counts) => {
+          const used = counts.filter((count) => count > 0)
+          const sum = used.reduce((a, b) => a + b, 0)
+          expect(splitUnits(sum, used)).toEqual(used)
+        },
+      ),
+      { seed: 7, numRuns: 2000 },
+    )
+  })
+
+  test("every unit is somewhere, whatever the proportions", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 200 }),
+        fc.array(fc.double({ min: 0, max: 1e13, noNaN: true }), { minLength: 1, maxLength: 8 }),
+        (unitCount, weights) => {
+          fc.pre(weights.some((weight) => Math.fround(weight) > 0))
+          const counts = splitUnits(unitCount, weights)
+          expect(counts).toHaveLength(weights.length)
+          expect(counts.reduce((a, b) => a + b, 0)).toBe(unitCount)
+        },
+      ),
+      { seed: 7, numRuns: 1000 },
+    )
+  })
+})
+
+describe("a model that fits", () => {
+  test("is dealt out by free memory, with one measurement", () => {
+    const { plan, candidates } = planFor(large, {
+      devices: [device("RPC0", 24 * GIB), device("RPC1", 8 * GIB, 9 * GIB)],
+    })
+    expect(candidates).toHaveLength(1)
+    expect(countsOf(plan)).toEqual([25, 8])
+    expect(plan.host.unitCount).toBe(0)
+    expect(plan.contextSize).toBe(4096)
+    expect(plan.wantedContextSize).toBeUndefined()
+    const [first, second] = plan.devices
+    expect(first).toMatchObject({ name: "RPC0", firstUnit: 0, unitCount: 25 })
+    expect(second).toEqual({
+      name: "RPC1",
+      firstUnit: 25,
+      unitCount: 8,
+      weightBytes: 7 * 200 * MIB + 300 * MIB,
+      contextBytes: 7 * 16 * 1024 * 4096,
+      computeBytes: 100 * MIB,
+      freeBytes: 8 * GIB,
+      totalBytes: 9 * GIB,
+      freeAfterBytes: 8 * GIB - (7 * 200 + 300 + 7 * 64 + 100) * MIB,
+    })
+  })
+
+  test("follows --tensor-split exactly, also over free memory", () => {
+    const { plan } = planFor(large, {
+      devices: [device("RPC0", 2 * GIB), device("RPC1", 80 * GIB)],
+      tensorSplit: [1, 10],
+    })
+    expect(countsOf(plan)).toEqual([3, 30])
+  })
+
+  test("leaves a device out whose share is 0", () => {
+    expect(countsOf(planFor(large, { tensorSplit: [0, 1], devices: bigDevices }).plan)).toEqual([
+      0, 33,
+    ])
+  })
+
+  test("puts only --gpu-layers of them on devices, the last ones", () => {
+    const { plan } = planFor(large, { gpuLayers: 10 })
+    expect(countsOf(plan)).toEqual([5, 5])
+    expect(plan.host).toMatchObject({ firstUnit: 0, unitCount: 23 })
+    expect(plan.devices.map(({ firstUnit }) => firstUnit)).toEqual([23, 28])
+    const all = planFor(large, { gpuLayers: 99 })
+    expect(all.plan.host.unitCount).toBe(0)
+    const none = planFor(large, { gpuLayers: 0 })
+    expect(countsOf(none.plan)).toEqual([0, 0])
+  })
+
+  test("without devices is on this host", () => {
+    const { plan } = planFor(large, { devices: [] })
+    expect(plan.devices).toEqual([])
+    expect(plan.host.unitCount).toBe(33)
+  })
+
+  test("is on this host when no device has anything free", () => {
+    const { plan } = planFor(large, { devices: [device("RPC0", 0), device("RPC1", 0)] })
+    expect(countsOf(plan)).toEqual([0, 0])
+    expect(plan.host.unitCount).toBe(33)
+  })
+})
+
+const bigDevices = [device("RPC0", 80 * GIB), device("RPC1", 80 * GIB)]
+
+describe("devices that are too full by proportion", () => {
+  test("give layers to one with more room", () => {
+    // Uneven blocks: the first half is ten times as large.
+    const uneven: MadeUpModel = {
+      ...large,
+      unitBytes: [
+        ...Array.from({ length: 16 }, () => 400 * MIB),
+        ...Array.from({ length: 16 }, () => 40 * MIB),
+        300 * MIB,
+      ],
+    }
+    const devices = [device("RPC0", 5 * GIB), device("RPC1", 5 * GIB)]
+    const { plan, candidates } = planFor(uneven, { devices, gpuLayers: 33 })
+    expect(candidates[0]!.unitCounts).toEqual([17, 16])
+    expect(candidates.length).toBeGreaterThan(1)
+    expect(plan.host.unitCount).toBe(0)
+    expect(countsOf(plan)[0]).toBeLessThan(17)
+    for (const used of plan.devices) expect(used.freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
+  })
+
+  test("give layers to this host when no device has room", () => {
+    const { plan } = planFor(large, {
+      devices: [device("RPC0", 2 * GIB), device("RPC1", 2 * GIB)],
+    })
+    expect(plan.host.unitCount).toBeGreaterThan(10)
+    expect(countsOf(plan).every((count) => count > 0)).toBe(true)
+    for (const used of plan.devices) expect(used.freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
+  })
+
+  test("shrink a context that was not asked for", () => {
+    const { plan } = planFor(large, {
+      devices: [device("RPC0", 5 * GIB), device("RPC1", 5 * GIB)],
+      host: device("CPU", 1 * GIB),
+      contextSize: 131_072,
+      minContextSize: 4096,
+      gpuLayers: 33,
+    })
+    expect(plan.wantedContextSize).toBe(131_072)
+    expect(plan.contextSize).toBeLessThan(131_072)
+    expect(plan.contextSize).toBeGreaterThanOrEqual(4096)
+    expect(plan.contextSize % 256).toBe(0)
+    for (const used of plan.devices) expect(used.freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
+  })
+
+  test("shrink it for a fixed split too, which stays", () => {
+    const overrides = {
+      devices: [device("RPC0", 5 * GIB), device("RPC1", 20 * GIB)],
+      contextSize: 131_072,
+      tensorSplit: [1, 1],
+    }
+    const { plan } = planFor(large, { ...overrides, minContextSize: 4096 })
+    expect(countsOf(plan)).toEqual([17, 16])
+    expect(plan.contextSize).toBeGreaterThanOrEqual(4096)
+    // Not much less than what fits: 17 layers and their cache in 5 GiB.
+    const room = 5 * GIB - 64 * MIB - 17 * 200 * MIB - 100 * MIB
+    expect(plan.contextSize).toBeGreaterThan(room / (17 * 16 * 1024) / 2)
+    // And the advice for one that was asked for holds.
+    const context = Number(/--ctx-size (\d+)/.exec(errorFor(large, overrides).message)?.[1])
+    expect(context).toBeGreaterThan(4096)
+    const advised = planFor(large, { ...overrides, contextSize: context })
+    expect(countsOf(advised.plan)).toEqual([17, 16])
+  })
+
+  test("but never one that was", () => {
+    const error = errorFor(large, {
+      devices: [device("RPC0", 5 * GIB), device("RPC1", 5 * GIB)],
+      host: device("CPU", 1 * GIB),
+      contextSize: 131_072,
+      gpuLayers: 33,
+    })
+    expect(error.reason).toBe("does-not-fit")
+  })
+})
+
+describe("a model that does not fit", () => {
+  test("says how much is missing, where, and which context would fit", () => {
+    const overrides = {
+      devices: [device("RPC0", 5 * GIB), device("RPC1", 5 * GIB)],
+      host: device("CPU", 1 * GIB),
+      contextSize: 131_072,
+      gpuLayers: 33,
+    }
+    const error = errorFor(large, overrides)
+    expect(error.missingBytes).toBeGreaterThan(50 * GIB)
+    expect(error.message).toMatch(/^The model does not fit: [\d.]+ GiB of memory are missing/)
+    expect(error.message).toMatch(/RPC0 lacks [\d.]+ GiB of [\d.]+ GiB/)
+    const context = Number(/--ctx-size (\d+)/.exec(error.message)?.[1])
+    expect(context).toBeGreaterThanOrEqual(256)
+    // The advice holds.
+    expect(planFor(large, { ...overrides, contextSize: context }).plan.contextSize).toBe(context)
+  })
+
+  test("says how many layers would fit when too many were asked for", () => {
+    const overrides = {
+      devices: [device("RPC0", 2 * GIB), device("RPC1", 2 * GIB)],
+      contextSize: 256,
+      gpuLayers: 33,
+    }
+    const error = errorFor(large, overrides)
+    const layers = Number(/--gpu-layers (\d+)/.exec(error.message)?.[1])
+    expect(layers).toBeGreaterThan(5)
+    expect(planFor(large, { ...overrides, gpuLayers: layers }).plan.host.unitCount).toBe(
+      33 - layers,
+    )
+  })
+
+  test("says that another split would fit", () => {
+    const error = errorFor(large, {
+      tensorSplit: [10, 1],
+      devices: [device("RPC0", 2 * GIB), device("RPC1", 40 * GIB)],
+    })
+    expect(error.message).toContain("Another --tensor-split would fit")
+  })
+
+  test("says what else there is when nothing would fit", () => {
+    const error = errorFor(large, {
+      devices: [device("RPC0", 100 * MIB)],
+      host: device("CPU", 200 * MIB),
+      mapsWeights: false,
+    })
+    expect(error.message).toContain("Add a server with more memory")
+  })
+
+  test("on this host alone", () => {
+    const error = errorFor(large, { devices: [], host: device("CPU", GIB), contextSize: 131_072 })
+    expect(error.message).toContain("this host lacks")
+  })
+
+  test("where mapped weights need no memory, but repacked ones do", () => {
+    const host = device("CPU", 4 * GIB)
+    expect(planFor(large, { devices: [], host }).plan.host.unitCount).toBe(33)
+    expect(errorFor({ ...large, repacks: true }, { devices: [], host }).reason).toBe("does-not-fit")
+    expect(errorFor(large, { devices: [], host, mapsWeights: false }).reason).toBe("does-not-fit")
+  })
+})
+
+describe("a tensor split", () => {
+  test.each([
+    [[1], "--tensor-split has 1 values, but there are 2 devices (RPC0, RPC1)"],
+    [[1, 2, 3], "--tensor-split has 3 values, but there are 2 devices"],
+    [[0, 0], "at least one above zero"],
+    [[1, -1], "not negative"],
+    [[Number.NaN, 1], "needs numbers"],
+    [[Number.POSITIVE_INFINITY, 1], "needs numbers"],
+  ])("of %j is refused", (tensorSplit, message) => {
+    const error = errorFor(large, { tensorSplit })
+    expect(error.reason).toBe("tensor-split")
+    expect(error.message).toContain(message)
+  })
+
+  test("without devices is refused", () => {
+    expect(errorFor(large, { devices: [], tensorSplit: [1] }).message).toContain("(none)")
+  })
+})
+
+describe("for any model and devices", () => {
+  const bytes = (max: number) => fc.integer({ min: 0, max })
+  const modelOf = fc.record({
+    unitBytes: fc.array(bytes(2 * GIB), { minLength: 2, maxLength: 80 }),
+    kvBytes: bytes(256 * 1024),
+    computeBytes: bytes(600 * MIB),
+    embeddingBytes: bytes(GIB),
+    repacks: fc.boolean(),
+  })
+  const overridesOf = fc.record({
+    devices: fc.array(
+      bytes(90 * GIB).map((free) => device("RPC", free)),
+      { maxLength: 6 },
+    ),
+    host: bytes(90 * GIB).map((free) => device("CPU", free)),
+    contextSize: fc.integer({ min: 1, max: 512 }).map((steps) => steps * 256),
+    gpuLayers: fc.option(bytes(90), { nil: undefined }),
+    minContextSize: fc.option(fc.constant(256), { nil: undefined }),
+    mapsWeights: fc.boolean(),
+  })
+
+  test("there is a plan that fits and places every unit once, or an error with numbers", () => {
+    let planned = 0
+    let refused = 0
+    fc.assert(
+      fc.property(modelOf, overridesOf, (model, overrides) => {
+        let result: ReturnType<typeof planFor>
+        try {
+          result = planFor(model, overrides)
+        } catch (error) {
+          refused++
+          if (!(error instanceof PlanError)) throw error
+          expect(error.missingBytes).toBeGreaterThan(0)
+          return
+        }
+        planned++
+        const { plan, candidates } = result
+        expect(candidates.length).toBeLessThanOrEqual(6)
+        const used = plan.devices.filter(({ unitCount }) => unitCount > 0)
+        for (const { freeBytes, weightBytes, contextBytes, computeBytes } of used) {
+          expect(weightBytes + contextBytes + computeBytes).toBeLessThanOrEqual(
+            freeBytes - 64 * MIB,
+          )
+        }
+        let next = plan.host.unitCount
+        for (const { firstUnit, unitCount } of plan.devices) {
+          expect(firstUnit).toBe(next)
+          next += unitCount
+        }
+        expect(next).toBe(model.unitBytes.length)
+        expect(plan.contextSize).toBeLessThanOrEqual(overrides.contextSize)
+        if (overrides.minContextSize === undefined) {
+          expect(plan.contextSize).toBe(overrides.contextSize)
+        }
+      }),
+      { seed: 11, numRuns: 1500 },
+    )
+    // Both outcomes were there.
+    expect(planned).toBeGreaterThan(200)
+    expect(refused).toBeGreaterThan(200)
+  })
+})
+
+test("the first candidate is llama.cpp's split", () => {
+  expect(firstCandidate(inputOf(large)).unitCounts).toEqual([17, 16])
+  expect(firstCandidate(inputOf(large, { tensorSplit: [3, 1] })).unitCounts).toEqual([25, 8])
+})
