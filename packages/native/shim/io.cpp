@@ -542,7 +542,7 @@ namespace {
 // Says what happened in one line, and lets the signal end the process.
 void on_crash(int signal, siginfo_t * info, void *) {
     char text[96];
-    const char * name = signal == SIGSEGV ? "SIGSEGV" : signal == SIGBUS ? "SIGBUS" : signal == SIGFPE ? "SIGFPE" : "SIGILL";
+    const char * name = signal == SIGSEGV ? "SIGSEGV" : signal == SIGBUS ? "SIGBUS" : signal == SIGFPE ? "SIGFPE" : signal == SIGABRT ? "SIGABRT" : "SIGILL";
     const int size = snprintf(text, sizeof(text), "ggml crash: %s at %p\n", name, info->si_addr);
     if (size > 0 && write(2, text, size_t(size)) < 0) {
         _exit(128 + signal);
@@ -569,7 +569,7 @@ API void io_expect_crash() {
     struct sigaction action{};
     action.sa_sigaction = on_crash;
     action.sa_flags     = SA_SIGINFO | int(SA_RESETHAND);
-    for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) {
+    for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) {
         sigaction(signal, &action, nullptr);
     }
 }

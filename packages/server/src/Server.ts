@@ -39,6 +39,11 @@ export interface ServeOptions {
   readonly spareCount?: number
   /** A new connection has to say HELLO within this time, or it is closed. Default 10000. */
   readonly helloTimeoutMs?: number
+  /**
+   * Whether tensor data goes straight between the socket and tensor memory where that is host memory. Default
+   * true; false sends all of it through the backend, as on a GPU.
+   */
+  readonly directMemory?: boolean
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
 }
@@ -81,6 +86,7 @@ export const serve = (
     const config: Omit<SessionConfig, "describe"> = {
       threadCount,
       helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
+      directMemory: options.directMemory ?? true,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cacheDir === undefined ? {} : { cacheDir }),

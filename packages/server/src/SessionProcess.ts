@@ -100,7 +100,8 @@ export class SessionProcess {
   }
 
   #lastWords(): string {
-    return this.#lines.findLast((line) => line.startsWith("ggml abort:")) ?? this.#lines.join(" | ")
+    const telling = this.#lines.findLast((line) => /^ggml (abort|crash): /.test(line))
+    return telling ?? this.#lines.join(" | ")
   }
 }
 

@@ -28,22 +28,25 @@ const open = async (port: number) => {
 const offer = async (client: TestClient, tensor: RpcTensor, offset = 0): Promise<number> =>
   (await client.ask(Command.SET_TENSOR_HASH, { tensor, offsetBytes: BigInt(offset), hash })).result
 
-test("data with the flag is stored, and loaded by the next client, at any offset", () =>
-  withServer({ cacheDir: folder }, async ({ port, cacheDir }) => {
-    expect(cacheDir).toBe(folder)
-    const first = await open(port)
-    expect(await offer(first.client, first.tensor)).toBe(0)
-    first.client.setTensor(first.tensor, data, 0, 1)
-    await first.client.getTensor(first.tensor, 1)
-    expect(readdirSync(folder)).toEqual([name])
-    expect(Buffer.compare(readFileSync(join(folder, name)), data)).toBe(0)
-    first.client.close()
-    const second = await open(port)
-    expect(await offer(second.client, second.tensor, 1000)).toBe(1)
-    const loaded = await second.client.getTensor(second.tensor, data.length, 1000)
-    expect(Buffer.compare(loaded, data)).toBe(0)
-    second.client.close()
-  }))
+test.each([true, false])(
+  "data with the flag is stored, and loaded by the next client, at any offset (direct: %p)",
+  (directMemory) =>
+    withServer({ cacheDir: folder, directMemory }, async ({ port, cacheDir }) => {
+      expect(cacheDir).toBe(folder)
+      const first = await open(port)
+      expect(await offer(first.client, first.tensor)).toBe(0)
+      first.client.setTensor(first.tensor, data, 0, 1)
+      await first.client.getTensor(first.tensor, 1)
+      expect(readdirSync(folder)).toEqual([name])
+      expect(Buffer.compare(readFileSync(join(folder, name)), data)).toBe(0)
+      first.client.close()
+      const second = await open(port)
+      expect(await offer(second.client, second.tensor, 1000)).toBe(1)
+      const loaded = await second.client.getTensor(second.tensor, data.length, 1000)
+      expect(Buffer.compare(loaded, data)).toBe(0)
+      second.client.close()
+    }),
+)
 
 test("data without the flag is not stored", () =>
   withServer({ cacheDir: folder }, async ({ port }) => {

@@ -126,20 +126,27 @@ describe("buffers", () => {
 })
 
 describe("tensors", () => {
-  // The second size goes around the inbox, the third through many receives.
-  test.each([4, 1000, 70_000, 1_000_003])("SET_TENSOR and GET_TENSOR carry %p floats", (count) =>
-    withClient(async (client) => {
-      const buffer = await client.allocate(count * 4)
-      const tensor = f32Tensor(1, buffer, 0, [count])
-      const data = new Uint8Array(count * 4)
-      for (let index = 0; index < data.length; index++) data[index] = index * 7
-      client.setTensor(tensor, data)
-      expect(Buffer.compare(await client.getTensor(tensor, data.length), data)).toBe(0)
-      // A part in the middle.
-      const part = data.subarray(3, 13)
-      client.setTensor(tensor, part, 1)
-      expect(await client.getTensor(tensor, 10, 1)).toEqual(part)
-    }),
+  // The second size is larger than a small answer, the third than the inbox, the last than a staging block.
+  const sizes = [4, 6000, 70_000, 3_000_001]
+  const ways = [true, false].flatMap((directMemory) => sizes.map((count) => [count, directMemory]))
+  test.each(ways as [number, boolean][])(
+    "SET_TENSOR and GET_TENSOR carry %p floats (direct: %p)",
+    (count, directMemory) =>
+      withClient(
+        async (client) => {
+          const buffer = await client.allocate(count * 4)
+          const tensor = f32Tensor(1, buffer, 0, [count])
+          const data = new Uint8Array(count * 4)
+          for (let index = 0; index < data.length; index++) data[index] = index * 7
+          client.setTensor(tensor, data)
+          expect(Buffer.compare(await client.getTensor(tensor, data.length), data)).toBe(0)
+          // A part in the middle.
+          const part = data.subarray(3, 13)
+          client.setTensor(tensor, part, 1)
+          expect(await client.getTensor(tensor, 10, 1)).toEqual(part)
+        },
+        { directMemory },
+      ),
   )
 
   test("an empty read and an empty write at the end are harmless", () =>

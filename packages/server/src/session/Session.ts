@@ -63,6 +63,8 @@ const STATUS_ABORTED = 1
 export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
+  /** Whether data may go straight into and out of host memory. */
+  readonly directMemory: boolean
   /** How long a new connection may take to say HELLO. */
   readonly helloTimeoutMs: number
   /** Called with each request's command and payload size. */
@@ -302,7 +304,7 @@ export class Session {
         native,
         sizeBytes: size,
         nativeBase: size === 0 ? 0 : this.#ggml.gs_buffer_base(pointer),
-        isHost: this.#ggml.ggml_backend_buffer_is_host(pointer),
+        isHost: this.#options.directMemory && this.#ggml.ggml_backend_buffer_is_host(pointer),
       },
       device.alignmentBytes,
     )

@@ -9,6 +9,8 @@ export interface SessionConfig {
   readonly cacheDir?: string
   readonly debug: boolean
   readonly helloTimeoutMs: number
+  /** See `ServeOptions.directMemory`. */
+  readonly directMemory: boolean
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }

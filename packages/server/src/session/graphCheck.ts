@@ -1,7 +1,8 @@
 import { ptr } from "bun:ffi"
-import { opId, ProtocolError, parseGraphHeader, TensorFlag, V7_0_0 } from "@ggml-rpc/protocol"
+import { ProtocolError, parseGraphHeader, TensorFlag, typeName, V7_0_0 } from "@ggml-rpc/protocol"
 import type { Buffers, SessionBuffer } from "./buffers.ts"
 import { IdTable } from "./idTable.ts"
+import { OpNode, RESULT, requirements } from "./opRules.ts"
 import {
   byteSize,
   hexU64,
@@ -13,41 +14,11 @@ import {
   word,
   writeU64,
 } from "./record.ts"
-import { TensorCheck } from "./tensorCheck.ts"
+import { describeShape, TensorCheck } from "./tensorCheck.ts"
 
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
 const CHILD_COUNT = SOURCE_COUNT + 1
-
-/** Operations that run no kernel: they may name tensors that have no memory here. */
-const isPassive = new Uint8Array(V7_0_0.ops.length)
-for (const name of ["NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE"]) isPassive[opId(name)] = 1
-
-/**
- * By op id: how many leading sources its kernels read without looking whether they are there; ggml.c's
- * constructors (7.0.0).
- */
-const sourcesNeeded = new Uint8Array(V7_0_0.ops.length).fill(1)
-const needs: readonly (readonly [count: number, names: string])[] = [
-  [0, "NONE ARANGE"],
-  [
-    2,
-    "ADD ADD1 ACC SUB MUL DIV COUNT_EQUAL CONCAT SILU_BACK RMS_NORM_BACK MUL_MAT OUT_PROD SET GET_ROWS \
-GET_ROWS_BACK SET_ROWS SOFT_MAX_BACK ROPE ROPE_BACK CONV_TRANSPOSE_1D IM2COL IM2COL_BACK IM2COL_3D CONV_2D CONV_3D \
-CONV_2D_DW CONV_TRANSPOSE_2D POOL_2D_BACK SSM_CONV SOLVE_TRI CROSS_ENTROPY_LOSS DSV4_HC_PRE",
-  ],
-  [
-    3,
-    "ADD_ID MUL_MAT_ID FLASH_ATTN_EXT ADD_REL_POS CROSS_ENTROPY_LOSS_BACK OPT_STEP_SGD DSV4_HC_COMB DSV4_HC_POST LIGHTNING_INDEXER",
-  ],
-  [4, "FLASH_ATTN_BACK"],
-  [5, "GATED_LINEAR_ATTN OPT_STEP_ADAMW"],
-  [6, "RWKV_WKV6 GATED_DELTA_NET"],
-  [7, "RWKV_WKV7 SSM_SCAN"],
-]
-for (const [count, names] of needs) {
-  for (const name of names.split(" ")) sourcesNeeded[opId(name)] = count
-}
 
 const WHITE = 0
 /** On the stack: its sources are being looked at. */
@@ -62,6 +33,7 @@ const BLACK = 2
 export class GraphCheck {
   readonly #tensor: TensorCheck
   readonly #ids = new IdTable()
+  readonly #node = new OpNode()
   #colors = new Uint8Array(1024)
   #stack = new Int32Array(1024)
   /** By record: the next child to look at, while the record is grey. */
@@ -100,6 +72,7 @@ export class GraphCheck {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
     this.#words = words
+    this.#node.open(words)
     this.#start = layout.tensorsOffset / 4
     this.device = layout.device
     this.nodeCount = layout.nodeCount
@@ -237,28 +210,51 @@ export class GraphCheck {
     }
   }
 
-  /** A node that will run needs memory for its result and for all that it reads. */
+  /** A node that will run has memory for its result and for all that it reads, and the shapes its kernel expects. */
   #checkComputed(node: number, index: number): void {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
     const op = words[at + word.op]!
-    if (isPassive[op] !== 0) return
+    const requirement = requirements[op]
+    if (requirement === undefined) return
     if (this.#lacksMemory(index)) {
       refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
     }
+    this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {
       const child = words[at + word.src + source * 2]! - 1
+      this.#node.set(source, child < 0 ? -1 : this.#start + child * RECORD_WORDS)
       if (child >= 0) {
         if (this.#lacksMemory(child)) {
           refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
         }
-      } else if (source < sourcesNeeded[op]!) {
+      } else if (source < requirement.sourceCount) {
         refuse(
           `tensors[${index}].src[${source}]`,
-          `is 0, but ${V7_0_0.ops[op]} has at least ${sourcesNeeded[op]} sources`,
+          `is 0, but ${V7_0_0.ops[op]} has at least ${requirement.sourceCount} sources`,
         )
       }
     }
+    const wrong = requirement.rule(this.#node)
+    if (wrong !== "") {
+      refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, op))
+    }
+  }
+
+  /** `ADD ne[4,1,1,1] nb[4,16,16,16] of src[0] F32 ne[…] nb[…], src[1] …`. */
+  #describe(index: number, op: number): string {
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS
+    const sources: string[] = []
+    for (let source = 0; source < SOURCE_COUNT; source++) {
+      const child = words[at + word.src + source * 2]! - 1
+      if (child < 0) continue
+      const childAt = this.#start + child * RECORD_WORDS
+      const type = typeName(words[childAt + word.type]!)
+      sources.push(`src[${source}] ${type} ${describeShape(words, childAt)}`)
+    }
+    const type = typeName(words[at + word.type]!)
+    return `${V7_0_0.ops[op]} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
   }
 
   #lacksMemory(index: number): boolean {

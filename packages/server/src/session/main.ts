@@ -69,6 +69,7 @@ const main = (config: SessionConfig): void => {
       config.cacheDir === undefined
         ? undefined
         : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
+    directMemory: config.directMemory,
     helloTimeoutMs: config.helloTimeoutMs,
     onRequest: config.debug
       ? (command, sizeBytes) =>
