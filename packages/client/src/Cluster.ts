@@ -361,7 +361,6 @@ const loadModel = (
       (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
       0,
     )
-    let isLoading = true
     const { event: loaded } = yield* Effect.acquireReleaseInterruptible(
       engine.request(
         {
@@ -377,12 +376,13 @@ const loadModel = (
         },
       ),
       () =>
-        Effect.suspend(() => (isLoading ? engine.cancel : Effect.void)).pipe(
+        // What runs now is this load, or something on this model.
+        Effect.zipRight(
+          engine.cancel,
           // The engine may be gone already, and then so is the model.
-          Effect.zipRight(engine.settle(engine.request({ type: "unload" }))),
+          engine.settle(engine.request({ type: "unload" })),
         ),
     )
-    isLoading = false
     const tokenize: ClusterModel["tokenize"] = (text, options = {}) =>
       Effect.map(
         engine.request({

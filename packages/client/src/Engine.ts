@@ -38,7 +38,7 @@ export interface Engine {
     onEvent?: (event: EngineEvent) => void,
   ) => Effect.Effect<Answer<R>, ClusterError>
   /**
-   * Stops what the engine is doing: a load at the next tensor, a generation at the next token or batch
+   * Stops what the engine is doing, if anything: a load at the next tensor, a generation at the next token or batch
    * of the prompt. A stopped load fails, a stopped generation ends with the reason `cancelled`.
    */
   readonly cancel: Effect.Effect<void>
@@ -80,7 +80,9 @@ export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(functi
   const turn = yield* Effect.makeSemaphore(1)
   return {
     pid: child.pid,
-    cancel: Effect.sync(() => child.kill("SIGUSR2")),
+    cancel: Effect.sync(() => {
+      if (session.isBusy) child.kill("SIGUSR2")
+    }),
     settle: (work) =>
       // Finalizers cannot be interrupted, and neither could what they wait for.
       Effect.interruptible(Effect.ignore(work)).pipe(
@@ -141,6 +143,10 @@ class EngineSession {
   private send(request: EngineRequest): void {
     this.child.stdin.write(`${JSON.stringify(request)}\n`)
     void this.child.stdin.flush()
+  }
+
+  get isBusy(): boolean {
+    return this.running !== undefined
   }
 
   begin(request: EngineRequest, running: Running): void {

@@ -42,6 +42,21 @@ export class HandshakeError extends Data.TaggedError("HandshakeError")<{
   }
 }
 
+/** Devices of one server; a model can use 16 in all. More are no count, but noise. */
+const MAX_SERVER_DEVICES = 64
+
+/** What is wrong with the number of devices that a server claims to have, if anything. */
+export const deviceCountError = (endpoint: string, count: number): HandshakeError | undefined =>
+  count === 0
+    ? new HandshakeError({ endpoint, reason: "no-devices", detail: "" })
+    : count > MAX_SERVER_DEVICES
+      ? new HandshakeError({
+          endpoint,
+          reason: "not-a-server",
+          detail: `it claims to have ${count} devices`,
+        })
+      : undefined
+
 /** A server went away, or broke the protocol, while it was in use. */
 export class ServerLostError extends Data.TaggedError("ServerLostError")<{
   readonly endpoint: string

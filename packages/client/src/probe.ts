@@ -2,6 +2,7 @@
 import {
   Command,
   decodeResponse,
+  describeCommand,
   encodeRequest,
   formatVersion,
   type MessageId,
@@ -16,7 +17,7 @@ import {
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import { type Endpoint, formatEndpoint } from "./endpoint.ts"
-import { ConnectError, HandshakeError, ServerLostError } from "./errors.ts"
+import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "./errors.ts"
 
 export interface ProbedDevice {
   readonly index: number
@@ -107,21 +108,26 @@ const connect = (endpoint: Endpoint, inbox: Inbox, timeoutMs: number) => {
   )
 }
 
-/** One request and its response; undefined when the stream does not hold what the protocol says. */
+/** A response's payload, or what the stream holds instead of what the protocol says. */
+type Exchanged = { readonly payload: Uint8Array } | { readonly problem: string }
+
+const closed = { problem: "it closed the connection" }
+
+/** One request and its response. */
 const exchange = async <C extends MessageId>(
   socket: Socket,
   inbox: Inbox,
   command: C,
   value: RequestOf<C>,
-): Promise<{ readonly response: ResponseOf<C> } | undefined> => {
+): Promise<Exchanged> => {
   socket.write(encodeRequest(command, value))
   const header = await inbox.take(RESPONSE_HEADER_SIZE_BYTES)
+  if (header.length < RESPONSE_HEADER_SIZE_BYTES) return closed
   const size = responseCodec(command, V7_0_0).minSizeBytes
-  if (header.length < RESPONSE_HEADER_SIZE_BYTES) return undefined
   const announced = readU64AsNumber(new DataView(header.buffer, header.byteOffset, 8), 0)
-  if (announced !== size) return undefined
+  if (announced !== size) return { problem: "its answer has another size than the protocol says" }
   const payload = await inbox.take(size)
-  return payload.length < size ? undefined : { response: decodeResponse(command, payload) }
+  return payload.length < size ? closed : { payload }
 }
 
 /** What a server is and what its devices have free now. `timeoutMs` bounds connecting and each answer. */
@@ -134,7 +140,12 @@ export const probe = (
     Effect.gen(function* () {
       const inbox = new Inbox()
       const socket = yield* connect(endpoint, inbox, timeoutMs)
-      const ask = <C extends MessageId>(command: C, value: RequestOf<C>) =>
+      const ask = <C extends MessageId>(
+        command: C,
+        value: RequestOf<C>,
+        onProblem: (detail: string) => ProbeError = (detail) =>
+          new ServerLostError({ endpoint: name, during: describeCommand(command), detail }),
+      ): Effect.Effect<ResponseOf<C>, ProbeError> =>
         Effect.promise(() => exchange(socket, inbox, command, value)).pipe(
           Effect.timeoutFail({
             duration: timeoutMs,
@@ -145,16 +156,17 @@ export const probe = (
                 detail: `${(timeoutMs / 1000).toFixed(1)} s`,
               }),
           }),
-          Effect.map((answer) => answer?.response),
+          Effect.flatMap((answer) =>
+            "payload" in answer
+              ? Effect.succeed(decodeResponse(command, answer.payload))
+              : Effect.fail(onProblem(answer.problem)),
+          ),
         )
-      const hello = yield* ask(Command.HELLO, { connCaps: new Uint8Array(24) })
-      if (hello === undefined) {
-        return yield* new HandshakeError({
-          endpoint: name,
-          reason: "not-a-server",
-          detail: "no HELLO response came back",
-        })
-      }
+      const hello = yield* ask(
+        Command.HELLO,
+        { connCaps: new Uint8Array(24) },
+        (detail) => new HandshakeError({ endpoint: name, reason: "not-a-server", detail }),
+      )
       const version = { major: hello.major, minor: hello.minor, patch: hello.patch }
       if (!negotiate(version, V7_0_0.version).accepted) {
         return yield* new HandshakeError({
@@ -163,14 +175,12 @@ export const probe = (
           detail: formatVersion(version),
         })
       }
-      const lost = (during: string) =>
-        new ServerLostError({ endpoint: name, during, detail: "it closed the connection" })
-      const count = yield* ask(Command.DEVICE_COUNT, {})
-      if (count === undefined) return yield* lost("DEVICE_COUNT")
+      const { deviceCount } = yield* ask(Command.DEVICE_COUNT, {})
+      const countError = deviceCountError(name, deviceCount)
+      if (countError !== undefined) return yield* countError
       const devices: Array<ProbedDevice> = []
-      for (let index = 0; index < count.deviceCount; index++) {
+      for (let index = 0; index < deviceCount; index++) {
         const memory = yield* ask(Command.GET_DEVICE_MEMORY, { device: index })
-        if (memory === undefined) return yield* lost("GET_DEVICE_MEMORY")
         devices.push({
           index,
           freeBytes: Number(memory.freeBytes),

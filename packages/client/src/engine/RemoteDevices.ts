@@ -25,7 +25,7 @@ import {
   writeSetTensorPrefix,
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
-import { type ClusterError, RemoteMemoryError } from "../errors.ts"
+import { type ClusterError, deviceCountError, RemoteMemoryError } from "../errors.ts"
 import type { RpcConnection } from "./RpcConnection.ts"
 
 /** Larger weights are first offered by their hash (ggml-rpc.cpp HASH_THRESHOLD, all versions). */
@@ -84,6 +84,7 @@ export class RemoteDevices {
   weightBytesCached = 0
   /** Called after each weight; the engine reports progress from it. */
   onWeight: (() => void) | undefined
+  private readonly connections: ReadonlyArray<RpcConnection>
   private readonly states: Array<DeviceState> = []
   private readonly callbacks: ReadonlyArray<JSCallback>
   private readonly exchange: Uint8Array
@@ -110,11 +111,16 @@ export class RemoteDevices {
     ggml().gs_remote_set_callbacks(
       BigUint64Array.from(this.callbacks, (callback) => BigInt(callback.ptr as Address)),
     )
+    this.connections = connections
     connections.forEach((connection, connectionIndex) => {
-      const { deviceCount } = connection.call(Command.DEVICE_COUNT, {}) ?? { deviceCount: 0 }
-      for (let deviceIndex = 0; deviceIndex < deviceCount; deviceIndex++) {
+      const count = connection.call(Command.DEVICE_COUNT, {})?.deviceCount
+      if (count === undefined) return
+      connection.failure = deviceCountError(connection.endpoint, count)
+      if (connection.failure !== undefined) return
+      for (let deviceIndex = 0; deviceIndex < count; deviceIndex++) {
         this.addDevice(connection, connectionIndex, deviceIndex)
       }
+      connection.beginWork()
     })
     this.devices = this.states
   }
@@ -156,9 +162,7 @@ export class RemoteDevices {
 
   /** The first thing that went wrong on any connection, or with remote memory since `clearMemoryFailure`. */
   get failure(): ClusterError | undefined {
-    for (const state of this.states) {
-      if (state.connection.failure !== undefined) return state.connection.failure
-    }
+    for (const { failure } of this.connections) if (failure !== undefined) return failure
     return this.memoryFailure
   }
 

@@ -53,6 +53,9 @@ export class RpcConnection {
   private sentAheadBytes = 0
   private readonly answer = new Uint8Array(64)
 
+  /** How long an answer may take; undefined while a computation may lie before it. */
+  private patienceMs: number | undefined
+
   private readonly address: Endpoint
 
   constructor(address: Endpoint) {
@@ -69,6 +72,7 @@ export class RpcConnection {
     const fd = io().io_connect(cString(this.address.host), this.address.port, timeoutMs)
     if (fd < 0) throw connectError(this.endpoint, fd)
     this.fd = fd
+    this.patienceMs = timeoutMs
     io().io_tune_socket(fd, KEEPALIVE_S)
     try {
       this.hello(timeoutMs)
@@ -109,6 +113,11 @@ export class RpcConnection {
         detail: formatVersion(version),
       })
     }
+  }
+
+  /** From now on answers may take as long as it takes to compute. */
+  beginWork(): void {
+    this.patienceMs = undefined
   }
 
   /** Frees the descriptor; the server frees everything that belonged to the connection. */
@@ -189,6 +198,14 @@ export class RpcConnection {
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
     const destination = typeof target === "number" ? asPointer(target) : target
+    if (this.patienceMs !== undefined && io().io_wait_readable(this.fd, this.patienceMs) === 0) {
+      this.failure = new HandshakeError({
+        endpoint: this.endpoint,
+        reason: "busy",
+        detail: `${(this.patienceMs / 1000).toFixed(1)} s`,
+      })
+      return false
+    }
     const result = io().io_recv_response(this.fd, destination, sizeBytes)
     if (result === 0) return true
     this.fail(describeCommand(command), result)

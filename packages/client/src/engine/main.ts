@@ -26,7 +26,6 @@ import {
   type ClusterError,
   EngineError,
   errorToData,
-  HandshakeError,
   isClusterError,
   ModelError,
   PlanError,
@@ -174,11 +173,6 @@ class Engine {
     for (const connection of connections) connection.open(request.connectTimeoutMs)
     this.remote = new RemoteDevices(connections)
     this.failIfLost()
-    for (const { endpoint } of connections) {
-      if (!this.remote.devices.some((device) => device.endpoint === endpoint)) {
-        throw new HandshakeError({ endpoint, reason: "no-devices", detail: "" })
-      }
-    }
   }
 
   /** Remote devices first, as llama.cpp orders them: fewer activations cross the network. */
@@ -411,7 +405,7 @@ class Engine {
 
   /** Logits, or embeddings, of every token. */
   private evaluate(ids: ReadonlyArray<number>): void {
-    const { model, context, options } = this.required()
+    const { model, context, options, path } = this.required()
     const { info } = model
     const tokens = Int32Array.from(ids)
     this.checkLength(tokens.length)
@@ -432,6 +426,9 @@ class Engine {
       if (!info.hasDecoder) take(0, tokens.length)
     }
     for (let at = 0; info.hasDecoder && at < tokens.length; at += context.batchSize) {
+      if (this.isCancelled) {
+        throw new ModelError({ path, during: "decode", detail: "it was stopped." })
+      }
       const batch = tokens.subarray(at, at + context.batchSize)
       this.check(context.decode(batch, { firstPosition: at, allOutputs: true }), "decode")
       take(at, batch.length)

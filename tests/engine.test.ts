@@ -1,0 +1,320 @@
+/** The engine and the probe against servers that answer wrongly, and the engine's own ways to end. */
+import { describe, expect, setDefaultTimeout, test } from "bun:test"
+import { type Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
+import { Command, encodeResponse } from "@ggml-rpc/protocol"
+import { Effect, Either, Fiber, Stream } from "effect"
+import { type Answer, type Answers, goodAnswers, helloOf, startFakeServer } from "./fakeServer.ts"
+import { ensureModel } from "./models/models.ts"
+import { freePort, waitUntil } from "./peers/process.ts"
+import { failureOf, openCluster, run } from "./servers.ts"
+
+setDefaultTimeout(60_000)
+
+const TIMEOUT_MS = 700
+
+const endpointOf = (text: string): Endpoint => Either.getOrThrow(parseEndpoint(text))
+
+/** Both ways to a server, each with its error. */
+const ways = [
+  [
+    "probe",
+    (endpoint: string) => Effect.runPromise(Effect.flip(probe(endpointOf(endpoint), TIMEOUT_MS))),
+  ],
+  [
+    "open",
+    (endpoint: string) => failureOf(openCluster([endpoint], { connectTimeoutMs: TIMEOUT_MS })),
+  ],
+] as const
+
+const bytes = (...values: ReadonlyArray<number>): Uint8Array => Uint8Array.from(values)
+const text = (value: string): Uint8Array => new TextEncoder().encode(value)
+
+interface Case {
+  readonly title: string
+  readonly answers: Answers
+  readonly error: Readonly<Record<string, string>>
+  readonly says: string
+}
+
+const withHello = (hello: () => Answer): Answers => ({ ...goodAnswers, [Command.HELLO]: hello })
+
+const cases: ReadonlyArray<Case> = [
+  {
+    title: "speaks an older version",
+    answers: withHello(() => helloOf(6, 1, 0)),
+    error: { _tag: "HandshakeError", reason: "version" },
+    says: "RPC protocol 6.1.0",
+  },
+  {
+    title: "speaks a newer version",
+    answers: withHello(() => helloOf(8, 0, 0)),
+    error: { _tag: "HandshakeError", reason: "version" },
+    says: "RPC protocol 8.0.0",
+  },
+  {
+    title: "is a web server",
+    answers: withHello(() => text("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")),
+    error: { _tag: "HandshakeError", reason: "not-a-server" },
+    says: "not a ggml RPC server",
+  },
+  {
+    title: "announces a huge answer",
+    answers: withHello(() => bytes(255, 255, 255, 255, 255, 255, 255, 255, 7, 0, 0)),
+    error: { _tag: "HandshakeError", reason: "not-a-server" },
+    says: "not a ggml RPC server",
+  },
+  {
+    title: "closes at once",
+    answers: withHello(() => "close"),
+    error: { _tag: "HandshakeError", reason: "not-a-server" },
+    says: "not a ggml RPC server",
+  },
+  {
+    title: "never answers",
+    answers: withHello(() => "nothing"),
+    error: { _tag: "HandshakeError", reason: "busy" },
+    says: "did not answer within 0.7 s",
+  },
+  {
+    title: "says HELLO and no more",
+    answers: { [Command.HELLO]: () => helloOf(7, 0, 0) },
+    error: { _tag: "HandshakeError", reason: "busy" },
+    says: "did not answer within 0.7 s",
+  },
+  {
+    title: "has no device",
+    answers: {
+      ...goodAnswers,
+      [Command.DEVICE_COUNT]: () => encodeResponse(Command.DEVICE_COUNT, { deviceCount: 0 }),
+    },
+    error: { _tag: "HandshakeError", reason: "no-devices" },
+    says: "the server offers no device",
+  },
+  {
+    title: "closes later",
+    answers: { ...goodAnswers, [Command.DEVICE_COUNT]: () => "close" },
+    error: { _tag: "ServerLostError", during: "DEVICE_COUNT" },
+    says: "it closed the connection",
+  },
+  {
+    title: "answers a later command with another size",
+    answers: {
+      ...goodAnswers,
+      [Command.DEVICE_COUNT]: () => bytes(5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0),
+    },
+    error: { _tag: "ServerLostError", during: "DEVICE_COUNT" },
+    says: "another size",
+  },
+  {
+    title: "claims to have millions of devices",
+    answers: {
+      ...goodAnswers,
+      [Command.DEVICE_COUNT]: () => encodeResponse(Command.DEVICE_COUNT, { deviceCount: 4e9 }),
+    },
+    error: { _tag: "HandshakeError", reason: "not-a-server" },
+    says: "4000000000 devices",
+  },
+]
+
+describe.each(ways)("%s: a server that", (_, failWith) => {
+  test.each(cases.map((example) => [example.title, example] as const))(
+    "%s",
+    async (_, { answers, error, says }) => {
+      using server = startFakeServer(answers)
+      const started = performance.now()
+      const found = await failWith(server.endpoint)
+      expect(found).toMatchObject({ ...error, endpoint: server.endpoint })
+      expect(found.message).toContain(says)
+      expect(found.message).toContain(server.endpoint)
+      expect(performance.now() - started).toBeLessThan(10_000)
+    },
+  )
+
+  test("is not there", async () => {
+    const endpoint = `127.0.0.1:${freePort()}`
+    const found = await failWith(endpoint)
+    expect(found).toMatchObject({ _tag: "ConnectError", reason: "refused", endpoint })
+  })
+
+  test("has a name that nobody knows", async () => {
+    const found = await failWith("no-such-host.invalid:50052")
+    expect(found).toMatchObject({ _tag: "ConnectError", reason: "unresolved" })
+  })
+})
+
+test("a server of the same version line is taken, with an extension level of another project", async () => {
+  using server = startFakeServer(
+    withHello(() => {
+      const hello = helloOf(7, 0, 9)
+      hello[8 + 3] = 200
+      return hello
+    }),
+  )
+  const probed = await Effect.runPromise(probe(endpointOf(server.endpoint)))
+  expect(probed).toEqual({
+    endpoint: server.endpoint,
+    version: { major: 7, minor: 0, patch: 9 },
+    devices: [{ index: 0, freeBytes: 512 * 2 ** 20, totalBytes: 1024 * 2 ** 20 }],
+  })
+  const devices = await run(
+    Effect.map(openCluster([server.endpoint]), (cluster) => cluster.devices),
+  )
+  expect(devices).toMatchObject([
+    { name: "RPC0", place: server.endpoint, freeBytes: 512 * 2 ** 20 },
+  ])
+  // Upstream would act on capabilities, and close on commands that it does not know.
+  expect(
+    new Set(server.commands).difference(new Set(Object.keys(goodAnswers).map(Number))),
+  ).toEqual(new Set())
+})
+
+describe("a server that refuses memory", () => {
+  test("for the weights: an error that names it and the size", async () => {
+    using server = startFakeServer({
+      ...goodAnswers,
+      [Command.ALLOC_BUFFER]: () =>
+        encodeResponse(Command.ALLOC_BUFFER, { remotePtr: 0n, remoteSizeBytes: 0n }),
+      [Command.GET_ALLOC_SIZE]: () =>
+        encodeResponse(Command.GET_ALLOC_SIZE, { allocSizeBytes: 1n << 16n }),
+    })
+    const path = await ensureModel("tiny")
+    const error = await failureOf(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster([server.endpoint])
+        const plan = yield* cluster.plan(path, { threads: 1, contextSize: 256 })
+        return yield* cluster.load(plan)
+      }),
+    )
+    expect(error).toMatchObject({ _tag: "RemoteMemoryError", endpoint: server.endpoint })
+    expect(error.message).toContain("RPC0")
+  })
+})
+
+describe("the engine", () => {
+  const load = (path: string, options: Cluster.PlanOptions = {}) =>
+    Effect.gen(function* () {
+      const cluster = yield* openCluster([])
+      const plan = yield* cluster.plan(path, { threads: 1, ...options })
+      return { cluster, model: yield* cluster.load(plan) }
+    })
+
+  test("that is killed fails what runs, and all that follows", async () => {
+    const path = await ensureModel("q8_0")
+    await run(
+      Effect.gen(function* () {
+        const { cluster, model } = yield* load(path)
+        const fiber = yield* Effect.fork(
+          Effect.either(Stream.runDrain(model.generate([1, 2], { ignoreEos: true }))),
+        )
+        yield* Effect.sleep(200)
+        process.kill(cluster.enginePid, "SIGKILL")
+        const result = yield* Fiber.join(fiber)
+        expect(Either.isLeft(result) && result.left._tag).toBe("EngineError")
+        const later = yield* Effect.either(model.evaluate([1]))
+        expect(Either.isLeft(later) && later.left.message).toContain("SIGKILL")
+      }),
+    )
+  })
+
+  test("answers requests in turn, however many come at once", async () => {
+    const path = await ensureModel("tiny")
+    const found = await run(
+      Effect.flatMap(load(path), ({ model }) =>
+        Effect.all(
+          Array.from({ length: 12 }, (_, index) =>
+            index % 3 === 0
+              ? Effect.map(model.tokenize(`word${index}`), (ids) => ids.length)
+              : Effect.map(model.evaluate([1, index + 2]), ({ values }) => values[512]!),
+          ),
+          { concurrency: "unbounded" },
+        ),
+      ),
+    )
+    const again = await run(
+      Effect.flatMap(load(path), ({ model }) =>
+        Effect.forEach([1, 2, 4, 5], (index) =>
+          Effect.map(model.evaluate([1, index + 2]), ({ values }) => values[512]!),
+        ),
+      ),
+    )
+    expect([found[1]!, found[2]!, found[4]!, found[5]!]).toEqual(again)
+  })
+
+  test("sends large outputs whole, also to a host that is busy", async () => {
+    const path = await ensureModel("mixed")
+    const tokens = Array.from({ length: 512 }, (_, index) => (index * 13) % 8192)
+    const { rowCount, values } = await run(
+      Effect.flatMap(load(path), ({ model }) =>
+        Effect.gen(function* () {
+          const fiber = yield* Effect.fork(model.evaluate(tokens))
+          yield* Effect.sleep(50)
+          // 16 MB wait for this process, which looks away.
+          Bun.sleepSync(1500)
+          return yield* Fiber.join(fiber)
+        }),
+      ),
+    )
+    expect(rowCount).toBe(512)
+    expect(values).toHaveLength(512 * 8192)
+    expect(values.at(-1)).not.toBe(0)
+  })
+
+  test("whose request was interrupted gives the next one its own answer", async () => {
+    const path = await ensureModel("mixed")
+    await run(
+      Effect.flatMap(load(path), ({ model }) =>
+        Effect.gen(function* () {
+          const tokens = Array.from({ length: 256 }, (_, index) => index)
+          const fiber = yield* Effect.fork(model.evaluate(tokens))
+          yield* Effect.sleep(20)
+          yield* Fiber.interrupt(fiber)
+          const { rowCount } = yield* model.evaluate([1, 2, 3])
+          expect(rowCount).toBe(3)
+        }),
+      ),
+    )
+  })
+
+  test("ends when its host's scope does, in the middle of work", async () => {
+    const path = await ensureModel("q8_0")
+    let pid = 0
+    let closing = 0
+    await run(
+      Effect.gen(function* () {
+        const { cluster, model } = yield* load(path)
+        pid = cluster.enginePid
+        yield* Effect.fork(Stream.runDrain(model.generate([1, 2], { ignoreEos: true })))
+        yield* Effect.sleep(200)
+        closing = performance.now()
+      }),
+    )
+    // Closing did not have to wait for its patience to end.
+    expect(performance.now() - closing).toBeLessThan(3000)
+    const isGone = (): boolean => {
+      try {
+        process.kill(pid, 0)
+        return false
+      } catch {
+        return true
+      }
+    }
+    expect(await waitUntil(isGone, 2000)).toBe(true)
+  })
+
+  test("refuses a prompt that is longer than the context, and an empty one", async () => {
+    const path = await ensureModel("tiny")
+    const attempt = (tokens: ReadonlyArray<number>) =>
+      failureOf(
+        Effect.flatMap(load(path, { contextSize: 256 }), ({ model }) =>
+          Stream.runDrain(model.generate(tokens, { maxTokens: 1 })),
+        ),
+      )
+    const long = await attempt(Array.from({ length: 256 }, () => 1))
+    expect(long._tag).toBe("ModelError")
+    expect(long.message).toContain("the prompt has 256 tokens, but the context holds 256")
+    const empty = await attempt([])
+    expect(empty.message).toContain("the prompt has no tokens")
+    const wrong = await attempt([1, 99_999])
+    expect(wrong._tag).toBe("ModelError")
+  })
+})

@@ -1,0 +1,70 @@
+/** A server that answers as a test wants: what real ones never say. For the probe and the engine. */
+import { Command, encodeResponse, RequestDecoder } from "@ggml-rpc/protocol"
+
+import type { TCPSocketListener } from "bun"
+
+/** The bytes to send; `close` ends the connection, `nothing` leaves the client waiting. */
+export type Answer = Uint8Array | "close" | "nothing"
+
+/** What to answer to a command. */
+export type Answers = Readonly<Record<number, () => Answer>>
+
+export interface FakeServer extends Disposable {
+  /** `127.0.0.1:port`. */
+  readonly endpoint: string
+  readonly port: number
+  /** Commands that came, over all connections. */
+  readonly commands: ReadonlyArray<number>
+}
+
+const MIB = 1024n * 1024n
+
+/** The HELLO response of a version. */
+export const helloOf = (major: number, minor: number, patch: number): Uint8Array =>
+  encodeResponse(Command.HELLO, { major, minor, patch, extension: 0, connCaps: new Uint8Array(24) })
+
+/** A server of protocol 7.0.0 with one device of 1 GiB. */
+export const goodAnswers: Answers = {
+  [Command.HELLO]: () => helloOf(7, 0, 0),
+  [Command.DEVICE_COUNT]: () => encodeResponse(Command.DEVICE_COUNT, { deviceCount: 1 }),
+  [Command.GET_ALIGNMENT]: () => encodeResponse(Command.GET_ALIGNMENT, { alignmentBytes: 32n }),
+  [Command.GET_MAX_SIZE]: () =>
+    encodeResponse(Command.GET_MAX_SIZE, { maxSizeBytes: 2n ** 64n - 1n }),
+  [Command.GET_DEVICE_MEMORY]: () =>
+    encodeResponse(Command.GET_DEVICE_MEMORY, { freeBytes: 512n * MIB, totalBytes: 1024n * MIB }),
+}
+
+/** Starts it on a free port; what `answers` does not name, it is silent about. */
+export const startFakeServer = (answers: Answers): FakeServer => {
+  const commands: Array<number> = []
+  const listener: TCPSocketListener<RequestDecoder> = Bun.listen<RequestDecoder>({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open(socket) {
+        const onCommand = (command: number): void => {
+          commands.push(command)
+          const answer = answers[command]?.() ?? "nothing"
+          if (answer === "close") socket.end()
+          else if (answer !== "nothing") socket.write(answer)
+        }
+        socket.data = new RequestDecoder({
+          message: onCommand,
+          streamStart() {},
+          streamData() {},
+          streamEnd: onCommand,
+        })
+      },
+      data(socket, bytes) {
+        socket.data.push(bytes)
+      },
+      error() {},
+    },
+  })
+  return {
+    endpoint: `127.0.0.1:${listener.port}`,
+    port: listener.port,
+    commands,
+    [Symbol.dispose]: () => listener.stop(true),
+  }
+}
