@@ -12,6 +12,7 @@ import {
   PortInUseError,
   type ServeError,
   SessionStartError,
+  SharedFileError,
   UnknownDeviceError,
 } from "./errors.ts"
 import type { LogEntry, LogSink } from "./log.ts"
@@ -83,7 +84,7 @@ export const serve = (
     const log = options.log ?? (yield* effectLog)
     const cacheDir = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
-    const config: Omit<SessionConfig, "describe"> = {
+    const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
       directMemory: options.directMemory ?? true,
@@ -91,7 +92,8 @@ export const serve = (
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cacheDir === undefined ? {} : { cacheDir }),
     }
-    const verified = cacheDir === undefined ? undefined : yield* namelessFile
+    const promises = yield* namelessFile("wx+")
+    const verified = yield* namelessFile("ax+")
     const pool = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -100,7 +102,7 @@ export const serve = (
             maxSessions: options.maxSessions ?? DEFAULT_MAX_SESSIONS,
             spareCount: options.spareCount ?? 1,
             log,
-            verified,
+            shared: [promises, verified],
           }),
       ),
       (made) => Effect.promise(() => made.close()),
@@ -152,18 +154,19 @@ const prepareCache = (
 }
 
 /** A file for the session processes to share, which is gone with the last of them. */
-const namelessFile: Effect.Effect<number, CacheFolderError, Scope.Scope> = Effect.acquireRelease(
-  Effect.try({
-    try: () => {
-      const path = join(tmpdir(), `ggml-rpc-${process.pid}-${crypto.randomUUID()}`)
-      const descriptor = openSync(path, "ax+")
-      unlinkSync(path)
-      return descriptor
-    },
-    catch: (cause) => new CacheFolderError({ folder: tmpdir(), cause }),
-  }),
-  (descriptor) => Effect.sync(() => closeSync(descriptor)),
-)
+const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.try({
+      try: () => {
+        const path = join(tmpdir(), `ggml-rpc-${process.pid}-${crypto.randomUUID()}`)
+        const descriptor = openSync(path, flags)
+        unlinkSync(path)
+        return descriptor
+      },
+      catch: (cause) => new SharedFileError({ folder: tmpdir(), cause }),
+    }),
+    (descriptor) => Effect.sync(() => closeSync(descriptor)),
+  )
 
 const startPool = (
   pool: SessionPool,

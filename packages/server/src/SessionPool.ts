@@ -7,14 +7,14 @@ import type { DeviceReport, SessionConfig, SessionEvent } from "./session/events
 export type ClientName = string
 
 export interface PoolOptions {
-  readonly config: Omit<SessionConfig, "describe">
+  readonly config: Omit<SessionConfig, "describe" | "slot">
   /** Clients served at the same time. */
   readonly maxSessions: number
   /** Session processes that wait for a client. */
   readonly spareCount: number
   readonly log: LogSink
-  /** Descriptor of the list of verified cache files; absent without a cache. */
-  readonly verified: number | undefined
+  /** Descriptors of the files that session processes share, in the order they expect. */
+  readonly shared: readonly number[]
 }
 
 /** Why the first session process gave no devices. */
@@ -50,6 +50,8 @@ const CLIENT_GONE_EXIT = 3
 
 interface Member {
   readonly process: SessionProcess
+  /** See `SessionConfig.slot`. */
+  readonly slot: number
   /** The client it serves; undefined while it waits. */
   client: ClientName | undefined
   /** Whether its client allocated something. */
@@ -190,10 +192,12 @@ export class SessionPool {
   #spawn(): string | undefined {
     try {
       const describe = this.#started !== undefined
-      const { config, verified } = this.#options
-      const process = new SessionProcess({ ...config, describe }, verified, this.#listener)
+      const slot = this.#freeSlot()
+      const { config, shared } = this.#options
+      const process = new SessionProcess({ ...config, describe, slot }, shared, this.#listener)
       const member: Member = {
         process,
+        slot,
         client: undefined,
         stateful: false,
         ready: false,
@@ -208,6 +212,13 @@ export class SessionPool {
     } catch (error) {
       return error instanceof Error ? error.message : String(error)
     }
+  }
+
+  #freeSlot(): number {
+    const taken = new Set([...this.#members.values()].map(({ slot }) => slot))
+    let slot = 0
+    while (taken.has(slot)) slot++
+    return slot
   }
 
   #keepSpare(): void {

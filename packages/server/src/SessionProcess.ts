@@ -32,15 +32,15 @@ export class SessionProcess {
   readonly ended: Promise<void>
 
   /**
-   * `shared` is a descriptor that the process gets too, behind its channel.
+   * `shared` are descriptors of files that all session processes have in common.
    *
    * @throws {Error} when the system refuses a new process or socket
    */
-  constructor(config: SessionConfig, shared: number | undefined, listener: SessionListener) {
+  constructor(config: SessionConfig, shared: readonly number[], listener: SessionListener) {
     const [front, back] = socketPair()
     try {
       this.#child = Bun.spawn([process.execPath, entry, JSON.stringify(config)], {
-        stdio: ["ignore", "pipe", "pipe", back, ...(shared === undefined ? [] : [shared])],
+        stdio: ["ignore", "pipe", "pipe", back, ...shared],
       })
     } catch (error) {
       io().io_close(front)

@@ -58,9 +58,21 @@ export class CacheFolderError extends Data.TaggedError("CacheFolderError")<{
   }
 }
 
+/** A temporary file for the session processes cannot be made. */
+export class SharedFileError extends Data.TaggedError("SharedFileError")<{
+  readonly folder: string
+  readonly cause: unknown
+}> {
+  override get message() {
+    const reason = this.cause instanceof Error ? this.cause.message : String(this.cause)
+    return `No temporary file can be made in ${this.folder} (${reason}): free some space there, or name another folder with TMPDIR.`
+  }
+}
+
 export type ServeError =
   | PortInUseError
   | ListenError
   | UnknownDeviceError
   | SessionStartError
   | CacheFolderError
+  | SharedFileError

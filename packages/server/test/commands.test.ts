@@ -113,6 +113,21 @@ describe("buffers", () => {
       expect(third.remotePtr).not.toBe(0n)
     }))
 
+  test("also what another session promised", () =>
+    withServer({}, async ({ port }) => {
+      const [one, two] = [await TestClient.connect(port), await TestClient.connect(port)]
+      const { freeBytes } = await one.ask(Command.GET_DEVICE_MEMORY, { device: 0 })
+      const sizeBytes = (freeBytes * 6n) / 10n
+      const first = await one.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })
+      expect(first.remotePtr).not.toBe(0n)
+      expect((await two.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })).remotePtr).toBe(0n)
+      one.send(Command.FREE_BUFFER, { remotePtr: first.remotePtr })
+      await one.ask(Command.DEVICE_COUNT, {})
+      expect((await two.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })).remotePtr).not.toBe(0n)
+      one.close()
+      two.close()
+    }))
+
   test("BUFFER_CLEAR and MEMSET_TENSOR fill", () =>
     withClient(async (client) => {
       const buffer = await client.allocate(64)

@@ -18,6 +18,7 @@ import { Buffers, type SessionBuffer } from "./buffers.ts"
 import type { Cache, CachedFile, CacheWriter } from "./cache.ts"
 import type { ServedDevice } from "./devices.ts"
 import { GraphCheck } from "./graphCheck.ts"
+import type { Promises } from "./promises.ts"
 import {
   hexU64,
   isZeroU64,
@@ -50,6 +51,9 @@ const SMALL_READ_BYTES = 16 * 1024
 
 const GRAPH_BLOCK_BYTES = 256 * 1024
 
+/** A graph of ggml takes three times its payload besides it: larger ones only when there is memory. */
+const LARGE_GRAPH_BYTES = 4 * 1024 * 1024
+
 const { offsets: setOffsets } = SetTensorPrefix
 const { offsets: hashOffsets } = SetTensorHashRequest
 const { offsets: getOffsets } = GetTensorRequest
@@ -63,6 +67,8 @@ const STATUS_ABORTED = 1
 export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
+  /** What this server's sessions promised to their clients. */
+  readonly promises: Promises | undefined
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
   /** How long a new connection may take to say HELLO. */
@@ -289,7 +295,7 @@ export class Session {
     if (sizeBytes < 0) return undefined
     if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
     if (!this.#buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
-    if (!device.hasMemoryFor(sizeBytes, this.#buffers.hostBytes)) return undefined
+    if (!device.hasMemoryFor(sizeBytes, this.#unwrittenBytes)) return undefined
     if (!this.stateful) {
       this.stateful = true
       this.#options.onStateful()
@@ -298,7 +304,7 @@ export class Session {
     if (native === 0 || native === null) return undefined
     const pointer = asPointer(native)
     const size = this.#ggml.gs_buffer_size(pointer)
-    return this.#buffers.add(
+    const buffer = this.#buffers.add(
       {
         device: index,
         native,
@@ -308,7 +314,11 @@ export class Session {
       },
       device.alignmentBytes,
     )
+    this.#options.promises?.set(this.#buffers.hostBytes)
+    return buffer
   }
+
+  readonly #unwrittenBytes = (): number => this.#options.promises?.unwrittenBytes() ?? 0
 
   #freeBuffer(): void {
     const buffer = this.#bufferOf()
@@ -317,6 +327,7 @@ export class Session {
       if (this.#stored[device]?.buffers.has(buffer.id)) this.#dropGraph(device)
     }
     this.#buffers.remove(buffer)
+    this.#options.promises?.set(this.#buffers.hostBytes)
     this.#ggml.ggml_backend_buffer_free(asPointer(buffer.native))
   }
 
@@ -491,7 +502,7 @@ export class Session {
   #graphCompute(): void {
     const wire = this.#wire
     const size = wire.sizeBytes
-    if (this.#block.byteLength < size) this.#growBlock(size)
+    if (size > this.#block.byteLength) this.#growBlock(size)
     wire.take(this.#blockAddress, size)
     const graph = this.#graph
     graph.prepare(this.#block, size, this.#devices.length)
@@ -514,6 +525,10 @@ export class Session {
   }
 
   #growBlock(size: number): void {
+    const device = this.#devices.find(({ usesHostMemory }) => usesHostMemory) ?? this.#devices[0]!
+    if (size > LARGE_GRAPH_BYTES && !device.hasMemoryFor(4 * size, this.#unwrittenBytes)) {
+      refuse("payload_size", "is larger than the memory of this machine allows now", size)
+    }
     const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
     this.#block = new Uint32Array(bytes / 4)
     this.#blockAddress = ptr(this.#block) as number

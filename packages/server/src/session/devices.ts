@@ -11,8 +11,6 @@ import {
 /** Kept free for everything else on the machine; less on a small one. */
 const RESERVE_BYTES = 256 * 1024 * 1024
 
-const startRssBytes = process.memoryUsage.rss()
-
 /** A device of this server, as the commands need it. */
 export class ServedDevice {
   readonly device: Device
@@ -43,17 +41,14 @@ export class ServedDevice {
   }
 
   /**
-   * Whether a buffer of `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory.
-   * Host memory is only taken when it is written, so what was given away before and not yet written
-   * (`allocatedBytes` of this process, less what is resident) counts as taken.
+   * Whether `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory. What sessions
+   * promised and nobody has written yet (`unwrittenBytes`) is as good as taken.
    */
-  hasMemoryFor(sizeBytes: number, allocatedBytes: number): boolean {
+  hasMemoryFor(sizeBytes: number, unwrittenBytes: () => number): boolean {
     if (!this.usesHostMemory) return true
     const { freeBytes, totalBytes } = this.memory()
-    const written = Math.max(0, process.memoryUsage.rss() - startRssBytes)
-    const promised = Math.max(0, allocatedBytes - written)
     const reserve = Math.min(RESERVE_BYTES, totalBytes / 32)
-    return sizeBytes <= freeBytes - promised - reserve
+    return sizeBytes <= freeBytes - unwrittenBytes() - reserve
   }
 
   /**

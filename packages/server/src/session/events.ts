@@ -7,6 +7,8 @@ export interface SessionConfig {
   readonly threadCount: number
   /** Absolute folder of the tensor cache; absent: no cache. */
   readonly cacheDir?: string
+  /** This process's place among all session processes that live. */
+  readonly slot: number
   readonly debug: boolean
   readonly helloTimeoutMs: number
   /** See `ServeOptions.directMemory`. */

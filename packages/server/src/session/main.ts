@@ -11,6 +11,7 @@ import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache, VerifiedFiles } from "./cache.ts"
 import { ServedDevice, selectDevices } from "./devices.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
+import { Promises } from "./promises.ts"
 import { ComputeError, Session } from "./Session.ts"
 import { warmUp } from "./warmUp.ts"
 import { ClientGone } from "./wire.ts"
@@ -18,8 +19,11 @@ import { ClientGone } from "./wire.ts"
 /** The socket to the front process. */
 const CHANNEL = 3
 
-/** The list of cache files that are known to be good; there when there is a cache. */
-const VERIFIED = 4
+/** What all sessions promised to their clients; see `Promises`. */
+const PROMISES = 4
+
+/** The list of cache files that are known to be good. */
+const VERIFIED = 5
 
 /** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
@@ -69,6 +73,7 @@ const main = (config: SessionConfig): void => {
       config.cacheDir === undefined
         ? undefined
         : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
+    promises: new Promises(PROMISES, config.slot),
     directMemory: config.directMemory,
     helloTimeoutMs: config.helloTimeoutMs,
     onRequest: config.debug

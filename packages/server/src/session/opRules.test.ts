@@ -345,6 +345,13 @@ describe("what no constructor makes", () => {
         const tensor = tensors.at(position)!
         tensors[tensors.indexOf(tensor)] = { ...tensor, nb: tensor.nb.map((stride) => stride * 2) }
       })
+    const quantized = validNodes.filter(({ op }) => op === "DUP" || op === "CPY")
+    for (const node of quantized.filter(({ sources: [first] }) => first!.startsWith("Q"))) {
+      const reason = check(node, (tensors) => {
+        tensors[0] = { ...tensors[0]!, nb: tensors[0]!.nb.map((stride) => stride * 2) }
+      })
+      expect(reason).toContain("src[0] must have contiguous rows")
+    }
     expect(spread("IM2COL", -1)).toContain("the result must be contiguous")
     expect(spread("SOFT_MAX", 0)).toContain("src[0] must be contiguous")
     expect(spread("SOFT_MAX", 1)).toContain("src[1] must be contiguous")

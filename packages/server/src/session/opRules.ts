@@ -226,13 +226,15 @@ const binary: Rule = (n) => n.same(RESULT, 0) || n.repeats(1, 0)
 const sameNumber: Rule = (n) =>
   n.must(n.elements(RESULT) === n.elements(0), "the result must have as many elements as src[0]")
 
-/** DUP and CONT keep the type; no kernel converts into every type. */
-const copyOfType: Rule = (n) => n.sameType(RESULT, 0) || sameNumber(n)
-
 const copy: Rule = (n) =>
   sameNumber(n) ||
-  // A block of a quantized row is written at once.
+  // Quantized rows are copied by blocks, not by elements.
+  (n.isQuantized(0) ? n.denseRows(0) : "") ||
+  (n.isQuantized(RESULT) ? n.denseRows(RESULT) : "") ||
   (n.isQuantized(0) && !n.isContiguous(RESULT) ? n.sameDim(RESULT, 0, 0, 0) : "")
+
+/** DUP and CONT keep the type: no kernel converts into every type. */
+const copyOfType: Rule = (n) => n.sameType(RESULT, 0) || copy(n)
 
 /** ACC and SET write src[1] into a view of the result that op_params describe. */
 const intoView: Rule = (n) => {

@@ -65,6 +65,7 @@ export const warmUp = (devices: readonly ServedDevice[]): void => {
   const session = new Session({
     devices,
     cache: undefined,
+    promises: undefined,
     directMemory: true,
     helloTimeoutMs: 1000,
     onRequest: undefined,

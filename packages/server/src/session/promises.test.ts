@@ -1,0 +1,41 @@
+import { afterEach, beforeEach, expect, test } from "bun:test"
+import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { Promises } from "./promises.ts"
+
+const GIB = 2 ** 30
+
+let folder: string
+let file: number
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "ggml-rpc-promises-"))
+  file = openSync(join(folder, "list"), "wx+")
+})
+
+afterEach(() => {
+  closeSync(file)
+  rmSync(folder, { recursive: true })
+})
+
+test("promises of all slots count, as far as they are not written", () => {
+  const first = new Promises(file, 0)
+  const third = new Promises(file, 2)
+  expect(first.unwrittenBytes()).toBe(0)
+  first.set(100 * GIB)
+  third.set(50 * GIB)
+  const resident = process.memoryUsage.rss()
+  // Both slots are this process, whose memory counts as written for each.
+  expect(third.unwrittenBytes()).toBeGreaterThan(150 * GIB - 2 * resident)
+  expect(third.unwrittenBytes()).toBeLessThanOrEqual(150 * GIB)
+  first.set(0)
+  expect(third.unwrittenBytes()).toBeLessThanOrEqual(50 * GIB)
+  expect(third.unwrittenBytes()).toBeGreaterThan(49 * GIB)
+})
+
+test("what is written is not counted twice", () => {
+  const promises = new Promises(file, 0)
+  promises.set(1024)
+  expect(promises.unwrittenBytes()).toBe(process.memoryUsage.rss() > 64 * 2 ** 20 ? 0 : 1024)
+})
