@@ -3,7 +3,14 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { type Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
 import { Command, encodeResponse } from "@ggml-rpc/protocol"
 import { Effect, Either, Fiber, Stream } from "effect"
-import { type Answer, type Answers, goodAnswers, helloOf, startFakeServer } from "./fakeServer.ts"
+import {
+  type Answer,
+  type Answers,
+  goodAnswers,
+  helloOf,
+  startFakeServer,
+  startSilentPort,
+} from "./fakeServer.ts"
 import { ensureModel } from "./models/models.ts"
 import { freePort, waitUntil } from "./peers/process.ts"
 import { failureOf, openCluster, run } from "./servers.ts"
@@ -134,6 +141,16 @@ describe.each(ways)("%s: a server that", (_, failWith) => {
     const endpoint = `127.0.0.1:${freePort()}`
     const found = await failWith(endpoint)
     expect(found).toMatchObject({ _tag: "ConnectError", reason: "refused", endpoint })
+  })
+
+  test("lies behind a firewall", async () => {
+    await using port = await startSilentPort()
+    const started = performance.now()
+    const found = await failWith(port.endpoint)
+    expect(found).toMatchObject({ _tag: "ConnectError", reason: "timeout" })
+    expect(found.message).toContain(port.endpoint)
+    // The system itself gives up after two minutes.
+    expect(performance.now() - started).toBeLessThan(10_000)
   })
 
   test("has a name that nobody knows", async () => {

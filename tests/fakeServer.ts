@@ -1,7 +1,7 @@
 /** A server that answers as a test wants: what real ones never say. For the probe and the engine. */
 import { Command, encodeResponse, RequestDecoder } from "@ggml-rpc/protocol"
-
 import type { TCPSocketListener } from "bun"
+import { startProcess, waitUntil } from "./peers/process.ts"
 
 /** The bytes to send; `close` ends the connection, `nothing` leaves the client waiting. */
 export type Answer = Uint8Array | "close" | "nothing"
@@ -67,4 +67,26 @@ export const startFakeServer = (answers: Answers): FakeServer => {
     commands,
     [Symbol.dispose]: () => listener.stop(true),
   }
+}
+
+// Bun's own listeners take no backlog.
+const listenWithoutAccepting = `
+  require("node:net").createServer().listen({ host: "127.0.0.1", port: 0, backlog: 1 }, function () {
+    require("node:fs").writeSync(1, this.address().port + "\\n")
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
+  })`
+
+/** A port that swallows connections as a firewall does: its queue is full, and nobody accepts. */
+export const startSilentPort = async (): Promise<
+  { readonly endpoint: string } & AsyncDisposable
+> => {
+  const child = startProcess(["node", "-e", listenWithoutAccepting])
+  await waitUntil(() => child.stdout().endsWith("\n"), 10_000)
+  const port = Number(child.stdout())
+  for (let count = 0; count < 4; count++) {
+    // Those that get through fill the queue; all end with the process.
+    void Bun.connect({ hostname: "127.0.0.1", port, socket: { data() {} } }).catch(() => {})
+  }
+  await Bun.sleep(50)
+  return { endpoint: `127.0.0.1:${port}`, [Symbol.asyncDispose]: () => child.stop() }
 }

@@ -16,6 +16,7 @@ import {
   type Version,
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import { type Endpoint, formatEndpoint } from "./endpoint.ts"
 import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "./errors.ts"
 
@@ -77,36 +78,53 @@ const connectReason = (error: unknown): ConnectError["reason"] => {
   return /NOTFOUND|NODATA|EAI_|DNS/.test(code) ? "unresolved" : "other"
 }
 
-const connect = (endpoint: Endpoint, inbox: Inbox, timeoutMs: number) => {
-  const name = formatEndpoint(endpoint)
-  return Effect.acquireRelease(
-    Effect.tryPromise({
-      try: () =>
-        Bun.connect({
-          hostname: endpoint.host,
-          port: endpoint.port,
-          socket: {
-            data: (_socket, chunk) => inbox.push(chunk),
-            close: () => inbox.close(),
-            end: () => inbox.close(),
-            error: () => inbox.close(),
-          },
-        }),
-      catch: (cause) =>
-        new ConnectError({
-          endpoint: name,
-          reason: connectReason(cause),
-          detail: cause instanceof Error ? cause.message : String(cause),
-        }),
-    }).pipe(
+/** A connection that comes too late, when nobody waits for it any more, is closed. */
+const opened = (endpoint: Endpoint, inbox: Inbox): Effect.Effect<Socket, ConnectError> =>
+  Effect.async((resume) => {
+    let isGivenUp = false
+    Bun.connect({
+      hostname: endpoint.host,
+      port: endpoint.port,
+      socket: {
+        data: (_socket, chunk) => inbox.push(chunk),
+        close: () => inbox.close(),
+        end: () => inbox.close(),
+        error: () => inbox.close(),
+      },
+    }).then(
+      (socket) => (isGivenUp ? socket.terminate() : resume(Effect.succeed(socket))),
+      (cause: unknown) =>
+        resume(
+          Effect.fail(
+            new ConnectError({
+              endpoint: formatEndpoint(endpoint),
+              reason: connectReason(cause),
+              detail: cause instanceof Error ? cause.message : String(cause),
+            }),
+          ),
+        ),
+    )
+    return Effect.sync(() => {
+      isGivenUp = true
+    })
+  })
+
+const connect = (
+  endpoint: Endpoint,
+  inbox: Inbox,
+  timeoutMs: number,
+): Effect.Effect<Socket, ConnectError, Scope.Scope> =>
+  // Not acquireRelease: there the timeout would wait for the system's, two minutes.
+  Effect.uninterruptibleMask((restore) =>
+    restore(opened(endpoint, inbox)).pipe(
       Effect.timeoutFail({
         duration: timeoutMs,
-        onTimeout: () => new ConnectError({ endpoint: name, reason: "timeout", detail: "" }),
+        onTimeout: () =>
+          new ConnectError({ endpoint: formatEndpoint(endpoint), reason: "timeout", detail: "" }),
       }),
+      Effect.tap((socket) => Effect.addFinalizer(() => Effect.sync(() => socket.terminate()))),
     ),
-    (socket) => Effect.sync(() => socket.terminate()),
   )
-}
 
 /** A response's payload, or what the stream holds instead of what the protocol says. */
 type Exchanged = { readonly payload: Uint8Array } | { readonly problem: string }
