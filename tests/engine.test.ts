@@ -73,8 +73,8 @@ const cases: ReadonlyArray<Case> = [
   {
     title: "closes at once",
     answers: withHello(() => "close"),
-    error: { _tag: "HandshakeError", reason: "not-a-server" },
-    says: "not a ggml RPC server",
+    error: { _tag: "HandshakeError", reason: "closed" },
+    says: "It may serve as many clients as it is allowed to",
   },
   {
     title: "never answers",

@@ -27,13 +27,15 @@ export class ConnectError extends Data.TaggedError("ConnectError")<{
 /** Something answers at the endpoint, but no server that this client can use. */
 export class HandshakeError extends Data.TaggedError("HandshakeError")<{
   readonly endpoint: string
-  readonly reason: "not-a-server" | "version" | "busy" | "no-devices"
+  readonly reason: "not-a-server" | "closed" | "version" | "busy" | "no-devices"
   /** What was seen. */
   readonly detail: string
 }> {
   override get message() {
     const what = {
       "not-a-server": `what answers there is not a ggml RPC server of protocol 7 (${this.detail}). Check the port; a server older than protocol 4 looks the same`,
+      closed:
+        "it closed the connection without an answer. It may serve as many clients as it is allowed to, which its log tells; or it is no ggml RPC server of protocol 4 or later: check the port",
       version: `the server speaks RPC protocol ${this.detail}, this client 7.0. Use the same llama.cpp release line on both`,
       busy: `it accepted the connection but did not answer within ${this.detail}. An rpc-server of llama.cpp serves one client at a time: wait for the other one, or run 'ggml-rpc serve' there`,
       "no-devices": "the server offers no device",

@@ -183,7 +183,12 @@ export const probe = (
       const hello = yield* ask(
         Command.HELLO,
         { connCaps: new Uint8Array(24) },
-        (detail) => new HandshakeError({ endpoint: name, reason: "not-a-server", detail }),
+        (detail) =>
+          new HandshakeError(
+            detail === closed.problem
+              ? { endpoint: name, reason: "closed", detail: "" }
+              : { endpoint: name, reason: "not-a-server", detail },
+          ),
       )
       const version = { major: hello.major, minor: hello.minor, patch: hello.patch }
       if (!negotiate(version, V7_0_0.version).accepted) {

@@ -95,13 +95,11 @@ export class RpcConnection {
     const size = responseCodec(Command.HELLO, V7_0_0).minSizeBytes
     const result = io().io_recv_response(this.fd, this.answer, size)
     if (result < 0) {
+      const isOther = result === errno.protocol
       throw new HandshakeError({
         endpoint: this.endpoint,
-        reason: "not-a-server",
-        detail:
-          result === errno.protocol
-            ? "it sent something else than a HELLO response"
-            : "it closed the connection without an answer",
+        reason: isOther ? "not-a-server" : "closed",
+        detail: isOther ? "it sent something else than a HELLO response" : "",
       })
     }
     const response = decodeResponse(Command.HELLO, this.answer.subarray(0, size))
