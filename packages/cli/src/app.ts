@@ -17,6 +17,7 @@ import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import * as LogLevel from "effect/LogLevel"
 import type { EarlyEnd } from "./earlyEnd.ts"
+import { ReportedError } from "./errors.ts"
 import { errorText, usageErrorText } from "./failureText.ts"
 import {
   commands,
@@ -152,9 +153,9 @@ export const runCommand = async (
   )
   earlyEnd.onRequest(() => fiber.unsafeInterruptAsFork(fiber.id()))
   const exit = await Effect.runPromise(Fiber.await(fiber))
-  const early = earlyEnd.code()
+  const early = earlyEnd.reason()
   // A server is ended by a signal: that is how it is meant to end.
-  if (early !== undefined) return args[0] === "serve" ? 0 : early
+  if (early !== undefined) return args[0] === "serve" && early.isSignal ? 0 : early.exitCode
   return Exit.isSuccess(exit) ? 0 : report(exit.cause, args[0])
 }
 
@@ -170,7 +171,7 @@ const report = (cause: Cause.Cause<unknown>, command: string | undefined): numbe
     noteLine(Cause.pretty(cause, { renderErrorCause: true }))
     return 1
   }
-  if (error._tag === "ReportedError") return (error as unknown as { exitCode: number }).exitCode
+  if (error instanceof ReportedError) return error.exitCode
   if (isDebug()) noteLine(Cause.pretty(cause, { renderErrorCause: true }))
   const isUsage = error._tag === "UsageError" || error._tag === "EndpointError"
   noteLine(isUsage ? usageErrorText(error, command) : errorText(error.message))

@@ -1,37 +1,53 @@
-/** Reasons to end before the work is done: signals, and a reader of stdout that went away. */
-import { onBrokenPipe } from "./terminal.ts"
+/** Reasons to end before the work is done: signals, and a stdout that takes nothing any more. */
+import { errorText } from "./failureText.ts"
+import { noteLine, onBrokenOutput } from "./terminal.ts"
 
 /** Exit codes as shells count processes that a signal ended. */
-export const exitCodes = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 } as const
+const exitCodes = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 } as const
+
+export interface EarlyEndReason {
+  readonly exitCode: number
+  /** Somebody asked for it, as by Ctrl-C. */
+  readonly isSignal: boolean
+}
 
 export interface EarlyEnd {
-  /** The exit code that the first reason asks for; undefined while there is none. */
-  readonly code: () => number | undefined
+  /** The first reason; undefined while there is none. */
+  readonly reason: () => EarlyEndReason | undefined
   /** Calls back at the first reason, at once when there was one. */
   readonly onRequest: (callback: () => void) => void
 }
 
 /** Listens from now on. A second signal ends the process where it stands. */
 export const watchForEarlyEnd = (): EarlyEnd => {
-  let code: number | undefined
+  let reason: EarlyEndReason | undefined
   let callback: (() => void) | undefined
-  const request = (wanted: number): void => {
-    if (code !== undefined) return
-    code = wanted
+  let signalCount = 0
+  const request = (wanted: EarlyEndReason): void => {
+    if (reason !== undefined) return
+    reason = wanted
     callback?.()
   }
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      if (code !== undefined && code !== exitCodes.SIGPIPE) process.exit(exitCodes[signal])
-      request(exitCodes[signal])
+      signalCount++
+      if (signalCount > 1) process.exit(exitCodes[signal])
+      request({ exitCode: exitCodes[signal], isSignal: true })
     })
   }
-  onBrokenPipe(() => request(exitCodes.SIGPIPE))
+  onBrokenOutput((error) => {
+    if (error.code === "EPIPE") {
+      request({ exitCode: exitCodes.SIGPIPE, isSignal: false })
+      return
+    }
+    noteLine(errorText(`The output cannot be written (${error.message}).`))
+    request({ exitCode: 1, isSignal: false })
+  })
   return {
-    code: () => code,
+    reason: () => reason,
     onRequest: (wanted) => {
       callback = wanted
-      if (code !== undefined) wanted()
+      if (reason !== undefined) wanted()
     },
   }
 }

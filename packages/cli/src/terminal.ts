@@ -36,11 +36,14 @@ export const flush = (): Promise<void> =>
         onBroken = resolve
       })
 
-/** Calls back, once, when nobody reads stdout any more (`| head`). A closed stderr is ignored. */
-export const onBrokenPipe = (callback: () => void): void => {
+/**
+ * Calls back, once, when stdout takes nothing any more: EPIPE where nobody reads it (`| head`), else such
+ * as a full disk. A closed stderr is ignored.
+ */
+export const onBrokenOutput = (callback: (error: NodeJS.ErrnoException) => void): void => {
   let isBroken = false
-  process.stdout.on("error", () => {
-    if (!isBroken) callback()
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (!isBroken) callback(error)
     isBroken = true
     onBroken?.()
   })

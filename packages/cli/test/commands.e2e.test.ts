@@ -158,6 +158,14 @@ describe("run", () => {
     expect(result.stderr).not.toContain("error")
     expect(await serversAreIdle()).toBe(true)
   })
+
+  test("says that its output cannot be written", async () => {
+    const words = [...ggmlRpc, ...greedy, "--rpc", rpc].map((word) => `'${word}'`).join(" ")
+    const result = await runProcess(["bash", "-c", `${words} > /dev/full`])
+    expect(result.exitCode).toBe(1)
+    expect(result.stderr).toMatch(/error: The output cannot be written \(.*no space left/)
+    expect(await serversAreIdle()).toBe(true)
+  })
 })
 
 describe("plan", () => {
