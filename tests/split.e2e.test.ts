@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { statSync } from "node:fs"
 import type { Cluster, GenerateStats } from "@ggml-rpc/client"
-import { Effect, Stream } from "effect"
+import { Effect, Either, Stream } from "effect"
 import { ensureModel } from "./models/models.ts"
 import { peakResidentBytes } from "./peers/process.ts"
 import { type OurServer, openCluster, recite, run, startOurServer } from "./servers.ts"
@@ -122,6 +122,31 @@ test("one model after the other in one cluster, each freed before the next", asy
   )
   expect(again).toEqual(first)
   expect(other).not.toEqual(first)
+})
+
+test("a cluster that holds a model takes no other one until its scope closes", async () => {
+  const path = await ensureModel("demo")
+  await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpoints())
+      const plan = yield* cluster.plan(path, { threads: 1 })
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const model = yield* cluster.load(plan)
+          const second = yield* Effect.either(Effect.scoped(cluster.load(plan)))
+          const error = Either.getOrThrow(Either.flip(second))
+          expect(error).toMatchObject({ _tag: "ModelError", during: "load" })
+          expect(error.message).toContain(`the cluster holds ${path} already`)
+          expect((yield* model.evaluate([1, 2])).rowCount).toBe(2)
+        }),
+      )
+      // A load that failed holds no place, whatever becomes of its scope.
+      const nowhere = { ...plan, path: `${path}.not-there` }
+      expect(Either.isLeft(yield* Effect.either(cluster.load(nowhere)))).toBe(true)
+      const again = yield* cluster.load(plan)
+      expect((yield* again.evaluate([1, 2])).rowCount).toBe(2)
+    }),
+  )
 })
 
 test("neither the engine nor a session needs much more memory than the weights", async () => {

@@ -28,7 +28,7 @@ import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Engine from "./Engine.ts"
-import { type Endpoint, formatEndpoint } from "./endpoint.ts"
+import type { Endpoint } from "./endpoint.ts"
 import type {
   EngineContextOptions,
   EngineDevice,
@@ -38,7 +38,7 @@ import type {
   MeasuredRow,
 } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
-import { PlanError } from "./errors.ts"
+import { ModelError, PlanError } from "./errors.ts"
 import {
   type GgufError,
   type GgufFile,
@@ -163,7 +163,10 @@ export interface Cluster {
     path: string,
     options?: PlanOptions,
   ) => Effect.Effect<ModelPlan, ClusterError | GgufError>
-  /** Puts the model where the plan says; one at a time. Closing the scope frees it everywhere. */
+  /**
+   * Puts the model where the plan says. Closing the scope frees it everywhere; until then the cluster
+   * takes no other one, which is a `ModelError`.
+   */
   readonly load: (
     plan: ModelPlan,
     onProgress?: (progress: LoadProgress) => void,
@@ -258,6 +261,30 @@ const measurementOf = (rows: ReadonlyArray<MeasuredRow>, deviceCount: number): M
   }
 }
 
+/** Where the one model of a cluster goes; `path` is that of the model that is there. */
+interface Place {
+  path: string | undefined
+}
+
+const leave = (place: Place): Effect.Effect<void> =>
+  Effect.sync(() => {
+    place.path = undefined
+  })
+
+/** Takes the place until the scope closes. */
+const takePlace = (place: Place, path: string): Effect.Effect<void, ModelError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.suspend(() => {
+      if (place.path !== undefined) {
+        const detail = `the cluster holds ${place.path} already; close its scope first, or open another cluster.`
+        return Effect.fail(new ModelError({ path, during: "load", detail }))
+      }
+      place.path = path
+      return Effect.void
+    }),
+    () => leave(place),
+  )
+
 /** Connects to all servers and starts the engine. */
 export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterError, Scope.Scope> =>
   Effect.gen(function* () {
@@ -268,6 +295,7 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       connectTimeoutMs: options.connectTimeoutMs ?? 5000,
       ...(options.localDevices === undefined ? {} : { localDevices: options.localDevices }),
     })
+    const place: Place = { path: undefined }
     const devices = opened.devices.map((device) => ({
       ...device,
       place: device.endpoint ?? "local",
@@ -277,7 +305,11 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       host: opened.host,
       enginePid: engine.pid,
       plan: (path, planOptions = {}) => planModel(engine, devices, path, planOptions),
-      load: (plan, onProgress) => loadModel(engine, plan, onProgress ?? (() => {})),
+      load: (plan, onProgress) =>
+        Effect.zipRight(
+          takePlace(place, plan.path),
+          Effect.tapError(loadModel(engine, plan, onProgress ?? (() => {})), () => leave(place)),
+        ),
     } satisfies Cluster
   })
 
@@ -413,7 +445,7 @@ const loadModel = (
           rowCount: event.rowCount,
           columnCount: event.columnCount,
           // A copy: the bytes may lie at an odd address of a larger block.
-          values: new Float32Array(Uint8Array.from(data).buffer),
+          values: new Float32Array(new Uint8Array(data).buffer),
         })),
     } satisfies ClusterModel
   })
@@ -460,7 +492,3 @@ const tokenStream = (
   const report = Stream.execute(Effect.sync(() => stats !== undefined && onStats(stats)))
   return Stream.concat(generated, report)
 }
-
-/** `host:port` of each endpoint. */
-export const describeEndpoints = (endpoints: ReadonlyArray<Endpoint>): string =>
-  endpoints.map(formatEndpoint).join(", ")
