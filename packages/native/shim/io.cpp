@@ -301,6 +301,12 @@ API int io_socketpair(int * out) {
     }
     fcntl(out[0], F_SETFD, FD_CLOEXEC);
     fcntl(out[1], F_SETFD, FD_CLOEXEC);
+    // Some systems give local sockets 8 KiB: a process that talks to itself would wait for itself.
+    const int room = 512 * 1024;
+    for (int end : {out[0], out[1]}) {
+        setsockopt(end, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+        setsockopt(end, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
+    }
     return 0;
 }
 

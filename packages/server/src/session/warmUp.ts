@@ -6,60 +6,128 @@ import {
   encodeRequest,
   noConnCaps,
   opId,
+  type RequestOf,
   type RpcTensor,
   TensorFlag,
+  TYPE_SIZE,
+  typeId,
 } from "@ggml-rpc/protocol"
-import { FIRST_BASE, FIRST_ID } from "./buffers.ts"
+import { Buffers, FIRST_BASE, FIRST_ID } from "./buffers.ts"
 import type { ServedDevice } from "./devices.ts"
+import { GraphCheck } from "./graphCheck.ts"
 import { Session } from "./Session.ts"
 import { ClientGone } from "./wire.ts"
 
-const BUFFER_BYTES = 4096
+/** Room for each tensor of the graph. */
+const TENSOR_BYTES = 1024
 
-const tensor = (id: number, fields: Partial<RpcTensor>): RpcTensor => ({
-  ...ABSENT_TENSOR,
-  id: BigInt(id),
-  buffer: BigInt(FIRST_ID),
-  ne: [4, 1, 1, 1],
-  nb: [4, 16, 16, 16],
-  data: BigInt(FIRST_BASE + 64 * id),
-  ...fields,
-})
+/** A dense tensor in the first buffer of a session. */
+const tensor = (
+  id: number,
+  type: string,
+  ne: readonly number[],
+  op = "NONE",
+  sources: readonly number[] = [],
+  opParams: readonly number[] = [],
+): RpcTensor => {
+  const shape = [0, 1, 2, 3].map((dim) => ne[dim] ?? 1)
+  const nb = [TYPE_SIZE[typeId(type)]!]
+  for (let dim = 0; dim < 3; dim++) nb.push(nb[dim]! * shape[dim]!)
+  return {
+    ...ABSENT_TENSOR,
+    id: BigInt(id),
+    type: typeId(type),
+    buffer: BigInt(FIRST_ID),
+    ne: shape,
+    nb,
+    op: opId(op),
+    opParams: Array.from({ length: 16 }, (_, index) => opParams[index] ?? 0),
+    flags: op === "NONE" ? 0 : TensorFlag.COMPUTE,
+    src: Array.from({ length: 10 }, (_, index) => BigInt(sources[index] ?? 0)),
+    data: BigInt(FIRST_BASE + TENSOR_BYTES * (id - 1)),
+  }
+}
+
+const SILU = 10
+const SWIGLU = 2
+
+/** What every model computes, in small: inputs, then nodes. */
+const tensors: readonly RpcTensor[] = [
+  tensor(1, "F32", [8, 4]),
+  tensor(2, "I32", [4]),
+  tensor(3, "I64", [4]),
+  tensor(4, "F16", [8, 16]),
+  tensor(5, "F32", [8, 1, 4]),
+  tensor(6, "F32", [8, 4], "RMS_NORM", [1]),
+  tensor(7, "F32", [8, 4], "MUL", [6, 1]),
+  tensor(8, "F32", [4, 4], "MUL_MAT", [7, 7]),
+  tensor(9, "F32", [8, 1, 4], "ROPE", [5, 2], [0, 8]),
+  { ...tensor(10, "F16", [8, 16], "SET_ROWS", [7, 3, 4]), viewSrc: 4n },
+  tensor(11, "F32", [8, 4], "GET_ROWS", [1, 2]),
+  tensor(12, "F32", [8, 1, 4], "FLASH_ATTN_EXT", [1, 4, 4]),
+  tensor(13, "F32", [4, 4], "SOFT_MAX", [8]),
+  tensor(14, "F32", [8, 4], "ADD", [7, 11]),
+  tensor(15, "F32", [8, 4], "UNARY", [14], [SILU]),
+  tensor(16, "F32", [8, 4], "GLU", [15, 14], [SWIGLU]),
+  tensor(17, "F16", [8, 4], "CPY", [16, 17]),
+  tensor(18, "F32", [8, 4], "CONT", [16]),
+  tensor(19, "F32", [8, 4], "SCALE", [18]),
+]
+
+const BUFFER_BYTES = TENSOR_BYTES * tensors.length
+
+const graph: RequestOf<typeof Command.GRAPH_COMPUTE> = {
+  device: 0,
+  nodes: tensors.filter(({ src }) => src[0] !== 0n).map(({ id }) => id),
+  tensors,
+}
+
+/** Checks the graph as often as it takes to get the check compiled: some milliseconds. */
+const warmCheck = (): void => {
+  const buffers = new Buffers()
+  buffers.add({ device: 0, native: 1, sizeBytes: BUFFER_BYTES, nativeBase: 1, isHost: true }, 32)
+  const check = new GraphCheck(buffers)
+  const request = encodeRequest(Command.GRAPH_COMPUTE, graph).subarray(9)
+  const words = new Uint32Array(request.length / 4)
+  for (let round = 0; round < 30; round++) {
+    new Uint8Array(words.buffer).set(request)
+    check.prepare(words, request.length, 1)
+  }
+}
 
 /** What a small client sends: an upload, a computation, its result. */
 const requests = (): Uint8Array => {
-  const input = tensor(1, {})
-  const sum = tensor(2, {
-    op: opId("ADD"),
-    flags: TensorFlag.COMPUTE,
-    src: [1n, 1n, 0n, 0n, 0n, 0n, 0n, 0n, 0n, 0n],
-  })
-  const data = new Uint8Array(16)
-  const srcs = [input, input, ...Array.from({ length: 8 }, () => ABSENT_TENSOR)]
+  const [input] = tensors
+  const result = tensors.at(-1)!
+  const data = new Uint8Array(128)
+  const srcs = [input!, input!, ...Array.from({ length: 8 }, () => ABSENT_TENSOR)]
   const remotePtr = BigInt(FIRST_ID)
+  const question = encodeRequest(Command.GET_ALLOC_SIZE, { device: 0, tensor: result, srcs })
+  const prefix = { tensor: input!, cacheFlag: 0, offsetBytes: 0n }
+  const upload = encodeRequest(Command.SET_TENSOR, { ...prefix, data })
   return Buffer.concat([
     encodeRequest(Command.HELLO, { connCaps: noConnCaps() }),
     encodeRequest(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(BUFFER_BYTES) }),
     encodeRequest(Command.BUFFER_GET_BASE, { remotePtr }),
     encodeRequest(Command.BUFFER_CLEAR, { remotePtr, value: 0 }),
-    encodeRequest(Command.GET_ALLOC_SIZE, { device: 0, tensor: sum, srcs }),
-    encodeRequest(Command.SET_TENSOR, { tensor: input, cacheFlag: 0, offsetBytes: 0n, data }),
-    encodeRequest(Command.GRAPH_COMPUTE, { device: 0, nodes: [2n], tensors: [input, sum] }),
+    ...Array.from({ length: 8 }, () => [question, upload, upload]).flat(),
+    encodeRequest(Command.GRAPH_COMPUTE, graph),
     encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0 }),
-    encodeRequest(Command.GET_TENSOR, { tensor: sum, offsetBytes: 0n, sizeBytes: 16n }),
+    encodeRequest(Command.GET_TENSOR, { tensor: result, offsetBytes: 0n, sizeBytes: 128n }),
     encodeRequest(Command.FREE_BUFFER, { remotePtr }),
   ])
 }
 
 /**
  * Serves a small client of its own, so that the code is compiled and ggml's pages are in memory before a
- * real client waits for them: 3 ms of its first requests. Only on a CPU: a waiting process should not hold
- * a GPU's memory.
+ * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory.
  */
 export const warmUp = (devices: readonly ServedDevice[]): void => {
+  warmCheck()
   if (devices[0]?.usesHostMemory !== true) return
   const [client, server] = socketPair()
   const stream = requests()
+  // Less than the sockets hold (see io_socketpair): nobody reads yet.
   io().io_send(client, asPointer(ptr(stream) as number), stream.length)
   io().io_shutdown(client)
   const session = new Session({
