@@ -19,6 +19,7 @@ const usage = "Usage: bun run check [-- --only types|lint|unit|e2e|PATH] [--jobs
 const TEST_TIMEOUT_MS = 60_000
 /** A test file that takes longer hangs. */
 const JOB_TIMEOUT_MS = 300_000
+const END_GRACE_MS = 1000
 /** With more at a time, the tests' own servers and engines would starve each other. */
 const MAX_JOBS = 4
 
@@ -121,19 +122,30 @@ const isWanted = (job: Job, only: string | undefined): boolean =>
 // ---- running ------------------------------------------------------------------------------------
 
 const groups = new Set<number>()
+const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 
-const killGroup = (pid: number): void => {
+const signalGroup = (pid: number, signal: NodeJS.Signals): void => {
   try {
-    process.kill(-pid, "SIGKILL")
+    process.kill(-pid, signal)
   } catch {
     // It is gone.
   }
 }
 
+/**
+ * Ends a job. SIGTERM first: a test process takes along the servers that it started, which have groups
+ * of their own.
+ */
+const endGroup = async (pid: number): Promise<void> => {
+  signalGroup(pid, "SIGTERM")
+  await Bun.sleep(END_GRACE_MS)
+  signalGroup(pid, "SIGKILL")
+}
+
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-  process.once(signal, () => {
-    for (const pid of groups) killGroup(pid)
-    process.kill(process.pid, signal)
+  process.once(signal, async () => {
+    await Promise.all([...groups].map(endGroup))
+    process.exit(128 + signalNumbers[signal])
   })
 }
 
@@ -152,7 +164,7 @@ const runJob = async (job: Job): Promise<Outcome> => {
   let hasTimedOut = false
   const timer = setTimeout(() => {
     hasTimedOut = true
-    killGroup(child.pid)
+    void endGroup(child.pid)
   }, JOB_TIMEOUT_MS)
   const [stdout, stderr, exitCode] = await Promise.all([
     child.stdout.text(),
@@ -160,7 +172,7 @@ const runJob = async (job: Job): Promise<Outcome> => {
     child.exited,
   ])
   clearTimeout(timer)
-  killGroup(child.pid)
+  signalGroup(child.pid, "SIGKILL")
   groups.delete(child.pid)
   const ending = hasTimedOut
     ? `\n${job.name} took longer than ${JOB_TIMEOUT_MS / 1000} s and was ended`
@@ -225,31 +237,28 @@ const runAll = async (
 const main = async (): Promise<void> => {
   const options = readOptions()
   const reports = mkdtempSync(join(tmpdir(), "ggml-rpc-check-"))
+  process.on("exit", () => rmSync(reports, { recursive: true, force: true }))
+  const jobs = jobsOf(reports).filter((job) => isWanted(job, options.only))
+  if (jobs.length === 0) {
+    console.error(`Nothing is called ${options.only}.\n${usage}`)
+    process.exit(2)
+  }
   const outcomes: Array<Outcome> = []
   const done = (outcome: Outcome): void => {
     outcomes.push(outcome)
     show(outcome, options.isVerbose)
   }
   const started = performance.now()
-  try {
-    const jobs = jobsOf(reports).filter((job) => isWanted(job, options.only))
-    if (jobs.length === 0) {
-      console.error(`Nothing is called ${options.only}.\n${usage}`)
-      process.exit(2)
-    }
-    const tests = jobs.filter((job) => job.reportPath !== undefined)
-    const others = jobs.filter((job) => job.reportPath === undefined)
-    const needsPeers = tests.some((job) => job.kind === "e2e")
-    // The compilers run two at a time by themselves.
-    await runAll([...(needsPeers ? [peersJob] : []), ...others], 1, done)
-    await runAll(
-      tests.sort((a, b) => orderOf(a) - orderOf(b)),
-      options.jobCount,
-      done,
-    )
-  } finally {
-    rmSync(reports, { recursive: true, force: true })
-  }
+  const tests = jobs.filter((job) => job.reportPath !== undefined)
+  const others = jobs.filter((job) => job.reportPath === undefined)
+  const needsPeers = tests.some((job) => job.kind === "e2e")
+  // The compilers run two at a time by themselves.
+  await runAll([...(needsPeers ? [peersJob] : []), ...others], 1, done)
+  await runAll(
+    tests.sort((a, b) => orderOf(a) - orderOf(b)),
+    options.jobCount,
+    done,
+  )
   const sum = (of: (counts: Counts) => number): number =>
     outcomes.reduce((total, { counts }) => total + of(counts), 0)
   const [passed, failed, skipped] = [
