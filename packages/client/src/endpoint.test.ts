@@ -26,6 +26,7 @@ describe("an endpoint", () => {
     ["[::1]", "the port is missing"],
     ["[::1]50052", "the port is missing"],
     ["::1:50052", "an IPv6 address needs brackets around it"],
+    ["http://box:1", "it is a URL"],
     ["a:b:1", "an IPv6 address needs brackets around it"],
     ["box:0", "the port '0' is not a number from 1 to 65535"],
     ["box:65536", "the port '65536' is not a number"],

@@ -28,6 +28,7 @@ export const parseEndpoint = (text: string): Either.Either<Endpoint, EndpointErr
   const fail = (reason: string) => Either.left(new EndpointError({ text, reason }))
   const trimmed = text.trim()
   if (trimmed === "") return fail("it is empty")
+  if (trimmed.includes("://")) return fail("it is a URL")
   const bracketed = trimmed.match(/^\[([^\]]*)\](.*)$/)
   if (bracketed === null && (trimmed.match(/:/g)?.length ?? 0) > 1) {
     return fail("an IPv6 address needs brackets around it")

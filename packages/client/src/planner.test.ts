@@ -360,7 +360,7 @@ describe("a model that does not fit", () => {
 
 describe("a tensor split", () => {
   test.each([
-    [[1], "--tensor-split has 1 values, but there are 2 devices (RPC0, RPC1)"],
+    [[1], "--tensor-split has 1 value, but there are 2 devices (RPC0, RPC1)"],
     [[1, 2, 3], "--tensor-split has 3 values, but there are 2 devices"],
     [[0, 0], "at least one above zero"],
     [[1, -1], "not negative"],
@@ -373,7 +373,7 @@ describe("a tensor split", () => {
   })
 
   test("without devices is refused", () => {
-    expect(errorFor(large, { devices: [], tensorSplit: [1] }).message).toContain("(none)")
+    expect(errorFor(large, { devices: [], tensorSplit: [1] }).message).toContain("nothing to split")
   })
 })
 

@@ -362,14 +362,23 @@ export const firstCandidate = (input: PlannerInput): Candidate => {
 }
 
 /** @throws {PlanError} when the proportions cannot be meant for these devices */
-export const checkTensorSplit = (input: PlannerInput): void => {
+const checkTensorSplit = (input: PlannerInput): void => {
   const split = input.tensorSplit
   if (split === undefined) return
-  const names = input.devices.map((device) => device.name).join(", ") || "none"
-  if (split.length !== input.devices.length) {
+  const { length: deviceCount } = input.devices
+  if (deviceCount === 0) {
     throw new PlanError({
       reason: "tensor-split",
-      detail: `--tensor-split has ${split.length} values, but there are ${input.devices.length} devices (${names}): give one value for each, in that order.`,
+      detail:
+        "--tensor-split has nothing to split: there is no device besides this host's CPU. Name servers with --rpc, or leave it out.",
+    })
+  }
+  if (split.length !== deviceCount) {
+    const names = input.devices.map((device) => device.name).join(", ")
+    const there = deviceCount === 1 ? "there is 1 device" : `there are ${deviceCount} devices`
+    throw new PlanError({
+      reason: "tensor-split",
+      detail: `--tensor-split has ${split.length} value${split.length === 1 ? "" : "s"}, but ${there} (${names}): give one value for each, in that order.`,
     })
   }
   if (split.some((share) => !Number.isFinite(share) || share < 0) || sum(split) <= 0) {
