@@ -23,7 +23,7 @@ export class CommandLineError extends UsageError {
   }
 }
 
-export const isCommandName = (name: string): name is CommandName => Object.hasOwn(commands, name)
+const isCommandName = (name: string): name is CommandName => Object.hasOwn(commands, name)
 
 /**
  * @param args what follows the program's name

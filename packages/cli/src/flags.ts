@@ -112,7 +112,7 @@ const listed = (words: ReadonlyArray<string>): string =>
     ? words.join("")
     : `${words.slice(0, -1).join(", ")} or ${words[words.length - 1]}`
 
-/** All of a server's layers, whatever their number. */
+/** All of a model's layers, whatever their number. */
 const ALL_LAYERS = 1_000_000
 
 const cluster = "Servers and devices"

@@ -25,9 +25,6 @@ export const kvTypes = {
 
 export type KvTypeName = keyof typeof kvTypes
 
-/** Whether `-ctk` and `-ctv` know this name. */
-export const isKvTypeName = (name: string): name is KvTypeName => Object.hasOwn(kvTypes, name)
-
 /** Defaults are llama-cli's. */
 export interface ContextOptions {
   /** Tokens that the KV cache holds; 0, the default, takes the model's training size. */

@@ -16,8 +16,6 @@ const openGgml = (set: LibrarySet) => {
     ggml_backend_dev_init: { args: ["ptr", "ptr"], returns: "ptr" },
     ggml_backend_dev_buffer_type: { args: ["ptr"], returns: "ptr" },
     ggml_backend_free: { args: ["ptr"], returns: "void" },
-    ggml_backend_synchronize: { args: ["ptr"], returns: "void" },
-    ggml_backend_buft_is_host: { args: ["ptr"], returns: "bool" },
     ggml_backend_buft_name: { args: ["ptr"], returns: "cstring" },
     ggml_backend_buffer_free: { args: ["ptr"], returns: "void" },
     ggml_backend_buffer_is_host: { args: ["ptr"], returns: "bool" },

@@ -37,7 +37,7 @@ export const modelPaths = (values: {
 }
 
 /** A part of the native libraries is missing or cannot be built; the message says what to do. */
-export type NativeError = Error & { readonly _tag: string }
+type NativeError = Error & { readonly _tag: string }
 
 const isTagged = (error: unknown): error is NativeError => error instanceof Error && "_tag" in error
 
@@ -62,7 +62,7 @@ export const endpointsOf = (rpc: string | undefined) =>
       )
 
 /** `--device none` means none, as in llama-cli. */
-export const localDevicesOf = (
+const localDevicesOf = (
   device: ReadonlyArray<string> | undefined,
 ): ReadonlyArray<string> | undefined =>
   device?.length === 1 && device[0]!.toLowerCase() === "none" ? [] : device

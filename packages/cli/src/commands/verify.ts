@@ -27,7 +27,7 @@ type VerifyValues = FlagValues<typeof verifyFlags> & { readonly files: ReadonlyA
  * NMSE that passes by default: what llama.cpp's own tests allow between backends
  * (tests/test-llama-archs.cpp, v0.5.0). Wrong results are far beyond it, rounding far below.
  */
-export const DEFAULT_TOLERANCE = 1e-4
+const DEFAULT_TOLERANCE = 1e-4
 const DEFAULT_TOKEN_COUNT = 32
 /** Context sizes are multiples of it in llama.cpp. */
 const CONTEXT_STEP = 256

@@ -1,7 +1,7 @@
 /**
  * What goes between the host process and the engine. One request at a time; the engine answers each with
- * any number of events and one final one. SIGUSR2 cancels the running request. A message is a JSON line; `bytes` says how many raw bytes
- * follow it.
+ * any number of events and one final one. SIGUSR2 cancels the running request. A message is a JSON line;
+ * `bytes` says how many raw bytes follow it.
  */
 import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native"
 import type { Endpoint } from "../endpoint.ts"
@@ -25,7 +25,7 @@ export interface Placement {
 }
 
 export interface EngineContextOptions {
-  /** Tokens; 0: the model's training length. */
+  /** Tokens. */
   readonly contextSize: number
   readonly batchSize: number
   readonly ubatchSize: number
