@@ -306,7 +306,10 @@ export class SessionPool {
     if (index >= 0) this.#idle.splice(index, 1)
     if (this.#closing) return
     const died = member.failure ?? describeExit(exit)
-    if (!member.ready) this.#started?.({ kind: "died", reason: died })
+    if (!member.ready && this.#started !== undefined) {
+      this.#started({ kind: "died", reason: died })
+      return
+    }
     if (exit.exitCode === 0 && (member.closed || member.client === undefined)) return
     if (exit.exitCode === CLIENT_GONE_EXIT) {
       this.#log("debug", `${member.client} left while a request of it was running`)

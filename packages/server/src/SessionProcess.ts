@@ -41,6 +41,8 @@ export class SessionProcess {
     try {
       this.#child = Bun.spawn([process.execPath, entry, JSON.stringify(config)], {
         stdio: ["ignore", "pipe", "pipe", back, ...shared],
+        // As it is now, CUDA_VISIBLE_DEVICES for one: without this it is as it was at the start.
+        env: process.env,
       })
     } catch (error) {
       io().io_close(front)

@@ -235,6 +235,23 @@ describe("what does not start", () => {
     )
   })
 
+  test("libraries that are not there, with one message and no log line", async () => {
+    const before = process.env.GGML_RPC_VARIANT
+    process.env.GGML_RPC_VARIANT = "source"
+    process.env.GGML_RPC_BUILD_DIR = "/nonexistent"
+    const log: string[] = []
+    try {
+      const error = await failure({ log: ({ message }) => log.push(message) })
+      expect(error._tag).toBe("SessionStartError")
+      expect(error.message).toContain("names the library set 'source', which is not installed")
+      expect(log).toEqual([])
+    } finally {
+      delete process.env.GGML_RPC_BUILD_DIR
+      if (before === undefined) delete process.env.GGML_RPC_VARIANT
+      else process.env.GGML_RPC_VARIANT = before
+    }
+  })
+
   test("a cache folder that cannot be made", async () => {
     const error = await failure({ cacheDir: "/dev/null/cache" })
     expect(error._tag).toBe("CacheFolderError")
