@@ -28,6 +28,8 @@ export interface OurServerOptions extends StartOptions {
   readonly threads?: number
   /** More flags of `ggml-rpc serve`. */
   readonly flags?: readonly string[]
+  /** Put before the command. */
+  readonly prefix?: readonly string[]
 }
 
 export interface OurServer extends ServerProcess {
@@ -43,7 +45,8 @@ export interface OurServer extends ServerProcess {
 export const startOurServer = async (options: OurServerOptions = {}): Promise<OurServer> => {
   const child = startProcess(
     [
-      ...[...ggmlRpc, "serve", "--port", "0", "--threads", String(options.threads ?? 1)],
+      ...[...(options.prefix ?? []), ...ggmlRpc],
+      ...["serve", "--port", "0", "--threads", String(options.threads ?? 1)],
       ...(options.flags ?? []),
     ],
     options,

@@ -133,10 +133,6 @@ API int gs_backend_set_abort_flag(ggml_backend_t backend, void * flag) {
     return 1;
 }
 
-API void * gs_abort_callback() {
-    return reinterpret_cast<void *>(abort_requested);
-}
-
 // ---- buffers -------------------------------------------------------------------------------------
 
 constexpr size_t kHugeBufferBytes = size_t(16) << 20;

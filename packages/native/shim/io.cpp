@@ -25,6 +25,7 @@
 #include <sys/uio.h>
 #include <ctime>
 #include <unistd.h>
+#include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -389,6 +390,13 @@ int        g_client_fd = -1;
 // Tells one client from the next, which may get the same descriptor.
 unsigned   g_client_number = 0;
 
+struct watched_server {
+    int  fd;
+    bool is_silent;
+};
+// Under g_client_mutex.
+std::vector<watched_server> g_servers;
+
 // Whether the host at the other end seems gone: several sends or probes in a row, and no answer at all.
 bool is_silent(int fd) {
 #ifdef TCP_INFO
@@ -405,8 +413,19 @@ bool is_silent(int fd) {
 #endif
 }
 
-// One thread watches the parent's end (gone: this process ends) and the client's connection (gone:
-// the abort flag is raised, so that a running graph stops). Blocking JavaScript can do neither.
+// Ends the connections to servers that went silent: a blocking send or receive returns.
+void end_silent_servers() {
+    for (watched_server & server : g_servers) {
+        if (!server.is_silent && is_silent(server.fd)) {
+            server.is_silent = true;
+            shutdown(server.fd, SHUT_RDWR);
+        }
+    }
+}
+
+// One thread watches the parent's end (gone: this process ends), the client's connection (gone: the
+// abort flag is raised, so that a running graph stops), and servers (silent: their connections end).
+// Blocking JavaScript can do none of it.
 void * watch(void *) {
     bool     has_gone    = false;
     unsigned gone_number = 0;
@@ -414,10 +433,12 @@ void * watch(void *) {
     for (;;) {
         int      client;
         unsigned number;
+        bool     has_servers;
         {
             std::lock_guard<std::mutex> lock(g_client_mutex);
-            client = g_client_fd;
-            number = g_client_number;
+            client      = g_client_fd;
+            number      = g_client_number;
+            has_servers = !g_servers.empty();
         }
         has_gone = has_gone && gone_number == number;
         pollfd fds[3] = {
@@ -426,7 +447,7 @@ void * watch(void *) {
             {client, short(POLLRDHUP), 0},
         };
         const double left = deadline_ms - now_ms();
-        const int timeout = has_gone ? (left <= 0 ? 0 : int(left) + 1) : client < 0 ? -1 : kSilenceCheckMs;
+        const int timeout = has_gone ? (left <= 0 ? 0 : int(left) + 1) : client < 0 && !has_servers ? -1 : kSilenceCheckMs;
         const int ready = poll(fds, client < 0 || has_gone ? 2 : 3, timeout);
         if (ready < 0) {
             continue;
@@ -442,6 +463,9 @@ void * watch(void *) {
             _exit(0);
         }
         std::lock_guard<std::mutex> lock(g_client_mutex);
+        if (ready == 0) {
+            end_silent_servers();
+        }
         if (g_client_number != number) {
             continue;
         }
@@ -497,6 +521,18 @@ API int io_watch_parent(int parent_fd) {
     return 0;
 }
 
+namespace {
+
+// Makes the watcher look at what it watches anew.
+void wake_watcher() {
+    const char byte = 1;
+    if (g_wake[1] >= 0 && write(g_wake[1], &byte, 1) < 0) {
+        return;
+    }
+}
+
+} // namespace
+
 // Watches a client's connection; -1 stops watching. When the peer closes its sending side the abort flag
 // is raised, and when nobody stops watching within a second then, the process ends with exit code 3.
 // Setting a client lowers the flag.
@@ -507,13 +543,34 @@ API void io_watch_client(int fd) {
         g_client_fd = fd;
         g_client_number++;
     }
-    const char byte = 1;
-    if (g_wake[1] >= 0 && write(g_wake[1], &byte, 1) < 0) {
-        return;
-    }
+    wake_watcher();
 }
 
-// The flag that ggml's abort callback reads (see ggml_shim's backend_new).
+// Watches a connection to a server: it is ended when the server owes acknowledgements and its host gives
+// none for 20 seconds. Without it a blocking call would wait for the system's retransmissions, a quarter of
+// an hour.
+API void io_watch_server(int fd) {
+    {
+        std::lock_guard<std::mutex> lock(g_client_mutex);
+        g_servers.push_back({fd, false});
+    }
+    wake_watcher();
+}
+
+// Ends that, before the descriptor is closed. 1 when the connection was ended for its silence.
+API int io_unwatch_server(int fd) {
+    std::lock_guard<std::mutex> lock(g_client_mutex);
+    for (size_t i = 0; i < g_servers.size(); i++) {
+        if (g_servers[i].fd == fd) {
+            const bool silent = g_servers[i].is_silent;
+            g_servers.erase(g_servers.begin() + long(i));
+            return silent ? 1 : 0;
+        }
+    }
+    return 0;
+}
+
+// The flag that ggml's abort callback reads (see gs_backend_set_abort_flag).
 API void * io_abort_flag() {
     return &g_abort_flag;
 }

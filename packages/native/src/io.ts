@@ -29,6 +29,8 @@ const open = () =>
     io_receive_descriptor: { args: ["i32"], returns: "i32" },
     io_watch_parent: { args: ["i32"], returns: "i32" },
     io_watch_client: { args: ["i32"], returns: "void" },
+    io_watch_server: { args: ["i32"], returns: "void" },
+    io_unwatch_server: { args: ["i32"], returns: "i32" },
     io_abort_flag: { args: [], returns: "ptr" },
     io_abort_on_signal: { args: [], returns: "i32" },
     io_ignore_terminal_signals: { args: [], returns: "void" },

@@ -34,7 +34,7 @@ const COPY_LIMIT_BYTES = 32 * 1024
  * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
  */
 const SEND_AHEAD_BYTES = 48 * 1024
-/** A vanished host is noticed after about twice this time. */
+/** A host that vanished while nothing was sent is noticed after about twice this time. */
 const KEEPALIVE_S = 5
 
 export class RpcConnection {
@@ -74,6 +74,7 @@ export class RpcConnection {
     this.fd = fd
     this.patienceMs = timeoutMs
     io().io_tune_socket(fd, KEEPALIVE_S)
+    io().io_watch_server(fd)
     try {
       this.hello(timeoutMs)
     } catch (error) {
@@ -121,6 +122,7 @@ export class RpcConnection {
   /** Frees the descriptor; the server frees everything that belonged to the connection. */
   close(): void {
     if (this.fd < 0) return
+    io().io_unwatch_server(this.fd)
     io().io_close(this.fd)
     this.fd = -1
   }
@@ -240,11 +242,13 @@ export class RpcConnection {
 
   private fail(during: string, result: number): void {
     if (this.failure !== undefined) return
+    const isSilent = io().io_unwatch_server(this.fd) === 1
     this.failure = new ServerLostError({
       endpoint: this.endpoint,
       during,
-      detail:
-        result === errno.brokenPipe
+      detail: isSilent
+        ? "its host gives no sign of life"
+        : result === errno.brokenPipe
           ? "it closed the connection"
           : result === errno.protocol
             ? "its answer has another size than the protocol says"
