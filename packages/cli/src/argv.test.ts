@@ -150,6 +150,12 @@ describe("flag values", () => {
     expect(rejected(run.flags.repeatPenalty.parse, "0")).toContain("--repeat-penalty")
   })
 
+  test("paths and hosts are not empty, a prompt may be", () => {
+    expect(rejected(serve.flags.host.parse, "")).toBe("--host takes a HOST, not ''")
+    expect(rejected(run.flags.model.parse, " ")).toContain("--model takes a FILE")
+    expect(run.flags.prompt.parse("")).toBe("")
+  })
+
   test("words and lists", () => {
     expect(run.flags.flashAttention.parse("TRUE")).toBe("on")
     expect(run.flags.flashAttention.parse("0")).toBe("off")

@@ -42,6 +42,15 @@ const text = (flag: Described & { readonly value: string }): Flag<string | undef
   parse: (given) => given,
 })
 
+/** A text that must be something, as a path must. */
+const nonEmpty = (flag: Described & { readonly value: string }): Flag<string | undefined> => ({
+  ...flag,
+  parse: (given) => {
+    if (given.trim() !== "") return given
+    throw new UsageError(`--${flag.name} takes a ${flag.value}, not ''`)
+  },
+})
+
 const choice = <A extends string>(
   flag: Described,
   choices: ReadonlyArray<A>,
@@ -264,7 +273,7 @@ const contextFlags = {
   }),
 }
 
-const modelFile = text({
+const modelFile = nonEmpty({
   name: "model",
   aliases: ["-m"],
   value: "FILE",
@@ -295,7 +304,7 @@ export const runFlags = {
     about: "the text to continue",
     group: promptGroup,
   }),
-  file: text({
+  file: nonEmpty({
     name: "file",
     aliases: ["-f"],
     value: "FILE",
@@ -420,7 +429,7 @@ export const verifyFlags = {
 export const devicesFlags = { rpc, json }
 
 export const serveFlags = {
-  host: text({
+  host: nonEmpty({
     name: "host",
     aliases: ["-H"],
     value: "HOST",
@@ -470,7 +479,7 @@ export const serveFlags = {
 }
 
 export const demoFlags = {
-  save: text({
+  save: nonEmpty({
     name: "save",
     aliases: [],
     value: "FILE",

@@ -95,6 +95,6 @@ test("as JSON it is data, in bytes", () => {
     layers: "5–7, output",
     weightBytes: 4 * MiB,
   })
-  expect(json.host).toMatchObject({ place: "local", unitCount: 1 })
+  expect(json.host).toMatchObject({ place: "local", unitCount: 1, layers: "input, 0" })
   expect(JSON.parse(JSON.stringify(json))).toEqual(json)
 })

@@ -127,5 +127,5 @@ export const planJson = (plan: Cluster.ModelPlan) => ({
   ...(plan.wantedContextSize === undefined ? {} : { wantedContextSize: plan.wantedContextSize }),
   unitCount: plan.unitCount,
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
-  host: deviceJson(plan, plan.host, "local"),
+  host: { ...deviceJson(plan, plan.host, "local"), layers: hostLayers(plan) },
 })

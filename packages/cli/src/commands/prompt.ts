@@ -52,7 +52,7 @@ const readText = (path: string): Effect.Effect<string, PromptFileError> =>
 const reasonOf = (cause: unknown): string => {
   const code = (cause as { readonly code?: string }).code
   if (code === "ENOENT") return "there is no such file"
-  if (code === "EISDIR") return "it is a folder"
+  if (code === "EISDIR") return "it is a directory"
   if (code === "EACCES") return "no permission"
   return cause instanceof Error ? cause.message : String(cause)
 }
