@@ -7,6 +7,7 @@ import {
   formatVersion,
   type MessageId,
   negotiate,
+  noConnCaps,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
   type ResponseOf,
@@ -182,7 +183,7 @@ export const probe = (
         )
       const hello = yield* ask(
         Command.HELLO,
-        { connCaps: new Uint8Array(24) },
+        { connCaps: noConnCaps() },
         (detail) =>
           new HandshakeError(
             detail === closed.problem

@@ -18,6 +18,7 @@ import {
   readU64AsNumber,
   SET_TENSOR_PREFIX_SIZE_BYTES,
   SetTensorHashRequest,
+  V7_0_0,
   writeGetTensorRequest,
   writeGraphRecomputeRequest,
   writeRequestHeader,
@@ -28,8 +29,8 @@ import {
 import { type ClusterError, deviceCountError, RemoteMemoryError } from "../errors.ts"
 import type { RpcConnection } from "./RpcConnection.ts"
 
-/** Larger weights are first offered by their hash (ggml-rpc.cpp HASH_THRESHOLD, all versions). */
-const HASH_THRESHOLD_BYTES = 10 * 1024 * 1024
+/** Larger weights are first offered by their hash. */
+const HASH_THRESHOLD_BYTES = V7_0_0.features.hashThresholdBytes
 /** A graph whose inputs were larger than this belongs to a prompt: it starts at once, see below. */
 const EAGER_INPUT_BYTES = 32 * 1024
 

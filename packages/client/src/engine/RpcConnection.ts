@@ -17,6 +17,7 @@ import {
   formatVersion,
   type MessageId,
   negotiate,
+  noConnCaps,
   type RequestOf,
   type ResponseOf,
   responseCodec,
@@ -84,7 +85,7 @@ export class RpcConnection {
   }
 
   private hello(timeoutMs: number): void {
-    const request = encodeRequest(Command.HELLO, { connCaps: new Uint8Array(24) })
+    const request = encodeRequest(Command.HELLO, { connCaps: noConnCaps() })
     io().io_send(this.fd, request, request.length)
     if (io().io_wait_readable(this.fd, timeoutMs) !== 1) {
       throw new HandshakeError({
