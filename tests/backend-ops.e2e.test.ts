@@ -58,7 +58,11 @@ const testOn = async (server: ServerProcess, parameters: string | undefined): Pr
   )
   const results = resultsOf(result.stdout)
   // A client that lost its server ends by an abort, without this line.
-  expect(result.stdout + result.stderr).toContain(`Backend RPC0[${server.endpoint}]: `)
+  if (!result.stdout.includes(`Backend RPC0[${server.endpoint}]: `)) {
+    throw new Error(
+      `test-backend-ops ended with exit code ${result.exitCode} after:\n${result.stdout.slice(-500)}\n${result.stderr.slice(-1000)}\nthe server says:\n${server.stderr()}`,
+    )
+  }
   const count = results.passed.size + results.failed.size
   expect(count).toBeGreaterThan(1000)
   return results
