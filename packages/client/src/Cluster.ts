@@ -415,6 +415,10 @@ const loadModel = (
           engine.settle(engine.request({ type: "unload" })),
         ),
     )
+    const { remoteWeightBytes, cachedWeightBytes } = loaded.stats
+    if (remoteWeightBytes > 0) {
+      onProgress({ doneBytes: remoteWeightBytes, cachedBytes: cachedWeightBytes, totalBytes })
+    }
     const tokenize: ClusterModel["tokenize"] = (text, options = {}) =>
       Effect.map(
         engine.request({

@@ -458,6 +458,8 @@ struct remote_device {
     size_t      max_size = 0;
     ggml_backend_buffer_type buffer_type{};
     ggml_backend_device device{};
+    // Answers of get_alloc_size by alloc_size_key.
+    std::unordered_map<std::string, size_t> alloc_sizes;
 };
 
 struct remote_buffer {
@@ -601,10 +603,29 @@ size_t remote_max_size(ggml_backend_buffer_type_t type) {
     return device_of(type)->max_size;
 }
 
+// What the size may depend on, as upstream's client keys its cache (6.0.0 and later): type, shape, operation
+// and parameters. Sources are left out: contexts reserve with the largest ones first, and a growing KV
+// cache would miss at every batch.
+std::string alloc_size_key(const ggml_tensor * tensor) {
+    std::string key;
+    key.append(reinterpret_cast<const char *>(&tensor->type), sizeof(tensor->type));
+    key.append(reinterpret_cast<const char *>(tensor->ne), sizeof(tensor->ne));
+    key.append(reinterpret_cast<const char *>(&tensor->op), sizeof(tensor->op));
+    key.append(reinterpret_cast<const char *>(tensor->op_params), sizeof(tensor->op_params));
+    return key;
+}
+
 size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * tensor) {
     const size_t plain = ggml_nbytes(tensor);
     if (!may_be_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor->op)) {
         return plain;
+    }
+    // Asked hundreds of times for each new graph: the cache is here, not behind the callback.
+    auto & known = device_of(type)->alloc_sizes;
+    const std::string key = alloc_size_key(tensor);
+    const auto found = known.find(key);
+    if (found != known.end()) {
+        return found->second;
     }
     record_from_tensor(tensor, -1, g_exchange.tensor);
     for (int i = 0; i < GGML_MAX_SRC; i++) {
@@ -618,7 +639,7 @@ size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * te
         return plain;
     }
     const size_t asked = size_t(g_exchange.size);
-    return asked < plain ? plain : asked;
+    return known[key] = asked < plain ? plain : asked;
 }
 
 remote_device * device_of(ggml_backend_t backend) {

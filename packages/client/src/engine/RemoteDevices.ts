@@ -67,7 +67,6 @@ export interface RemoteDevice {
 interface DeviceState extends RemoteDevice {
   readonly connection: RpcConnection
   readonly connectionIndex: number
-  readonly allocSizes: Map<string, number>
   /** uid of the graph that the server has stored for this device; 0/0 none. */
   graphUidLow: number
   graphUidHigh: number
@@ -146,7 +145,6 @@ export class RemoteDevices {
       deviceIndex,
       connection,
       connectionIndex,
-      allocSizes: new Map(),
       graphUidLow: 0,
       graphUidHigh: 0,
       inputBytes: 0,
@@ -394,44 +392,25 @@ export class RemoteDevices {
     return connection.roundTrip(Command.COPY_TENSOR, 1)?.[0] ?? 0
   }
 
-  /** 1 when the exchange block's `size` holds the server's answer. */
+  /** 1 when the exchange block's `size` holds the server's answer; the shim remembers it. */
   private getAllocSize(device: number): number {
-    const { connection, deviceIndex, allocSizes } = this.states[device]!
-    const key = this.allocSizeKey()
-    let sizeBytes = allocSizes.get(key)
-    if (sizeBytes === undefined) {
-      const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetAllocSizeRequest.size)
-      const payload = at + REQUEST_HEADER_SIZE_BYTES
-      const { offsets, size } = GetAllocSizeRequest
-      writeRequestHeader(connection.blockView, at, Command.GET_ALLOC_SIZE, size)
-      connection.blockView.setUint32(payload + offsets.device, deviceIndex, true)
-      this.putTensor(connection, exchangeTensor, payload + offsets.tensor)
-      connection.block.set(
-        this.exchange.subarray(exchangeSources, exchangeRemotePtr),
-        payload + offsets.srcs,
-      )
-      const answer = connection.roundTrip(Command.GET_ALLOC_SIZE, 8)
-      if (answer === undefined) return 0
-      sizeBytes = readU64AsNumber(new DataView(answer.buffer, answer.byteOffset, 8), 0)
-      if (sizeBytes < 0) return 0
-      allocSizes.set(key, sizeBytes)
-    }
+    const { connection, deviceIndex } = this.states[device]!
+    const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetAllocSizeRequest.size)
+    const payload = at + REQUEST_HEADER_SIZE_BYTES
+    const { offsets, size } = GetAllocSizeRequest
+    writeRequestHeader(connection.blockView, at, Command.GET_ALLOC_SIZE, size)
+    connection.blockView.setUint32(payload + offsets.device, deviceIndex, true)
+    this.putTensor(connection, exchangeTensor, payload + offsets.tensor)
+    connection.block.set(
+      this.exchange.subarray(exchangeSources, exchangeRemotePtr),
+      payload + offsets.srcs,
+    )
+    const answer = connection.roundTrip(Command.GET_ALLOC_SIZE, 8)
+    if (answer === undefined) return 0
+    const sizeBytes = readU64AsNumber(new DataView(answer.buffer, answer.byteOffset, 8), 0)
+    if (sizeBytes < 0) return 0
     writeU64FromNumber(this.exchangeView, exchangeSize, sizeBytes)
     return 1
-  }
-
-  /**
-   * What the size may depend on, as upstream's client keys its cache (6.0.0 and later): type, shape,
-   * operation and parameters of the tensor. Sources are left out: contexts reserve with the largest
-   * ones first, and a growing KV cache would miss at every batch.
-   */
-  private allocSizeKey(): string {
-    const { offsets } = RpcTensor
-    const view = this.exchangeView
-    let key = `${view.getUint32(offsets.type, true)}`
-    for (let at = offsets.ne; at < offsets.nb; at += 4) key += ` ${view.getUint32(at, true)}`
-    for (let at = offsets.op; at < offsets.flags; at += 4) key += ` ${view.getUint32(at, true)}`
-    return key
   }
 
   /** libllama asks several times in a row while it loads: a second-old answer does. */

@@ -74,6 +74,8 @@ class TokenWriter {
   }
 }
 
+const PROGRESS_INTERVAL_MS = 50
+
 /** Below a display's refresh interval. A slower model's tokens leave one by one, at once. */
 const TOKEN_INTERVAL_MS = 10
 
@@ -268,19 +270,18 @@ class Engine {
     const doneBefore = this.remote?.weightBytesDone ?? 0
     const cachedBefore = this.remote?.weightBytesCached ?? 0
     const { remote } = this
-    const progress = (): void =>
-      send({
-        type: "progress",
-        doneBytes: remote!.weightBytesDone - doneBefore,
-        cachedBytes: remote!.weightBytesCached - cachedBefore,
-      })
     if (remote !== undefined) {
-      let reported = 0
+      // A small model is loaded before there is anything to see.
+      let reported = started
       remote.onWeight = () => {
         const now = performance.now()
-        if (now - reported < 50) return
+        if (now - reported < PROGRESS_INTERVAL_MS) return
         reported = now
-        progress()
+        send({
+          type: "progress",
+          doneBytes: remote.weightBytesDone - doneBefore,
+          cachedBytes: remote.weightBytesCached - cachedBefore,
+        })
       }
     }
     this.loaded = this.acquire(request.path, request.placement, request.context, {
@@ -292,7 +293,6 @@ class Engine {
       remote.settle()
     }
     this.failIfLost()
-    if (remote !== undefined && remote.weightBytesDone > doneBefore) progress()
     send({
       type: "loaded",
       info: this.loaded.model.info,
