@@ -8,8 +8,8 @@ import {
   runProcess,
   type StartOptions,
   startProcess,
-} from "../../../tests/peers/process.ts"
-import { ggmlRpc } from "../../../tests/servers.ts"
+} from "../peers/process.ts"
+import { ggmlRpc } from "../servers.ts"
 
 // The developer's shell must not decide what the tests see.
 const environment = { NO_COLOR: undefined, GGML_RPC_DEBUG: undefined }

@@ -3,17 +3,11 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { Command } from "@ggml-rpc/protocol"
-import {
-  type ChildProcess,
-  groupMembers,
-  runProcess,
-  waitUntil,
-} from "../../../tests/peers/process.ts"
-import { ggmlRpc, type OurServer, startOurServer } from "../../../tests/servers.ts"
-import packageJson from "../package.json" with { type: "json" }
-import { writeDemoModel } from "../src/demo-model/index.ts"
-import { recitalText } from "../src/demo-model/recital.ts"
-import { writeEmbeddingModel } from "./embeddingModel.ts"
+import { recitalText, writeDemoModel } from "ggml-rpc/demo-model"
+import packageJson from "../../packages/cli/package.json" with { type: "json" }
+import { writeEncoderModels } from "../models/encoders.ts"
+import { type ChildProcess, groupMembers, runProcess, waitUntil } from "../peers/process.ts"
+import { ggmlRpc, type OurServer, startOurServer } from "../servers.ts"
 import { jsonLines, runCli, startCli, temporaryFolder } from "./program.ts"
 import { startProxy } from "./proxy.ts"
 
@@ -227,12 +221,11 @@ describe("devices", () => {
 
 describe("verify", () => {
   test("passes over two servers, for logits and for embeddings", async () => {
-    const embeddings = join(folder.path, "embeddings.gguf")
-    writeEmbeddingModel(embeddings)
+    const { bert: embeddings } = writeEncoderModels(folder.path)
     const text = await runCli(["verify", "--rpc", rpc, model, embeddings])
     expect(text.stderr).toContain("Comparing RPC0")
     expect(text.stdout).toMatch(/^demo\.gguf .+ top-1 100\.0%, KL .+ ok$/m)
-    expect(text.stdout).toMatch(/^embeddings\.gguf .+ cosine 1\.0+ +ok$/m)
+    expect(text.stdout).toMatch(/^bert\.gguf .+ cosine 1\.0+ +ok$/m)
     expect(text.stdout).toContain("2 of 2 agree (tolerance: NMSE 0.0001)")
     expect(text.exitCode).toBe(0)
 
