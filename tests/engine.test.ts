@@ -233,6 +233,20 @@ describe("the engine", () => {
     )
   })
 
+  test("that died a moment ago fails a request, too, before its end was noticed", async () => {
+    const path = await ensureModel("tiny")
+    await run(
+      Effect.gen(function* () {
+        const { cluster, model } = yield* load(path)
+        process.kill(cluster.enginePid, "SIGKILL")
+        // No turn of the event loop, which would bring the news.
+        Bun.sleepSync(300)
+        const result = yield* Effect.either(model.evaluate([1]))
+        expect(Either.isLeft(result) && result.left.message).toContain("SIGKILL")
+      }),
+    )
+  })
+
   test("answers requests in turn, however many come at once", async () => {
     const path = await ensureModel("tiny")
     const found = await run(

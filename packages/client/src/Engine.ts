@@ -140,9 +140,14 @@ class EngineSession {
     })
   }
 
+  /** To an engine that has just died this fails; what it died of is told when its end is noticed. */
   private send(request: EngineRequest): void {
-    this.child.stdin.write(`${JSON.stringify(request)}\n`)
-    void this.child.stdin.flush()
+    try {
+      this.child.stdin.write(`${JSON.stringify(request)}\n`)
+      Promise.resolve(this.child.stdin.flush()).catch(() => {})
+    } catch {
+      // See above.
+    }
   }
 
   get isBusy(): boolean {
