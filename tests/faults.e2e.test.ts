@@ -104,6 +104,19 @@ describe("a server that dies in the middle of a generation", () => {
     expect(await waitUntil(() => second.sessionPids().length === 0, 2000)).toBe(true)
   })
 
+  test("ends `ggml-rpc run` within 5 seconds, exit code 1", async () => {
+    await using server = await startOurServer()
+    const { child } = await startRun(server)
+    await using _ = child
+    const killed = performance.now()
+    process.kill(server.pid, "SIGKILL")
+    expect(await child.exited).toBe(1)
+    expect(performance.now() - killed).toBeLessThan(5000)
+    expect(child.stderr()).toContain(`Lost the server ${server.endpoint}`)
+    const last = child.stdout().trim().split("\n").at(-1)
+    expect(JSON.parse(last ?? "")).toMatchObject({ event: "error", endpoint: server.endpoint })
+  })
+
   test("by the death of its session alone, and serves the next client", async () => {
     await using server = await startOurServer()
     const { error, ms } = await generateUntil([server.endpoint], () =>
@@ -148,19 +161,20 @@ describe("a server that dies in the middle of a generation", () => {
   })
 })
 
+/** `ggml-rpc run` in the middle of its text. */
+const startRun = async (server: OurServer) => {
+  const path = await ensureModel("q8_0")
+  const child = startProcess([
+    ...[...ggmlRpc, "run", "--rpc", server.endpoint, path, "-p", "word1 word2", "-n", "4000"],
+    ...["--ignore-eos", "--threads", "1", "--json"],
+  ])
+  expect(await waitUntil(() => child.stdout().includes('"event":"token"'), 30_000)).toBe(true)
+  const session = busySession(server)
+  expect(residentBytes(session)).toBeGreaterThan(50 * 1024 * 1024)
+  return { child, session }
+}
+
 describe("a client that is killed", () => {
-  /** `ggml-rpc run` in the middle of its text. */
-  const startRun = async (server: OurServer) => {
-    const path = await ensureModel("q8_0")
-    const child = startProcess([
-      ...[...ggmlRpc, "run", "--rpc", server.endpoint, path, "-p", "word1 word2", "-n", "4000"],
-      ...["--ignore-eos", "--threads", "1", "--json"],
-    ])
-    expect(await waitUntil(() => child.stdout().includes('"event":"token"'), 30_000)).toBe(true)
-    const session = busySession(server)
-    expect(residentBytes(session)).toBeGreaterThan(50 * 1024 * 1024)
-    return { child, session }
-  }
   const engineOf = (pid: number): number =>
     Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ")[0])
 
