@@ -90,7 +90,9 @@ describe("what is missing is said in one sentence", () => {
 
 test("a compiler that fails is shown with cmake's last lines", async () => {
   const folder = buildFolder()
-  const { exitCode, lines } = await build(folder, { CXX: Bun.which("false")! })
+  const broken = join(root, "broken-c++")
+  writeFileSync(broken, "#!/bin/sh\nexit 1\n", { mode: 0o755 })
+  const { exitCode, lines } = await build(folder, { CXX: broken })
   expect(exitCode).toBe(1)
   const text = lines.join("\n")
   expect(text).toContain("cmake could not build the native part (exit code 1). Its last lines:")
