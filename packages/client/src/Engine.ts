@@ -177,10 +177,14 @@ class EngineSession {
     for await (const chunk of this.child.stderr) {
       if (process.env.GGML_RPC_DEBUG) process.stderr.write(chunk)
       const lines = decoder.decode(chunk, { stream: true }).split("\n")
-      this.stderrTail = [...this.stderrTail, ...lines.filter((line) => line.trim() !== "")].slice(
-        -stderrLines,
-      )
+      this.remember(lines)
     }
+  }
+
+  /** Keeps the last lines that were no events, for the message of an engine that ends by itself. */
+  private remember(lines: ReadonlyArray<string>): void {
+    const said = lines.filter((line) => line.trim() !== "")
+    this.stderrTail = [...this.stderrTail, ...said].slice(-stderrLines)
   }
 
   private async readStdout(): Promise<void> {
@@ -202,7 +206,13 @@ class EngineSession {
       }
       const end = this.chunks.at(-1)?.includes(10) ? this.indexOfNewline() : -1
       if (end < 0) return
-      const event = JSON.parse(this.decoder.decode(this.take(end + 1))) as EngineEvent
+      const line = this.decoder.decode(this.take(end + 1))
+      if (!line.startsWith("{")) {
+        // Not ours: a library of the engine's, or a driver, prints to stdout.
+        this.remember([line])
+        continue
+      }
+      const event = JSON.parse(line) as EngineEvent
       if (event.type === "evaluated") this.awaiting = { event, size: event.bytes }
       else this.dispatch(event, noBytes)
     }

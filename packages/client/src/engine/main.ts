@@ -76,8 +76,8 @@ class TokenWriter {
 
 const PROGRESS_INTERVAL_MS = 50
 
-/** Below a display's refresh interval. A slower model's tokens leave one by one, at once. */
-const TOKEN_INTERVAL_MS = 10
+/** A text that grows 30 times a second looks smooth. A slower model's tokens leave one by one, at once. */
+const TOKEN_INTERVAL_MS = 33
 
 /** Lines from stdin, read synchronously. */
 class RequestReader {

@@ -6,12 +6,12 @@ const ENTRY_BYTES = 16
 /** Resident bytes of a session process that has no buffers. */
 const IDLE_BYTES = 48 * 1024 * 1024
 
-const PAGE_BYTES = 4096
-
 /** Resident bytes of a process; 0 when it is gone, or the system does not say. */
 const residentBytes = (pid: number): number => {
   try {
-    return Number(readFileSync(`/proc/${pid}/statm`, "utf8").split(" ")[1]) * PAGE_BYTES
+    const [, kibibytes] =
+      readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+)/m) ?? []
+    return Number(kibibytes ?? 0) * 1024
   } catch {
     return 0
   }

@@ -7,6 +7,7 @@ import {
   describeCommand,
   ProtocolError,
   SetTensorPrefix,
+  V7_0_0,
 } from "@ggml-rpc/protocol"
 import { refuse, type Words } from "./record.ts"
 
@@ -28,7 +29,7 @@ const OUTBOX_BYTES = 64 * 1024
 /** u8 command, u64 payload size. */
 const HEADER_BYTES = 9
 
-const COMMAND_COUNT = 18
+const COMMAND_COUNT = Object.keys(V7_0_0.commands).length
 
 /** By command: payload bytes, or what comes before the data of SET_TENSOR; -1: GRAPH_COMPUTE. */
 const fixedBytes = new Int32Array(COMMAND_COUNT)
