@@ -466,7 +466,9 @@ const tokenStream = (
     (emit) =>
       Effect.gen(function* () {
         const onEvent = (event: EngineEvent): void => {
-          if (event.type === "token") emit.single({ id: event.id, text: event.text })
+          if (event.type === "generating") {
+            emit.array(event.tokens.map(([id, text]) => ({ id, text })))
+          }
         }
         // A daemon: the engine works on after an interruption, until it notices the cancel, and the next
         // request must find it free.

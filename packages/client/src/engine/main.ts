@@ -58,18 +58,18 @@ const send = (event: EngineEvent, data?: Uint8Array): void => {
  * processor from a local server: tokens that come faster than a person could see leave together.
  */
 class TokenWriter {
-  private lines = ""
+  private tokens: Array<readonly [id: number, text: string]> = []
   private writtenAt = 0
 
   push(id: number, text: string): void {
-    this.lines += `{"type":"token","id":${id},"text":${JSON.stringify(text)}}\n`
+    this.tokens.push([id, text])
     if (performance.now() - this.writtenAt >= TOKEN_INTERVAL_MS) this.flush()
   }
 
   flush(): void {
-    if (this.lines === "") return
-    writeAll(encoder.encode(this.lines))
-    this.lines = ""
+    if (this.tokens.length === 0) return
+    send({ type: "generating", tokens: this.tokens })
+    this.tokens = []
     this.writtenAt = performance.now()
   }
 }

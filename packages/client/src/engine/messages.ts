@@ -130,7 +130,11 @@ export type EngineEvent =
   | { readonly type: "unloaded" }
   | { readonly type: "tokens"; readonly tokens: ReadonlyArray<number> }
   | { readonly type: "prompt"; readonly tokenCount: number; readonly ms: number }
-  | { readonly type: "token"; readonly id: number; readonly text: string }
+  | {
+      readonly type: "generating"
+      /** What came since the last of these: id and text. */
+      readonly tokens: ReadonlyArray<readonly [id: number, text: string]>
+    }
   | { readonly type: "generated"; readonly text: string; readonly stats: GenerateStats }
   | {
       readonly type: "evaluated"
@@ -144,4 +148,4 @@ export type EngineEvent =
 
 /** Events after which the engine waits for the next request. */
 export const isFinal = (event: EngineEvent): boolean =>
-  event.type !== "progress" && event.type !== "token" && event.type !== "prompt"
+  event.type !== "progress" && event.type !== "generating" && event.type !== "prompt"
