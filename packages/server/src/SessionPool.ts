@@ -311,13 +311,13 @@ export class SessionPool {
       this.#started({ kind: "died", reason: died })
       return
     }
-    if (exit.exitCode === 0 && (member.closed || member.client === undefined)) return
     if (exit.exitCode === CLIENT_GONE_EXIT) {
       this.#log("debug", `${member.client} left while a request of it was running`)
-      return
+    } else if (exit.exitCode !== 0 || (member.client !== undefined && !member.closed)) {
+      const whose =
+        member.client === undefined ? "a waiting session" : `session of ${member.client}`
+      this.#log("error", `${whose} died: ${oneLine(died)}`)
     }
-    const whose = member.client === undefined ? "a waiting session" : `session of ${member.client}`
-    this.#log("error", `${whose} died: ${oneLine(died)}`)
     // Not after a death at the start: that would repeat for ever. The next client tries again.
     if (member.ready) this.#keepSpare()
   }

@@ -31,6 +31,18 @@ describe("connections", () => {
       await waitFor("all are gone", () => server.clientCount() === 0)
     }))
 
+  test("another process waits as soon as a client has left", () =>
+    withServer({}, async (server) => {
+      const [first] = server.processIds()
+      const client = await TestClient.connect(server.port)
+      await client.allocate(4096)
+      client.close()
+      await waitFor("the next process", () => {
+        const waiting = server.processIds()
+        return waiting.length === 1 && waiting[0] !== first
+      })
+    }))
+
   test("200 connections that only say HELLO share a few processes", () =>
     withServer({}, async (server) => {
       const seen = new Set(server.processIds())
