@@ -271,10 +271,13 @@ export class RemoteDevices {
   }
 
   private clearBuffer(device: number, value: number): void {
-    this.states[device]!.connection.post(Command.BUFFER_CLEAR, {
+    const { connection } = this.states[device]!
+    connection.post(Command.BUFFER_CLEAR, {
       remotePtr: this.exchangeView.getBigUint64(exchangeRemotePtr, true),
       value,
     })
+    // A KV cache takes the server a while, in which the batch that follows can be prepared here.
+    connection.flush()
   }
 
   private initTensor(device: number): void {
