@@ -23,8 +23,6 @@ import {
   type SamplerOptions,
 } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
-import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Engine from "./Engine.ts"
@@ -32,7 +30,6 @@ import type { Endpoint } from "./endpoint.ts"
 import type {
   EngineContextOptions,
   EngineDevice,
-  EngineEvent,
   GenerateStats,
   LoadStats,
   MeasuredRow,
@@ -55,6 +52,9 @@ import {
   type PlannerInput,
   planSteps,
 } from "./planner.ts"
+import { type GeneratedToken, TokenFeed } from "./TokenFeed.ts"
+
+export type { GeneratedToken } from "./TokenFeed.ts"
 
 export interface ClusterOptions {
   readonly endpoints: ReadonlyArray<Endpoint>
@@ -108,12 +108,6 @@ export interface LoadProgress {
 export interface GenerateOptions extends SamplerOptions {
   /** Default -1: until the model ends the text or the context is full. */
   readonly maxTokens?: number
-}
-
-export interface GeneratedToken {
-  readonly id: number
-  /** May be empty: characters come when they are complete. */
-  readonly text: string
 }
 
 /** What a model put out for given tokens. */
@@ -261,28 +255,41 @@ const measurementOf = (rows: ReadonlyArray<MeasuredRow>, deviceCount: number): M
   }
 }
 
-/** Where the one model of a cluster goes; `path` is that of the model that is there. */
+/** Whose turn it is to have a model on the cluster: one load at a time. */
 interface Place {
-  path: string | undefined
+  holder: { readonly path: string } | undefined
 }
 
-const leave = (place: Place): Effect.Effect<void> =>
-  Effect.sync(() => {
-    place.path = undefined
-  })
-
-/** Takes the place until the scope closes. */
-const takePlace = (place: Place, path: string): Effect.Effect<void, ModelError, Scope.Scope> =>
+/** Takes the place until the scope closes or `release` is run, either of which unloads the model. */
+const takePlace = (
+  engine: Engine.Engine,
+  place: Place,
+  path: string,
+): Effect.Effect<{ readonly release: Effect.Effect<void> }, ModelError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.suspend(() => {
-      if (place.path !== undefined) {
-        const detail = `the cluster holds ${place.path} already; close its scope first, or open another cluster.`
+      if (place.holder !== undefined) {
+        const detail = `the cluster holds ${place.holder.path} already; close its scope first, or open another cluster.`
         return Effect.fail(new ModelError({ path, during: "load", detail }))
       }
-      place.path = path
-      return Effect.void
+      const holder = { path }
+      place.holder = holder
+      const release = Effect.suspend(() => {
+        if (place.holder !== holder) return Effect.void
+        // What runs now is this load, or something on this model; the engine may also be gone already,
+        // and then so is the model.
+        return engine.cancel.pipe(
+          Effect.zipRight(engine.settle(engine.request({ type: "unload" }))),
+          Effect.ensuring(
+            Effect.sync(() => {
+              place.holder = undefined
+            }),
+          ),
+        )
+      })
+      return Effect.succeed({ release })
     }),
-    () => leave(place),
+    ({ release }) => release,
   )
 
 /** Connects to all servers and starts the engine. */
@@ -295,7 +302,7 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       connectTimeoutMs: options.connectTimeoutMs ?? 5000,
       ...(options.localDevices === undefined ? {} : { localDevices: options.localDevices }),
     })
-    const place: Place = { path: undefined }
+    const place: Place = { holder: undefined }
     const devices = opened.devices.map((device) => ({
       ...device,
       place: device.endpoint ?? "local",
@@ -305,11 +312,7 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       host: opened.host,
       enginePid: engine.pid,
       plan: (path, planOptions = {}) => planModel(engine, devices, path, planOptions),
-      load: (plan, onProgress) =>
-        Effect.zipRight(
-          takePlace(place, plan.path),
-          Effect.tapError(loadModel(engine, plan, onProgress ?? (() => {})), () => leave(place)),
-        ),
+      load: (plan, onProgress) => loadModel(engine, place, plan, onProgress ?? (() => {})),
     } satisfies Cluster
   })
 
@@ -385,6 +388,7 @@ const runPlanner = <E>(
 
 const loadModel = (
   engine: Engine.Engine,
+  place: Place,
   plan: ModelPlan,
   onProgress: (progress: LoadProgress) => void,
 ): Effect.Effect<ClusterModel, ClusterError, Scope.Scope> =>
@@ -393,7 +397,8 @@ const loadModel = (
       (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
       0,
     )
-    const { event: loaded } = yield* Effect.acquireReleaseInterruptible(
+    const held = yield* takePlace(engine, place, plan.path)
+    const { event: loaded } = yield* Effect.onError(
       engine.request(
         {
           type: "load",
@@ -407,13 +412,7 @@ const loadModel = (
           onProgress({ doneBytes: event.doneBytes, cachedBytes: event.cachedBytes, totalBytes })
         },
       ),
-      () =>
-        // What runs now is this load, or something on this model.
-        Effect.zipRight(
-          engine.cancel,
-          // The engine may be gone already, and then so is the model.
-          engine.settle(engine.request({ type: "unload" })),
-        ),
+      () => held.release,
     )
     const { remoteWeightBytes, cachedWeightBytes } = loaded.stats
     if (remoteWeightBytes > 0) {
@@ -461,40 +460,25 @@ const tokenStream = (
   onStats: (stats: GenerateStats) => void,
 ): Stream.Stream<GeneratedToken, ClusterError> => {
   const { maxTokens = -1, ...sampler } = options
-  let stats: GenerateStats | undefined
-  const generated = Stream.asyncPush<GeneratedToken, ClusterError>(
-    (emit) =>
-      Effect.gen(function* () {
-        const onEvent = (event: EngineEvent): void => {
-          if (event.type === "generating") {
-            emit.array(event.tokens.map(([id, text]) => ({ id, text })))
-          }
-        }
-        // A daemon: the engine works on after an interruption, until it notices the cancel, and the next
-        // request must find it free.
-        const running = yield* engine
-          .request({ type: "generate", tokens, maxTokens, sampler }, onEvent)
-          .pipe(
-            Effect.match({
-              onSuccess: ({ event }) => {
-                if (event.text !== "") emit.single({ id: -1, text: event.text })
-                stats = event.stats
-                emit.end()
-              },
-              onFailure: (error) => emit.fail(error),
-            }),
-            Effect.forkDaemon,
-          )
-        yield* Effect.addFinalizer(() =>
-          Effect.flatMap(Fiber.poll(running), (exit) =>
-            Option.isSome(exit)
-              ? Effect.void
-              : Effect.zipRight(engine.cancel, engine.settle(Fiber.await(running))),
-          ),
-        )
-      }),
-    { bufferSize: "unbounded" },
+  const start = Effect.sync(() => {
+    const feed = new TokenFeed(onStats)
+    engine.begin(
+      { type: "generate", tokens, maxTokens, sampler },
+      (event) => {
+        if (event.type === "generating") feed.push(event.tokens)
+      },
+      (end) => feed.finish(end),
+    )
+    return feed
+  })
+  // After an interruption the engine works on until it notices the cancel: the next request must find it free.
+  const stop = (feed: TokenFeed): Effect.Effect<void> =>
+    Effect.suspend(() =>
+      feed.hasFinished ? Effect.void : Effect.zipRight(engine.cancel, engine.settle(feed.finished)),
+    )
+  return Stream.unwrapScoped(
+    Effect.map(Effect.acquireRelease(start, stop), (feed) =>
+      Stream.repeatEffectChunkOption(feed.take),
+    ),
   )
-  const report = Stream.execute(Effect.sync(() => stats !== undefined && onStats(stats)))
-  return Stream.concat(generated, report)
 }

@@ -1,6 +1,6 @@
 /** The host's side of an engine process: starts it, talks to it, ends it with its scope. */
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
+import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
 import type { EngineEvent, EngineRequest } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
@@ -37,6 +37,12 @@ export interface Engine {
     request: R,
     onEvent?: (event: EngineEvent) => void,
   ) => Effect.Effect<Answer<R>, ClusterError>
+  /** The same without a fiber that waits: `onEnd` gets what `request` would end with. */
+  readonly begin: <R extends AnsweredRequest>(
+    request: R,
+    onEvent: (event: EngineEvent) => void,
+    onEnd: (end: Either.Either<Answer<R>, ClusterError>) => void,
+  ) => void
   /**
    * Stops what the engine is doing, if anything: a load at the next tensor, a generation at the next token or batch
    * of the prompt. A stopped load fails, a stopped generation ends with the reason `cancelled`.
@@ -77,7 +83,6 @@ export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(functi
   )
   const session = new EngineSession(child)
   session.start()
-  const turn = yield* Effect.makeSemaphore(1)
   return {
     pid: child.pid,
     cancel: Effect.sync(() => {
@@ -95,30 +100,44 @@ export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(functi
       ),
     request: <R extends AnsweredRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
       Effect.async<Answer<R>, ClusterError>((resume) => {
-        session.begin(request, {
-          onEvent: onEvent ?? (() => {}),
-          finish: (exit) => resume(exit as Effect.Effect<Answer<R>, ClusterError>),
-        })
-      }).pipe(
-        turn.withPermits(1),
-        // A daemon holds the turn until the engine is done, also when nobody waits for the answer any more.
-        Effect.forkDaemon,
-        Effect.flatMap(Fiber.join),
-      ),
+        const job = jobOf(request, onEvent ?? ignoreEvent, resume)
+        session.submit(job)
+        return Effect.sync(() => session.abandon(job))
+      }),
+    begin: (request, onEvent, onEnd) => session.submit(jobOf(request, onEvent, onEnd)),
   }
 })
 
-interface Running {
-  readonly onEvent: (event: EngineEvent) => void
-  readonly finish: (
-    exit: Effect.Effect<{ event: EngineEvent; data: Uint8Array }, ClusterError>,
-  ) => void
+/** A request and who waits for it. */
+interface Job {
+  readonly request: AnsweredRequest
+  onEvent: (event: EngineEvent) => void
+  readonly onEnd: (end: Either.Either<AnyAnswer, ClusterError>) => void
 }
 
-/** Parses the engine's output and hands events to the running request. */
+interface AnyAnswer {
+  readonly event: EngineEvent
+  readonly data: Uint8Array
+}
+
+const jobOf = <R extends AnsweredRequest>(
+  request: R,
+  onEvent: (event: EngineEvent) => void,
+  onEnd: (end: Either.Either<Answer<R>, ClusterError>) => void,
+): Job => ({
+  request,
+  onEvent,
+  // The engine answers a request with the final event of its type.
+  onEnd: (end) => onEnd(end as Either.Either<Answer<R>, ClusterError>),
+})
+
+const ignoreEvent = (): void => {}
+
+/** Sends one request at a time, parses the engine's output and hands events to who waits for them. */
 class EngineSession {
   private readonly child: ReturnType<typeof spawnEngine>
-  private running: Running | undefined
+  private running: Job | undefined
+  private readonly waiting: Array<Job> = []
   private ended: EngineError | undefined
   private stderrTail: ReadonlyArray<string> = []
   private readonly decoder = new TextDecoder()
@@ -154,13 +173,30 @@ class EngineSession {
     return this.running !== undefined
   }
 
-  begin(request: EngineRequest, running: Running): void {
+  submit(job: Job): void {
     if (this.ended !== undefined) {
-      running.finish(Effect.fail(this.ended))
+      job.onEnd(Either.left(this.ended))
+    } else if (this.running !== undefined) {
+      this.waiting.push(job)
     } else {
-      this.running = running
-      this.send(request)
+      this.running = job
+      this.send(job.request)
     }
+  }
+
+  /** Nobody waits for this one any more. */
+  abandon(job: Job): void {
+    const index = this.waiting.indexOf(job)
+    if (index >= 0) this.waiting.splice(index, 1)
+    job.onEvent = ignoreEvent
+  }
+
+  /** Ends the running job; the next one is sent first, so that the engine has it while we go on. */
+  private finish(end: Either.Either<AnyAnswer, ClusterError>): void {
+    const done = this.running
+    this.running = this.waiting.shift()
+    if (this.running !== undefined) this.send(this.running.request)
+    done?.onEnd(end)
   }
 
   private end(code: number | null): void {
@@ -168,8 +204,7 @@ class EngineSession {
     const how =
       this.child.signalCode !== null ? `signal ${this.child.signalCode}` : `exit code ${code}`
     this.ended = new EngineError({ detail: said === "" ? how : `${how}; it said: ${said}` })
-    this.running?.finish(Effect.fail(this.ended))
-    this.running = undefined
+    while (this.running !== undefined) this.finish(Either.left(this.ended))
   }
 
   private async readStderr(): Promise<void> {
@@ -237,18 +272,13 @@ class EngineSession {
   }
 
   private dispatch(event: EngineEvent, data: Uint8Array): void {
-    const running = this.running
-    if (running === undefined) return
     if (!isFinal(event)) {
-      running.onEvent(event)
-      return
+      this.running?.onEvent(event)
+    } else if (event.type === "failed") {
+      this.finish(Either.left(errorFromData(event.error)))
+    } else {
+      this.finish(Either.right({ event, data }))
     }
-    this.running = undefined
-    running.finish(
-      event.type === "failed"
-        ? Effect.fail(errorFromData(event.error))
-        : Effect.succeed({ event, data }),
-    )
   }
 }
 
