@@ -10,6 +10,7 @@ import {
   kvTypes,
   Llama,
   type ModelContext,
+  type ModelOptions,
   type SamplerOptions,
 } from "@ggml-rpc/native"
 import { Cause, Effect, Exit, Scope } from "effect"
@@ -45,7 +46,7 @@ const write = (model: TinyLlama): string => {
 const run = <A, E>(effect: Effect.Effect<A, E, Llama.Llama | Scope.Scope>): Promise<A> =>
   Effect.runPromise(effect.pipe(Effect.scoped, Effect.provide(Llama.layer)))
 
-const load = (model: TinyLlama | string, options?: Llama.ModelOptions) =>
+const load = (model: TinyLlama | string, options?: ModelOptions) =>
   Effect.flatMap(Llama.Llama, ({ loadModel }) =>
     loadModel(typeof model === "string" ? model : write(model), options),
   )
@@ -581,13 +582,13 @@ describe("scopes", () => {
         return { model, context, sampler: yield* model.newSampler() }
       }),
     )
-    expect(() => context.decode(tokens(5))).toThrow("after its scope closed")
-    expect(() => context.logits()).toThrow("after its scope closed")
-    expect(() => context.clearMemory()).toThrow("after its scope closed")
-    expect(() => context.memoryBreakdown()).toThrow("after its scope closed")
-    expect(() => sampler.accept(5)).toThrow("after its scope closed")
-    expect(() => model.piece(5)).toThrow("after its scope closed")
-    expect(() => model.metadata("general.name")).toThrow("after its scope closed")
+    expect(() => context.decode(tokens(5))).toThrow("after its release")
+    expect(() => context.logits()).toThrow("after its release")
+    expect(() => context.clearMemory()).toThrow("after its release")
+    expect(() => context.memoryBreakdown()).toThrow("after its release")
+    expect(() => sampler.accept(5)).toThrow("after its release")
+    expect(() => model.piece(5)).toThrow("after its release")
+    expect(() => model.metadata("general.name")).toThrow("after its release")
   })
 
   test("of a model end contexts that outlive it", () =>
@@ -597,14 +598,13 @@ describe("scopes", () => {
         const model = yield* Scope.extend(load(counting), modelScope)
         const context = yield* model.newContext({ threads })
         yield* Scope.close(modelScope, Exit.void)
-        expect(() => context.decode(tokens(5))).toThrow("after its scope closed")
+        expect(() => context.decode(tokens(5))).toThrow("after its release")
       }),
     ))
 })
 
 describe("a model that does not load", () => {
-  const failure = (path: string, options?: Llama.ModelOptions) =>
-    run(Effect.flip(load(path, options)))
+  const failure = (path: string, options?: ModelOptions) => run(Effect.flip(load(path, options)))
 
   test("is not there", async () => {
     const path = join(folder, "none.gguf")

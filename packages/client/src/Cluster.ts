@@ -21,7 +21,7 @@ import {
   kvTypes,
   type ModelInfo,
   type SamplerOptions,
-} from "@ggml-rpc/native"
+} from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"

@@ -2,11 +2,11 @@
  * What can go wrong between a client and its servers. Every error is plain data besides its class, so
  * that it survives the way from the engine's process to the caller (`errorToData`, `errorFromData`).
  */
-import * as Data from "effect/Data"
+import { TaggedError } from "@ggml-rpc/native/bindings"
 import { EndpointError } from "./endpoint.ts"
 
 /** No connection to a server came about. */
-export class ConnectError extends Data.TaggedError("ConnectError")<{
+export class ConnectError extends TaggedError("ConnectError")<{
   readonly endpoint: string
   readonly reason: "refused" | "timeout" | "unresolved" | "unreachable" | "other"
   /** The system's text. */
@@ -25,7 +25,7 @@ export class ConnectError extends Data.TaggedError("ConnectError")<{
 }
 
 /** Something answers at the endpoint, but no server that this client can use. */
-export class HandshakeError extends Data.TaggedError("HandshakeError")<{
+export class HandshakeError extends TaggedError("HandshakeError")<{
   readonly endpoint: string
   readonly reason: "not-a-server" | "closed" | "version" | "busy" | "no-devices"
   /** What was seen. */
@@ -60,7 +60,7 @@ export const deviceCountError = (endpoint: string, count: number): HandshakeErro
       : undefined
 
 /** A server went away, or broke the protocol, while it was in use. */
-export class ServerLostError extends Data.TaggedError("ServerLostError")<{
+export class ServerLostError extends TaggedError("ServerLostError")<{
   readonly endpoint: string
   /** What was under way, such as `GET_TENSOR`. */
   readonly during: string
@@ -73,7 +73,7 @@ export class ServerLostError extends Data.TaggedError("ServerLostError")<{
 }
 
 /** A server could not give the memory that a model, its KV cache or its compute buffers need. */
-export class RemoteMemoryError extends Data.TaggedError("RemoteMemoryError")<{
+export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
   readonly endpoint: string
   readonly device: string
   readonly sizeBytes: number
@@ -84,7 +84,7 @@ export class RemoteMemoryError extends Data.TaggedError("RemoteMemoryError")<{
 }
 
 /** libllama refused the model or the context. */
-export class ModelError extends Data.TaggedError("ModelError")<{
+export class ModelError extends TaggedError("ModelError")<{
   readonly path: string
   readonly during: "load" | "context" | "tokenize" | "decode" | "encode"
   /** The reason, with the end of libllama's log where it says more. */
@@ -103,7 +103,7 @@ export class ModelError extends Data.TaggedError("ModelError")<{
 }
 
 /** The model does not fit into the memory of the devices, or the wanted split is impossible. */
-export class PlanError extends Data.TaggedError("PlanError")<{
+export class PlanError extends TaggedError("PlanError")<{
   readonly reason: "does-not-fit" | "tensor-split" | "unknown-device"
   readonly detail: string
   /** Bytes that are missing over all devices, when it does not fit. */
@@ -115,7 +115,7 @@ export class PlanError extends Data.TaggedError("PlanError")<{
 }
 
 /** The process that runs the model ended by itself. */
-export class EngineError extends Data.TaggedError("EngineError")<{
+export class EngineError extends TaggedError("EngineError")<{
   readonly detail: string
 }> {
   override get message() {

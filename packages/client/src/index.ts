@@ -9,5 +9,6 @@ export type {
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export * from "./gguf/index.ts"
+export * from "./parseEndpoint.ts"
 export * from "./planner.ts"
 export * from "./probe.ts"

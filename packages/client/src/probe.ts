@@ -193,15 +193,17 @@ export const probe = (
       )
       const version = { major: hello.major, minor: hello.minor, patch: hello.patch }
       if (!negotiate(version, V7_0_0.version).accepted) {
-        return yield* new HandshakeError({
-          endpoint: name,
-          reason: "version",
-          detail: formatVersion(version),
-        })
+        return yield* Effect.fail(
+          new HandshakeError({
+            endpoint: name,
+            reason: "version",
+            detail: formatVersion(version),
+          }),
+        )
       }
       const { deviceCount } = yield* ask(Command.DEVICE_COUNT, {})
       const countError = deviceCountError(name, deviceCount)
-      if (countError !== undefined) return yield* countError
+      if (countError !== undefined) return yield* Effect.fail(countError)
       const devices: Array<ProbedDevice> = []
       for (let index = 0; index < deviceCount; index++) {
         const memory = yield* ask(Command.GET_DEVICE_MEMORY, { device: index })

@@ -4,54 +4,22 @@
  * Acquiring goes through Effect (it can fail and must be released); what runs per token is a plain
  * synchronous method of the acquired handle, and blocks.
  */
-import { ptr, read } from "bun:ffi"
-import { existsSync } from "node:fs"
 import * as Context from "effect/Context"
-import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { PrebuiltMissingError } from "../scripts/source.ts"
-import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
-import { type Address, asPointer, cString } from "./io.ts"
-import { takeLog } from "./libggml.ts"
+import {
+  LlamaModel,
+  ModelLoadError,
+  type ModelOptions,
+  TokenizeError,
+  type TokenizeOptions,
+} from "./LlamaModel.ts"
 import { llama } from "./libllama.ts"
 import { libraryErrorOf, type NativeLibraryError } from "./libraries.ts"
-import { Model } from "./Model.ts"
-
-export interface ModelOptions {
-  /** Devices to put layers on, in the order of the split; none, the default, computes on the CPU. */
-  readonly devices?: ReadonlyArray<Address>
-  /** Share of the layers that each device gets, one number a device; by free memory if not given. */
-  readonly tensorSplit?: ReadonlyArray<number>
-  /** Layers on the devices, counted from the last; -1, the default, is all. */
-  readonly gpuLayers?: number
-  /** Maps the file instead of reading it; true. */
-  readonly mmap?: boolean
-  /** Loads only metadata, to measure what a context would take. */
-  readonly noAlloc?: boolean
-  /** Loads only the tokenizer. */
-  readonly vocabOnly?: boolean
-  /** Looks for values in the weights that are not numbers. */
-  readonly checkTensors?: boolean
-  /** Lets the CPU repack weights into layouts that it computes faster; true. */
-  readonly extraBufferTypes?: boolean
-  /** Address of an int that stops the loading when it is not 0. */
-  readonly abortFlag?: Address
-}
-
-/** A model file that did not load. */
-export class ModelLoadError extends Data.TaggedError("ModelLoadError")<{
-  /**
-   * `file`: there is none; `options`: they cannot be met; `memory`: a device could not hold its part;
-   * `aborted`: the abort flag was raised; `model`: llama.cpp refused it.
-   */
-  readonly reason: "file" | "options" | "memory" | "aborted" | "model"
-  readonly path: string
-  readonly message: string
-  /** What ggml and llama logged about it. */
-  readonly log: string
-}> {}
+import { ContextError, type ContextOptions, type ModelContext } from "./ModelContext.ts"
+import type { Sampler, SamplerOptions } from "./Sampler.ts"
 
 export class Llama extends Context.Tag("@ggml-rpc/native/Llama")<
   Llama,
@@ -72,113 +40,55 @@ export const layer: Layer.Layer<Llama, NativeLibraryError | PrebuiltMissingError
   Effect.try({
     try: () => {
       const maxDeviceCount = Number(llama().llama_max_devices())
-      return Llama.of({
-        maxDeviceCount,
-        loadModel: (path, options = {}) => loadModel(path, options, maxDeviceCount),
-      })
+      return Llama.of({ maxDeviceCount, loadModel })
     },
     catch: libraryErrorOf,
   }),
 )
 
-const loadModel = Effect.fn("Llama.loadModel")(function* (
+/** A loaded model that its scope releases, and whose contexts and samplers are scoped as well. */
+export class Model extends LlamaModel {
+  /** The tokens of a text. */
+  tokenize(text: string, options?: TokenizeOptions): Effect.Effect<Int32Array, TokenizeError> {
+    return attempt(() => this.encodeText(text, options), TokenizeError)
+  }
+
+  /** Makes a context, which ends with the scope, or with the model if that ends first. */
+  newContext(options?: ContextOptions): Effect.Effect<ModelContext, ContextError, Scope.Scope> {
+    return Effect.acquireRelease(
+      attempt(() => this.openContext(options), ContextError),
+      (context) => Effect.sync(() => context.release()),
+    )
+  }
+
+  /** Makes a sampler, which ends with the scope. */
+  newSampler(options?: SamplerOptions): Effect.Effect<Sampler, never, Scope.Scope> {
+    return Effect.acquireRelease(
+      Effect.sync(() => this.openSampler(options)),
+      (sampler) => Effect.sync(() => sampler.release()),
+    )
+  }
+}
+
+const loadModel = (
   path: string,
-  options: ModelOptions,
-  maxDeviceCount: number,
-) {
-  const problem = optionsProblem(options, maxDeviceCount)
-  if (problem !== undefined) {
-    return yield* new ModelLoadError({ reason: "options", path, message: problem, log: "" })
-  }
-  if (!existsSync(path)) {
-    return yield* new ModelLoadError({
-      reason: "file",
-      path,
-      message: `There is no model file ${path}: check the path.`,
-      log: "",
-    })
-  }
-  return yield* Effect.acquireRelease(
-    Effect.suspend(() => openModel(path, options, maxDeviceCount)),
+  options?: ModelOptions,
+): Effect.Effect<Model, ModelLoadError, Scope.Scope> =>
+  Effect.acquireRelease(
+    attempt(() => Model.open(path, options), ModelLoadError),
     (model) => Effect.sync(() => model.release()),
   )
-})
 
-const optionsProblem = (options: ModelOptions, maxDeviceCount: number): string | undefined => {
-  const count = options.devices?.length ?? 0
-  if (count > maxDeviceCount) {
-    return `${count} devices for one model: llama.cpp splits over at most ${maxDeviceCount}; use fewer.`
-  }
-  const split = options.tensorSplit
-  if (split !== undefined && split.length !== count) {
-    return `The tensor split has ${split.length} numbers for ${count} devices: give one number for each.`
-  }
-  return undefined
-}
-
-/** In the order of shim/llama.cpp `model_options`. */
-const modelBlock = (options: ModelOptions, devices: BigUint64Array, split: Float32Array) =>
-  Float64Array.of(
-    devices.length > 1 ? ptr(devices) : 0,
-    options.tensorSplit === undefined ? 0 : ptr(split),
-    options.gpuLayers ?? -1,
-    options.mmap === false ? 0 : 1,
-    options.noAlloc ? 1 : 0,
-    options.vocabOnly ? 1 : 0,
-    options.checkTensors ? 1 : 0,
-    options.extraBufferTypes === false ? 0 : 1,
-    options.abortFlag ?? 0,
-  )
-
-const openModel = (
-  path: string,
-  options: ModelOptions,
-  maxDeviceCount: number,
-): Effect.Effect<Model, ModelLoadError> => {
-  // Null-terminated. llama reads both arrays by address until the model is loaded.
-  const devices = BigUint64Array.from([...(options.devices ?? []), 0], BigInt)
-  const split = new Float32Array(maxDeviceCount)
-  split.set(options.tensorSplit ?? [])
-  takeLog()
-  inUse.add(devices).add(split)
-  const address = llama().ls_model_load(cString(path), modelBlock(options, devices, split))
-  inUse.delete(devices)
-  inUse.delete(split)
-  if (address === null) return Effect.fail(loadError(path, options))
-  return Effect.sync(
-    () =>
-      new Model(address as Address, {
-        path,
-        noAlloc: options.noAlloc ?? false,
-        vocabOnly: options.vocabOnly ?? false,
-      }),
-  )
-}
-
-/** Arrays that native code reads by address, which the garbage collector cannot see. */
-const inUse = new Set<object>()
-
-const loadError = (path: string, options: ModelOptions): ModelLoadError => {
-  const log = takeFailureLog()
-  if (options.abortFlag !== undefined && read.i32(asPointer(options.abortFlag), 0) !== 0) {
-    return new ModelLoadError({
-      reason: "aborted",
-      path,
-      message: `Loading ${path} was stopped.`,
-      log,
-    })
-  }
-  return saysOutOfMemory(log)
-    ? new ModelLoadError({
-        reason: "memory",
-        path,
-        message: `A device has no room for its part of ${path} (${logTail(log)}): give it fewer layers, add devices, or use a smaller quantization.`,
-        log,
-      })
-    : new ModelLoadError({
-        reason: "model",
-        path,
-        message: `llama.cpp could not load ${path}: ${logTail(log)}.`,
-        log,
-      })
-}
+/** Fails with an error of this class that was thrown; every other one is a defect. */
+const attempt = <A, E extends Error>(
+  run: () => A,
+  ErrorClass: abstract new (...args: never) => E,
+): Effect.Effect<A, E> =>
+  Effect.suspend(() => {
+    try {
+      return Effect.succeed(run())
+    } catch (error) {
+      if (error instanceof ErrorClass) return Effect.fail(error)
+      throw error
+    }
+  })

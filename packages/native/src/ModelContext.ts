@@ -1,14 +1,12 @@
 /** A llama context: the KV cache and compute buffers of one conversation with a model. */
 import { type Pointer, toArrayBuffer } from "bun:ffi"
-import * as Data from "effect/Data"
-import * as Effect from "effect/Effect"
-import type * as Scope from "effect/Scope"
 import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
 import { type Address, asPointer } from "./io.ts"
 import { ggml, takeLog } from "./libggml.ts"
 import { llama } from "./libllama.ts"
 import type { ModelInfo } from "./ModelInfo.ts"
 import { defaultThreadCount } from "./processor.ts"
+import { TaggedError } from "./taggedError.ts"
 
 /** ggml_type numbers (ggml.h) of the types that a KV cache can have, by llama-cli's names. */
 export const kvTypes = {
@@ -58,7 +56,7 @@ export interface ContextOptions {
 }
 
 /** No context for this model with these options. */
-export class ContextError extends Data.TaggedError("ContextError")<{
+export class ContextError extends TaggedError("ContextError")<{
   /** `memory`: a device could not hold the cache or the compute buffers; `model`: anything else. */
   readonly reason: "memory" | "model"
   readonly message: string
@@ -120,7 +118,7 @@ const rowFields = 6
 
 /**
  * A context that can compute. The methods are synchronous and block until llama returns; they throw
- * (as defects: a caller can know better) when used after the scope closed or with an impossible count.
+ * (as defects: a caller can know better) when used after `release` or with an impossible count.
  */
 export class ModelContext {
   readonly address: Address
@@ -185,7 +183,7 @@ export class ModelContext {
 
   /**
    * Logits after one token of the last `decode`: `vocabSize` of them. The view shows llama's own
-   * memory: it is valid until the next `decode`, and not after the scope closed.
+   * memory: it is valid until the next `decode`, and not after `release`.
    *
    * @param index the token's place in that `decode`; negative counts from the last output: -1 is it
    */
@@ -266,7 +264,7 @@ export class ModelContext {
     return this.#released
   }
 
-  /** Frees the context; called by the scope that made it, harmless when called again. */
+  /** Frees the context; harmless when called again. */
   release(): void {
     if (this.#released) return
     this.#released = true
@@ -275,7 +273,7 @@ export class ModelContext {
   }
 
   #open(): Pointer {
-    if (this.#released) throw new Error("The model context was used after its scope closed.")
+    if (this.#released) throw new Error("The model context was used after its release.")
     return this.#pointer
   }
 
@@ -331,21 +329,17 @@ const contextBlock = (options: ContextOptions): Float64Array => {
   )
 }
 
-/** Makes a context; the scope frees it. */
-export const makeModelContext = (
-  model: ContextModel,
-  options: ContextOptions,
-): Effect.Effect<ModelContext, ContextError, Scope.Scope> =>
-  Effect.acquireRelease(
-    Effect.suspend(() => {
-      takeLog()
-      const address = llama().ls_context_new(asPointer(model.address), contextBlock(options))
-      return address === null
-        ? Effect.fail(contextError(model, options))
-        : Effect.sync(() => new ModelContext(address as Address, model))
-    }),
-    (context) => Effect.sync(() => context.release()),
-  )
+/**
+ * Makes a context, which is the caller's to release.
+ *
+ * @throws {ContextError}
+ */
+export const openModelContext = (model: ContextModel, options: ContextOptions): ModelContext => {
+  takeLog()
+  const address = llama().ls_context_new(asPointer(model.address), contextBlock(options))
+  if (address === null) throw contextError(model, options)
+  return new ModelContext(address as Address, model)
+}
 
 const contextError = (model: ContextModel, options: ContextOptions): ContextError => {
   const log = takeFailureLog()

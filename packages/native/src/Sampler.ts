@@ -1,7 +1,5 @@
 /** Chooses the next token, by a chain of llama's samplers. */
 import { type Pointer, read } from "bun:ffi"
-import * as Effect from "effect/Effect"
-import type * as Scope from "effect/Scope"
 import { type Address, asPointer } from "./io.ts"
 import { llama } from "./libllama.ts"
 import type { ModelContext } from "./ModelContext.ts"
@@ -67,7 +65,7 @@ export class Sampler {
     this.#library.llama_sampler_reset(this.#open())
   }
 
-  /** Frees the chain; called by the scope that made it, harmless when called again. */
+  /** Frees the chain; harmless when called again. */
   release(): void {
     if (this.#released) return
     this.#released = true
@@ -75,20 +73,14 @@ export class Sampler {
   }
 
   #open(): Pointer {
-    if (this.#released) throw new Error("The sampler was used after its scope closed.")
+    if (this.#released) throw new Error("The sampler was used after its release.")
     return this.#chain
   }
 }
 
-/** Makes a sampler; the scope frees it. */
-export const makeSampler = (
-  model: SampledModel,
-  options: SamplerOptions,
-): Effect.Effect<Sampler, never, Scope.Scope> =>
-  Effect.acquireRelease(
-    Effect.sync(() => new Sampler(buildChain(model, options))),
-    (sampler) => Effect.sync(() => sampler.release()),
-  )
+/** Makes a sampler, which is the caller's to release. */
+export const openSampler = (model: SampledModel, options: SamplerOptions): Sampler =>
+  new Sampler(buildChain(model, options))
 
 /** The chain of sampling.cpp `common_sampler_init` (llama.cpp v0.5.0) with its default order. */
 const buildChain = (model: SampledModel, options: SamplerOptions): Address => {

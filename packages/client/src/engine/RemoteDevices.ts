@@ -5,7 +5,7 @@
  * Callbacks run under C++ frames: they never throw, and a broken connection shows in `failure`.
  */
 import { JSCallback, toArrayBuffer } from "bun:ffi"
-import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native"
+import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
 import {
   Command,
   Fnv1a64,

@@ -8,7 +8,7 @@
  * After the first failure the connection is broken for good: calls return quietly (their callers sit
  * under C++ frames and must not throw) and `failure` tells what happened.
  */
-import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-rpc/native"
+import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   Command,
   decodeResponse,

@@ -2,20 +2,17 @@
 import {
   type Detokenizer,
   decodeStatusText,
-  type Model,
+  type LlamaModel,
   type ModelContext,
   type Sampler,
   type SamplerOptions,
-} from "@ggml-rpc/native"
-import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import * as Scope from "effect/Scope"
+} from "@ggml-rpc/native/bindings/llama"
 import { ModelError } from "../errors.ts"
 import type { GenerateStats, StopReason } from "./messages.ts"
 
 /** A loaded model, and what the loop must look at between its steps. */
 export interface Subject {
-  readonly model: Model
+  readonly model: LlamaModel
   readonly context: ModelContext
   readonly path: string
   /** Throws the error of a lost connection. */
@@ -54,12 +51,11 @@ export const generate = (
   request: GenerateRequest,
   sink: GenerateSink,
 ): Generated => {
-  const scope = Effect.runSync(Scope.make())
+  const sampler = subject.model.openSampler(request.sampler)
   try {
-    const sampler = Effect.runSync(Scope.extend(subject.model.newSampler(request.sampler), scope))
     return new Generation(subject, request, sink, sampler).run()
   } finally {
-    Effect.runSync(Scope.close(scope, Exit.void))
+    sampler.release()
   }
 }
 

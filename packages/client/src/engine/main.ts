@@ -7,21 +7,19 @@ import { type Pointer, read } from "bun:ffi"
 import { readSync, writeSync } from "node:fs"
 import {
   type Address,
+  ContextError,
   type Device,
   decodeStatusText,
   deviceMemory,
   hostMemory,
   io,
-  Llama,
+  LlamaModel,
   listDevices,
   loadBackends,
-  type Model,
   type ModelContext,
-} from "@ggml-rpc/native"
-import * as Effect from "effect/Effect"
-import * as Either from "effect/Either"
-import * as Exit from "effect/Exit"
-import * as Scope from "effect/Scope"
+  ModelLoadError,
+  TokenizeError,
+} from "@ggml-rpc/native/bindings/llama"
 import {
   type ClusterError,
   EngineError,
@@ -102,25 +100,18 @@ class RequestReader {
 }
 
 interface Loaded {
-  readonly model: Model
+  readonly model: LlamaModel
   readonly context: ModelContext
   readonly path: string
   readonly options: EngineContextOptions
-  readonly scope: Scope.CloseableScope
 }
 
 /** Devices of this process, and what is loaded on them. */
 class Engine {
-  private readonly llama = Effect.runSync(
-    Effect.provide(
-      Effect.map(Llama.Llama, (service) => service),
-      Llama.layer,
-    ),
-  )
   private remote: RemoteDevices | undefined
   private readonly local: Array<Device> = []
   private loaded: Loaded | undefined
-  private readonly abortFlag = io().io_abort_flag() as Pointer
+  private readonly abortFlag = io().io_abort_flag() as Pointer & Address
 
   handle(request: EngineRequest): void {
     io().io_clear_abort()
@@ -207,7 +198,7 @@ class Engine {
     if (this.remote?.failure !== undefined) throw this.remote.failure
   }
 
-  /** Model and context of a placement in a scope of their own. */
+  /** Model and context of a placement; `release` of the model frees both. */
   private acquire(
     path: string,
     placement: Placement,
@@ -215,37 +206,36 @@ class Engine {
     options: { readonly noAlloc: boolean; readonly mmap: boolean },
   ): Loaded {
     this.remote?.clearMemoryFailure()
-    const abortFlag: Address = this.abortFlag
+    const { abortFlag } = this
     // Only the devices that get something: one without layers would still get compute buffers.
     const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))
-    const scope = Effect.runSync(Scope.make())
-    const acquired = Effect.runSync(
-      Effect.either(
-        Effect.gen(this, function* () {
-          const model = yield* this.llama.loadModel(path, {
-            devices: used.map((index) => this.addresses[index]!),
-            // Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts.
-            tensorSplit: used.map((index) => placement.unitCounts[index]!),
-            gpuLayers: used.reduce((sum, index) => sum + placement.unitCounts[index]!, 0),
-            mmap: options.mmap,
-            noAlloc: options.noAlloc,
-            abortFlag,
-          })
-          const made = yield* model.newContext({
-            ...context,
-            abortFlag,
-            ...(context.embeddings ? { pooling: 0 } : {}),
-          })
-          return { model, context: made, path, options: context, scope }
-        }).pipe(Scope.extend(scope)),
-      ),
-    )
-    if (Either.isRight(acquired)) return acquired.right
-    Effect.runSync(Scope.close(scope, Exit.void))
-    // What the server said is more telling than what libllama made of it.
-    if (this.remote?.failure !== undefined) throw this.remote.failure
-    const during = acquired.left._tag === "ContextError" ? "context" : "load"
-    throw new ModelError({ path, during, detail: acquired.left.message })
+    let model: LlamaModel | undefined
+    try {
+      model = LlamaModel.open(path, {
+        devices: used.map((index) => this.addresses[index]!),
+        // Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts.
+        tensorSplit: used.map((index) => placement.unitCounts[index]!),
+        gpuLayers: used.reduce((sum, index) => sum + placement.unitCounts[index]!, 0),
+        mmap: options.mmap,
+        noAlloc: options.noAlloc,
+        abortFlag,
+      })
+      const made = model.openContext({
+        ...context,
+        abortFlag,
+        ...(context.embeddings ? { pooling: 0 } : {}),
+      })
+      return { model, context: made, path, options: context }
+    } catch (error) {
+      model?.release()
+      // What the server said is more telling than what libllama made of it.
+      if (this.remote?.failure !== undefined) throw this.remote.failure
+      if (error instanceof ModelLoadError || error instanceof ContextError) {
+        const during = error._tag === "ContextError" ? "context" : "load"
+        throw new ModelError({ path, during, detail: error.message })
+      }
+      throw error
+    }
   }
 
   private rows(loaded: Loaded): ReadonlyArray<MeasuredRow> {
@@ -259,7 +249,7 @@ class Engine {
     const loaded = this.acquire(path, placement, context, { noAlloc: true, mmap: false })
     const rows = this.rows(loaded)
     const contextSize = loaded.context.contextSize
-    Effect.runSync(Scope.close(loaded.scope, Exit.void))
+    loaded.model.release()
     this.failIfLost()
     send({ type: "measured", rows, contextSize })
   }
@@ -308,9 +298,9 @@ class Engine {
 
   private unload(): void {
     if (this.loaded === undefined) return
-    const { scope } = this.loaded
+    const { model } = this.loaded
     this.loaded = undefined
-    Effect.runSync(Scope.close(scope, Exit.void))
+    model.release()
     this.remote?.flush()
   }
 
@@ -326,18 +316,14 @@ class Engine {
 
   private tokenize(request: EngineRequest & { type: "tokenize" }): void {
     const { model, path } = this.required()
-    const tokens = Effect.runSync(
-      Effect.either(
-        model.tokenize(request.text, {
-          addSpecial: request.addSpecial,
-          parseSpecial: request.parseSpecial,
-        }),
-      ),
-    )
-    if (Either.isLeft(tokens)) {
-      throw new ModelError({ path, during: "tokenize", detail: tokens.left.message })
+    try {
+      const { addSpecial, parseSpecial } = request
+      const tokens = model.encodeText(request.text, { addSpecial, parseSpecial })
+      send({ type: "tokens", tokens: [...tokens] })
+    } catch (error) {
+      if (!(error instanceof TokenizeError)) throw error
+      throw new ModelError({ path, during: "tokenize", detail: error.message })
     }
-    send({ type: "tokens", tokens: [...tokens.right] })
   }
 
   private check(status: number, during: "decode" | "encode"): void {

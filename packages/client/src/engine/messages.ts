@@ -3,7 +3,7 @@
  * any number of events and one final one. SIGUSR2 cancels the running request. A message is a JSON line;
  * `bytes` says how many raw bytes follow it.
  */
-import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native"
+import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
 import type { Endpoint } from "../endpoint.ts"
 import type { ErrorData } from "../errors.ts"
 

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test"
 import * as Either from "effect/Either"
 import fc from "fast-check"
-import { formatEndpoint, parseEndpoint, parseEndpoints } from "./endpoint.ts"
+import { formatEndpoint } from "./endpoint.ts"
+import { parseEndpoint, parseEndpoints } from "./parseEndpoint.ts"
 
 describe("an endpoint", () => {
   test.each([

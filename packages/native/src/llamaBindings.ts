@@ -1,0 +1,10 @@
+/**
+ * What `bindings.ts` has, and libllama with it: models, contexts, samplers without Effect. Imported as
+ * `@ggml-rpc/native/bindings/llama`.
+ */
+export * from "./bindings.ts"
+export { Detokenizer } from "./Detokenizer.ts"
+export * from "./LlamaModel.ts"
+export * from "./ModelContext.ts"
+export type { ModelInfo } from "./ModelInfo.ts"
+export { Sampler, type SamplerOptions } from "./Sampler.ts"
