@@ -25,8 +25,9 @@ const readNumber = (path: string): number | undefined => {
   return text === undefined || !/^\d+$/.test(text) ? undefined : Number(text)
 }
 
-const readField = (path: string, field: string): number | undefined => {
-  const match = read(path)?.match(new RegExp(`^${field}:?\\s+(\\d+)`, "m"))
+/** The number that a pattern captures. */
+const numberIn = (text: string | undefined, pattern: RegExp): number | undefined => {
+  const match = text?.match(pattern)
   return match ? Number(match[1]) : undefined
 }
 
@@ -38,14 +39,15 @@ const cgroupMemory = ({ folder, files }: Cgroup): MemorySize | undefined => {
   const limit = readNumber(join(folder, files.limit))
   const usage = readNumber(join(folder, files.usage))
   if (limit === undefined || usage === undefined) return undefined
-  const inactive = readField(join(folder, "memory.stat"), files.inactive) ?? 0
+  const inactive = numberIn(read(join(folder, "memory.stat")), files.inactive) ?? 0
   return { totalBytes: limit, freeBytes: Math.max(0, limit - Math.max(0, usage - inactive)) }
 }
 
 interface CgroupFiles {
   readonly limit: string
   readonly usage: string
-  readonly inactive: string
+  /** In memory.stat. */
+  readonly inactive: RegExp
 }
 
 interface Cgroup {
@@ -56,13 +58,13 @@ interface Cgroup {
 const v2Files: CgroupFiles = {
   limit: "memory.max",
   usage: "memory.current",
-  inactive: "inactive_file",
+  inactive: /^inactive_file\s+(\d+)/m,
 }
 
 const v1Files: CgroupFiles = {
   limit: "memory.limit_in_bytes",
   usage: "memory.usage_in_bytes",
-  inactive: "total_inactive_file",
+  inactive: /^total_inactive_file\s+(\d+)/m,
 }
 
 /** This process's cgroup and all groups around it: each can hold the lowest limit. */
@@ -123,9 +125,9 @@ const currentCgroups = (
  * available and what each enclosing cgroup leaves.
  */
 export const hostMemory = (procFolder = "/proc", cgroupRoot = "/sys/fs/cgroup"): MemorySize => {
-  const meminfo = join(procFolder, "meminfo")
-  const total = readField(meminfo, "MemTotal")
-  const available = readField(meminfo, "MemAvailable")
+  const meminfo = read(join(procFolder, "meminfo"))
+  const total = numberIn(meminfo, /^MemTotal:\s+(\d+)/m)
+  const available = numberIn(meminfo, /^MemAvailable:\s+(\d+)/m)
   const machine: MemorySize = {
     totalBytes: total === undefined ? totalmem() : total * 1024,
     freeBytes: available === undefined ? freemem() : available * 1024,

@@ -11,6 +11,13 @@ import {
 /** Kept free for everything else on the machine; less on a small one. */
 const RESERVE_BYTES = 256 * 1024 * 1024
 
+/**
+ * A reading of the free memory takes a third of a millisecond, and a model's buffers come in a row: for a while
+ * one reading will do, for what it would allow this many times over.
+ */
+const READING_MS = 500
+const PLENTY = 8
+
 /** A device of this server, as the commands need it. */
 export class ServedDevice {
   readonly device: Device
@@ -20,6 +27,10 @@ export class ServedDevice {
   readonly maxSizeBytes: number
   readonly #threadCount: number
   #backend: Address = 0
+  /** What `hasMemoryFor` read last, when, and what it has granted of that. */
+  #spareBytes = 0
+  #readAt = Number.NEGATIVE_INFINITY
+  #grantedBytes = 0
 
   constructor(device: Device, threadCount: number) {
     const symbols = ggml()
@@ -46,9 +57,16 @@ export class ServedDevice {
    */
   hasMemoryFor(sizeBytes: number, unwrittenBytes: () => number): boolean {
     if (!this.usesHostMemory) return true
+    const now = performance.now()
+    this.#grantedBytes += sizeBytes
+    if (now - this.#readAt < READING_MS && this.#grantedBytes * PLENTY <= this.#spareBytes)
+      return true
     const { freeBytes, totalBytes } = this.memory()
     const reserve = Math.min(RESERVE_BYTES, totalBytes / 32)
-    return sizeBytes <= freeBytes - unwrittenBytes() - reserve
+    this.#spareBytes = freeBytes - unwrittenBytes() - reserve
+    this.#readAt = now
+    this.#grantedBytes = sizeBytes
+    return sizeBytes <= this.#spareBytes
   }
 
   /**

@@ -31,7 +31,7 @@ test("promises of all slots count, as far as they are not written", () => {
   expect(third.unwrittenBytes()).toBeLessThanOrEqual(150 * GIB)
   first.set(0)
   expect(third.unwrittenBytes()).toBeLessThanOrEqual(50 * GIB)
-  expect(third.unwrittenBytes()).toBeGreaterThan(49 * GIB)
+  expect(third.unwrittenBytes()).toBeGreaterThan(50 * GIB - 2 * resident)
 })
 
 test("what is written is not counted twice", () => {
