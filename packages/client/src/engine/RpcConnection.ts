@@ -29,7 +29,7 @@ import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
 /** Data of at most this size is copied into the block; larger data goes out from where it lies. */
-const COPY_LIMIT_BYTES = 32 * 1024
+export const COPY_LIMIT_BYTES = 32 * 1024
 /**
  * While reads are outstanding no more than this is sent: the server may be stuck writing an answer that
  * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
@@ -62,6 +62,13 @@ export class RpcConnection {
   constructor(address: Endpoint) {
     this.address = address
     this.endpoint = formatEndpoint(address)
+  }
+
+  /** A connection over a socket that is there already, and is past HELLO. */
+  static over(fd: number, address: Endpoint): RpcConnection {
+    const connection = new RpcConnection(address)
+    connection.fd = fd
+    return connection
   }
 
   /**

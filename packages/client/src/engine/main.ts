@@ -119,6 +119,8 @@ class Engine {
       case "open":
         this.open(request)
         send({ type: "opened", devices: this.devices(), host: this.host() })
+        // While the host reads the model file and thinks about a plan.
+        this.remote?.warmUp()
         break
       case "memory":
         send({ type: "memory", devices: this.devices(), host: this.host() })
