@@ -98,10 +98,14 @@ test("what upstream's client and server left is served by ours", async () => {
   await runUpstreamClient(server.endpoint)
 })
 
-test("without --cache nothing is written", async () => {
-  await using server = await startOurServer({ env: { LLAMA_CACHE: folder } })
+test("without --cache nothing is written, and our client asks for no hash", async () => {
+  await using server = await startOurServer({ env: { LLAMA_CACHE: folder, GGML_RPC_DEBUG: "1" } })
   expect(await cachedBytes(server.endpoint)).toBe(0)
   expect(readdirSync(folder)).toEqual([])
+  expect(server.stderr()).toContain("[SET_TENSOR]")
+  expect(server.stderr()).not.toContain("[SET_TENSOR_HASH]")
+  await runUpstreamClient(server.endpoint)
+  expect(server.stderr()).toContain("[SET_TENSOR_HASH]")
 })
 
 test.each(["truncated", "changed", "empty"] as const)(

@@ -55,8 +55,6 @@ interface Member {
   readonly slot: number
   /** The client it serves; undefined while it waits. */
   client: ClientName | undefined
-  /** Whether its client allocated something. */
-  stateful: boolean
   /** It announced its devices. */
   ready: boolean
   /** It said that its client's connection is over. */
@@ -123,10 +121,10 @@ export class SessionPool {
     }
   }
 
-  /** Whether a process serves a client that may leave without having allocated anything. */
+  /** Whether a process serves a client, which may leave without having allocated anything. */
   #mayGetFree(): boolean {
     for (const member of this.#members.values()) {
-      if (member.client !== undefined && !member.stateful && !member.closed) return true
+      if (member.client !== undefined && !member.closed) return true
     }
     return false
   }
@@ -200,7 +198,6 @@ export class SessionPool {
         process,
         slot,
         client: undefined,
-        stateful: false,
         ready: false,
         closed: false,
         idleSince: Date.now(),
@@ -263,9 +260,6 @@ export class SessionPool {
         return
       case "failed":
         member.failure = event.message
-        return
-      case "stateful":
-        member.stateful = true
         return
       case "closed":
         this.#onClosed(member, event)

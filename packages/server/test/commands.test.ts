@@ -1,8 +1,12 @@
 import { describe, expect, test } from "bun:test"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import {
   ABSENT_TENSOR,
   Command,
   encodeRequest,
+  HelloExtension,
   noConnCaps,
   type RpcTensor,
 } from "@ggml-rpc/protocol"
@@ -23,13 +27,26 @@ const withClient = <A>(
   })
 
 describe("questions", () => {
-  test("HELLO answers 7.0.0, no extension and no capabilities", () =>
-    withServer({}, async ({ port }) => {
-      const client = await TestClient.open(port)
-      const answer = await client.ask(Command.HELLO, { connCaps: new Uint8Array(24).fill(7) })
-      expect(answer).toEqual({ major: 7, minor: 0, patch: 0, extension: 0, connCaps: noConnCaps() })
-      client.close()
-    }))
+  test("HELLO answers 7.0.0, whether there is no cache, and no capabilities", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-"))
+    const { LEVEL, NO_CACHE } = HelloExtension
+    try {
+      for (const [options, extension] of [
+        [{}, LEVEL | NO_CACHE],
+        [{ cacheDir: folder }, LEVEL],
+      ] as const) {
+        await withServer(options, async ({ port }) => {
+          const client = await TestClient.open(port)
+          const answer = await client.ask(Command.HELLO, { connCaps: new Uint8Array(24).fill(7) })
+          const version = { major: 7, minor: 0, patch: 0 }
+          expect(answer).toEqual({ ...version, extension, connCaps: noConnCaps() })
+          client.close()
+        })
+      }
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
 
   test("devices, alignment, limit and memory", () =>
     withClient(

@@ -109,7 +109,10 @@ export class RemoteDevices {
   private readonly exchange: Uint8Array
   private readonly exchangeView: DataView
   private readonly counts = new Uint32Array(2)
-  /** Servers that lacked a weight: they hold no part of this model, and hashing costs more than sending. */
+  /**
+   * Servers that have no cache, or lacked a weight: they hold no part of this model, and hashing costs more than
+   * sending.
+   */
   private readonly coldCaches = new Set<RpcConnection>()
   private memoryFailure: RemoteMemoryError | undefined
 
@@ -134,6 +137,7 @@ export class RemoteDevices {
     connections.forEach((connection, connectionIndex) => {
       const count = connection.call(Command.DEVICE_COUNT, {})?.deviceCount
       if (count === undefined) return
+      if (connection.lacksCache) this.coldCaches.add(connection)
       connection.failure = deviceCountError(connection.endpoint, count)
       if (connection.failure !== undefined) return
       for (let deviceIndex = 0; deviceIndex < count; deviceIndex++) {
@@ -219,12 +223,11 @@ export class RemoteDevices {
    * that refused a part of it has been noticed.
    */
   settle(): void {
-    const asked = new Set<RpcConnection>()
-    for (const { connection, deviceIndex } of this.states) {
-      if (asked.has(connection)) continue
-      asked.add(connection)
-      connection.call(Command.GET_DEVICE_MEMORY, { device: deviceIndex })
+    for (const connection of this.connections) {
+      connection.post(Command.DEVICE_COUNT, {})
+      connection.flush()
     }
+    for (const connection of this.connections) connection.roundTrip(Command.DEVICE_COUNT, 4)
   }
 
   clearMemoryFailure(): void {

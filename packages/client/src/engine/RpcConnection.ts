@@ -15,6 +15,7 @@ import {
   describeCommand,
   encodeRequest,
   formatVersion,
+  HelloExtension,
   type MessageId,
   negotiate,
   noConnCaps,
@@ -42,6 +43,8 @@ export class RpcConnection {
   readonly endpoint: string
   /** What broke the connection; set once. */
   failure: ClusterError | undefined
+  /** The server said that it has no cache; one of upstream's never tells. */
+  lacksCache = false
 
   readonly block = new Uint8Array(BLOCK_SIZE_BYTES)
   readonly blockView = new DataView(this.block.buffer)
@@ -120,6 +123,10 @@ export class RpcConnection {
         detail: formatVersion(version),
       })
     }
+    const { extension } = response
+    this.lacksCache =
+      (extension & HelloExtension.LEVEL_MASK) >= HelloExtension.LEVEL &&
+      (extension & HelloExtension.NO_CACHE) !== 0
   }
 
   /** From now on answers may take as long as it takes to compute. */

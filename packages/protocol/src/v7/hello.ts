@@ -10,12 +10,24 @@ export const noConnCaps = (): Uint8Array => new Uint8Array(CONN_CAPS_SIZE_BYTES)
 export const HelloRequest = record("HelloRequest", { connCaps: bytes(CONN_CAPS_SIZE_BYTES) })
 export type HelloRequest = ValueOf<typeof HelloRequest>
 
+/**
+ * What servers of this project say in HELLO's `extension`: the low four bits are a level, the others flags. A level
+ * includes those below it; at level 0, upstream's, the flags mean nothing.
+ */
+export const HelloExtension = {
+  /** What these packages speak: the flags. */
+  LEVEL: 1,
+  LEVEL_MASK: 0x0f,
+  /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
+  NO_CACHE: 0x10,
+} as const
+
 /** HELLO response; ggml-rpc.cpp `rpc_msg_hello_rsp`. */
 export const HelloResponse = record("HelloResponse", {
   major: u8,
   minor: u8,
   patch: u8,
-  /** Upstream's `padding`: sent as 0 and never read. Carries the extension level of this project's servers. */
+  /** Upstream's `padding`: sent as 0 and never read. See `HelloExtension`. */
   extension: u8,
   connCaps: bytes(CONN_CAPS_SIZE_BYTES),
 })

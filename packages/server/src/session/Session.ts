@@ -6,6 +6,7 @@ import {
   describeCommand,
   GetAllocSizeRequest,
   GetTensorRequest,
+  HelloExtension,
   MemsetTensorRequest,
   RpcTensor,
   readU64AsNumber,
@@ -75,8 +76,6 @@ export interface SessionOptions {
   readonly helloTimeoutMs: number
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
-  /** Called when the first buffer is about to be made. */
-  readonly onStateful: () => void
 }
 
 /** Serves clients one after another; `serve` handles one connection from HELLO to its end. */
@@ -203,6 +202,8 @@ export class Session {
     out.setUint8(at, major)
     out.setUint8(at + 1, minor)
     out.setUint8(at + 2, patch)
+    const flags = this.#cache === undefined ? HelloExtension.NO_CACHE : 0
+    out.setUint8(at + 3, HelloExtension.LEVEL | flags)
   }
 
   #deviceCount(): void {
@@ -296,10 +297,7 @@ export class Session {
     if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
     if (!this.#buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
     if (!device.hasMemoryFor(sizeBytes, this.#unwrittenBytes)) return undefined
-    if (!this.stateful) {
-      this.stateful = true
-      this.#options.onStateful()
-    }
+    this.stateful = true
     const native = this.#ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
     if (native === 0 || native === null) return undefined
     const pointer = asPointer(native)

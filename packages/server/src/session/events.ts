@@ -38,8 +38,6 @@ export type SessionEvent =
       readonly name: string
       readonly available: readonly DeviceReport[]
     }
-  /** The client makes its first buffer: this process will not serve another one. */
-  | { readonly event: "stateful" }
   /** The connection is over. */
   | {
       readonly event: "closed"

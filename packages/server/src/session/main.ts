@@ -80,7 +80,6 @@ const main = (config: SessionConfig): void => {
       ? (command, sizeBytes) =>
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)
       : undefined,
-    onStateful: () => tell({ event: "stateful" }),
   })
   while (!session.stateful) {
     const fd = io().io_receive_descriptor(CHANNEL)

@@ -137,7 +137,6 @@ export const warmUp = (devices: readonly ServedDevice[]): void => {
     directMemory: true,
     helloTimeoutMs: 1000,
     onRequest: undefined,
-    onStateful: () => {},
   })
   try {
     session.serve(server)
