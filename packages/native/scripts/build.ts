@@ -27,7 +27,13 @@ export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
 }> {}
 
 const packageFolder = resolve(import.meta.dir, "..")
-const shimSources = ["CMakeLists.txt", "shim/io.cpp", "shim/ggml.cpp", "shim/llama.cpp"]
+const shimSources = [
+  "CMakeLists.txt",
+  "shim/io.cpp",
+  "shim/ggml.cpp",
+  "shim/llama.cpp",
+  "shim/populate.h",
+]
 
 const stampOf = (set: LibrarySet): string => {
   const hasher = new Bun.CryptoHasher("sha256")

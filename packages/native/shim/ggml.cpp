@@ -7,6 +7,7 @@
 #include "ggml-backend.h"
 #include "ggml-impl.h"
 #include "ggml.h"
+#include "populate.h"
 
 #include <atomic>
 #include <cstdint>
@@ -195,6 +196,13 @@ API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, doubl
     } catch (const std::bad_alloc &) {
         return nullptr;
     }
+}
+
+API void gs_buffer_clear(ggml_backend_buffer_t buffer, int value) {
+    if (ggml_backend_buffer_is_host(buffer)) {
+        populate(ggml_backend_buffer_get_base(buffer), ggml_backend_buffer_get_size(buffer));
+    }
+    ggml_backend_buffer_clear(buffer, uint8_t(value));
 }
 
 API double gs_buffer_size(ggml_backend_buffer_t buffer) {

@@ -3,6 +3,9 @@
 // This library links no ggml, so the server's front process can use it without loading a backend.
 // Every function returns a value >= 0 on success and a negative errno on failure; none throws.
 
+#include "populate.h"
+
+#include <algorithm>
 #include <arpa/inet.h>
 #include <atomic>
 #include <cerrno>
@@ -40,6 +43,9 @@ namespace {
 
 // One syscall moves at most this much: keeps a call interruptible and below every kernel's 2 GiB cap.
 constexpr size_t kMaxChunk = size_t(1) << 26;
+
+// Memory is populated in pieces of this size, before data is received into them.
+constexpr size_t kFreshChunk = size_t(256) << 10;
 
 // getaddrinfo's own error numbers are returned below this base, so that they never look like an errno.
 constexpr int kResolveErrorBase = -10000;
@@ -158,13 +164,19 @@ API double io_recv(int fd, void * target, double size) {
     }
 }
 
-// Receives exactly size bytes; returns fewer only when the peer closed in between.
+// Receives exactly size bytes; returns fewer only when the peer closed in between. Large payloads are weights, whose
+// memory is fresh: it is populated piece by piece, so that it is still in the processor's cache when the data comes.
 API double io_recv_exact(int fd, void * target, double size) {
+    const bool fresh = size_t(size) >= kFreshChunk;
     size_t done = 0;
     while (done < size_t(size)) {
-        const size_t left = size_t(size) - done;
+        char * at = static_cast<char *>(target) + done;
+        const size_t part = std::min(size_t(size) - done, fresh ? kFreshChunk : kMaxChunk);
+        if (fresh) {
+            populate(at, part);
+        }
         // MSG_WAITALL saves one wake-up per segment on large payloads.
-        const ssize_t got = recv(fd, static_cast<char *>(target) + done, left < kMaxChunk ? left : kMaxChunk, MSG_WAITALL);
+        const ssize_t got = recv(fd, at, part, MSG_WAITALL);
         if (got > 0) {
             done += size_t(got);
         } else if (got == 0) {

@@ -171,7 +171,7 @@ const deviceBuffer = (device: Device, address: Address): DeviceBuffer => ({
   baseAddress: ggml().gs_buffer_base(asPointer(address)),
   sizeBytes: ggml().gs_buffer_size(asPointer(address)),
   isHost: ggml().ggml_backend_buffer_is_host(asPointer(address)),
-  clear: (value) => ggml().ggml_backend_buffer_clear(asPointer(address), value),
+  clear: (value) => ggml().gs_buffer_clear(asPointer(address), value),
 })
 
 const graph = (

@@ -19,7 +19,6 @@ const openGgml = (set: LibrarySet) => {
     ggml_backend_buft_name: { args: ["ptr"], returns: "cstring" },
     ggml_backend_buffer_free: { args: ["ptr"], returns: "void" },
     ggml_backend_buffer_is_host: { args: ["ptr"], returns: "bool" },
-    ggml_backend_buffer_clear: { args: ["ptr", "u8"], returns: "void" },
   }).symbols
   const registry = dlopen(set.ggml, {
     ggml_backend_dev_count: { args: [], returns: FFIType.u64_fast },
@@ -34,6 +33,7 @@ const openGgml = (set: LibrarySet) => {
     gs_backend_set_threads: { args: ["ptr", "i32"], returns: "i32" },
     gs_backend_set_abort_flag: { args: ["ptr", "ptr"], returns: "i32" },
     gs_buffer_alloc: { args: ["ptr", "f64"], returns: "ptr" },
+    gs_buffer_clear: { args: ["ptr", "i32"], returns: "void" },
     gs_buffer_size: { args: ["ptr"], returns: "f64" },
     gs_buffer_base: { args: ["ptr"], returns: "f64" },
     gs_buft_alignment: { args: ["ptr"], returns: "f64" },

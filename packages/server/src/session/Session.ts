@@ -333,7 +333,7 @@ export class Session {
     const buffer = this.#bufferOf()
     const value = this.#wire.view.getUint8(8)
     if (buffer.sizeBytes > 0) {
-      this.#ggml.ggml_backend_buffer_clear(asPointer(buffer.native), value)
+      this.#ggml.gs_buffer_clear(asPointer(buffer.native), value)
     }
   }
 
