@@ -29,10 +29,10 @@ export type StartFailure =
 /**
  * A client that is still there after this long gets a spare started behind it. Upstream's clients open a
  * dozen connections a run that last less than a millisecond, which share one process; and a start takes
- * 50 ms of a core, which the client needs for loading and its first tokens. Who connects before the spare
- * is there waits these 50 ms.
+ * 0.2 s of a core, which the client needs for loading, its prompt and its first tokens. Who connects before
+ * the spare is there waits that long.
  */
-const SPARE_DELAY_MS = 5_000
+const SPARE_DELAY_MS = 30_000
 
 /**
  * Such a client opens its next connection before it closes the last one. So when no process waits, a

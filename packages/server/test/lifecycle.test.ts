@@ -42,7 +42,7 @@ describe("connections", () => {
         const waiting = server.processIds()
         return waiting.length === 1 && waiting[0] !== first
       })
-      // A client that stays gets a spare behind it after five seconds; this one did not stay.
+      // A client that stays gets a spare behind it after half a minute; this one did not stay.
       expect(performance.now() - left).toBeLessThan(4000)
     }))
 
