@@ -23,6 +23,9 @@
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -196,6 +199,21 @@ API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, doubl
     } catch (const std::bad_alloc &) {
         return nullptr;
     }
+}
+
+// Gives malloc this much memory that was written already: buffers that fit come from there, without page faults.
+API void gs_warm_heap(double size) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, int(size));
+    mallopt(M_TRIM_THRESHOLD, int(2 * size));
+    void * block = malloc(size_t(size) - 4096);
+    if (block != nullptr) {
+        populate(block, size_t(size) - 4096);
+        free(block);
+    }
+#else
+    (void) size;
+#endif
 }
 
 API void gs_buffer_clear(ggml_backend_buffer_t buffer, int value) {

@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { asPointer, io, socketPair } from "@ggml-rpc/native/bindings"
+import { asPointer, ggml, io, socketPair } from "@ggml-rpc/native/bindings"
 import {
   ABSENT_TENSOR,
   Command,
@@ -17,6 +17,12 @@ import type { ServedDevice } from "./devices.ts"
 import { GraphCheck } from "./graphCheck.ts"
 import { Session } from "./Session.ts"
 import { ClientGone } from "./wire.ts"
+
+/**
+ * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;
+ * a new process would get its memory page by page while a client waits.
+ */
+const HEAP_BYTES = 8 * 1024 * 1024
 
 /** Room for each tensor of the graph. */
 const TENSOR_BYTES = 1024
@@ -124,6 +130,7 @@ const requests = (): Uint8Array => {
  */
 export const warmUp = (devices: readonly ServedDevice[]): void => {
   warmCheck()
+  ggml().gs_warm_heap(HEAP_BYTES)
   if (devices[0]?.usesHostMemory !== true) return
   const [client, server] = socketPair()
   const stream = requests()
