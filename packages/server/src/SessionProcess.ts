@@ -41,10 +41,10 @@ export class SessionProcess {
     try {
       this.#child = Bun.spawn([process.execPath, entry, JSON.stringify(config)], {
         stdio: ["ignore", "pipe", "pipe", back, ...shared],
-        // As it is now, CUDA_VISIBLE_DEVICES for one: without this it is as it was at the start. Its JavaScript
-        // is short, and the optimizing compilers (JavaScriptCore's DFG and FTL) would compete with the first
-        // graphs for the cores: a first prompt of 512 tokens took 12 instead of 9 ms with them, later ones the same.
-        env: { BUN_JSC_useDFGJIT: "0", ...process.env },
+        // As it is now, CUDA_VISIBLE_DEVICES for one: without this it is as it was at the start. JavaScriptCore's
+        // last compiler, FTL, would compete with the first graphs for the cores, for code this short; what its
+        // DFG compiles is compiled before the client comes (warmUp.ts).
+        env: { BUN_JSC_useFTLJIT: "0", ...process.env },
       })
     } catch (error) {
       io().io_close(front)

@@ -88,14 +88,16 @@ const graph: RequestOf<typeof Command.GRAPH_COMPUTE> = {
   tensors,
 }
 
-/** Checks the graph as often as it takes to get the check compiled: some milliseconds. */
+/** Checks the graph as often as it takes to get the check compiled and optimized: a twentieth of a second. */
+const WARM_CHECKS = 600
+
 const warmCheck = (): void => {
   const buffers = new Buffers()
   buffers.add({ device: 0, native: 1, sizeBytes: BUFFER_BYTES, nativeBase: 1, isHost: true }, 32)
   const check = new GraphCheck(buffers)
   const request = encodeRequest(Command.GRAPH_COMPUTE, graph).subarray(9)
   const words = new Uint32Array(request.length / 4)
-  for (let round = 0; round < 30; round++) {
+  for (let round = 0; round < WARM_CHECKS; round++) {
     new Uint8Array(words.buffer).set(request)
     check.prepare(words, request.length, 1)
   }
