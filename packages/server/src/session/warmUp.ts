@@ -22,7 +22,7 @@ import { ClientGone } from "./wire.ts"
  * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;
  * a new process would get its memory page by page while a client waits.
  */
-const HEAP_BYTES = 8 * 1024 * 1024
+const HEAP_BYTES = 24 * 1024 * 1024
 
 /** Room for each tensor of the graph. */
 const TENSOR_BYTES = 1024
