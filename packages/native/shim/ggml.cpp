@@ -141,6 +141,8 @@ API int gs_backend_set_abort_flag(ggml_backend_t backend, void * flag) {
 
 constexpr size_t kHugeBufferBytes = size_t(16) << 20;
 
+constexpr size_t kLargeBufferBytes = size_t(256) << 20;
+
 #ifdef MADV_HUGEPAGE
 namespace {
 
@@ -181,8 +183,29 @@ bool large_pages_pay() {
 } // namespace
 #endif
 
+// Gives malloc this much memory that was written already: buffers that fit come from there, without page faults.
+API void gs_warm_heap(double size) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, int(size));
+    mallopt(M_TRIM_THRESHOLD, int(2 * size));
+    void * block = malloc(size_t(size) - 4096);
+    if (block != nullptr) {
+        populate(block, size_t(size) - 4096);
+        free(block);
+    }
+#else
+    (void) size;
+#endif
+}
+
 API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, double size) {
     try {
+#ifdef __GLIBC__
+        // What is kept for small models is of no use to this one.
+        if (size_t(size) >= kLargeBufferBytes) {
+            malloc_trim(0);
+        }
+#endif
         ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(type, size_t(size));
 #ifdef MADV_HUGEPAGE
         // Weights are written once and read for every token: large pages save most of the page faults of the
@@ -199,21 +222,6 @@ API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, doubl
     } catch (const std::bad_alloc &) {
         return nullptr;
     }
-}
-
-// Gives malloc this much memory that was written already: buffers that fit come from there, without page faults.
-API void gs_warm_heap(double size) {
-#ifdef __GLIBC__
-    mallopt(M_MMAP_THRESHOLD, int(size));
-    mallopt(M_TRIM_THRESHOLD, int(2 * size));
-    void * block = malloc(size_t(size) - 4096);
-    if (block != nullptr) {
-        populate(block, size_t(size) - 4096);
-        free(block);
-    }
-#else
-    (void) size;
-#endif
 }
 
 API void gs_buffer_clear(ggml_backend_buffer_t buffer, int value) {
