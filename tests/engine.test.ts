@@ -2,7 +2,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { type Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
 import { Command, encodeResponse } from "@ggml-rpc/protocol"
-import { Effect, Either, Fiber, Stream } from "effect"
+import { Effect, Either, Exit, Fiber, Scope, Stream } from "effect"
 import {
   type Answer,
   type Answers,
@@ -303,6 +303,49 @@ describe("the engine", () => {
           expect(rowCount).toBe(3)
         }),
       ),
+    )
+  })
+
+  test("does not start a request that was interrupted while it waited", async () => {
+    const path = await ensureModel("mixed")
+    await run(
+      Effect.flatMap(load(path), ({ model }) =>
+        Effect.gen(function* () {
+          const tokens = Array.from({ length: 512 }, (_, index) => index)
+          const first = yield* Effect.fork(model.evaluate(tokens.slice(0, 8)))
+          const given = yield* Effect.forEach([1, 2, 3, 4], () =>
+            Effect.fork(model.evaluate(tokens)),
+          )
+          yield* Effect.sleep(1)
+          const started = performance.now()
+          yield* Effect.forEach(given, (fiber) => Fiber.interrupt(fiber))
+          yield* Fiber.join(first)
+          yield* model.evaluate([1])
+          const short = performance.now() - started
+          yield* model.evaluate(tokens)
+          // Had they run, the short ones would have waited for four of these.
+          expect(short).toBeLessThan(2 * (performance.now() - started - short))
+        }),
+      ),
+    )
+  })
+
+  test("keeps the model of one scope when another's failed load is cleaned up", async () => {
+    const path = await ensureModel("tiny")
+    await run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster([])
+        const plan = yield* cluster.plan(path, { threads: 1 })
+        const scope = yield* Scope.make()
+        const refused = (load: ReturnType<typeof cluster.load>) =>
+          Effect.map(Effect.either(load), (result) => Either.isLeft(result) && result.left._tag)
+        const missing = cluster.load({ ...plan, path: "/nowhere/model.gguf" })
+        expect(yield* Scope.extend(refused(missing), scope)).toBe("ModelError")
+        const model = yield* cluster.load(plan)
+        expect(yield* refused(cluster.load(plan))).toBe("ModelError")
+        yield* Scope.close(scope, Exit.void)
+        expect((yield* model.evaluate([1, 2])).rowCount).toBe(2)
+      }),
     )
   })
 
