@@ -38,7 +38,8 @@ const usage = `bun run bench [options]
   --only A,B         of times, cache, commands, memory, llama-bench (default: all)
   --noise CORES      take a sample again, up to three times, while other programs use more (default: off)
   --json FILE        everything measured
-  --merge A,B,...    measure nothing: the tables of such files together, measured on the same machine
+  --merge A,B,...    measure nothing: the tables of such files together, measured on the same machine;
+                     what is in several of them gets all their samples
   --write-docs       put the tables into docs/performance.md
 `
 

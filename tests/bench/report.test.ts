@@ -139,4 +139,8 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
     "| large | 2 | prompt 3, ms | 7.00 (5.00–8.00) | 3.50 (1.00–4.00) | 2.00 |",
   )
   expect(text).toContain("| large | one core | 50.0 (40.0–60.0) | 100 (90.0–110) | 0.50 |")
+  const again = mergeReports([report(5, "tiny"), report(3, "tiny")])
+  expect(again.measured.map(({ samples }) => samples.upstream?.length)).toEqual([6])
+  expect(again.measured.map(({ samples }) => samples.ours?.length)).toEqual([6])
+  expect(formatReport(again)).toContain(" 6 rounds.")
 })

@@ -206,6 +206,16 @@ const machineLine = ({ machine, llamaVersion }: Report): string => {
   return `${machine.processor}, ${cores}, ${gigabytes} GiB, ${machine.system}; llama.cpp ${llamaVersion}, Bun ${machine.bunVersion}.`
 }
 
+/** How often each case was measured, which differs in merged reports. */
+const roundsText = (report: Report): string => {
+  const counts = report.measured.flatMap(({ samples }) =>
+    Object.values(samples).map(({ length }) => length),
+  )
+  const [least, most] = [Math.min(...counts), Math.max(...counts)]
+  if (counts.length === 0) return String(report.rounds)
+  return least === most ? String(least) : `${least} to ${most}`
+}
+
 export const formatReport = (report: Report): string => {
   const noise = report.measured.flatMap(({ samples }) =>
     Object.values(samples).flatMap((list) => list.map((sample) => sample.noiseCores)),
@@ -224,7 +234,7 @@ export const formatReport = (report: Report): string => {
   return [
     [
       machineLine(report),
-      `${report.rounds} rounds.`,
+      `${roundsText(report)} rounds.`,
       noise.length === 0
         ? ""
         : `Other programs used ${formatNumber(median(noise))} cores during a sample (median; at most ${formatNumber(Math.max(...noise))}).`,
@@ -249,6 +259,21 @@ export const formatReport = (report: Report): string => {
   ].join("\n\n")
 }
 
+/** A case that was measured several times gets the samples of all. */
+const joinCases = (measured: readonly Measured[]): readonly Measured[] => {
+  const joined = new Map<string, Measured>()
+  for (const next of measured) {
+    const key = JSON.stringify(next.case)
+    const before = joined.get(key)?.samples ?? {}
+    const samples: Samples = { ...before }
+    for (const [name, more] of Object.entries(next.samples) as [PairingName, Sample[]][]) {
+      samples[name] = [...(before[name] ?? []), ...more]
+    }
+    joined.set(key, { case: next.case, samples })
+  }
+  return [...joined.values()]
+}
+
 /** Reports of one machine as one: machine, versions and load average are the first's. */
 export const mergeReports = (reports: readonly Report[]): Report => {
   const [first] = reports
@@ -256,7 +281,7 @@ export const mergeReports = (reports: readonly Report[]): Report => {
   return {
     ...first,
     rounds: Math.min(...reports.map((report) => report.rounds)),
-    measured: reports.flatMap((report) => report.measured),
+    measured: joinCases(reports.flatMap((report) => report.measured)),
     memory: reports.flatMap((report) => report.memory),
     llamaBench: reports.flatMap((report) => report.llamaBench),
     commands: reports.flatMap((report) => report.commands),
