@@ -30,8 +30,8 @@ export interface Answer<R extends AnsweredRequest> {
 export interface Engine {
   /**
    * Sends a request and waits for its final event; other events go to `onEvent`. Requests wait for
-   * each other. Interrupting it leaves the engine at work, and later requests wait for its end: see
-   * `cancel`.
+   * each other. Interrupting one that waits drops it; interrupting the one that runs leaves the engine
+   * at work, and later requests wait for its end: see `cancel`.
    */
   readonly request: <R extends AnsweredRequest>(
     request: R,

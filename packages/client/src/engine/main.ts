@@ -122,8 +122,7 @@ class Engine {
       case "open":
         this.open(request)
         send({ type: "opened", devices: this.devices(), host: this.host() })
-        // While the host reads the model file and thinks about a plan.
-        this.remote?.warmUp()
+        this.warmUp()
         break
       case "memory":
         send({ type: "memory", devices: this.devices(), host: this.host() })
@@ -147,6 +146,15 @@ class Engine {
       case "evaluate":
         this.evaluate(request.tokens)
         break
+    }
+  }
+
+  /** While the host reads the model file and thinks about a plan. The request is answered: nothing may come of this. */
+  private warmUp(): void {
+    try {
+      this.remote?.warmUp()
+    } catch {
+      // It only saves time.
     }
   }
 

@@ -132,8 +132,8 @@ const requests = (): Uint8Array => {
  */
 export const warmUp = (devices: readonly ServedDevice[]): void => {
   warmCheck()
-  ggml().gs_warm_heap(HEAP_BYTES)
   if (devices[0]?.usesHostMemory !== true) return
+  ggml().gs_warm_heap(HEAP_BYTES)
   const [client, server] = socketPair()
   const stream = requests()
   // Less than the sockets hold (see io_socketpair): nobody reads yet.
