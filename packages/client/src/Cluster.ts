@@ -22,6 +22,7 @@ import {
   type ModelInfo,
   type SamplerOptions,
 } from "@ggml-rpc/native/bindings/llama"
+import * as Channel from "effect/Channel"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -52,7 +53,7 @@ import {
   type PlannerInput,
   planSteps,
 } from "./planner.ts"
-import { type GeneratedToken, TokenFeed } from "./TokenFeed.ts"
+import { type GeneratedToken, type TokenChannel, TokenFeed } from "./TokenFeed.ts"
 
 export type { GeneratedToken } from "./TokenFeed.ts"
 
@@ -436,11 +437,11 @@ const loadModel = (
       breakdown: measurementOf(loaded.rows, plan.devices.length),
       tokenize,
       generate: (prompt, options = {}, onStats = () => {}) =>
-        Stream.unwrap(
-          Effect.map(
-            typeof prompt === "string" ? tokenize(prompt) : Effect.succeed(prompt),
-            (tokens) => tokenStream(engine, tokens, options, onStats),
-          ),
+        tokenStream(
+          engine,
+          typeof prompt === "string" ? tokenize(prompt) : Effect.succeed(prompt),
+          options,
+          onStats,
         ),
       evaluate: (tokens) =>
         Effect.map(engine.request({ type: "evaluate", tokens }), ({ event, data }) => ({
@@ -453,15 +454,18 @@ const loadModel = (
     } satisfies ClusterModel
   })
 
+/**
+ * Written as one channel: streams made of streams (`Stream.unwrapScoped`) run several executors, whose code costs
+ * the host more than the tokens, on a small machine beside a server that computes.
+ */
 const tokenStream = (
   engine: Engine.Engine,
-  tokens: ReadonlyArray<number>,
+  prompt: Effect.Effect<ReadonlyArray<number>, ClusterError>,
   options: GenerateOptions,
   onStats: (stats: GenerateStats) => void,
 ): Stream.Stream<GeneratedToken, ClusterError> => {
   const { maxTokens = -1, ...sampler } = options
-  const start = Effect.sync(() => {
-    const feed = new TokenFeed(onStats)
+  const start = (feed: TokenFeed, tokens: ReadonlyArray<number>): TokenChannel => {
     engine.begin(
       { type: "generate", tokens, maxTokens, sampler },
       (event) => {
@@ -469,16 +473,23 @@ const tokenStream = (
       },
       (end) => feed.finish(end),
     )
-    return feed
-  })
+    return feed.tokens
+  }
   // After an interruption the engine works on until it notices the cancel: the next request must find it free.
   const stop = (feed: TokenFeed): Effect.Effect<void> =>
     Effect.suspend(() =>
       feed.hasFinished ? Effect.void : Effect.zipRight(engine.cancel, engine.settle(feed.finished)),
     )
-  return Stream.unwrapScoped(
-    Effect.map(Effect.acquireRelease(start, stop), (feed) =>
-      Stream.repeatEffectChunkOption(feed.take),
+  return Stream.fromChannel(
+    Channel.flatMap(Channel.fromEffect(prompt), (tokens) =>
+      Channel.suspend(() => {
+        const feed = new TokenFeed(onStats)
+        // The finalizer is there before the engine is asked for anything.
+        return Channel.ensuring(
+          Channel.suspend(() => start(feed, tokens)),
+          stop(feed),
+        )
+      }),
     ),
   )
 }

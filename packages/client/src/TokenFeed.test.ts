@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test"
 import { Effect, Either, Stream } from "effect"
-import type { GenerateStats } from "./engine/messages.ts"
+import type { GenerateStats, TokenData } from "./engine/messages.ts"
 import { EngineError } from "./errors.ts"
 import { TokenFeed } from "./TokenFeed.ts"
 
@@ -12,14 +12,17 @@ const stats: GenerateStats = {
   stopReason: "token-limit",
 }
 
-const generated = (text: string) =>
-  Either.right({ event: { type: "generated" as const, text, stats }, data: new Uint8Array(0) })
+const generated = (text: string, tokens: ReadonlyArray<TokenData> = []) =>
+  Either.right({
+    event: { type: "generated" as const, tokens, text, stats },
+    data: new Uint8Array(0),
+  })
 
 /** What comes out of a feed, in order. */
 const collect = (feed: TokenFeed, seen: Array<unknown>) =>
   Effect.runPromise(
     Effect.either(
-      Stream.runForEach(Stream.repeatEffectChunkOption(feed.take), (token) =>
+      Stream.runForEach(Stream.fromChannel(feed.tokens), (token) =>
         Effect.sync(() => seen.push(token)),
       ),
     ),
@@ -38,13 +41,14 @@ test("tokens come in order, before and after they are waited for, and the stats 
   await Bun.sleep(1)
   expect(feed.hasFinished).toBe(false)
   feed.push([[4, "d"]])
-  feed.finish(generated("…"))
+  feed.finish(generated("…", [[5, "e"]]))
   expect(Either.isRight(await ended)).toBe(true)
   expect(seen).toEqual([
     { id: 1, text: "a" },
     { id: 2, text: "" },
     { id: 3, text: "bc" },
     { id: 4, text: "d" },
+    { id: 5, text: "e" },
     { id: -1, text: "…" },
     stats,
   ])

@@ -1,10 +1,10 @@
 /** Tokens between the engine, which pushes them, and the stream that takes them. */
+import * as Channel from "effect/Channel"
 import * as Chunk from "effect/Chunk"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
-import * as Option from "effect/Option"
 import type { Answer } from "./Engine.ts"
-import type { EngineEvent, EngineRequest, GenerateStats } from "./engine/messages.ts"
+import type { EngineRequest, GenerateStats, TokenData } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
 
 export interface GeneratedToken {
@@ -15,7 +15,16 @@ export interface GeneratedToken {
 
 type End = Either.Either<Answer<EngineRequest & { type: "generate" }>, ClusterError>
 
-type Taken = Effect.Effect<Chunk.Chunk<GeneratedToken>, Option.Option<ClusterError>>
+type Taken = Effect.Effect<Chunk.Chunk<GeneratedToken> | undefined, ClusterError>
+
+/** What a stream of tokens is made of. */
+export type TokenChannel = Channel.Channel<
+  Chunk.Chunk<GeneratedToken>,
+  unknown,
+  ClusterError,
+  unknown,
+  unknown
+>
 
 /**
  * An unbounded buffer for one taker. Plain rather than an Effect queue: it runs for every token of a slow
@@ -35,18 +44,24 @@ export class TokenFeed {
     this.#onStats = onStats
   }
 
-  push(tokens: (EngineEvent & { type: "generating" })["tokens"]): void {
-    for (const [id, text] of tokens) this.#tokens.push({ id, text })
+  push(tokens: ReadonlyArray<TokenData>): void {
+    this.#append(tokens)
     this.#wakeTaker()
   }
 
   finish(end: End): void {
-    // Text that was left of an unfinished character.
-    const rest = Either.isRight(end) ? end.right.event.text : ""
-    if (rest !== "") this.#tokens.push({ id: -1, text: rest })
+    if (Either.isRight(end)) {
+      const { tokens, text } = end.right.event
+      this.#append(tokens)
+      if (text !== "") this.#tokens.push({ id: -1, text })
+    }
     this.#end = end
     this.#wakeTaker()
     this.#watcher?.()
+  }
+
+  #append(tokens: ReadonlyArray<TokenData>): void {
+    for (const [id, text] of tokens) this.#tokens.push({ id, text })
   }
 
   get hasFinished(): boolean {
@@ -59,7 +74,7 @@ export class TokenFeed {
     if (this.hasFinished) this.#watcher()
   })
 
-  /** What has come since the last call; fails with nothing at the end of the tokens. */
+  /** What has come since the last call; undefined at the end of the tokens. */
   readonly take: Taken = Effect.async((resume) => {
     this.#taker = resume
     if (this.#tokens.length > 0 || this.hasFinished) this.#wakeTaker()
@@ -67,6 +82,11 @@ export class TokenFeed {
       this.#taker = undefined
     })
   })
+
+  /** All tokens until the end, as they come. */
+  readonly tokens: TokenChannel = Channel.flatMap(Channel.fromEffect(this.take), (taken) =>
+    taken === undefined ? Channel.void : Channel.flatMap(Channel.write(taken), () => this.tokens),
+  )
 
   #wakeTaker(): void {
     const taker = this.#taker
@@ -82,8 +102,8 @@ export class TokenFeed {
 
   #takeEnd(): Taken {
     const end = this.#end!
-    if (Either.isLeft(end)) return Effect.fail(Option.some(end.left))
+    if (Either.isLeft(end)) return Effect.fail(end.left)
     this.#onStats(end.right.event.stats)
-    return Effect.fail(Option.none())
+    return Effect.succeed(undefined)
   }
 }

@@ -28,7 +28,6 @@ export interface GenerateRequest {
 }
 
 export interface GenerateSink {
-  readonly onPrompt: (tokenCount: number, ms: number) => void
   readonly onToken: (id: number, text: string) => void
 }
 
@@ -112,7 +111,6 @@ class Generation {
     context.synchronize()
     this.#subject.failIfLost()
     this.#promptMs = performance.now() - started
-    this.#sink.onPrompt(this.#request.tokens.length, this.#promptMs)
     this.#generateStarted = performance.now()
   }
 

@@ -36,6 +36,7 @@ import type {
   EngineRequest,
   MeasuredRow,
   Placement,
+  TokenData,
 } from "./messages.ts"
 import { RemoteDevices } from "./RemoteDevices.ts"
 import { RpcConnection } from "./RpcConnection.ts"
@@ -56,7 +57,7 @@ const send = (event: EngineEvent, data?: Uint8Array): void => {
  * processor from a local server: tokens that come faster than a person could see leave together.
  */
 class TokenWriter {
-  private tokens: Array<readonly [id: number, text: string]> = []
+  private tokens: Array<TokenData> = []
   private writtenAt = 0
 
   push(id: number, text: string): void {
@@ -66,9 +67,15 @@ class TokenWriter {
 
   flush(): void {
     if (this.tokens.length === 0) return
-    send({ type: "generating", tokens: this.tokens })
-    this.tokens = []
+    send({ type: "generating", tokens: this.take() })
     this.writtenAt = performance.now()
+  }
+
+  /** What was not written yet is the caller's. */
+  take(): ReadonlyArray<TokenData> {
+    const { tokens } = this
+    this.tokens = []
+    return tokens
   }
 }
 
@@ -368,11 +375,9 @@ class Engine {
     }
     try {
       const { text, stats } = generate(subject, request, {
-        onPrompt: (tokenCount, ms) => send({ type: "prompt", tokenCount, ms }),
         onToken: (id, text) => writer.push(id, text),
       })
-      writer.flush()
-      send({ type: "generated", text, stats })
+      send({ type: "generated", tokens: writer.take(), text, stats })
     } finally {
       // What was computed before a failure is the user's all the same.
       writer.flush()

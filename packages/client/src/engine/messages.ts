@@ -103,6 +103,9 @@ export interface GenerateStats {
   readonly stopReason: StopReason
 }
 
+/** A token on its way from the engine to the host. */
+export type TokenData = readonly [id: number, text: string]
+
 export type EngineEvent =
   | {
       readonly type: "opened"
@@ -129,13 +132,19 @@ export type EngineEvent =
     }
   | { readonly type: "unloaded" }
   | { readonly type: "tokens"; readonly tokens: ReadonlyArray<number> }
-  | { readonly type: "prompt"; readonly tokenCount: number; readonly ms: number }
   | {
       readonly type: "generating"
-      /** What came since the last of these: id and text. */
-      readonly tokens: ReadonlyArray<readonly [id: number, text: string]>
+      /** What came since the last of these. */
+      readonly tokens: ReadonlyArray<TokenData>
     }
-  | { readonly type: "generated"; readonly text: string; readonly stats: GenerateStats }
+  | {
+      readonly type: "generated"
+      /** What came since the last `generating`. */
+      readonly tokens: ReadonlyArray<TokenData>
+      /** What was left of an unfinished character. */
+      readonly text: string
+      readonly stats: GenerateStats
+    }
   | {
       readonly type: "evaluated"
       readonly kind: "logits" | "embeddings"
@@ -148,4 +157,4 @@ export type EngineEvent =
 
 /** Events after which the engine waits for the next request. */
 export const isFinal = (event: EngineEvent): boolean =>
-  event.type !== "progress" && event.type !== "generating" && event.type !== "prompt"
+  event.type !== "progress" && event.type !== "generating"
