@@ -490,6 +490,7 @@ struct remote_device {
     std::string buffer_type_name;
     size_t      alignment = 0;
     size_t      max_size = 0;
+    bool        has_reads = false; // asynchronous reads since the last synchronize
     ggml_backend_buffer_type buffer_type{};
     ggml_backend_device device{};
     // Answers of get_alloc_size by alloc_size_key.
@@ -699,11 +700,17 @@ void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * 
 
 void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     record_from_tensor(tensor, -1, g_exchange.tensor);
+    device_of(backend)->has_reads = true;
     g_remote.get_tensor(device_of(backend)->index, data, double(offset), double(size), 1);
 }
 
 void remote_synchronize(ggml_backend_t backend) {
-    g_remote.synchronize(device_of(backend)->index);
+    remote_device * device = device_of(backend);
+    // Libllama synchronizes ten times a token, most often with nothing to wait for.
+    if (device->has_reads) {
+        device->has_reads = false;
+        g_remote.synchronize(device->index);
+    }
 }
 
 ggml_status remote_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
