@@ -24,13 +24,14 @@ import {
 } from "@ggml-rpc/native/bindings/llama"
 import * as Channel from "effect/Channel"
 import * as Effect from "effect/Effect"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Engine from "./Engine.ts"
 import type { Endpoint } from "./endpoint.ts"
 import type {
   EngineContextOptions,
   EngineDevice,
+  EngineEvent,
   GenerateStats,
   LoadStats,
   MeasuredRow,
@@ -256,42 +257,10 @@ const measurementOf = (rows: ReadonlyArray<MeasuredRow>, deviceCount: number): M
   }
 }
 
-/** Whose turn it is to have a model on the cluster: one load at a time. */
+/** Who has a model on the cluster, or is loading one: one load at a time. */
 interface Place {
   holder: { readonly path: string } | undefined
 }
-
-/** Takes the place until the scope closes or `release` is run, either of which unloads the model. */
-const takePlace = (
-  engine: Engine.Engine,
-  place: Place,
-  path: string,
-): Effect.Effect<{ readonly release: Effect.Effect<void> }, ModelError, Scope.Scope> =>
-  Effect.acquireRelease(
-    Effect.suspend(() => {
-      if (place.holder !== undefined) {
-        const detail = `the cluster holds ${place.holder.path} already; close its scope first, or open another cluster.`
-        return Effect.fail(new ModelError({ path, during: "load", detail }))
-      }
-      const holder = { path }
-      place.holder = holder
-      const release = Effect.suspend(() => {
-        if (place.holder !== holder) return Effect.void
-        // What runs now is this load, or something on this model; the engine may also be gone already,
-        // and then so is the model.
-        return engine.cancel.pipe(
-          Effect.zipRight(engine.settle(engine.request({ type: "unload" }))),
-          Effect.ensuring(
-            Effect.sync(() => {
-              place.holder = undefined
-            }),
-          ),
-        )
-      })
-      return Effect.succeed({ release })
-    }),
-    ({ release }) => release,
-  )
 
 /** Connects to all servers and starts the engine. */
 export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterError, Scope.Scope> =>
@@ -393,66 +362,100 @@ const loadModel = (
   plan: ModelPlan,
   onProgress: (progress: LoadProgress) => void,
 ): Effect.Effect<ClusterModel, ClusterError, Scope.Scope> =>
-  Effect.gen(function* () {
+  Effect.scopeWith((scope) => {
+    const { path } = plan
+    const holder = { path }
+    const release = Effect.suspend(() => {
+      if (place.holder !== holder) return Effect.void
+      // What runs now is this load, or something on this model; the engine may also be gone already,
+      // and then so is the model.
+      return engine.cancel.pipe(
+        Effect.zipRight(engine.settle(engine.request({ type: "unload" }))),
+        Effect.ensuring(
+          Effect.sync(() => {
+            place.holder = undefined
+          }),
+        ),
+      )
+    })
+    const load = Effect.suspend(() => {
+      if (place.holder !== undefined) {
+        const detail = `the cluster holds ${place.holder.path} already; close its scope first, or open another cluster.`
+        return Effect.fail(new ModelError({ path, during: "load", detail }))
+      }
+      place.holder = holder
+      return Effect.onError(
+        engine.request(
+          {
+            type: "load",
+            path,
+            placement: { unitCounts: plan.devices.map((device) => device.unitCount) },
+            context: plan.context,
+            mmap: plan.mmap,
+          },
+          (event) => {
+            if (event.type === "progress") report(event.doneBytes, event.cachedBytes)
+          },
+        ),
+        () => release,
+      )
+    })
     const totalBytes = plan.devices.reduce(
       (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
       0,
     )
-    const held = yield* takePlace(engine, place, plan.path)
-    const { event: loaded } = yield* Effect.onError(
-      engine.request(
-        {
-          type: "load",
-          path: plan.path,
-          placement: { unitCounts: plan.devices.map((device) => device.unitCount) },
-          context: plan.context,
-          mmap: plan.mmap,
-        },
-        (event) => {
-          if (event.type !== "progress") return
-          onProgress({ doneBytes: event.doneBytes, cachedBytes: event.cachedBytes, totalBytes })
-        },
-      ),
-      () => held.release,
+    const report = (doneBytes: number, cachedBytes: number): void =>
+      onProgress({ doneBytes, cachedBytes, totalBytes })
+    // The finalizer comes first: it does nothing before the place is taken, and nothing can come between.
+    return Effect.map(
+      Effect.zipRight(Scope.addFinalizer(scope, release), load),
+      ({ event: loaded }) => {
+        const { remoteWeightBytes, cachedWeightBytes } = loaded.stats
+        if (remoteWeightBytes > 0) report(remoteWeightBytes, cachedWeightBytes)
+        return modelOf(engine, plan, loaded)
+      },
     )
-    const { remoteWeightBytes, cachedWeightBytes } = loaded.stats
-    if (remoteWeightBytes > 0) {
-      onProgress({ doneBytes: remoteWeightBytes, cachedBytes: cachedWeightBytes, totalBytes })
-    }
-    const tokenize: ClusterModel["tokenize"] = (text, options = {}) =>
-      Effect.map(
-        engine.request({
-          type: "tokenize",
-          text,
-          addSpecial: options.addSpecial ?? true,
-          parseSpecial: options.parseSpecial ?? true,
-        }),
-        ({ event }) => event.tokens,
-      )
-    return {
-      info: loaded.info,
-      plan,
-      contextSize: loaded.contextSize,
-      stats: loaded.stats,
-      breakdown: measurementOf(loaded.rows, plan.devices.length),
-      tokenize,
-      generate: (prompt, options = {}, onStats = () => {}) =>
-        tokenStream(
-          engine,
-          typeof prompt === "string" ? tokenize(prompt) : Effect.succeed(prompt),
-          options,
-          onStats,
-        ),
-      evaluate: (tokens) =>
-        Effect.map(engine.request({ type: "evaluate", tokens }), ({ event, data }) => ({
-          kind: event.kind,
-          rowCount: event.rowCount,
-          columnCount: event.columnCount,
-          // A copy: the bytes may lie at an odd address of a larger block.
-          values: new Float32Array(new Uint8Array(data).buffer),
-        })),
-    } satisfies ClusterModel
   })
+
+const modelOf = (
+  engine: Engine.Engine,
+  plan: ModelPlan,
+  loaded: EngineEvent & { type: "loaded" },
+): ClusterModel => {
+  const tokenize: ClusterModel["tokenize"] = (text, options = {}) =>
+    Effect.map(
+      engine.request({
+        type: "tokenize",
+        text,
+        addSpecial: options.addSpecial ?? true,
+        parseSpecial: options.parseSpecial ?? true,
+      }),
+      ({ event }) => event.tokens,
+    )
+  return {
+    info: loaded.info,
+    plan,
+    contextSize: loaded.contextSize,
+    stats: loaded.stats,
+    breakdown: measurementOf(loaded.rows, plan.devices.length),
+    tokenize,
+    generate: (prompt, options = {}, onStats = () => {}) =>
+      tokenStream(
+        engine,
+        typeof prompt === "string" ? tokenize(prompt) : Effect.succeed(prompt),
+        options,
+        onStats,
+      ),
+    evaluate: (tokens) =>
+      Effect.map(engine.request({ type: "evaluate", tokens }), ({ event, data }) => ({
+        kind: event.kind,
+        rowCount: event.rowCount,
+        columnCount: event.columnCount,
+        // A copy: the bytes may lie at an odd address of a larger block.
+        values: new Float32Array(new Uint8Array(data).buffer),
+      })),
+  }
+}
 
 /**
  * Written as one channel: streams made of streams (`Stream.unwrapScoped`) run several executors, whose code costs
