@@ -1,8 +1,8 @@
 #!/usr/bin/env bun
 /**
  * Everything that must be there before anything else runs: `bun run setup`, and the first step of
- * `bun run demo` and `bun run check`. Installs the packages and builds the native shim; a tenth of a
- * second when both are there already.
+ * `bun run demo` and `bun run check`. Installs the packages, builds the native shim and bundles the
+ * program; a tenth of a second when all is there already.
  *
  * Uses Bun's built-ins only: the packages are what it installs. The build is a second process, since the
  * first one looked for packages while there were none.
@@ -106,6 +106,11 @@ const buildShims = async (): Promise<void> => {
   if (hasBuilt) say(`built in ${((performance.now() - started) / 1000).toFixed(1)} s`)
 }
 
+const bundleProgram = async (): Promise<void> => {
+  const { ensureBundle } = await import("../packages/cli/scripts/bundle.ts")
+  await ensureBundle()
+}
+
 /** The second step sees the packages that the first one installed. */
 const startSecondStep = async (): Promise<void> => {
   const child = Bun.spawn([process.execPath, import.meta.path, secondStep], {
@@ -118,10 +123,11 @@ const startSecondStep = async (): Promise<void> => {
   if (exitCode !== 0) process.exit(exitCode)
 }
 
-const secondStep = "--build-shims"
+const secondStep = "--build"
 
 if (process.argv[2] === secondStep) {
   await buildShims()
+  await bundleProgram()
 } else {
   checkBun()
   checkTools()

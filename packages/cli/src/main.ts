@@ -1,46 +1,6 @@
 #!/usr/bin/env bun
-/** The program `ggml-rpc`. What needs no libraries is answered before any is loaded. */
-import packageJson from "../package.json" with { type: "json" }
-import { CommandLineError, type Request, readArgs } from "./argv.ts"
-import { watchForEarlyEnd } from "./earlyEnd.ts"
-import { usageErrorText } from "./failureText.ts"
-import { commandHelp, rootHelp } from "./help.ts"
-import { columnsOf, flush, noteLine, printLine } from "./terminal.ts"
+/** `ggml-rpc`: the program from its bundle, which starts in half the time, or from its sources. */
+import { freshBundle } from "./bundle.ts"
 
-const HELP_COLUMNS = 100
-
-const help = (request: Request & { kind: "help" }): string => {
-  const columns = Math.min(HELP_COLUMNS, columnsOf(process.stdout))
-  return request.command === undefined ? rootHelp(columns) : commandHelp(request.command, columns)
-}
-
-/** Returns the exit code. */
-const main = async (args: ReadonlyArray<string>): Promise<number> => {
-  const earlyEnd = watchForEarlyEnd()
-  const request = readArgs(args)
-  switch (request.kind) {
-    case "version":
-      printLine(`${packageJson.name} ${packageJson.version}`)
-      return 0
-    case "help":
-      printLine(help(request))
-      // A call without any word is a mistake, though the answer is the same.
-      return args.length === 0 ? 2 : 0
-    case "command": {
-      const { runCommand } = await import("./app.ts")
-      return runCommand(request.args, packageJson.version, earlyEnd)
-    }
-  }
-}
-
-const usageError = (error: unknown): number => {
-  if (!(error instanceof CommandLineError)) throw error
-  noteLine(usageErrorText(error, error.command))
-  return 2
-}
-
-if (import.meta.main) {
-  const code = await main(process.argv.slice(2)).catch(usageError)
-  await flush()
-  process.exit(code)
-}
+const { main } = (await import(freshBundle() ?? "./program.ts")) as typeof import("./program.ts")
+process.exit(await main(process.argv.slice(2)))

@@ -63,7 +63,8 @@ const stderrLines = 20
 const SETTLE_PATIENCE_MS = 5000
 
 const spawnEngine = () =>
-  Bun.spawn([process.execPath, Bun.fileURLToPath(new URL("./engine/main.ts", import.meta.url))], {
+  // By its package: this module may be part of somebody's bundle.
+  Bun.spawn([process.execPath, Bun.resolveSync("@ggml-rpc/client/engine", import.meta.dir)], {
     stdin: "pipe",
     stdout: "pipe",
     stderr: "pipe",

@@ -14,10 +14,10 @@ import {
   rmSync,
 } from "node:fs"
 import { availableParallelism } from "node:os"
-import { dirname, join, resolve } from "node:path"
+import { dirname, join } from "node:path"
 import * as Data from "effect/Data"
 import { type LibrarySet, librarySet, librarySets, shimFolder } from "../src/libraries.ts"
-import { buildRoot, ensureSource, llamaVersion, packageVersion } from "./source.ts"
+import { buildRoot, ensureSource, llamaVersion, packageFolder, packageVersion } from "./source.ts"
 
 /** The shim, or ggml itself, could not be built; the message says what is missing and what to do. */
 export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
@@ -26,7 +26,6 @@ export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
   readonly cause?: unknown
 }> {}
 
-const packageFolder = resolve(import.meta.dir, "..")
 const shimSources = [
   "CMakeLists.txt",
   "shim/io.cpp",
@@ -38,7 +37,7 @@ const shimSources = [
 const stampOf = (set: LibrarySet): string => {
   const hasher = new Bun.CryptoHasher("sha256")
   hasher.update(`${packageVersion}\n${set.dir}\n${process.arch}\n`)
-  for (const file of shimSources) hasher.update(readFileSync(join(packageFolder, file)))
+  for (const file of shimSources) hasher.update(readFileSync(join(packageFolder(), file)))
   return hasher.digest("hex")
 }
 
@@ -66,7 +65,7 @@ export const ensureShim = async (
   const work = makeWorkFolder(dirname(target))
   try {
     await cmakeJs(
-      ["-d", packageFolder, "-O", work],
+      ["-d", packageFolder(), "-O", work],
       [`GGML_LIBRARY_DIR=${set.dir}`, `LLAMA_SOURCE_DIR=${source}`],
       [`CMAKE_LIBRARY_OUTPUT_DIRECTORY=${join(work, "lib")}`],
     )
@@ -136,7 +135,7 @@ const cmakeJs = async (
   ...definitions: ReadonlyArray<ReadonlyArray<string>>
 ): Promise<void> => {
   // cmake-js is a Node program; its `bin` script needs no dependency hoisting when called by path.
-  const entry = Bun.resolveSync("cmake-js/package.json", packageFolder)
+  const entry = Bun.resolveSync("cmake-js/package.json", packageFolder())
   const node = Bun.which("node") ?? process.execPath
   const child = Bun.spawn(
     [
@@ -151,7 +150,7 @@ const cmakeJs = async (
       process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism()),
       ...definitions.flat().map((definition) => `--CD${definition}`),
     ],
-    { cwd: packageFolder, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+    { cwd: packageFolder(), stdin: "ignore", stdout: "pipe", stderr: "pipe" },
   )
   const [stdout, stderr, exitCode] = await Promise.all([
     child.stdout.text(),
@@ -190,7 +189,7 @@ export const buildFromSource = async (
   rmSync(join(work, "CMakeCache.txt"), { force: true })
   rmSync(built, { recursive: true, force: true })
   await cmakeJs(
-    ["-d", packageFolder, "-O", work],
+    ["-d", packageFolder(), "-O", work],
     [
       "GGML_RPC_FROM_SOURCE=ON",
       `LLAMA_SOURCE_DIR=${source}`,

@@ -49,9 +49,13 @@ export class PrebuiltMissingError extends Error {
   }
 }
 
+/** Folder of this package, also where this module is part of somebody's bundle. */
+export const packageFolder = (): string =>
+  dirname(Bun.resolveSync("@ggml-rpc/native/package.json", import.meta.dir))
+
 /** Folder for everything built or fetched at build time: `GGML_RPC_BUILD_DIR`, else `packages/native/build`. */
 export const buildRoot = (): string =>
-  resolve(process.env.GGML_RPC_BUILD_DIR || join(import.meta.dir, "..", "build"))
+  resolve(process.env.GGML_RPC_BUILD_DIR || join(packageFolder(), "build"))
 
 /**
  * Folder of the llama.cpp source tree, fetched and unpacked at the first call. Safe to call from
@@ -239,7 +243,7 @@ export const prebuiltPackage = (variant: Variant = "base"): string => {
  */
 export const prebuiltDir = (variant: Variant = "base"): string => {
   const packageName = prebuiltPackage(variant)
-  for (const from of [import.meta.dir, process.cwd()]) {
+  for (const from of [packageFolder(), process.cwd()]) {
     const entry = resolveFrom(packageName, from)
     if (entry === undefined) continue
     const dir = join(dirname(entry), "..", "bins", basename(packageName))

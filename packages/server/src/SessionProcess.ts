@@ -1,8 +1,8 @@
-import { join } from "node:path"
 import { io, ioErrorText, socketPair } from "@ggml-rpc/native/bindings"
 import type { SessionConfig, SessionEvent } from "./session/events.ts"
 
-const entry = join(import.meta.dir, "session", "main.ts")
+/** By its package: this module may be part of somebody's bundle. */
+const entry = Bun.resolveSync("@ggml-rpc/server/session", import.meta.dir)
 
 /** Lines of stderr that are kept for the log line about a death. */
 const KEPT_LINES = 8
