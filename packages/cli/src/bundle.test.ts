@@ -28,8 +28,8 @@ test("a bundle is used until one of its sources changes", () => {
   expect(upToDate("old.ts", "new.ts")).toBe(false)
 })
 
-test("sources that are not there, as in an installed package, do not matter", () => {
-  expect(upToDate("old.ts", "../client/src/none.ts")).toBe(true)
+test("a bundle is not used when one of its sources is gone", () => {
+  expect(upToDate("old.ts", "none.ts")).toBe(false)
 })
 
 const run = async (program: string) => {

@@ -6,7 +6,7 @@
  * instead of it, so that nothing has to be built after an edit.
  */
 import { readFileSync, statSync } from "node:fs"
-import { join } from "node:path"
+import { join, sep } from "node:path"
 
 const packageFolder = join(import.meta.dir, "..")
 
@@ -21,21 +21,23 @@ export interface Manifest {
   readonly inputs: ReadonlyArray<string>
 }
 
+/** Whether this is a package that somebody installed: its sources are dated then, and nobody edits them. */
+const isInstalled = packageFolder.includes(`${sep}node_modules${sep}`)
+
 /** Path of the bundle, if there is one and none of its sources is newer. */
 export const freshBundle = (): string | undefined => {
   try {
     const manifest = JSON.parse(readFileSync(manifestPath, "utf8")) as Manifest
-    return isUpToDate(manifest, packageFolder) ? bundlePath : undefined
+    return isInstalled || isUpToDate(manifest, packageFolder) ? bundlePath : undefined
   } catch {
     // There is none, or no readable one.
     return undefined
   }
 }
 
-/** Whether no input, looked up from `folder`, was changed after the bundle's making began. */
+/** Whether every input, looked up from `folder`, is there and older than the bundle. */
 export const isUpToDate = ({ startedMs, inputs }: Manifest, folder: string): boolean =>
   inputs.every((input) => {
-    // An installed package is without its neighbours' sources.
     const file = statSync(join(folder, input), { throwIfNoEntry: false })
-    return file === undefined || file.mtimeMs <= startedMs
+    return file !== undefined && file.mtimeMs <= startedMs
   })
