@@ -40,6 +40,7 @@ export class GraphCheck {
   #cursors = new Uint8Array(1024)
   #bufferOf: Array<SessionBuffer | undefined> = []
   #words: Words = new Uint32Array(0)
+  #view = new DataView(this.#words.buffer)
   /** Word index of the first record. */
   #start = 0
   /** The record that is being checked. */
@@ -67,12 +68,11 @@ export class GraphCheck {
    * @throws {ProtocolError}
    */
   prepare(words: Words, sizeBytes: number, deviceCount: number): void {
-    const layout = parseGraphHeader(new DataView(words.buffer, words.byteOffset), sizeBytes)
+    this.#open(words)
+    const layout = parseGraphHeader(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
-    this.#words = words
-    this.#node.open(words)
     this.#start = layout.tensorsOffset / 4
     this.device = layout.device
     this.nodeCount = layout.nodeCount
@@ -90,6 +90,14 @@ export class GraphCheck {
     }
     this.#dropUnreached()
     this.#bufferOf.length = 0
+  }
+
+  /** JavaScriptCore counts all of a buffer for each view of it: new ones for every graph would call its collector. */
+  #open(words: Words): void {
+    if (words === this.#words) return
+    this.#words = words
+    this.#view = new DataView(words.buffer, words.byteOffset)
+    this.#node.open(words)
   }
 
   /** Names the record in a refusal of the tensor check, which only says `tensor`. */
