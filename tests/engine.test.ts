@@ -1,7 +1,7 @@
 /** The engine and the probe against servers that answer wrongly, and the engine's own ways to end. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { type Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
-import { Command, encodeResponse } from "@ggml-rpc/protocol"
+import { Command, encodeResponse, HelloExtension } from "@ggml-rpc/protocol"
 import { Effect, Either, Exit, Fiber, Scope, Stream } from "effect"
 import {
   type Answer,
@@ -205,6 +205,30 @@ describe("a server that refuses memory", () => {
     expect(error).toMatchObject({ _tag: "RemoteMemoryError", endpoint: server.endpoint })
     expect(error.message).toContain("RPC0")
   })
+})
+
+test("a server that says that its sizes are plain is not asked for them", async () => {
+  const path = await ensureModel("tiny")
+  const { LEVEL, PLAIN_SIZES } = HelloExtension
+  const questionsTo = async (extension: number): Promise<number> => {
+    using server = startFakeServer({
+      ...goodAnswers,
+      [Command.HELLO]: () => helloOf(7, 0, 0, extension),
+      [Command.GET_ALLOC_SIZE]: () =>
+        encodeResponse(Command.GET_ALLOC_SIZE, { allocSizeBytes: 0n }),
+    })
+    await run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster([server.endpoint])
+        return yield* cluster.plan(path, { threads: 1, contextSize: 256 })
+      }),
+    )
+    return server.commands.filter((command) => command === Command.GET_ALLOC_SIZE).length
+  }
+  expect(await questionsTo(LEVEL)).toBeGreaterThan(0)
+  expect(await questionsTo(LEVEL | PLAIN_SIZES)).toBe(0)
+  // Upstream's byte is 0: flags mean nothing without the level.
+  expect(await questionsTo(PLAIN_SIZES)).toBeGreaterThan(0)
 })
 
 describe("the engine", () => {

@@ -20,8 +20,8 @@ export interface FakeServer extends Disposable {
 const MIB = 1024n * 1024n
 
 /** The HELLO response of a version. */
-export const helloOf = (major: number, minor: number, patch: number): Uint8Array =>
-  encodeResponse(Command.HELLO, { major, minor, patch, extension: 0, connCaps: new Uint8Array(24) })
+export const helloOf = (major: number, minor: number, patch: number, extension = 0): Uint8Array =>
+  encodeResponse(Command.HELLO, { major, minor, patch, extension, connCaps: new Uint8Array(24) })
 
 /** A server of protocol 7.0.0 with one device of 1 GiB. */
 export const goodAnswers: Answers = {

@@ -59,7 +59,7 @@ export const failingDevice = (): FailingDevice => {
     BigUint64Array.from(callbacks, (callback) => BigInt(Number(callback.ptr))),
   )
   const address = Number(
-    symbols.gs_remote_device_new(0, 0, cString("FULL0"), cString("a full device"), 128, -1),
+    symbols.gs_remote_device_new(0, 0, cString("FULL0"), cString("a full device"), 128, -1, 0),
   )
   return Object.assign(device, {
     address,

@@ -183,11 +183,20 @@ bool large_pages_pay() {
 } // namespace
 #endif
 
-// Gives malloc this much memory that was written already: buffers that fit come from there, without page faults.
-API void gs_warm_heap(double size) {
+// Lets malloc keep freed memory for blocks up to this size, instead of giving it back and taking it again page by page.
+API void gs_keep_heap(double size) {
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, int(size));
     mallopt(M_TRIM_THRESHOLD, int(2 * size));
+#else
+    (void) size;
+#endif
+}
+
+// Gives malloc this much memory that was written already: buffers that fit come from there, without page faults.
+API void gs_warm_heap(double size) {
+    gs_keep_heap(size);
+#ifdef __GLIBC__
     void * block = malloc(size_t(size) - 4096);
     if (block != nullptr) {
         populate(block, size_t(size) - 4096);
@@ -241,6 +250,11 @@ API double gs_buffer_base(ggml_backend_buffer_t buffer) {
 
 API double gs_buft_alignment(ggml_backend_buffer_type_t type) {
     return double(ggml_backend_buft_get_alignment(type));
+}
+
+// 1 when every tensor takes just its own bytes in buffers of this type.
+API int gs_buft_sizes_are_plain(ggml_backend_buffer_type_t type) {
+    return type->iface.get_alloc_size == nullptr ? 1 : 0;
 }
 
 // SIZE_MAX (no limit) comes back as -1: a double cannot hold it.
@@ -490,6 +504,7 @@ struct remote_device {
     std::string buffer_type_name;
     size_t      alignment = 0;
     size_t      max_size = 0;
+    bool        sizes_are_plain = false; // see gs_buft_sizes_are_plain
     bool        has_reads = false; // asynchronous reads since the last synchronize
     ggml_backend_buffer_type buffer_type{};
     ggml_backend_device device{};
@@ -652,7 +667,7 @@ std::string alloc_size_key(const ggml_tensor * tensor) {
 
 size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * tensor) {
     const size_t plain = ggml_nbytes(tensor);
-    if (!may_be_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor->op)) {
+    if (device_of(type)->sizes_are_plain || (!may_be_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor->op))) {
         return plain;
     }
     // Asked hundreds of times for each new graph: the cache is here, not behind the callback.
@@ -835,7 +850,8 @@ API int gs_remote_exchange_size() {
 }
 
 // Makes a device whose operations arrive in the callbacks under `index`. max_size < 0: no limit.
-API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const char * name, const char * description, double alignment, double max_size) {
+// sizes_are_plain: get_alloc_size need not be called.
+API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const char * name, const char * description, double alignment, double max_size, int sizes_are_plain) {
     auto * device = new remote_device();
     device->index            = index;
     device->connection       = connection;
@@ -844,6 +860,7 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
     device->buffer_type_name = std::string(name) + "[" + description + "]";
     device->alignment        = size_t(alignment);
     device->max_size         = max_size < 0 ? SIZE_MAX : size_t(max_size);
+    device->sizes_are_plain  = sizes_are_plain != 0;
     device->buffer_type.iface.get_name       = remote_buft_name;
     device->buffer_type.iface.alloc_buffer   = remote_alloc_buffer;
     device->buffer_type.iface.get_alignment  = remote_alignment;

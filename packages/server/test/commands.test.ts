@@ -27,13 +27,14 @@ const withClient = <A>(
   })
 
 describe("questions", () => {
-  test("HELLO answers 7.0.0, whether there is no cache, and no capabilities", async () => {
+  test("HELLO answers 7.0.0, what needs not be asked for, and no capabilities", async () => {
     const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-"))
-    const { LEVEL, NO_CACHE } = HelloExtension
+    const { LEVEL, NO_CACHE, PLAIN_SIZES } = HelloExtension
     try {
       for (const [options, extension] of [
-        [{}, LEVEL | NO_CACHE],
-        [{ cacheDir: folder }, LEVEL],
+        // The CPU's tensors take just their own bytes.
+        [{}, LEVEL | NO_CACHE | PLAIN_SIZES],
+        [{ cacheDir: folder }, LEVEL | PLAIN_SIZES],
       ] as const) {
         await withServer(options, async ({ port }) => {
           const client = await TestClient.open(port)

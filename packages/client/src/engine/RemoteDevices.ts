@@ -37,7 +37,10 @@ const EAGER_INPUT_BYTES = 32 * 1024
 
 const MEMORY_MAX_AGE_MS = 1000
 
-const WARM_UP_ROUNDS = 4
+/** So often until JavaScriptCore has compiled most of it: 34 calls of a function do. */
+const WARM_UP_ROUNDS = 12
+/** Large weights take room in the sockets, see `warmUp`. */
+const WARM_UP_WEIGHTS = 2
 
 /** Offsets in the shim's `remote_exchange`. */
 const exchangeTensor = 0
@@ -160,6 +163,7 @@ export class RemoteDevices {
       cString(connection.endpoint),
       Number(alignment.alignmentBytes),
       maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
+      connection.hasPlainSizes ? 1 : 0,
     ) as Address
     this.states.push(newState({ address, name, deviceIndex }, connection, connectionIndex))
   }
@@ -188,7 +192,7 @@ export class RemoteDevices {
       for (let round = 0; round < WARM_UP_ROUNDS; round++) {
         this.allocBuffer(device, 1)
         for (let tensor = 0; tensor < 16; tensor++) this.setTensor(device, data, 0, 64, true)
-        this.setTensor(device, data, 0, weight.length, true)
+        if (round < WARM_UP_WEIGHTS) this.setTensor(device, data, 0, weight.length, true)
         this.clearBuffer(device, 0)
         this.getAllocSize(device)
         this.freeBuffer(device)
@@ -223,11 +227,12 @@ export class RemoteDevices {
    * that refused a part of it has been noticed.
    */
   settle(): void {
-    for (const connection of this.connections) {
+    const behind = this.connections.filter((connection) => connection.isBehind)
+    for (const connection of behind) {
       connection.post(Command.DEVICE_COUNT, {})
       connection.flush()
     }
-    for (const connection of this.connections) connection.roundTrip(Command.DEVICE_COUNT, 4)
+    for (const connection of behind) connection.roundTrip(Command.DEVICE_COUNT, 4)
   }
 
   clearMemoryFailure(): void {

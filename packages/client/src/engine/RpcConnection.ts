@@ -45,6 +45,10 @@ export class RpcConnection {
   failure: ClusterError | undefined
   /** The server said that it has no cache; one of upstream's never tells. */
   lacksCache = false
+  /** The server said that a tensor takes just its own bytes on every device of it: no need to ask. */
+  hasPlainSizes = false
+  /** There are requests after the last one that was answered at once: the server may not have done them yet. */
+  isBehind = false
 
   readonly block = new Uint8Array(BLOCK_SIZE_BYTES)
   readonly blockView = new DataView(this.block.buffer)
@@ -124,9 +128,9 @@ export class RpcConnection {
       })
     }
     const { extension } = response
-    this.lacksCache =
-      (extension & HelloExtension.LEVEL_MASK) >= HelloExtension.LEVEL &&
-      (extension & HelloExtension.NO_CACHE) !== 0
+    if ((extension & HelloExtension.LEVEL_MASK) < HelloExtension.LEVEL) return
+    this.lacksCache = (extension & HelloExtension.NO_CACHE) !== 0
+    this.hasPlainSizes = (extension & HelloExtension.PLAIN_SIZES) !== 0
   }
 
   /** From now on answers may take as long as it takes to compute. */
@@ -151,6 +155,7 @@ export class RpcConnection {
     if (this.blockSize + sizeBytes > BLOCK_SIZE_BYTES) this.flush()
     const offset = this.blockSize
     this.blockSize += sizeBytes
+    this.isBehind = true
     return offset
   }
 
@@ -237,9 +242,9 @@ export class RpcConnection {
     this.drain()
     this.flush()
     if (this.failure !== undefined) return undefined
-    return this.receive(command, this.answer, responseSize)
-      ? this.answer.subarray(0, responseSize)
-      : undefined
+    if (!this.receive(command, this.answer, responseSize)) return undefined
+    this.isBehind = false
+    return this.answer.subarray(0, responseSize)
   }
 
   /** Request and response through the codec, for commands that are not hot. */

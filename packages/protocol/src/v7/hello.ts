@@ -20,6 +20,8 @@ export const HelloExtension = {
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
+  /** On every device of the server a tensor takes just its own bytes: GET_ALLOC_SIZE tells nothing new. */
+  PLAIN_SIZES: 0x20,
 } as const
 
 /** HELLO response; ggml-rpc.cpp `rpc_msg_hello_rsp`. */

@@ -202,8 +202,10 @@ export class Session {
     out.setUint8(at, major)
     out.setUint8(at + 1, minor)
     out.setUint8(at + 2, patch)
-    const flags = this.#cache === undefined ? HelloExtension.NO_CACHE : 0
-    out.setUint8(at + 3, HelloExtension.LEVEL | flags)
+    const noCache = this.#cache === undefined ? HelloExtension.NO_CACHE : 0
+    const isPlain = this.#devices.every(({ sizesArePlain }) => sizesArePlain)
+    const plainSizes = isPlain ? HelloExtension.PLAIN_SIZES : 0
+    out.setUint8(at + 3, HelloExtension.LEVEL | noCache | plainSizes)
   }
 
   #deviceCount(): void {
@@ -212,7 +214,7 @@ export class Session {
   }
 
   #deviceMemory(): void {
-    const { freeBytes, totalBytes } = this.#deviceOf().memory()
+    const { freeBytes, totalBytes } = this.#deviceOf().memory(this.#unwrittenBytes)
     const at = this.#wire.answer(16)
     writeU64FromNumber(this.#wire.out, at, Math.floor(freeBytes))
     writeU64FromNumber(this.#wire.out, at + 8, Math.floor(totalBytes))

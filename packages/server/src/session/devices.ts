@@ -6,6 +6,7 @@ import {
   ggml,
   io,
   listDevices,
+  type MemorySize,
 } from "@ggml-rpc/native/bindings"
 
 /** Kept free for everything else on the machine; less on a small one. */
@@ -25,9 +26,11 @@ export class ServedDevice {
   readonly alignmentBytes: number
   /** -1: no limit. */
   readonly maxSizeBytes: number
+  /** Whether every tensor takes just its own bytes. */
+  readonly sizesArePlain: boolean
   readonly #threadCount: number
   #backend: Address = 0
-  /** What `hasMemoryFor` read last, when, and what it has granted of that. */
+  /** What was left for buffers at the last reading, when that was, and what has been granted of it. */
   #spareBytes = 0
   #readAt = Number.NEGATIVE_INFINITY
   #grantedBytes = 0
@@ -39,6 +42,7 @@ export class ServedDevice {
     this.bufferType = symbols.ggml_backend_dev_buffer_type(asPointer(device.address)) as Address
     this.alignmentBytes = symbols.gs_buft_alignment(asPointer(this.bufferType))
     this.maxSizeBytes = symbols.gs_buft_max_size(asPointer(this.bufferType))
+    this.sizesArePlain = symbols.gs_buft_sizes_are_plain(asPointer(this.bufferType)) !== 0
   }
 
   /** Whether its memory is that of the host. */
@@ -46,26 +50,31 @@ export class ServedDevice {
     return this.device.type === "CPU" || this.device.type === "ACCEL"
   }
 
-  /** Free and total bytes now. */
-  memory(): ReturnType<typeof deviceMemory> {
-    return deviceMemory(this.device)
+  /**
+   * Free and total bytes now. What sessions promised and nobody has written yet (`unwrittenBytes`) is not
+   * taken off, but noted: buffers are asked for right after.
+   */
+  memory(unwrittenBytes: () => number): MemorySize {
+    const size = deviceMemory(this.device)
+    if (this.usesHostMemory) {
+      const reserve = Math.min(RESERVE_BYTES, size.totalBytes / 32)
+      this.#spareBytes = size.freeBytes - unwrittenBytes() - reserve
+      this.#readAt = performance.now()
+      this.#grantedBytes = 0
+    }
+    return size
   }
 
   /**
    * Whether `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory. What sessions
-   * promised and nobody has written yet (`unwrittenBytes`) is as good as taken.
+   * promised and nobody has written yet is as good as taken.
    */
   hasMemoryFor(sizeBytes: number, unwrittenBytes: () => number): boolean {
     if (!this.usesHostMemory) return true
-    const now = performance.now()
+    const isRecent = performance.now() - this.#readAt < READING_MS
+    const isPlenty = (this.#grantedBytes + sizeBytes) * PLENTY <= this.#spareBytes
+    if (!isRecent || !isPlenty) this.memory(unwrittenBytes)
     this.#grantedBytes += sizeBytes
-    if (now - this.#readAt < READING_MS && this.#grantedBytes * PLENTY <= this.#spareBytes)
-      return true
-    const { freeBytes, totalBytes } = this.memory()
-    const reserve = Math.min(RESERVE_BYTES, totalBytes / 32)
-    this.#spareBytes = freeBytes - unwrittenBytes() - reserve
-    this.#readAt = now
-    this.#grantedBytes = sizeBytes
     return sizeBytes <= this.#spareBytes
   }
 

@@ -6,7 +6,7 @@
  * Imports no Effect: this process exists once per client and must start fast and stay small.
  */
 import { writeSync } from "node:fs"
-import { type Device, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
+import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache, VerifiedFiles } from "./cache.ts"
 import { ServedDevice, selectDevices } from "./devices.ts"
@@ -42,7 +42,7 @@ const report = (device: Device): DeviceReport => ({
   name: device.name,
   description: device.description,
   type: device.type,
-  ...new ServedDevice(device, 1).memory(),
+  ...deviceMemory(device),
 })
 
 const start = (config: SessionConfig): readonly ServedDevice[] => {
