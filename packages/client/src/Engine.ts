@@ -62,15 +62,27 @@ const stderrLines = 20
 /** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
 const SETTLE_PATIENCE_MS = 5000
 
+/**
+ * The engine's JavaScript is short and its heap small. What the runtime would do to make more of both faster would
+ * take the processor from a server on this machine.
+ */
+const engineSettings = {
+  // The optimizing compilers (JavaScriptCore's DFG and FTL): 0.1 s of CPU in the first second, for tokens that take
+  // just as long.
+  BUN_JSC_useDFGJIT: "0",
+  // A thread that takes memory for a growing heap ahead of time: a millisecond of a load.
+  BUN_JSC_useWarmUpMarkedBlocks: "0",
+  // A thread that gives freed memory back, for some megabytes: a third of a millisecond of a prompt.
+  MIMALLOC_PURGE_DELAY: "-1",
+}
+
 const spawnEngine = () =>
   // By its package: this module may be part of somebody's bundle.
   Bun.spawn([process.execPath, Bun.resolveSync("@ggml-rpc/client/engine", import.meta.dir)], {
     stdin: "pipe",
     stdout: "pipe",
     stderr: "pipe",
-    // Its JavaScript is short: the optimizing compilers (JavaScriptCore's DFG and FTL) cost the engine
-    // 0.1 s of CPU in its first second, and a token takes no longer without them.
-    env: { BUN_JSC_useDFGJIT: "0", ...process.env },
+    env: { ...engineSettings, ...process.env },
   })
 
 /** Starts an engine process; closing the scope kills it, which closes its connections. */

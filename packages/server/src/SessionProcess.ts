@@ -4,6 +4,16 @@ import type { SessionConfig, SessionEvent } from "./session/events.ts"
 /** By its package: this module may be part of somebody's bundle. */
 const entry = Bun.resolveSync("@ggml-rpc/server/session", import.meta.dir)
 
+/** What the runtime would do for long programs and growing heaps would take the cores from a client's graphs. */
+const sessionSettings = {
+  // JavaScriptCore's last compiler. What its DFG compiles is compiled before the client comes (warmUp.ts).
+  BUN_JSC_useFTLJIT: "0",
+  // A thread that takes memory for a growing heap ahead of time.
+  BUN_JSC_useWarmUpMarkedBlocks: "0",
+  // A thread that gives freed memory of the heap back, for some megabytes; ggml's buffers are none of it.
+  MIMALLOC_PURGE_DELAY: "-1",
+}
+
 /** Lines of stderr that are kept for the log line about a death. */
 const KEPT_LINES = 8
 
@@ -41,10 +51,8 @@ export class SessionProcess {
     try {
       this.#child = Bun.spawn([process.execPath, entry, JSON.stringify(config)], {
         stdio: ["ignore", "pipe", "pipe", back, ...shared],
-        // As it is now, CUDA_VISIBLE_DEVICES for one: without this it is as it was at the start. JavaScriptCore's
-        // last compiler, FTL, would compete with the first graphs for the cores, for code this short; what its
-        // DFG compiles is compiled before the client comes (warmUp.ts).
-        env: { BUN_JSC_useFTLJIT: "0", ...process.env },
+        // As it is now, CUDA_VISIBLE_DEVICES for one: without this it is as it was at the start.
+        env: { ...sessionSettings, ...process.env },
       })
     } catch (error) {
       io().io_close(front)

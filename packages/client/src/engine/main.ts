@@ -11,6 +11,7 @@ import {
   type Device,
   decodeStatusText,
   deviceMemory,
+  ggml,
   hostMemory,
   io,
   LlamaModel,
@@ -80,6 +81,9 @@ class TokenWriter {
 }
 
 const PROGRESS_INTERVAL_MS = 50
+
+/** What libllama frees after a measurement for a plan it needs again for the load that follows. */
+const HEAP_BYTES = 16 * 1024 * 1024
 
 /**
  * A text that grows 20 times a second looks smooth. A slower model's tokens leave one by one, at once; and what
@@ -274,8 +278,18 @@ class Engine {
     send({ type: "measured", rows, contextSize })
   }
 
+  /** @throws {ClusterError} when it failed; nothing is left of it then */
   private load(request: EngineRequest & { type: "load" }): void {
     this.unload()
+    try {
+      this.loadFresh(request)
+    } catch (error) {
+      this.unload()
+      throw error
+    }
+  }
+
+  private loadFresh(request: EngineRequest & { type: "load" }): void {
     const started = performance.now()
     const doneBefore = this.remote?.weightBytesDone ?? 0
     const cachedBefore = this.remote?.weightBytesCached ?? 0
@@ -469,6 +483,7 @@ const main = (): void => {
   // Bun makes a piped stdout non-blocking, and a large evaluation would end in EAGAIN half-way.
   io().io_tune_socket(1, 0)
   loadBackends(process.env.GGML_RPC_DEBUG ? 1 : 0)
+  ggml().gs_keep_heap(HEAP_BYTES)
   const requests = new RequestReader()
   const engine = new Engine()
   for (let request = requests.next(); request !== undefined; request = requests.next()) {
