@@ -8,7 +8,6 @@ import { parseArgs } from "node:util"
 import { Cluster, parseEndpoints } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
-import * as Stream from "effect/Stream"
 
 const { values } = parseArgs({
   args: Bun.argv.slice(2).map((arg) => (/^-[a-z]{2,}$/.test(arg) ? `-${arg}` : arg)),
@@ -46,16 +45,18 @@ const program = Effect.gen(function* () {
   const prompt = numbers(values.tokens ?? "1")
   const predict = Number(values.predict)
   const generate = (tokens: readonly number[], maxTokens: number) =>
-    Effect.gen(function* () {
-      let stats: { promptMs: number; generateMs: number } = { promptMs: 0, generateMs: 0 }
-      const onStats = (given: typeof stats): void => {
-        stats = given
-      }
-      const made = yield* Stream.runCollect(
-        model.generate(tokens, { maxTokens, temp: 0, ignoreEos: true }, onStats),
+    Effect.suspend(() => {
+      const ids: number[] = []
+      return Effect.map(
+        model.generateEach(
+          tokens,
+          ({ id }) => {
+            if (id >= 0) ids.push(id)
+          },
+          { maxTokens, temp: 0, ignoreEos: true },
+        ),
+        ({ promptMs, generateMs }) => ({ tokens: ids, promptMs, generateMs }),
       )
-      const ids = [...made].map((token) => token.id).filter((id) => id >= 0)
-      return { tokens: ids, promptMs: stats.promptMs, generateMs: stats.generateMs }
     })
 
   // As upstream-client: one untimed token.

@@ -1,13 +1,6 @@
 /** `ggml-rpc run`: one prompt through one model. */
-import {
-  type Cluster,
-  type GenerateStats,
-  type GgufFile,
-  ggufString,
-  loadGguf,
-} from "@ggml-rpc/client"
+import { type Cluster, type GgufFile, ggufString, loadGguf } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
-import * as Stream from "effect/Stream"
 import { EmptyPromptError, NoTokenizerError } from "../errors.ts"
 import type { FlagValues, runFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
@@ -78,13 +71,7 @@ export const recite = (
       report.loaded(model)
       const tokens = yield* model.tokenize(prompt)
       if (tokens.length === 0) return yield* new EmptyPromptError({ path })
-      let stats: GenerateStats | undefined
-      yield* Stream.runForEach(
-        model.generate(tokens, options, (measured) => {
-          stats = measured
-        }),
-        (token) => Effect.sync(() => report.token(token)),
-      )
-      if (stats !== undefined) report.finished(model, stats)
+      const stats = yield* model.generateEach(tokens, report.token, options)
+      report.finished(model, stats)
     }).pipe(Effect.ensuring(Effect.sync(report.close))),
   )
