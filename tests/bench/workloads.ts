@@ -39,7 +39,7 @@ export const workloads = {
   large: {
     label: "891 MB, Q8_0",
     promptTokens: 512,
-    generate: 16,
+    generate: 64,
     repeat: 2,
     vocabularySize: LLAMA_VOCABULARY,
   },
