@@ -1,5 +1,6 @@
 /** The engine and the probe against servers that answer wrongly, and the engine's own ways to end. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
+import { readFileSync } from "node:fs"
 import { type Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
 import { Command, encodeResponse, HelloExtension } from "@ggml-rpc/protocol"
 import { Effect, Either, Exit, Fiber, Scope, Stream } from "effect"
@@ -32,6 +33,13 @@ const ways = [
     (endpoint: string) => failureOf(openCluster([endpoint], { connectTimeoutMs: TIMEOUT_MS })),
   ],
 ] as const
+
+/** Of user and system, since the process began. */
+const cpuSeconds = (pid: number): number => {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /, "").split(" ")
+  const ticksPerSecond = 100
+  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond
+}
 
 const bytes = (...values: ReadonlyArray<number>): Uint8Array => Uint8Array.from(values)
 const text = (value: string): Uint8Array => new TextEncoder().encode(value)
@@ -79,6 +87,30 @@ const cases: ReadonlyArray<Case> = [
   {
     title: "never answers",
     answers: withHello(() => "nothing"),
+    error: { _tag: "HandshakeError", reason: "busy" },
+    says: "did not answer within 0.7 s",
+  },
+  {
+    title: "greets shortly and waits",
+    answers: withHello(() => text("+OK\r\n")),
+    error: { _tag: "HandshakeError", reason: "busy" },
+    says: "did not answer within 0.7 s",
+  },
+  {
+    title: "stops in the middle of HELLO",
+    answers: withHello(() => helloOf(7, 0, 0).subarray(0, 20)),
+    error: { _tag: "HandshakeError", reason: "busy" },
+    says: "did not answer within 0.7 s",
+  },
+  {
+    title: "stops in the middle of a later answer",
+    answers: { ...goodAnswers, [Command.DEVICE_COUNT]: () => bytes(4, 0, 0, 0) },
+    error: { _tag: "HandshakeError", reason: "busy" },
+    says: "did not answer within 0.7 s",
+  },
+  {
+    title: "does not tell its memory",
+    answers: { ...goodAnswers, [Command.GET_DEVICE_MEMORY]: () => "nothing" },
     error: { _tag: "HandshakeError", reason: "busy" },
     says: "did not answer within 0.7 s",
   },
@@ -333,22 +365,40 @@ describe("the engine", () => {
   test("does not start a request that was interrupted while it waited", async () => {
     const path = await ensureModel("mixed")
     await run(
-      Effect.flatMap(load(path), ({ model }) =>
+      Effect.flatMap(load(path), ({ cluster, model }) =>
         Effect.gen(function* () {
           const tokens = Array.from({ length: 512 }, (_, index) => index)
+          yield* model.evaluate(tokens)
+          const before = cpuSeconds(cluster.enginePid)
+          yield* model.evaluate(tokens)
+          const one = cpuSeconds(cluster.enginePid) - before
           const first = yield* Effect.fork(model.evaluate(tokens.slice(0, 8)))
           const given = yield* Effect.forEach([1, 2, 3, 4], () =>
             Effect.fork(model.evaluate(tokens)),
           )
           yield* Effect.sleep(1)
-          const started = performance.now()
           yield* Effect.forEach(given, (fiber) => Fiber.interrupt(fiber))
           yield* Fiber.join(first)
           yield* model.evaluate([1])
-          const short = performance.now() - started
-          yield* model.evaluate(tokens)
-          // Had they run, the short ones would have waited for four of these.
-          expect(short).toBeLessThan(2 * (performance.now() - started - short))
+          expect(cpuSeconds(cluster.enginePid) - before - one).toBeLessThan(2 * one)
+        }),
+      ),
+    )
+  })
+
+  test("lets a generation go on when one behind it is interrupted", async () => {
+    const path = await ensureModel("tiny")
+    await run(
+      Effect.flatMap(load(path), ({ model }) =>
+        Effect.gen(function* () {
+          const options = { maxTokens: 400, temp: 0, ignoreEos: true }
+          const first = yield* Effect.fork(model.generateEach([1, 2], () => {}, options))
+          const second = yield* Effect.fork(model.generateEach([3, 4], () => {}, options))
+          yield* Effect.sleep(20)
+          yield* Fiber.interrupt(second)
+          const { stopReason, tokenCount } = yield* Fiber.join(first)
+          expect({ stopReason, tokenCount }).toEqual({ stopReason: "token-limit", tokenCount: 400 })
+          expect((yield* model.evaluate([1])).rowCount).toBe(1)
         }),
       ),
     )

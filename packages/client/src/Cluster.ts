@@ -394,16 +394,22 @@ const loadModel = (
       (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
       0,
     )
-    const report = (doneBytes: number, cachedBytes: number): void =>
-      onProgress({ doneBytes, cachedBytes, totalBytes })
     const load = Effect.async<ClusterModel, ClusterError>((resume) => {
+      // What the caller's function throws is a defect; the finalizer stops the load.
+      const report = (doneBytes: number, cachedBytes: number): void => {
+        try {
+          onProgress({ doneBytes, cachedBytes, totalBytes })
+        } catch (error) {
+          resume(Effect.die(error))
+        }
+      }
       if (place.holder !== undefined) {
         const detail = `the cluster holds ${place.holder.path} already; close its scope first, or open another cluster.`
         resume(Effect.fail(new ModelError({ path, during: "load", detail })))
         return
       }
       place.holder = holder
-      engine.begin(
+      const giveUp = engine.begin(
         {
           type: "load",
           path,
@@ -427,7 +433,11 @@ const loadModel = (
           resume(Effect.succeed(modelOf(engine, plan, loaded)))
         },
       )
-      return release
+      return Effect.suspend(() => {
+        if (!giveUp()) return release
+        leave()
+        return Effect.void
+      })
     })
     // The finalizer comes first: it does nothing before the place is taken, and nothing can come between.
     return Effect.zipRight(Scope.addFinalizer(scope, release), load)

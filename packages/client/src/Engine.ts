@@ -37,12 +37,16 @@ export interface Engine {
     request: R,
     onEvent?: (event: EngineEvent) => void,
   ) => Effect.Effect<Answer<R>, ClusterError>
-  /** The same without a fiber that waits: `onEnd` gets what `request` would end with. */
+  /**
+   * The same without a fiber that waits: `onEnd` gets what `request` would end with. The call that is returned gives
+   * the request up and tells whether it was still waiting: then it is dropped and nothing more is called, else the
+   * engine is at work on it, and `onEnd` is still to come.
+   */
   readonly begin: <R extends AnsweredRequest>(
     request: R,
     onEvent: (event: EngineEvent) => void,
     onEnd: (end: Either.Either<Answer<R>, ClusterError>) => void,
-  ) => void
+  ) => () => boolean
   /**
    * Stops what the engine is doing, if anything: a load at the next tensor, a generation at the next token or batch
    * of the prompt. A stopped load fails, a stopped generation ends with the reason `cancelled`.
@@ -117,7 +121,11 @@ export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(functi
         session.submit(job)
         return Effect.sync(() => session.abandon(job))
       }),
-    begin: (request, onEvent, onEnd) => session.submit(jobOf(request, onEvent, onEnd)),
+    begin: (request, onEvent, onEnd) => {
+      const job = jobOf(request, onEvent, onEnd)
+      session.submit(job)
+      return () => session.abandon(job)
+    },
   }
 })
 
@@ -197,11 +205,12 @@ class EngineSession {
     }
   }
 
-  /** Nobody waits for this one any more. */
-  abandon(job: Job): void {
+  /** Nobody waits for this one any more; whether it was dropped before it began. */
+  abandon(job: Job): boolean {
     const index = this.waiting.indexOf(job)
     if (index >= 0) this.waiting.splice(index, 1)
     job.onEvent = ignoreEvent
+    return index >= 0
   }
 
   /** Ends the running job; the next one is sent first, so that the engine has it while we go on. */

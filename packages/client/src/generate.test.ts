@@ -18,12 +18,15 @@ const request = { type: "generate", tokens: [1, 2, 3], maxTokens: -1, sampler: {
 /** An engine that says what the test says, and ends when it is cancelled. */
 class ScriptedEngine implements Pick<Engine, "begin" | "cancel" | "settle"> {
   cancelled = 0
+  /** Another request keeps it busy: this one has not begun. */
+  isWaiting = false
   #onEvent: (event: EngineEvent) => void = () => {}
   #onEnd: (end: never) => void = () => {}
 
   readonly begin: Engine["begin"] = (_, onEvent, onEnd) => {
     this.#onEvent = onEvent
     this.#onEnd = onEnd as (end: never) => void
+    return () => this.isWaiting
   }
 
   readonly cancel = Effect.sync(() => {
@@ -107,6 +110,15 @@ test("an interruption stops the engine, waits for its end, and gives no token mo
   expect(seen).toEqual([{ id: 1, text: "a" }])
 })
 
+test("an interruption before its turn drops it and leaves the engine to the others", async () => {
+  const { engine, end, fiber } = started(() => {})
+  engine.isWaiting = true
+  await Bun.sleep(1)
+  await Effect.runPromise(Fiber.interrupt(fiber))
+  expect(Exit.isInterrupted(await end())).toBe(true)
+  expect(engine.cancelled).toBe(0)
+})
+
 test.each(["generating", "generated"])(
   "what the callback throws at a %s event is a defect",
   async (during) => {
@@ -146,6 +158,18 @@ test("as a stream: the same tokens, however late they are taken, then the stats"
   await ended
   expect(seen.filter((item) => item !== stats)).toEqual(["a", "b", "c", "d"])
   expect(seen).toContain(stats)
+})
+
+test("as a stream: what the callback for the stats throws ends it as a defect", async () => {
+  const mistake = new Error("a mistake of the caller's")
+  const { engine, stream } = streamed(() => {
+    throw mistake
+  })
+  const ended = Effect.runPromiseExit(Stream.runDrain(stream))
+  await Bun.sleep(5)
+  engine.end("", [[1, "a"]])
+  const exit = await ended
+  expect(Exit.isFailure(exit) && [...Cause.defects(exit.cause)]).toEqual([mistake])
 })
 
 test("as a stream: a failure comes after the tokens that were computed before it", async () => {

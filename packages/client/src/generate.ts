@@ -33,6 +33,7 @@ export const generateEach = (
     let end: End | undefined
     let isWanted = true
     let onEnd = (): void => {}
+    let giveUp = (): boolean => true
     const deliver = (tokens: ReadonlyArray<TokenData>): void => {
       for (const [id, text] of tokens) {
         if (isWanted) onToken({ id, text })
@@ -47,7 +48,7 @@ export const generateEach = (
           resume(Effect.die(error))
         }
       }
-      engine.begin(
+      giveUp = engine.begin(
         request,
         (event) => {
           if (event.type === "generating") guard(() => deliver(event.tokens))
@@ -70,12 +71,12 @@ export const generateEach = (
       onEnd = () => resume(Effect.void)
       if (end !== undefined) onEnd()
     })
-    // After an interruption the engine works on until it notices the cancel.
+    // After an interruption the engine works on until it notices the cancel; what it has not begun it never will.
     const stop = Effect.suspend(() => {
       isWanted = false
-      return end === undefined
-        ? Effect.zipRight(engine.cancel, engine.settle(finished))
-        : Effect.void
+      return end !== undefined || giveUp()
+        ? Effect.void
+        : Effect.zipRight(engine.cancel, engine.settle(finished))
     })
     return Effect.ensuring(generated, stop)
   })
@@ -89,14 +90,13 @@ export const tokenStream = (
     (emit) =>
       Effect.forkScoped(
         Effect.matchCauseEffect(
-          each((token) => emit.single(token)),
+          Effect.map(
+            each((token) => emit.single(token)),
+            onStats,
+          ),
           {
             onFailure: (cause) => Effect.sync(() => emit.halt(cause)),
-            onSuccess: (stats) =>
-              Effect.sync(() => {
-                onStats(stats)
-                emit.end()
-              }),
+            onSuccess: () => Effect.sync(() => emit.end()),
           },
         ),
       ),

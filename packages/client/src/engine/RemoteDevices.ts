@@ -146,9 +146,13 @@ export class RemoteDevices {
       for (let deviceIndex = 0; deviceIndex < count; deviceIndex++) {
         this.addDevice(connection, connectionIndex, deviceIndex)
       }
-      connection.beginWork()
     })
     this.devices = this.states
+  }
+
+  /** From now on answers may take as long as it takes to compute. */
+  beginWork(): void {
+    for (const connection of this.connections) connection.beginWork()
   }
 
   private addDevice(connection: RpcConnection, connectionIndex: number, deviceIndex: number): void {

@@ -19,8 +19,10 @@ import {
   type MessageId,
   negotiate,
   noConnCaps,
+  RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
   type ResponseOf,
+  readU64AsNumber,
   responseCodec,
   V7_0_0,
 } from "@ggml-rpc/protocol"
@@ -60,8 +62,9 @@ export class RpcConnection {
   /** Bytes of requests since the oldest outstanding read. */
   private sentAheadBytes = 0
   private readonly answer = new Uint8Array(64)
+  private readonly answerView = new DataView(this.answer.buffer)
 
-  /** How long an answer may take; undefined while a computation may lie before it. */
+  /** How long an answer may take, all of it; undefined while a computation may lie before it. */
   private patienceMs: number | undefined
 
   private readonly address: Endpoint
@@ -101,15 +104,9 @@ export class RpcConnection {
   private hello(timeoutMs: number): void {
     const request = encodeRequest(Command.HELLO, { connCaps: noConnCaps() })
     io().io_send(this.fd, request, request.length)
-    if (io().io_wait_readable(this.fd, timeoutMs) !== 1) {
-      throw new HandshakeError({
-        endpoint: this.endpoint,
-        reason: "busy",
-        detail: `${(timeoutMs / 1000).toFixed(1)} s`,
-      })
-    }
     const size = responseCodec(Command.HELLO, V7_0_0).minSizeBytes
-    const result = io().io_recv_response(this.fd, this.answer, size)
+    const result = this.receiveSoon(size, timeoutMs)
+    if (result === errno.again) throw this.busyError(timeoutMs)
     if (result < 0) {
       const isOther = result === errno.protocol
       throw new HandshakeError({
@@ -131,6 +128,39 @@ export class RpcConnection {
     if ((extension & HelloExtension.LEVEL_MASK) < HelloExtension.LEVEL) return
     this.lacksCache = (extension & HelloExtension.NO_CACHE) !== 0
     this.hasPlainSizes = (extension & HelloExtension.PLAIN_SIZES) !== 0
+  }
+
+  /**
+   * Receives an answer to `answer`, all of it within the time: a server that stops in the middle of an answer is no
+   * better than one that never begins. For the first questions only, it takes two more calls an answer.
+   *
+   * @returns as `io_recv_response`; `errno.again` when time was up
+   */
+  private receiveSoon(sizeBytes: number, timeoutMs: number): number {
+    const deadline = performance.now() + timeoutMs
+    const result = this.fillSoon(RESPONSE_HEADER_SIZE_BYTES, deadline)
+    if (result < 0) return result
+    if (readU64AsNumber(this.answerView, 0) !== sizeBytes) return errno.protocol
+    return this.fillSoon(sizeBytes, deadline)
+  }
+
+  private fillSoon(sizeBytes: number, deadline: number): number {
+    for (let at = 0; at < sizeBytes; ) {
+      const leftMs = Math.ceil(deadline - performance.now())
+      if (leftMs <= 0 || io().io_wait_readable(this.fd, leftMs) === 0) return errno.again
+      const got = io().io_recv(this.fd, this.answer.subarray(at, sizeBytes), sizeBytes - at)
+      if (got <= 0) return got === 0 ? errno.brokenPipe : got
+      at += got
+    }
+    return 0
+  }
+
+  private busyError(timeoutMs: number): HandshakeError {
+    return new HandshakeError({
+      endpoint: this.endpoint,
+      reason: "busy",
+      detail: `${(timeoutMs / 1000).toFixed(1)} s`,
+    })
   }
 
   /** From now on answers may take as long as it takes to compute. */
@@ -217,15 +247,15 @@ export class RpcConnection {
   }
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
-    const destination = typeof target === "number" ? asPointer(target) : target
-    if (this.patienceMs !== undefined && io().io_wait_readable(this.fd, this.patienceMs) === 0) {
-      this.failure = new HandshakeError({
-        endpoint: this.endpoint,
-        reason: "busy",
-        detail: `${(this.patienceMs / 1000).toFixed(1)} s`,
-      })
+    const { patienceMs } = this
+    if (patienceMs !== undefined && target === this.answer) {
+      const result = this.receiveSoon(sizeBytes, patienceMs)
+      if (result === 0) return true
+      if (result === errno.again) this.failure = this.busyError(patienceMs)
+      else this.fail(describeCommand(command), result)
       return false
     }
+    const destination = typeof target === "number" ? asPointer(target) : target
     const result = io().io_recv_response(this.fd, destination, sizeBytes)
     if (result === 0) return true
     this.fail(describeCommand(command), result)

@@ -133,6 +133,7 @@ class Engine {
       case "open":
         this.open(request)
         send({ type: "opened", devices: this.devices(), host: this.host() })
+        this.remote?.beginWork()
         this.warmUp()
         break
       case "memory":
