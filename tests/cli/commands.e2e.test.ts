@@ -316,6 +316,17 @@ describe("serve", () => {
     },
   )
 
+  test("a signal that comes twice at once, as through bunx, ends it as well", async () => {
+    await using child = startCli(["serve", "-p", "0", "-t", "1", "-d", "CPU"])
+    await waitUntil(() => child.stdout().includes("listening on"), 20_000)
+    child.signal("SIGINT")
+    child.signal("SIGINT")
+    await Bun.sleep(5)
+    child.signal("SIGINT")
+    expect(await child.exited).toBe(0)
+    expect(groupMembers(child.pid)).toEqual([])
+  })
+
   test("warns when others can reach it, and finds the cache folder", async () => {
     const cache = join(folder.path, "cache")
     await using child = startCli(["serve", "-p", "0", "-H", "0.0.0.0", "-c"], {

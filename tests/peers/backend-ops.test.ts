@@ -18,23 +18,22 @@ test("the subset holds every op, each case in one part only, and leaves out what
   expect(chosen.length).toBeLessThan(10_000)
 })
 
-test("cases that upstream's server computes right are counted, with the time of their op", async () => {
+test("cases that upstream's server computes right are listed", async () => {
   await using server = await startUpstreamServer({ threads: 1 })
   const result = await runBackendOps(server.endpoint, {
     params: "^type_a=q4_0,type_b=f32,m=16,n=1,k=256,",
   })
-  expect(result.failures).toEqual([])
-  expect(result.exitCode).toBe(0)
-  expect(result.passedCount).toBeGreaterThan(5)
-  expect([...result.opMs.keys()]).toContain("MUL_MAT")
+  expect(result.isComplete).toBe(true)
+  expect(result.failed.size).toBe(0)
+  expect(result.passed.size).toBeGreaterThan(5)
+  expect([...result.passed].every((name) => name.startsWith("MUL_MAT"))).toBe(true)
 })
 
-test("no case at all, or no server, is a failure", async () => {
+test("no case at all, or no server, passes nothing", async () => {
   await using server = await startUpstreamServer({ threads: 1 })
   const none = await runBackendOps(server.endpoint, { params: "^no such case$" })
-  expect(none.passedCount).toBe(0)
-  expect(none.failures.join()).toContain("after 0 cases")
+  expect(none.passed.size).toBe(0)
   const unreachable = await runBackendOps(`127.0.0.1:${freePort()}`, { params: "^type=f16,ne=" })
-  expect(unreachable.passedCount).toBe(0)
-  expect(unreachable.failures).toHaveLength(1)
+  expect(unreachable).toMatchObject({ isComplete: false })
+  expect(unreachable.passed.size).toBe(0)
 })

@@ -18,11 +18,17 @@ export interface EarlyEnd {
   readonly onRequest: (callback: () => void) => void
 }
 
+/**
+ * A signal that comes so soon after the first is the same one: a terminal sends it to all its processes, and `bunx`,
+ * which is one of them, passes it on.
+ */
+const SAME_SIGNAL_MS = 500
+
 /** Listens from now on. A second signal ends the process where it stands. */
 export const watchForEarlyEnd = (): EarlyEnd => {
   let reason: EarlyEndReason | undefined
   let callback: (() => void) | undefined
-  let signalCount = 0
+  let signalledAt: number | undefined
   const request = (wanted: EarlyEndReason): void => {
     if (reason !== undefined) return
     reason = wanted
@@ -30,8 +36,9 @@ export const watchForEarlyEnd = (): EarlyEnd => {
   }
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      signalCount++
-      if (signalCount > 1) process.exit(exitCodes[signal])
+      const now = performance.now()
+      signalledAt ??= now
+      if (now - signalledAt > SAME_SIGNAL_MS) process.exit(exitCodes[signal])
       request({ exitCode: exitCodes[signal], isSignal: true })
     })
   }

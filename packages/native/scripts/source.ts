@@ -6,7 +6,15 @@
  * `npm pack` and is no dependency of the workspace: its optional dependencies are every CUDA and
  * Vulkan build of every platform, 600 MB that a build does not need.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs"
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+} from "node:fs"
 import { basename, dirname, join, resolve } from "node:path"
 
 /** Version of `node-llama-cpp` and of every `@node-llama-cpp/<platform>` package. */
@@ -244,10 +252,8 @@ export const prebuiltPackage = (variant: Variant = "base"): string => {
 export const prebuiltDir = (variant: Variant = "base"): string => {
   const packageName = prebuiltPackage(variant)
   for (const from of [packageFolder(), process.cwd()]) {
-    const entry = resolveFrom(packageName, from)
-    if (entry === undefined) continue
-    const dir = join(dirname(entry), "..", "bins", basename(packageName))
-    if (existsSync(dir)) return dir
+    const dir = installedFolder(packageName, from, join("bins", basename(packageName)))
+    if (dir !== undefined) return dir
   }
   throw new PrebuiltMissingError({
     packageName,
@@ -255,11 +261,15 @@ export const prebuiltDir = (variant: Variant = "base"): string => {
   })
 }
 
-const resolveFrom = (name: string, from: string): string | undefined => {
-  try {
-    return Bun.resolveSync(name, from)
-  } catch {
-    return undefined
+/**
+ * A folder of an installed package, as programs below `from` find it. Not by `Bun.resolveSync`: where no
+ * `node_modules` is near, that downloads the package.
+ */
+const installedFolder = (name: string, from: string, folder: string): string | undefined => {
+  for (let at = realpathSync(from); ; at = dirname(at)) {
+    const found = join(at, "node_modules", name, folder)
+    if (existsSync(found)) return realpathSync(found)
+    if (at === dirname(at)) return undefined
   }
 }
 

@@ -183,8 +183,34 @@ bool large_pages_pay() {
 } // namespace
 #endif
 
+// Blocks of at least this size come from the system as a rule, smaller ones from what was freed before; glibc's
+// largest threshold unless gs_keep_heap set one.
+static size_t kept_heap_bytes = size_t(32) << 20;
+
+// Makes memory of malloc's zero: whoever gets it must not read what this process had there, its addresses for one.
+// Large memory is handed back to the system, which gives zeros when it is written: most of it was never taken.
+static void forget(void * start, size_t size) {
+#ifdef __linux__
+    if (size >= kept_heap_bytes) {
+        const uintptr_t page  = uintptr_t(sysconf(_SC_PAGESIZE));
+        const uintptr_t begin = reinterpret_cast<uintptr_t>(start);
+        const uintptr_t end   = begin + size;
+        const uintptr_t from  = (begin + page - 1) / page * page;
+        const uintptr_t to    = end / page * page;
+        if (from < to && madvise(reinterpret_cast<void *>(from), to - from, MADV_DONTNEED) == 0) {
+            memset(start, 0, from - begin);
+            memset(reinterpret_cast<void *>(to), 0, end - to);
+            return;
+        }
+    }
+#endif
+    populate(start, size);
+    memset(start, 0, size);
+}
+
 // Lets malloc keep freed memory for blocks up to this size, instead of giving it back and taking it again page by page.
 API void gs_keep_heap(double size) {
+    kept_heap_bytes = size_t(size);
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, int(size));
     mallopt(M_TRIM_THRESHOLD, int(2 * size));
@@ -216,6 +242,9 @@ API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, doubl
         }
 #endif
         ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(type, size_t(size));
+        if (buffer != nullptr && ggml_backend_buffer_is_host(buffer)) {
+            forget(ggml_backend_buffer_get_base(buffer), ggml_backend_buffer_get_size(buffer));
+        }
 #ifdef MADV_HUGEPAGE
         // Weights are written once and read for every token: large pages save most of the page faults of the
         // one and the address translation of the other. Small buffers would only be rounded up.

@@ -21,10 +21,8 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <ctime>
 #include <unistd.h>
@@ -662,36 +660,7 @@ API int io_set_receive_timeout(int fd, double timeout_ms) {
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 ? 0 : -errno;
 }
 
-// ---- files ---------------------------------------------------------------------------------------
-
-// Maps a file read-only. Returns 0 and its errno in *error on failure, and its size in *size.
-API void * io_map_file(const char * path, double * size, int * error) {
-    *error = 0;
-    *size  = 0;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        *error = errno;
-        return nullptr;
-    }
-    struct stat info;
-    if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size == 0) {
-        *error = EINVAL;
-        close(fd);
-        return nullptr;
-    }
-    void * address = mmap(nullptr, size_t(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-    if (address == MAP_FAILED) {
-        *error  = errno;
-        address = nullptr;
-    }
-    *size = double(info.st_size);
-    close(fd);
-    return address;
-}
-
-API void io_unmap_file(void * address, double size) {
-    munmap(address, size_t(size));
-}
+// ---- errors --------------------------------------------------------------------------------------
 
 API const char * io_error_text(int error) {
     if (error <= kResolveErrorBase) {

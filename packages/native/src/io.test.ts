@@ -1,25 +1,15 @@
-import { read, toArrayBuffer } from "bun:ffi"
+import { read } from "bun:ffi"
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test"
-import {
-  closeSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs"
+import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { type Address, asPointer, cString, errno, io, ioErrorText, socketPair } from "./io.ts"
+import { asPointer, cString, errno, io, ioErrorText, socketPair } from "./io.ts"
 
 const linux = process.platform === "linux"
 
 /** errno values that this file meets, by system. */
 const expected = {
   badDescriptor: -9,
-  noEntry: -2,
-  invalid: -22,
   brokenPipe: -32,
   protocol: linux ? -71 : -100,
 }
@@ -271,36 +261,6 @@ describe("connecting", () => {
     if (result >= 0) opened.push(result)
     expect(performance.now() - started).toBeLessThan(2000)
     if (performance.now() - started > 190) expect(result).toBe(errno.timedOut)
-  })
-})
-
-describe("a mapped file", () => {
-  const map = (path: string) => {
-    const [size, error] = [new Float64Array(1), new Int32Array(1)]
-    const address = io().io_map_file(cString(path), size, error) as Address | null
-    return { address, sizeBytes: size[0]!, error: 0 - error[0]! }
-  }
-
-  test("shows the file's bytes", () => {
-    const path = join(folder, "mapped.txt")
-    writeFileSync(path, "mapped bytes")
-    const { address, sizeBytes, error } = map(path)
-    expect([sizeBytes, error]).toEqual([12, 0])
-    const view = new Uint8Array(toArrayBuffer(asPointer(address!), 0, sizeBytes))
-    expect(text(view)).toBe("mapped bytes")
-    io().io_unmap_file(asPointer(address!), sizeBytes)
-  })
-
-  test("that is none says why", () => {
-    expect(map(join(folder, "none"))).toEqual({
-      address: null,
-      sizeBytes: 0,
-      error: expected.noEntry,
-    })
-    mkdirSync(join(folder, "directory"), { recursive: true })
-    expect(map(join(folder, "directory")).error).toBe(expected.invalid)
-    writeFileSync(join(folder, "empty"), "")
-    expect(map(join(folder, "empty")).error).toBe(expected.invalid)
   })
 })
 

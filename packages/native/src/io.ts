@@ -39,8 +39,6 @@ const open = () =>
     io_expect_crash: { args: [], returns: "void" },
     io_exit: { args: ["i32"], returns: "void" },
     io_set_receive_timeout: { args: ["i32", "f64"], returns: "i32" },
-    io_map_file: { args: ["ptr", "ptr", "ptr"], returns: "ptr" },
-    io_unmap_file: { args: ["ptr", "f64"], returns: "void" },
     io_error_text: { args: ["i32"], returns: "cstring" },
   }).symbols
 

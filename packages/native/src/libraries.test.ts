@@ -62,6 +62,33 @@ describe("the set of libraries", () => {
     expect(set?.llama).toMatch(/libllama(\.v[\d.]+)?\.(so|dylib)$/)
   })
 
+  test("is looked for on the disk alone, also where no package is near", async () => {
+    const before = process.cwd()
+    const asked: string[] = []
+    // What Bun would do there by itself is to download the packages that are missing.
+    const registry = Bun.serve({
+      port: 0,
+      fetch: ({ url }) => {
+        asked.push(url)
+        return new Response("", { status: 404 })
+      },
+    })
+    try {
+      const program = `const { installedVariants } = await import(${JSON.stringify(join(import.meta.dir, "..", "scripts", "source.ts"))}); console.log(installedVariants().join())`
+      process.chdir(build)
+      const installed = installedVariants()
+      const child = Bun.spawn([process.execPath, "-e", program], {
+        cwd: build,
+        env: { ...process.env, HOME: build, BUN_CONFIG_REGISTRY: registry.url.href },
+      })
+      expect((await new Response(child.stdout).text()).trim()).toBe(installed.join())
+    } finally {
+      process.chdir(before)
+      registry.stop(true)
+    }
+    expect(asked).toEqual([])
+  })
+
   test("is the one built from source, once there is one", () => {
     const dir = makeSource("ggml-base", "ggml", "ggml-cpu", "llama", "llama-common")
     expect(librarySet()).toEqual({

@@ -17,6 +17,7 @@ import {
 } from "./errors.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { SessionPool } from "./SessionPool.ts"
+import { removeStaleParts } from "./session/cache.ts"
 import type { DeviceReport, SessionConfig } from "./session/events.ts"
 
 export interface ServeOptions {
@@ -38,7 +39,7 @@ export interface ServeOptions {
   readonly maxSessions?: number
   /** Session processes kept waiting for a client. Default 1; 0 makes a client wait for its process to start. */
   readonly spareCount?: number
-  /** A new connection has to say HELLO within this time, or it is closed. Default 10000. */
+  /** A new connection that has not said HELLO is closed when nothing came for so long. Default 10000. */
   readonly helloTimeoutMs?: number
   /**
    * Whether tensor data goes straight between the socket and tensor memory where that is host memory. Default
@@ -147,6 +148,7 @@ const prepareCache = (
   return Effect.try({
     try: () => {
       mkdirSync(folder, { recursive: true })
+      removeStaleParts(folder)
       return folder
     },
     catch: (cause) => new CacheFolderError({ folder, cause }),

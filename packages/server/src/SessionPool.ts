@@ -1,4 +1,4 @@
-import { io } from "@ggml-rpc/native/bindings"
+import { io, ioErrorText } from "@ggml-rpc/native/bindings"
 import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./session/events.ts"
@@ -131,6 +131,10 @@ export class SessionPool {
 
   #wait(fd: number, client: ClientName): void {
     const copy = io().io_duplicate(fd)
+    if (copy < 0) {
+      this.#log("error", `${client} turned away: ${ioErrorText(copy)}`)
+      return
+    }
     const timer = setTimeout(() => {
       this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
       this.#giveWaiting(waiting)
@@ -155,7 +159,8 @@ export class SessionPool {
     }
     const problem = member.process.send(fd)
     if (problem !== "") {
-      // It is dying; its exit is reported on its own.
+      // It is dying, as a rule; its exit is reported on its own.
+      member.process.stop()
       this.#log("error", `${client} turned away: the session process does not take it (${problem})`)
       return
     }

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, test } from "bun:test"
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Command, fnv1a64, type RpcTensor } from "@ggml-rpc/protocol"
+import { Command, encodeRequest, fnv1a64, type RpcTensor } from "@ggml-rpc/protocol"
 import { f32Tensor, TestClient } from "./TestClient.ts"
 import { withServer } from "./withServer.ts"
 
@@ -47,6 +47,34 @@ test.each([true, false])(
       second.client.close()
     }),
 )
+
+test("an upload that breaks off leaves nothing behind", () =>
+  withServer({ cacheDir: folder, directMemory: false }, async ({ port, logged }) => {
+    const { client, tensor } = await open(port)
+    const whole = encodeRequest(Command.SET_TENSOR, {
+      tensor,
+      cacheFlag: 1,
+      offsetBytes: 0n,
+      data,
+    })
+    client.write(whole.subarray(0, whole.length - 1000))
+    while (!readdirSync(folder).some((file) => file.endsWith(".part"))) await Bun.sleep(1)
+    client.write(new Uint8Array(1))
+    client.close()
+    // A line of the debug level, when the session is over.
+    await logged("left")
+    expect(readdirSync(folder)).toEqual([])
+  }))
+
+test("a server removes what others, that were killed, have left unfinished long ago", async () => {
+  const [old, fresh] = [".123-0.part", ".124-0.part"].map((file) => join(folder, file))
+  for (const path of [old!, fresh!, join(folder, name)]) writeFileSync(path, data)
+  const hourAgo = Date.now() / 1000 - 3600
+  for (const path of [old!, join(folder, name)]) utimesSync(path, hourAgo, hourAgo)
+  await withServer({ cacheDir: folder }, async () => {
+    expect(readdirSync(folder).sort()).toEqual([".124-0.part", name])
+  })
+})
 
 test("data without the flag is not stored", () =>
   withServer({ cacheDir: folder }, async ({ port }) => {

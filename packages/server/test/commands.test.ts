@@ -146,6 +146,57 @@ describe("buffers", () => {
       two.close()
     }))
 
+  test("all of the free memory can be had, and then there is none", () =>
+    withServer({}, async ({ port }) => {
+      const [one, two] = [await TestClient.connect(port), await TestClient.connect(port)]
+      const { freeBytes } = await one.ask(Command.GET_DEVICE_MEMORY, { device: 0 })
+      // What other programs take in between.
+      const sizeBytes = freeBytes - 64n * 1024n * 1024n
+      expect((await one.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })).remotePtr).toBe(1n)
+      const left = await two.ask(Command.GET_DEVICE_MEMORY, { device: 0 })
+      expect(left.freeBytes).toBeLessThan(freeBytes / 4n)
+      one.close()
+      two.close()
+    }))
+
+  test("clients who ask at the same time are not promised more than there is", () =>
+    withServer({}, async ({ port }) => {
+      const clients = await Promise.all(Array.from({ length: 11 }, () => TestClient.connect(port)))
+      const answers = await Promise.all(
+        clients.map((client) => client.ask(Command.GET_DEVICE_MEMORY, { device: 0 })),
+      )
+      // Each might have a share so small that a reading of a moment ago would do.
+      const sizeBytes = answers[0]!.freeBytes / 9n
+      let granted = 0
+      for (const client of clients) {
+        const { remotePtr } = await client.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })
+        if (remotePtr !== 0n) granted++
+      }
+      expect(granted).toBeGreaterThan(5)
+      expect(granted).toBeLessThan(10)
+      for (const client of clients) client.close()
+    }))
+
+  test.each([true, false])("new memory is zero, large or small (after use: %p)", (isUsed) =>
+    withClient(async (client) => {
+      const sizes = [16, 1000, 4096, 300_000, 40_000_000]
+      const ask = async (sizeBytes: number) => {
+        const buffer = await client.allocate(sizeBytes)
+        const whole = f32Tensor(1, buffer, 0, [sizeBytes / 4])
+        return { buffer, bytes: await client.getTensor(whole, sizeBytes) }
+      }
+      for (let round = 0; round < 30; round++) {
+        for (const sizeBytes of round === 0 ? sizes : sizes.slice(0, 4)) {
+          const { buffer, bytes } = await ask(sizeBytes)
+          expect(Buffer.compare(bytes, new Uint8Array(sizeBytes))).toBe(0)
+          if (!isUsed) continue
+          client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0xaa })
+          client.send(Command.FREE_BUFFER, { remotePtr: buffer.remotePtr })
+        }
+      }
+    }),
+  )
+
   test("BUFFER_CLEAR and MEMSET_TENSOR fill", () =>
     withClient(async (client) => {
       const buffer = await client.allocate(64)

@@ -289,12 +289,14 @@ const runSession = async (port: number, random: Random, tally: Tally): Promise<v
   for (const request of requests) client.write(request)
   tally.sessionCount++
   tally.requestCount += requests.length
+  // Drawn before it is known who is faster, for the next sessions to be the same.
+  const [patienceMs, isReset] = [random.below(PATIENCE_MS), random.chance(0.5)]
   const isEnded = await Promise.race([
     client.closed.then(() => true),
-    Bun.sleep(random.below(PATIENCE_MS)).then(() => false),
+    Bun.sleep(patienceMs).then(() => false),
   ])
   if (isEnded) tally.endedCount++
-  else if (random.chance(0.5)) client.reset()
+  else if (isReset) client.reset()
   else client.close()
 }
 

@@ -518,6 +518,11 @@ describe("graphs", () => {
       "tensors[2].src[1] is 0, but ADD has at least 2 sources",
     ],
     [
+      "a source that is missing, of a node that is not computed",
+      third({ src: sources(1), flags: 0 }),
+      "tensors[2].src[1] is 0, but ADD has at least 2 sources",
+    ],
+    [
       "an operation beyond all",
       third({ op: 2 ** 31 }),
       "tensors[2].op must be below 101 (got 2147483648)",
@@ -580,6 +585,25 @@ describe("graphs", () => {
     client.send(Command.GRAPH_COMPUTE, { device: 0, ...parts })
     expect(await refusal(client)).toContain(
       "GRAPH_COMPUTE: tensors[2].op is no operation that CPU can run with these types and shapes (got MUL_MAT)",
+    )
+  })
+
+  test("a multiplication that takes more memory than there is", async () => {
+    const client = await TestClient.connect(server.port)
+    const [columns, rows] = [2 ** 20, 2 ** 20]
+    const buffer = await client.allocate(4 * columns + 2 * columns + 4 * rows)
+    // A million rows that all lie in the same place: a terabyte of activations to convert.
+    const tensors = [
+      f32Tensor(1, buffer, 0, [columns], {
+        type: 8,
+        nb: [34, ...Array(3).fill((34 * columns) / 32)],
+      }),
+      f32Tensor(2, buffer, 2 * columns, [columns, rows], { nb: [4, 0, 0, 0] }),
+      f32Tensor(3, buffer, 6 * columns, [1, rows], node("MUL_MAT", 1, 2)),
+    ]
+    client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [3n], tensors })
+    expect(await refusal(client)).toContain(
+      "GRAPH_COMPUTE: nodes need more memory besides the tensors than this machine has now (got ",
     )
   })
 

@@ -19,7 +19,7 @@ import { Buffers, type SessionBuffer } from "./buffers.ts"
 import type { Cache, CachedFile, CacheWriter } from "./cache.ts"
 import type { ServedDevice } from "./devices.ts"
 import { GraphCheck } from "./graphCheck.ts"
-import type { Promises } from "./promises.ts"
+import type { PromiseList } from "./promises.ts"
 import {
   hexU64,
   isZeroU64,
@@ -69,7 +69,7 @@ export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
   /** What this server's sessions promised to their clients. */
-  readonly promises: Promises | undefined
+  readonly promises: PromiseList
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
   /** How long a new connection may take to say HELLO. */
@@ -214,7 +214,7 @@ export class Session {
   }
 
   #deviceMemory(): void {
-    const { freeBytes, totalBytes } = this.#deviceOf().memory(this.#unwrittenBytes)
+    const { freeBytes, totalBytes } = this.#deviceOf().memory(this.#options.promises)
     const at = this.#wire.answer(16)
     writeU64FromNumber(this.#wire.out, at, Math.floor(freeBytes))
     writeU64FromNumber(this.#wire.out, at + 8, Math.floor(totalBytes))
@@ -298,7 +298,7 @@ export class Session {
     if (sizeBytes < 0) return undefined
     if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
     if (!this.#buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
-    if (!device.hasMemoryFor(sizeBytes, this.#unwrittenBytes)) return undefined
+    if (!device.hasMemoryFor(sizeBytes, this.#options.promises)) return undefined
     this.stateful = true
     const native = this.#ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
     if (native === 0 || native === null) return undefined
@@ -314,11 +314,9 @@ export class Session {
       },
       device.alignmentBytes,
     )
-    this.#options.promises?.set(this.#buffers.hostBytes)
+    this.#options.promises.set(this.#buffers.hostBytes)
     return buffer
   }
-
-  readonly #unwrittenBytes = (): number => this.#options.promises?.unwrittenBytes() ?? 0
 
   #freeBuffer(): void {
     const buffer = this.#bufferOf()
@@ -327,7 +325,7 @@ export class Session {
       if (this.#stored[device]?.buffers.has(buffer.id)) this.#dropGraph(device)
     }
     this.#buffers.remove(buffer)
-    this.#options.promises?.set(this.#buffers.hostBytes)
+    this.#options.promises.set(this.#buffers.hostBytes)
     this.#ggml.ggml_backend_buffer_free(asPointer(buffer.native))
   }
 
@@ -366,14 +364,18 @@ export class Session {
     const wire = this.#wire
     const record = asPointer(wire.requestAddress)
     const staging = this.#stagingAddress()
-    for (let done = 0; done < size; ) {
-      const part = Math.min(size - done, STAGING_BYTES)
-      wire.take(staging, part)
-      this.#ggml.gs_tensor_set(record, asPointer(staging), offset + done, part)
-      writer?.write(staging, part)
-      done += part
+    try {
+      for (let done = 0; done < size; ) {
+        const part = Math.min(size - done, STAGING_BYTES)
+        wire.take(staging, part)
+        this.#ggml.gs_tensor_set(record, asPointer(staging), offset + done, part)
+        writer?.write(staging, part)
+        done += part
+      }
+      writer?.finish()
+    } finally {
+      writer?.abandon()
     }
-    writer?.finish()
   }
 
   #stagingAddress(): Address {
@@ -505,7 +507,15 @@ export class Session {
     if (size > this.#block.byteLength) this.#growBlock(size)
     wire.take(this.#blockAddress, size)
     const graph = this.#graph
-    graph.prepare(this.#block, size, this.#devices.length)
+    graph.prepare(this.#block, size, this.#devices.length, this.#devices[0]!.threadCount)
+    const device = this.#devices[graph.device]!
+    if (!device.hasWorkMemoryFor(graph.workBytes, this.#options.promises)) {
+      refuse(
+        "nodes",
+        "need more memory besides the tensors than this machine has now",
+        graph.workBytes,
+      )
+    }
     this.#dropGraph(graph.device)
     this.stateful = true
     const native = this.#ggml.gs_graph_build(
@@ -526,7 +536,7 @@ export class Session {
 
   #growBlock(size: number): void {
     const device = this.#devices.find(({ usesHostMemory }) => usesHostMemory) ?? this.#devices[0]!
-    if (size > LARGE_GRAPH_BYTES && !device.hasMemoryFor(4 * size, this.#unwrittenBytes)) {
+    if (size > LARGE_GRAPH_BYTES && !device.hasMemoryFor(4 * size, this.#options.promises)) {
       refuse("payload_size", "is larger than the memory of this machine allows now", size)
     }
     const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))

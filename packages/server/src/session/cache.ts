@@ -5,6 +5,7 @@ import {
   fstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readSync,
   renameSync,
   statSync,
@@ -85,6 +86,26 @@ export interface CachedFile {
 export interface CacheWriter {
   readonly write: (address: Address, sizeBytes: number) => void
   readonly finish: () => void
+  /** Removes what there is of the file, unless it is finished. */
+  readonly abandon: () => void
+}
+
+/** A file that is being written ends in this. */
+const PART = ".part"
+
+/** A part that nobody has written to for so long belongs to a process that was ended. */
+const PART_AGE_MS = 600_000
+
+/** Removes what processes that were ended in the middle of writing have left in a cache's folder. */
+export const removeStaleParts = (folder: string): void => {
+  const oldest = Date.now() - PART_AGE_MS
+  for (const name of attempt(() => readdirSync(folder)) ?? []) {
+    if (!name.startsWith(".") || !name.endsWith(PART)) continue
+    const path = join(folder, name)
+    attempt(() => {
+      if (statSync(path).mtimeMs < oldest) unlinkSync(path)
+    })
+  }
 }
 
 /**
@@ -162,6 +183,7 @@ export class Cache {
         file.append(bytes)
       },
       finish: () => file.publish(hash.digestHex()),
+      abandon: file.abandon,
     }
   }
 
@@ -173,29 +195,41 @@ export class Cache {
 
   /** A file under a temporary name, which `publish` replaces by its own. */
   #create() {
-    const temporary = join(this.#folder, `.${process.pid}-${this.#serial++}.part`)
-    const descriptor = attempt(() => {
+    const temporary = join(this.#folder, `.${process.pid}-${this.#serial++}${PART}`)
+    let descriptor = attempt(() => {
       mkdirSync(this.#folder, { recursive: true })
       return openSync(temporary, "wx")
     })
-    let isWhole = descriptor !== undefined
+    let isWhole = true
     const append = (bytes: Uint8Array): void => {
-      if (descriptor === undefined || !isWhole) return
-      isWhole = attempt(() => writeAll(descriptor, bytes)) ?? false
+      const file = descriptor
+      if (file === undefined || !isWhole) return
+      isWhole = attempt(() => writeAll(file, bytes)) ?? false
+    }
+    const close = (): void => {
+      const file = descriptor
+      descriptor = undefined
+      if (file !== undefined) attempt(() => closeSync(file))
+    }
+    const abandon = (): void => {
+      if (descriptor === undefined) return
+      attempt(() => unlinkSync(temporary))
+      close()
     }
     const publish = (name: string): void => {
-      if (descriptor === undefined) return
+      const file = descriptor
+      if (file === undefined) return
       const renamed =
         isWhole &&
         attempt(() => {
           renameSync(temporary, join(this.#folder, name))
-          this.#verified.add(keyOf(name, fstatSync(descriptor, { bigint: true })))
+          this.#verified.add(keyOf(name, fstatSync(file, { bigint: true })))
           return true
         })
-      if (!renamed) attempt(() => unlinkSync(temporary))
-      attempt(() => closeSync(descriptor))
+      if (renamed) close()
+      else abandon()
     }
-    return { append, publish }
+    return { append, publish, abandon }
   }
 }
 

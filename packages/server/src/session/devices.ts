@@ -8,6 +8,7 @@ import {
   listDevices,
   type MemorySize,
 } from "@ggml-rpc/native/bindings"
+import type { PromiseList } from "./promises.ts"
 
 /** Kept free for everything else on the machine; less on a small one. */
 const RESERVE_BYTES = 256 * 1024 * 1024
@@ -19,6 +20,9 @@ const RESERVE_BYTES = 256 * 1024 * 1024
 const READING_MS = 500
 const PLENTY = 8
 
+/** ggml may take so much to compute with unasked: what stays free is for that as well. */
+const UNASKED_WORK_BYTES = 16 * 1024 * 1024
+
 /** A device of this server, as the commands need it. */
 export class ServedDevice {
   readonly device: Device
@@ -28,17 +32,21 @@ export class ServedDevice {
   readonly maxSizeBytes: number
   /** Whether every tensor takes just its own bytes. */
   readonly sizesArePlain: boolean
-  readonly #threadCount: number
+  readonly threadCount: number
   #backend: Address = 0
   /** What was left for buffers at the last reading, when that was, and what has been granted of it. */
   #spareBytes = 0
   #readAt = Number.NEGATIVE_INFINITY
   #grantedBytes = 0
+  /** What other sessions had promised then. */
+  #othersBytes = 0
+  /** What ggml has been granted to compute with, and keeps. */
+  #workBytes = 0
 
   constructor(device: Device, threadCount: number) {
     const symbols = ggml()
     this.device = device
-    this.#threadCount = threadCount
+    this.threadCount = threadCount
     this.bufferType = symbols.ggml_backend_dev_buffer_type(asPointer(device.address)) as Address
     this.alignmentBytes = symbols.gs_buft_alignment(asPointer(this.bufferType))
     this.maxSizeBytes = symbols.gs_buft_max_size(asPointer(this.bufferType))
@@ -51,31 +59,40 @@ export class ServedDevice {
   }
 
   /**
-   * Free and total bytes now. What sessions promised and nobody has written yet (`unwrittenBytes`) is not
-   * taken off, but noted: buffers are asked for right after.
+   * Total bytes, and those that a client can have now: without what sessions promised and nobody has written yet,
+   * and without what stays free for the rest of the machine.
    */
-  memory(unwrittenBytes: () => number): MemorySize {
+  memory(promises: PromiseList): MemorySize {
     const size = deviceMemory(this.device)
-    if (this.usesHostMemory) {
-      const reserve = Math.min(RESERVE_BYTES, size.totalBytes / 32)
-      this.#spareBytes = size.freeBytes - unwrittenBytes() - reserve
-      this.#readAt = performance.now()
-      this.#grantedBytes = 0
-    }
-    return size
+    if (!this.usesHostMemory) return size
+    this.#othersBytes = promises.othersBytes()
+    const reserve = Math.min(RESERVE_BYTES, size.totalBytes / 32)
+    this.#spareBytes = Math.max(0, size.freeBytes - promises.unwrittenBytes() - reserve)
+    this.#readAt = performance.now()
+    this.#grantedBytes = 0
+    return { freeBytes: this.#spareBytes, totalBytes: size.totalBytes }
   }
 
   /**
    * Whether `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory. What sessions
    * promised and nobody has written yet is as good as taken.
    */
-  hasMemoryFor(sizeBytes: number, unwrittenBytes: () => number): boolean {
+  hasMemoryFor(sizeBytes: number, promises: PromiseList): boolean {
     if (!this.usesHostMemory) return true
-    const isRecent = performance.now() - this.#readAt < READING_MS
+    const isRecent =
+      performance.now() - this.#readAt < READING_MS && promises.othersBytes() === this.#othersBytes
     const isPlenty = (this.#grantedBytes + sizeBytes) * PLENTY <= this.#spareBytes
-    if (!isRecent || !isPlenty) this.memory(unwrittenBytes)
+    if (!isRecent || !isPlenty) this.memory(promises)
     this.#grantedBytes += sizeBytes
     return sizeBytes <= this.#spareBytes
+  }
+
+  /** The same for memory that ggml takes to compute a graph, and keeps for the next one. */
+  hasWorkMemoryFor(workBytes: number, promises: PromiseList): boolean {
+    if (workBytes <= Math.max(this.#workBytes, UNASKED_WORK_BYTES)) return true
+    if (!this.hasMemoryFor(workBytes - this.#workBytes, promises)) return false
+    this.#workBytes = workBytes
+    return true
   }
 
   /**
@@ -87,7 +104,7 @@ export class ServedDevice {
     const symbols = ggml()
     this.#backend = symbols.ggml_backend_dev_init(asPointer(this.device.address), null) as Address
     if (this.#backend === 0) return 0
-    symbols.gs_backend_set_threads(asPointer(this.#backend), this.#threadCount)
+    symbols.gs_backend_set_threads(asPointer(this.#backend), this.threadCount)
     symbols.gs_backend_set_abort_flag(asPointer(this.#backend), io().io_abort_flag())
     return this.#backend
   }

@@ -15,6 +15,7 @@ import {
   writeU64,
 } from "./record.ts"
 import { describeShape, TensorCheck } from "./tensorCheck.ts"
+import { workBytes } from "./workMemory.ts"
 
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
@@ -56,18 +57,21 @@ export class GraphCheck {
   recordsOffset = 0
   /** Handles of the buffers that the graph reads or writes. */
   usedBuffers = new Set<number>()
+  /** Memory that its largest node takes besides its tensors on a CPU, at most. */
+  workBytes = 0
+  #threadCount = 1
 
   constructor(buffers: Buffers) {
     this.#tensor = new TensorCheck(buffers)
   }
 
   /**
-   * Checks and rewrites the payload of `sizeBytes` at the start of `words`. The fields above describe it
-   * afterwards.
+   * Checks and rewrites the payload of `sizeBytes` at the start of `words`, to be computed by `threadCount` threads.
+   * The fields above describe it afterwards.
    *
    * @throws {ProtocolError}
    */
-  prepare(words: Words, sizeBytes: number, deviceCount: number): void {
+  prepare(words: Words, sizeBytes: number, deviceCount: number, threadCount: number): void {
     this.#open(words)
     const layout = parseGraphHeader(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
@@ -79,6 +83,8 @@ export class GraphCheck {
     this.tensorCount = layout.tensorCount
     this.recordsOffset = layout.tensorsOffset
     this.usedBuffers = new Set()
+    this.workBytes = 0
+    this.#threadCount = threadCount
     this.#reserve(layout.nodeCount, layout.tensorCount)
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
     try {
@@ -129,8 +135,7 @@ export class GraphCheck {
     if (index < 0) refuse(`nodes[${node}]`, "is not among the tensors", hexU64(words, idAt))
     this.nodes[node] = index + 1
     if (this.#colors[index] === WHITE) this.#reach(index)
-    const flags = words[this.#start + index * RECORD_WORDS + word.flags]!
-    if ((flags & TensorFlag.COMPUTE) !== 0) this.#checkComputed(node, index)
+    this.#checkOperation(node, index)
   }
 
   /** Visits everything below a record, sources before users, with a stack of its own. */
@@ -218,14 +223,18 @@ export class GraphCheck {
     }
   }
 
-  /** A node that will run has memory for its result and for all that it reads, and the shapes its kernel expects. */
-  #checkComputed(node: number, index: number): void {
+  /**
+   * A node has the sources and shapes that its kernel expects: ggml looks at those of every node to plan the graph. One
+   * that will run has memory for its result and for all that it reads as well.
+   */
+  #checkOperation(node: number, index: number): void {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
     const op = words[at + word.op]!
     const requirement = requirements[op]
     if (requirement === undefined) return
-    if (this.#lacksMemory(index)) {
+    const runs = (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
+    if (runs && this.#lacksMemory(index)) {
       refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
     }
     this.#node.set(RESULT, at)
@@ -233,7 +242,7 @@ export class GraphCheck {
       const child = words[at + word.src + source * 2]! - 1
       this.#node.set(source, child < 0 ? -1 : this.#start + child * RECORD_WORDS)
       if (child >= 0) {
-        if (this.#lacksMemory(child)) {
+        if (runs && this.#lacksMemory(child)) {
           refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
         }
       } else if (source < requirement.sourceCount) {
@@ -247,6 +256,7 @@ export class GraphCheck {
     if (wrong !== "") {
       refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, op))
     }
+    this.workBytes = Math.max(this.workBytes, workBytes(this.#node, op, this.#threadCount))
   }
 
   /** `ADD ne[4,1,1,1] nb[4,16,16,16] of src[0] F32 ne[…] nb[…], src[1] …`. */

@@ -28,7 +28,7 @@ const check = (
   const payload = new Uint8Array(Math.ceil((request.length - 9) / 4) * 4)
   payload.set(request.subarray(9))
   try {
-    new GraphCheck(buffers).prepare(new Uint32Array(payload.buffer), request.length - 9, 1)
+    new GraphCheck(buffers).prepare(new Uint32Array(payload.buffer), request.length - 9, 1, 1)
     return ""
   } catch (error) {
     if (error instanceof ProtocolError) return error.reason

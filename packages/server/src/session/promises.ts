@@ -17,6 +17,16 @@ const residentBytes = (pid: number): number => {
   }
 }
 
+/** What is asked of `Promises`. */
+export type PromiseList = Pick<Promises, "set" | "unwrittenBytes" | "othersBytes">
+
+/** Of a process that shares its memory with no other session. */
+export const noPromises: PromiseList = {
+  set: () => {},
+  unwrittenBytes: () => 0,
+  othersBytes: () => 0,
+}
+
 /**
  * What the session processes of a server have given to their clients, in a file that they share. Host memory
  * is only taken from the system when it is written: what one session promised and its client has not yet
@@ -44,11 +54,26 @@ export class Promises {
     )
   }
 
-  /** Bytes that all processes have promised and that are not yet written. */
-  unwrittenBytes(): number {
+  #entries(): Float64Array {
     const { size } = fstatSync(this.#descriptor)
     const entries = new Float64Array(Math.floor(size / ENTRY_BYTES) * 2)
     readSync(this.#descriptor, new Uint8Array(entries.buffer), 0, entries.byteLength, 0)
+    return entries
+  }
+
+  /** Bytes that all other processes have promised, written or not: it changes when one of them grants something. */
+  othersBytes(): number {
+    const entries = this.#entries()
+    let others = 0
+    for (let index = 0; index < entries.length; index += 2) {
+      if (index !== this.#slot * 2) others += entries[index + 1]!
+    }
+    return others
+  }
+
+  /** Bytes that all processes have promised and that are not yet written. */
+  unwrittenBytes(): number {
+    const entries = this.#entries()
     let unwritten = 0
     for (let index = 0; index < entries.length; index += 2) {
       const [pid, bytes] = [entries[index]!, entries[index + 1]!]

@@ -15,6 +15,7 @@ import {
 import { Buffers, FIRST_BASE, FIRST_ID } from "./buffers.ts"
 import type { ServedDevice } from "./devices.ts"
 import { GraphCheck } from "./graphCheck.ts"
+import { noPromises } from "./promises.ts"
 import { Session } from "./Session.ts"
 import { ClientGone } from "./wire.ts"
 
@@ -107,7 +108,7 @@ const warmCheck = (): void => {
   const words = new Uint32Array(request.length / 4)
   for (let round = 0; round < WARM_CHECKS; round++) {
     new Uint8Array(words.buffer).set(request)
-    check.prepare(words, request.length, 1)
+    check.prepare(words, request.length, 1, 1)
   }
 }
 
@@ -166,7 +167,7 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
   const session = new Session({
     devices,
     cache: undefined,
-    promises: undefined,
+    promises: noPromises,
     directMemory: true,
     helloTimeoutMs: 1000,
     onRequest: undefined,
