@@ -162,7 +162,22 @@ describe("run", () => {
   })
 })
 
+test.each(["devices --json", "run --help", "--version"])(
+  "%s says, too, that its output cannot be written",
+  async (words) => {
+    const command = [...ggmlRpc, ...words.split(" ")].map((word) => `'${word}'`).join(" ")
+    const result = await runProcess(["bash", "-c", `${command} > /dev/full`])
+    expect(result.exitCode).toBe(1)
+    expect(result.stderr).toMatch(/^error: The output cannot be written \(.*\)\.\n$/)
+  },
+)
+
 describe("plan", () => {
+  test("shows the context that libllama makes of one that is no multiple of 256", async () => {
+    const { stdout } = await runCli(["plan", model, "-c", "300", "--json"])
+    expect(JSON.parse(stdout)).toMatchObject({ contextSize: 512 })
+  })
+
   test("shows the split without loading", async () => {
     const result = await runCli(["plan", "--rpc", rpc, model, "-c", "1024"])
     expect(result.exitCode).toBe(0)

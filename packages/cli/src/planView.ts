@@ -29,7 +29,8 @@ const right = (title: string): Column => ({ title, align: "right" })
 
 const planColumns: ReadonlyArray<Column> = [
   { title: "device" },
-  { title: "place", minWidth: 12 },
+  // Wide enough for an address with its port.
+  { title: "place", minWidth: 21 },
   { title: "layers" },
   right("weights"),
   right("KV cache"),
@@ -92,7 +93,8 @@ export const formatBreakdown = (
   return formatTable(
     [
       { title: "device" },
-      { title: "place", minWidth: 12 },
+      // Wide enough for an address with its port.
+      { title: "place", minWidth: 21 },
       right("weights"),
       right("KV cache"),
       right("compute"),

@@ -1,7 +1,7 @@
 /** The program behind main.ts. What needs no libraries is answered before any is loaded. */
 import packageJson from "../package.json" with { type: "json" }
 import { CommandLineError, type Request, readArgs } from "./argv.ts"
-import { watchForEarlyEnd } from "./earlyEnd.ts"
+import { type EarlyEnd, watchForEarlyEnd } from "./earlyEnd.ts"
 import { usageErrorText } from "./failureText.ts"
 import { commandHelp, rootHelp } from "./help.ts"
 import { columnsOf, flush, noteLine, printLine } from "./terminal.ts"
@@ -13,8 +13,7 @@ const help = (request: Request & { kind: "help" }): string => {
   return request.command === undefined ? rootHelp(columns) : commandHelp(request.command, columns)
 }
 
-const run = async (args: ReadonlyArray<string>): Promise<number> => {
-  const earlyEnd = watchForEarlyEnd()
+const run = async (args: ReadonlyArray<string>, earlyEnd: EarlyEnd): Promise<number> => {
   const request = readArgs(args)
   switch (request.kind) {
     case "version":
@@ -39,7 +38,11 @@ const usageError = (error: unknown): number => {
 
 /** Does what the arguments say; returns the exit code once all output has left. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
-  const code = await run(args).catch(usageError)
+  const earlyEnd = watchForEarlyEnd()
+  const code = await run(args, earlyEnd).catch(usageError)
   await flush()
-  return code
+  // Output that went nowhere is noticed a moment after the work is done.
+  await new Promise((resolve) => setImmediate(resolve))
+  const early = earlyEnd.reason()
+  return early === undefined || early.isSignal ? code : early.exitCode
 }

@@ -182,6 +182,8 @@ export interface Cluster {
 
 /** llama.cpp shrinks a context that was not asked for no further than this. */
 const MIN_CONTEXT_SIZE = 4096
+/** libllama rounds a context up to a multiple of this (llama-context.cpp, v0.5.0). */
+const CONTEXT_STEP = 256
 /** llama-cli's. */
 const DEFAULT_BATCH_SIZE = 2048
 const HEADROOM_BYTES = 64 * 1024 * 1024
@@ -223,7 +225,7 @@ const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOpti
   const threads = options.threads ?? defaultThreadCount()
   const architecture = ggufString(gguf, "general.architecture") ?? ""
   const trained = ggufInteger(gguf, `${architecture}.context_length`) ?? MIN_CONTEXT_SIZE
-  const contextSize = options.contextSize || trained
+  const contextSize = Math.ceil((options.contextSize || trained) / CONTEXT_STEP) * CONTEXT_STEP
   const wholeBatch = needsWholeBatch(gguf, architecture)
   const ubatchSize =
     options.ubatchSize ??

@@ -314,6 +314,33 @@ describe("a model that does not fit", () => {
     expect(planFor(large, { ...overrides, contextSize: context }).plan.contextSize).toBe(context)
   })
 
+  test("says no more than what is missing of all the memory that there is", () => {
+    const overrides = {
+      devices: [device("RPC0", 5 * GIB), device("RPC1", 5 * GIB)],
+      host: device("CPU", 1 * GIB),
+      contextSize: 131_072,
+    }
+    const { missingBytes = 0 } = errorFor(large, overrides)
+    const withMore = (bytes: number) => ({ ...overrides, host: device("CPU", 1 * GIB + bytes) })
+    expect(errorFor(large, withMore(missingBytes / 2)).reason).toBe("does-not-fit")
+    expect(planFor(large, withMore(missingBytes * 1.02)).plan.contextSize).toBe(131_072)
+  })
+
+  test("gives advice that still holds when a little more is in use", () => {
+    const overrides = {
+      devices: [device("RPC0", 5 * GIB), device("RPC1", 5 * GIB)],
+      host: device("CPU", 1 * GIB),
+      contextSize: 131_072,
+    }
+    const error = errorFor(large, overrides)
+    const contextSize = Number(/--ctx-size (\d+)/.exec(error.message)?.[1])
+    const less = {
+      devices: [device("RPC0", 4.9 * GIB), device("RPC1", 4.9 * GIB)],
+      host: device("CPU", 0.98 * GIB),
+    }
+    expect(planFor(large, { ...less, contextSize }).plan.contextSize).toBe(contextSize)
+  })
+
   test("says how many layers would fit when too many were asked for", () => {
     const overrides = {
       devices: [device("RPC0", 2 * GIB), device("RPC1", 2 * GIB)],

@@ -204,21 +204,23 @@ const slackOf = (model: Model, counts: ReadonlyArray<number>, contextSize: numbe
   return { devices, host }
 }
 
+/** Unit counts, and whether all of it fits by the estimate. */
+interface Spread {
+  readonly counts: ReadonlyArray<number>
+  readonly fits: boolean
+}
+
 /**
  * Moves units from devices that are too full to those with the most room, then to the host, until all
- * fits by the estimate; undefined when it cannot.
+ * fits by the estimate, or nothing can be moved any more.
  */
-const rebalance = (
-  model: Model,
-  start: ReadonlyArray<number>,
-  contextSize: number,
-): ReadonlyArray<number> | undefined => {
+const spread = (model: Model, start: ReadonlyArray<number>, contextSize: number): Spread => {
   const counts = [...start]
   const mayUseHost = model.input.gpuLayers === undefined
   for (let moves = 0; moves <= counts.length * model.input.unitBytes.length; moves++) {
     const slack = slackOf(model, counts, contextSize)
     const full = slack.devices.findIndex((bytes, index) => bytes < 0 && counts[index]! > 0)
-    if (full < 0) return slack.host >= 0 ? counts : undefined
+    if (full < 0) return { counts, fits: slack.host >= 0 }
     counts[full]!--
     const receiver = counts
       .map((_, index) => index)
@@ -230,9 +232,22 @@ const rebalance = (
       .filter((candidate) => candidate.slack >= 0)
       .sort((a, b) => b.slack - a.slack)[0]
     if (receiver !== undefined) counts[receiver.index]!++
-    else if (!mayUseHost) return undefined
+    else if (!mayUseHost) {
+      counts[full]!++
+      return { counts, fits: false }
+    }
   }
-  return undefined
+  return { counts, fits: false }
+}
+
+/** The same, only where it fits. */
+const rebalance = (
+  model: Model,
+  start: ReadonlyArray<number>,
+  contextSize: number,
+): ReadonlyArray<number> | undefined => {
+  const { counts, fits } = spread(model, start, contextSize)
+  return fits ? counts : undefined
 }
 
 /** Whether the model fits by the estimate, with the very same counts when the split is fixed. */
@@ -285,6 +300,20 @@ const gib = (bytes: number): string =>
 const MAX_ADVICE_MEASUREMENTS = 3
 
 /**
+ * Advice leaves so much of each device's free memory: it is followed a moment later, when other programs have taken
+ * some.
+ */
+const ADVICE_MARGIN = 1 / 32
+
+const withMargin = (input: PlannerInput): PlannerInput => {
+  const less = <D extends PlannerDevice>(device: D): D => ({
+    ...device,
+    freeBytes: device.freeBytes * (1 - ADVICE_MARGIN),
+  })
+  return { ...input, devices: input.devices.map(less), host: less(input.host) }
+}
+
+/**
  * A shorter context with which the model does fit, as measured; 0 when none was found. Estimates alone
  * would promise too much: not all of a compute buffer shrinks with the context.
  */
@@ -310,14 +339,27 @@ function* fittingContext(
   return 0
 }
 
+/** What is missing where: with the best split there is, unless the split was given. */
+const shortage = (model: Model, candidate: Candidate) => {
+  const missingWith = (counts: ReadonlyArray<number>) => {
+    const slack = slackOf(model, counts, candidate.contextSize)
+    const missing = [...slack.devices, slack.host].reduce((a, b) => a + Math.max(0, -b), 0)
+    return { counts, slack, missing }
+  }
+  const asTried = missingWith(candidate.unitCounts)
+  if (model.input.tensorSplit !== undefined) return asTried
+  const best = missingWith(spread(model, candidate.unitCounts, candidate.contextSize).counts)
+  // Nothing is missing by the estimate where it promises more than the measurement holds.
+  return best.missing > 0 ? best : asTried
+}
+
 function* doesNotFit(
   model: Model,
   candidate: Candidate,
 ): Generator<Candidate, PlanError, Measurement> {
   const { input } = model
-  const { contextSize, unitCounts: counts } = candidate
-  const slack = slackOf(model, counts, contextSize)
-  const missing = [...slack.devices, slack.host].reduce((a, b) => a + Math.max(0, -b), 0)
+  const { contextSize } = candidate
+  const { counts, missing, slack } = shortage(model, candidate)
   const spare = slack.devices.reduce((a, b) => a + Math.max(0, b), 0)
   const short = input.devices.flatMap((device, index) =>
     slack.devices[index]! < 0
@@ -327,8 +369,9 @@ function* doesNotFit(
       : [],
   )
   if (slack.host < 0) short.push(`this host lacks ${gib(-slack.host)}`)
-  const context = yield* fittingContext(model, candidate)
-  const layers = largestGpuLayers(model, contextSize)
+  const careful = { ...model, input: withMargin(input) }
+  const context = yield* fittingContext(careful, candidate)
+  const layers = largestGpuLayers(careful, contextSize)
   const advice = [
     context > 0 ? `a context of ${context} tokens (--ctx-size ${context}) would fit` : undefined,
     layers > 0 && layers < sum(counts)

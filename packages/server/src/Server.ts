@@ -222,9 +222,15 @@ const listen = (
 /** Bun's types leave `fd` out. */
 const descriptorOf = (socket: object): number => (socket as { readonly fd: number }).fd
 
+/** What the system's words for it do not say. Bun's own text names no cause. */
+const listenReasons: Readonly<Record<string, string>> = {
+  EADDRNOTAVAIL: "no network interface of this machine has this address",
+  EACCES: "this needs privileges",
+}
+
 const listenError = (endpoint: string, cause: unknown): PortInUseError | ListenError => {
-  const code = (cause as { readonly code?: unknown } | null)?.code
+  const code = String((cause as { readonly code?: unknown } | null)?.code ?? "")
   if (code === "EADDRINUSE") return new PortInUseError({ endpoint })
-  const reason = cause instanceof Error ? cause.message : String(cause)
-  return new ListenError({ endpoint, reason, cause })
+  const said = cause instanceof Error ? cause.message : String(cause)
+  return new ListenError({ endpoint, reason: listenReasons[code] ?? said, cause })
 }

@@ -113,7 +113,8 @@ export class SessionPool {
   assign(fd: number, client: ClientName): void {
     const { maxSessions } = this.#options
     if (this.clientCount >= maxSessions) {
-      this.#log("warning", `${client} turned away: ${maxSessions} clients are connected already`)
+      const others = maxSessions === 1 ? "a client is" : `${maxSessions} clients are`
+      this.#log("warning", `${client} turned away: ${others} connected already`)
     } else if (this.#idle.length === 0 && this.#mayGetFree()) {
       this.#wait(fd, client)
     } else {

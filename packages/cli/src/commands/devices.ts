@@ -78,7 +78,8 @@ const tableOf = (
   formatTable(
     [
       { title: "device" },
-      { title: "place", minWidth: 12 },
+      // Wide enough for an address with its port.
+      { title: "place", minWidth: 21 },
       { title: "free", align: "right" },
       { title: "total", align: "right" },
       { title: "description", minWidth: 12 },

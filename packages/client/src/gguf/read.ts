@@ -176,7 +176,7 @@ const openFailure = (path: string, cause: unknown): GgufError => {
     path,
     reason: missing ? "missing" : "unreadable",
     message: missing
-      ? `There is no file ${path}; check the path`
+      ? `There is no file '${path}'; check the path`
       : `${path} cannot be opened (${code}); check its permissions`,
   })
 }

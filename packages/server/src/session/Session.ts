@@ -114,6 +114,7 @@ export class Session {
   serve(fd: number): never {
     const wire = this.#wire
     wire.open(fd, this.#options.helloTimeoutMs)
+    this.#options.onRequest?.(wire.command, wire.sizeBytes)
     this.#hello()
     for (;;) {
       wire.next()
