@@ -210,7 +210,7 @@ const contextFlags = {
       name: "ctx-size",
       aliases: ["-c"],
       about:
-        "tokens of context; 0: all the model was trained with (default: that, or what fits in memory)",
+        "tokens of context, rounded up to a multiple of 256; 0: all the model was trained with (default: that, or what fits in memory)",
       group: model,
     },
     { min: 0, max: 2 ** 31 - 1 },

@@ -300,7 +300,7 @@ const gib = (bytes: number): string =>
 const MAX_ADVICE_MEASUREMENTS = 3
 
 /**
- * Advice leaves so much of each device's free memory: it is followed a moment later, when other programs have taken
+ * Advice leaves so much of what each device could give: it is followed a moment later, when other programs have taken
  * some.
  */
 const ADVICE_MARGIN = 1 / 32
@@ -308,7 +308,7 @@ const ADVICE_MARGIN = 1 / 32
 const withMargin = (input: PlannerInput): PlannerInput => {
   const less = <D extends PlannerDevice>(device: D): D => ({
     ...device,
-    freeBytes: device.freeBytes * (1 - ADVICE_MARGIN),
+    freeBytes: device.freeBytes - (device.freeBytes - input.headroomBytes) * ADVICE_MARGIN,
   })
   return { ...input, devices: input.devices.map(less), host: less(input.host) }
 }
@@ -353,6 +353,23 @@ const shortage = (model: Model, candidate: Candidate) => {
   return best.missing > 0 ? best : asTried
 }
 
+/** `RPC0 lacks 2.00 GiB of 7.50 GiB`, or what all have where it is missing from all of them. */
+const whereMissing = (input: PlannerInput, slack: ReturnType<typeof slackOf>): string => {
+  const short = input.devices.flatMap((device, index) => {
+    const missing = -slack.devices[index]!
+    return missing > 0
+      ? [`${device.name} lacks ${gib(missing)} of ${gib(device.freeBytes + missing)}`]
+      : []
+  })
+  if (short.length === 0 && input.devices.length > 0) {
+    const free = [...input.devices, input.host].map(({ freeBytes }) => freeBytes)
+    const names = input.devices.map(({ name }) => name).join(", ")
+    return `${names} and this host have ${gib(sum(free))} free together`
+  }
+  if (slack.host < 0) short.push(`this host lacks ${gib(-slack.host)}`)
+  return short.join("; ")
+}
+
 function* doesNotFit(
   model: Model,
   candidate: Candidate,
@@ -361,16 +378,10 @@ function* doesNotFit(
   const { contextSize } = candidate
   const { counts, missing, slack } = shortage(model, candidate)
   const spare = slack.devices.reduce((a, b) => a + Math.max(0, b), 0)
-  const short = input.devices.flatMap((device, index) =>
-    slack.devices[index]! < 0
-      ? [
-          `${device.name} lacks ${gib(-slack.devices[index]!)} of ${gib(device.freeBytes - slack.devices[index]!)}`,
-        ]
-      : [],
-  )
-  if (slack.host < 0) short.push(`this host lacks ${gib(-slack.host)}`)
   const careful = { ...model, input: withMargin(input) }
-  const context = yield* fittingContext(careful, candidate)
+  // What fits without room to spare is better advice than none.
+  const context =
+    (yield* fittingContext(careful, candidate)) || (yield* fittingContext(model, candidate))
   const layers = largestGpuLayers(careful, contextSize)
   const advice = [
     context > 0 ? `a context of ${context} tokens (--ctx-size ${context}) would fit` : undefined,
@@ -384,7 +395,7 @@ function* doesNotFit(
   return new PlanError({
     reason: "does-not-fit",
     missingBytes: Math.ceil(missing),
-    detail: `The model does not fit: ${gib(missing)} of memory are missing (${short.join("; ")}). ${
+    detail: `The model does not fit: ${gib(missing)} of memory are missing (${whereMissing(input, slack)}). ${
       advice.length > 0
         ? `${advice[0]!.charAt(0).toUpperCase()}${advice[0]!.slice(1)}${advice.length > 1 ? `; or ${advice.slice(1).join("; or ")}` : ""}.`
         : "Add a server with more memory, or use a smaller quantization of the model."
