@@ -2,8 +2,9 @@
  * Our side of a benchmark's client: what tests/peers/upstream-client.cpp does, over the Cluster API, and
  * the same options and JSON where both have them.
  *
- * --rpc HOST:PORT,...  -m MODEL  --tokens IDS  -n N  -t N  -c N  -ub N  -ts A,B  --repeat N
+ * --rpc HOST:PORT,...  -m MODEL  --tokens IDS  -n N  -t N  -c N  -ub N  -ts A,B  --repeat N  --turns
  */
+import { readSync, writeSync } from "node:fs"
 import { parseArgs } from "node:util"
 import { Cluster, parseEndpoints } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
@@ -21,10 +22,17 @@ const { values } = parseArgs({
     ub: { type: "string", default: "512" },
     ts: { type: "string" },
     repeat: { type: "string", default: "1" },
+    turns: { type: "boolean", default: false },
   },
 })
 
 const numbers = (list: string): number[] => list.split(",").map(Number)
+
+/** A line from stdin, of one character. Nothing else is to run here meanwhile. */
+const waitForTurn = (): void => {
+  writeSync(2, "turn\n")
+  readSync(0, new Uint8Array(1))
+}
 
 const program = Effect.gen(function* () {
   const started = performance.now()
@@ -62,7 +70,10 @@ const program = Effect.gen(function* () {
   // As upstream-client: one untimed token.
   yield* generate(prompt.slice(0, 1), 1)
   const runs: Array<Effect.Effect.Success<ReturnType<typeof generate>>> = []
-  for (let i = 0; i < Number(values.repeat); i++) runs.push(yield* generate(prompt, predict))
+  for (let i = 0; i < Number(values.repeat); i++) {
+    if (values.turns) waitForTurn()
+    runs.push(yield* generate(prompt, predict))
+  }
   const { breakdown, stats } = model
   return {
     openMs: opened - started,

@@ -1,4 +1,4 @@
-/** Times: the same job by every pairing in turn, round after round. */
+/** Times: the same job by all pairings in turn, round after round. */
 import { mkdtempSync, rmSync } from "node:fs"
 import { cpus, tmpdir } from "node:os"
 import { join } from "node:path"
@@ -9,9 +9,11 @@ import {
   type ClientResult,
   type PairingName,
   pairings,
+  type RunningClient,
   runClient,
   type Side,
   startBenchServer,
+  startClient,
 } from "./sides.ts"
 
 /** One situation that is measured. */
@@ -49,7 +51,7 @@ export interface MeasureOptions extends NoiseOptions {
 /** The last core: interrupts are most often served by the first. */
 export const pinnedPrefix = (): readonly string[] => ["taskset", "-c", String(cpus().length - 1)]
 
-/** Rounds of the pairings in turn, A B A B, on servers that stay for all of them. */
+/** Rounds of all pairings, on servers that stay for all of them. */
 export const measure = async (given: Case, options: MeasureOptions): Promise<Samples> => {
   const prefix = given.pinned ? pinnedPrefix() : []
   await using cleanup = new AsyncDisposableStack()
@@ -65,27 +67,66 @@ export const measure = async (given: Case, options: MeasureOptions): Promise<Sam
     servers.set(side, started)
   }
 
-  const run = (name: PairingName): Promise<Sample> => {
-    const { client, server } = pairings[name]
-    return quietSample(options, () =>
-      runClient({ side: client, prefix, watchMemory: false }, servers.get(server)!, given.job),
-    )
-  }
   // Fills the servers' caches where they have one, and the page cache: not counted.
   for (const name of options.pairings) {
     const { client, server } = pairings[name]
     const job = { ...given.job, prompt: given.job.prompt.slice(0, 1), generate: 1, repeat: 1 }
     await runClient({ side: client, prefix, watchMemory: false }, servers.get(server)!, job)
   }
+  const start = (name: PairingName): Promise<RunningClient> => {
+    const { client, server } = pairings[name]
+    const setup = { side: client, prefix, watchMemory: false, inTurns: true }
+    return startClient(setup, servers.get(server)!, given.job)
+  }
+  // A server of upstream's serves one client at a time.
+  const groups =
+    servers.size === options.pairings.length
+      ? [options.pairings]
+      : options.pairings.map((name) => [name])
   const samples: Samples = {}
   for (let round = 0; round < options.rounds; round++) {
-    for (const name of options.pairings) {
-      const sample = await run(name)
-      samples[name] = [...(samples[name] ?? []), sample]
-      options.onSample(name, sample)
+    for (const names of groups) {
+      const { results, noiseCores } = await quietSample(options, () =>
+        takeTurns(names, start, given.job.repeat),
+      )
+      for (const [index, name] of names.entries()) {
+        const sample = { ...results[index]!, noiseCores }
+        samples[name] = [...(samples[name] ?? []), sample]
+        options.onSample(name, sample)
+      }
     }
   }
   return samples
+}
+
+/**
+ * Starts clients one after the other, each up to its loaded model. Then each does one repetition of its job in turn,
+ * A B A B, while the others wait: what the machine does to one it does to all.
+ */
+const takeTurns = async (
+  names: readonly PairingName[],
+  start: (name: PairingName) => Promise<RunningClient>,
+  repeat: number,
+): Promise<Costs & { readonly results: readonly ClientResult[] }> => {
+  await using cleanup = new AsyncDisposableStack()
+  const clients: RunningClient[] = []
+  for (const name of names) {
+    const client = cleanup.use(await start(name))
+    await client.isReady
+    clients.push(client)
+  }
+  for (let turn = 0; turn < repeat; turn++) {
+    for (const client of clients) await client.takeTurn()
+  }
+  const results: ClientResult[] = []
+  for (const client of clients) results.push(await client.result())
+  const total = (cost: keyof Costs): number =>
+    results.reduce((sum, result) => sum + result[cost], 0)
+  return {
+    results,
+    clientCpuSeconds: total("clientCpuSeconds"),
+    serverCpuSeconds: total("serverCpuSeconds"),
+  }
 }
 
 /** What a run cost both its sides. */

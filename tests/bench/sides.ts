@@ -96,62 +96,139 @@ export interface ClientSetup {
   readonly side: Side
   readonly prefix: readonly string[]
   readonly watchMemory: boolean
+  /** See `RunningClient.takeTurn`. */
+  readonly inTurns: boolean
 }
 
-/**
- * Runs a client to its end on servers that wait for it.
- *
- * @throws {Error} with what it printed, when it fails
- */
-export const runClient = async (
+/** A client that has started. */
+export interface RunningClient extends AsyncDisposable {
+  /**
+   * One that works in turns (`ClientSetup.inTurns`) waits before each repetition of its job: this resolves when it
+   * first does so, or has ended.
+   */
+  readonly isReady: Promise<void>
+  /** Lets it do the next repetition and resolves when that is done; after the last one it ends. */
+  readonly takeTurn: () => Promise<void>
+  /** Waits for its end. @throws {Error} with what it printed, when it failed */
+  readonly result: () => Promise<ClientResult>
+}
+
+/** Starts a client on servers that wait for it. */
+export const startClient = async (
   setup: ClientSetup,
   servers: readonly ServerProcess[],
   job: ClientJob,
-): Promise<ClientResult> => {
+): Promise<RunningClient> => {
   const program = await clientProgram(setup.side)
   const groups = servers.map((server) => server.pid)
   const serverCpuBefore = groupCpuSeconds(groups)
+  const turns = turnsOf()
   const startedEpochMs = Date.now()
   const started = performance.now()
-  await using client = startProcess([...setup.prefix, ...program, ...clientArguments(servers, job)])
+  const client = startProcess(
+    [
+      ...[...setup.prefix, ...program, ...clientArguments(servers, job)],
+      ...(setup.inTurns ? ["--turns"] : []),
+    ],
+    setup.inTurns ? { stdin: { from: "write" }, onStderr: turns.read } : {},
+  )
   const watch = setup.watchMemory
     ? { client: watchMemory([client.pid]), server: watchMemory(groups) }
     : undefined
-  const exitCode = await client.exited
-  const wallMs = performance.now() - started
-  const samples = watch && {
-    client: await watch.client.stop(),
-    server: await watch.server.stop(),
+  const ended = client.exited.then((exitCode) => {
+    turns.end()
+    return { exitCode, wallMs: performance.now() - started }
+  })
+
+  const result = async (): Promise<ClientResult> => {
+    const { exitCode, wallMs } = await ended
+    const samples = watch && {
+      client: await watch.client.stop(),
+      server: await watch.server.stop(),
+    }
+    if (exitCode !== 0) {
+      throw new Error(
+        `the ${setup.side} client ended with exit code ${exitCode}:\n${client.stderr().slice(-4000)}`,
+      )
+    }
+    await quiet(groups)
+    const printed = JSON.parse(client.stdout()) as PrintedResult
+    return {
+      startToReadyMs: printed.readyEpochMs - startedEpochMs,
+      loadCallMs: printed.loadMs + (printed.contextMs ?? 0),
+      wallMs,
+      runs: printed.runs.map((run) => ({
+        tokens: run.tokens,
+        promptMs: run.promptMs,
+        tokenMs: generationMs(run) / Math.max(1, run.tokens.length - 1),
+      })),
+      clientCpuSeconds: client.cpuSeconds() ?? 0,
+      serverCpuSeconds: groupCpuSeconds(groups) - serverCpuBefore,
+      ...(samples === undefined
+        ? {}
+        : {
+            memory: {
+              client: peaksOf(samples.client),
+              server: peaksOf(samples.server),
+              serverLoading: peaksOf(samples.server, printed.readyEpochMs),
+            },
+          }),
+      ...(printed.breakdown === undefined ? {} : { breakdown: printed.breakdown }),
+    }
   }
-  if (exitCode !== 0) {
-    throw new Error(
-      `the ${setup.side} client ended with exit code ${exitCode}:\n${client.stderr().slice(-4000)}`,
-    )
-  }
-  await quiet(groups)
-  const printed = JSON.parse(client.stdout()) as PrintedResult
   return {
-    startToReadyMs: printed.readyEpochMs - startedEpochMs,
-    loadCallMs: printed.loadMs + (printed.contextMs ?? 0),
-    wallMs,
-    runs: printed.runs.map((run) => ({
-      tokens: run.tokens,
-      promptMs: run.promptMs,
-      tokenMs: generationMs(run) / Math.max(1, run.tokens.length - 1),
-    })),
-    clientCpuSeconds: client.cpuSeconds() ?? 0,
-    serverCpuSeconds: groupCpuSeconds(groups) - serverCpuBefore,
-    ...(samples === undefined
-      ? {}
-      : {
-          memory: {
-            client: peaksOf(samples.client),
-            server: peaksOf(samples.server),
-            serverLoading: peaksOf(samples.server, printed.readyEpochMs),
-          },
-        }),
-    ...(printed.breakdown === undefined ? {} : { breakdown: printed.breakdown }),
+    isReady: turns.asked(1),
+    takeTurn: () => {
+      const next = turns.asked(turns.count() + 1)
+      client.write("\n")
+      return next
+    },
+    result,
+    [Symbol.asyncDispose]: () => client.stop(),
   }
+}
+
+/** Counts how often a client asks for its turn, by a line on stderr. */
+const turnsOf = () => {
+  let rest = ""
+  let count = 0
+  let isOver = false
+  let waiting: Array<{ readonly count: number; readonly resolve: () => void }> = []
+  const wake = (): void => {
+    const isDue = (wanted: number): boolean => isOver || wanted <= count
+    for (const { count: wanted, resolve } of waiting) if (isDue(wanted)) resolve()
+    waiting = waiting.filter(({ count: wanted }) => !isDue(wanted))
+  }
+  return {
+    read: (text: string): void => {
+      const lines = (rest + text).split("\n")
+      rest = lines.pop() ?? ""
+      count += lines.filter((line) => line === "turn").length
+      wake()
+    },
+    /** No more will come. */
+    end: (): void => {
+      isOver = true
+      wake()
+    },
+    count: (): number => count,
+    /** Resolves when it has asked so often, or will not any more. */
+    asked: (wanted: number): Promise<void> =>
+      new Promise((resolve) => {
+        waiting.push({ count: wanted, resolve })
+        wake()
+      }),
+  }
+}
+
+/** Runs a client to its end. @throws {Error} with what it printed, when it fails */
+export const runClient = async (
+  setup: Omit<ClientSetup, "inTurns">,
+  servers: readonly ServerProcess[],
+  job: ClientJob,
+): Promise<ClientResult> => {
+  await using client = await startClient({ ...setup, inTurns: false }, servers, job)
+  return await client.result()
 }
 
 /** What both clients print, as far as it is read here. */

@@ -17,9 +17,11 @@ export interface StartOptions {
   readonly cwd?: string
   /** Added to this process's environment; undefined removes a variable. */
   readonly env?: Record<string, string | undefined>
-  readonly stdin?: string | Uint8Array<ArrayBuffer>
+  /** What it reads, or `write` for what `ChildProcess.write` gives it; default: nothing. */
+  readonly stdin?: string | Uint8Array<ArrayBuffer> | { readonly from: "write" }
   /** Called with each piece of output as it comes. */
   readonly onStdout?: (text: string) => void
+  readonly onStderr?: (text: string) => void
 }
 
 export interface ChildProcess extends AsyncDisposable {
@@ -31,6 +33,8 @@ export interface ChildProcess extends AsyncDisposable {
   /** Exit code, or 128 plus the signal's number, as in a shell; resolves when all output is read. */
   readonly exited: Promise<number>
   readonly isRunning: () => boolean
+  /** Writes to its stdin, where that is `{ from: "write" }`. */
+  readonly write: (text: string) => void
   readonly signal: (signal: NodeJS.Signals) => void
   /** CPU seconds of it and of the processes that it started and waited for; undefined while it runs. */
   readonly cpuSeconds: () => number | undefined
@@ -55,6 +59,11 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   })
 }
 
+const stdinOf = (given: StartOptions["stdin"]): "ignore" | "pipe" | Blob => {
+  if (given === undefined) return "ignore"
+  return typeof given === "object" && "from" in given ? "pipe" : new Blob([given])
+}
+
 /** Starts a program, in a process group of its own. */
 export const startProcess = (
   command: readonly string[],
@@ -63,7 +72,7 @@ export const startProcess = (
   const child = Bun.spawn([...command], {
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     env: { ...process.env, ...options.env },
-    stdin: options.stdin === undefined ? "ignore" : new Blob([options.stdin]),
+    stdin: stdinOf(options.stdin),
     stdout: "pipe",
     stderr: "pipe",
     detached: true,
@@ -71,7 +80,7 @@ export const startProcess = (
   const { pid } = child
   running.add(pid)
   const stdout = collect(child.stdout, options.onStdout)
-  const stderr = collect(child.stderr)
+  const stderr = collect(child.stderr, options.onStderr)
   const exited = (async () => {
     await child.exited
     // A process that it left behind may hold the pipes open.
@@ -103,6 +112,11 @@ export const startProcess = (
     stderr: stderr.text,
     exited,
     isRunning: () => child.exitCode === null && child.signalCode === null,
+    write: (text) => {
+      if (typeof child.stdin !== "object") throw new Error('its stdin is not { from: "write" }')
+      child.stdin.write(text)
+      child.stdin.flush()
+    },
     signal: (signal) => child.kill(signal),
     cpuSeconds: () => {
       const usage = child.resourceUsage()

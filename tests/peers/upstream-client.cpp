@@ -15,6 +15,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <sstream>
 #include <stdexcept>
@@ -36,6 +37,7 @@ const char * const usage =
     "  --encode                 llama_encode before llama_decode, as upstream does for diffusion models\n"
     "  --no-mmap, --no-repack   as in llama.cpp: read the file; keep the weights in their own layout\n"
     "  --no-warmup              skip the one untimed token before the runs\n"
+    "  --turns                  before each run, say 'turn' on stderr and wait for a line on stdin\n"
     "  -v                       llama.cpp's log on stderr\n";
 
 struct options {
@@ -57,6 +59,7 @@ struct options {
     bool                     mmap    = true;
     bool                     repack  = true;
     bool                     warmup  = true;
+    bool                     turns   = false;
     bool                     verbose = false;
 };
 
@@ -108,6 +111,7 @@ options parse(int argc, char ** argv) {
         { "--no-mmap",   [&] { o.mmap = false; } },
         { "--no-repack", [&] { o.repack = false; } },
         { "--no-warmup", [&] { o.warmup = false; } },
+        { "--turns",     [&] { o.turns = true; } },
         { "-v",          [&] { o.verbose = true; } },
     };
     for (int i = 1; i < argc; i++) {
@@ -370,6 +374,11 @@ int run_all(const options & o) {
     }
     std::vector<run_result> results;
     for (int i = 0; i < o.n_repeat; i++) {
+        if (o.turns) {
+            std::fputs("turn\n", stderr);
+            std::string line;
+            std::getline(std::cin, line);
+        }
         forget(ctx);
         results.push_back(run(o, ctx, prompt, n_vocab, i == 0 && logits.is_open() ? &logits : nullptr));
     }

@@ -8,6 +8,10 @@ const entry = Bun.resolveSync("@ggml-rpc/server/session", import.meta.dir)
 const sessionSettings = {
   // JavaScriptCore's last compiler. What its DFG compiles is compiled before the client comes (warmUp.ts).
   BUN_JSC_useFTLJIT: "0",
+  // Runs of a function before DFG takes it, a fifth of the usual: few enough for the warm-up, which would not end else.
+  BUN_JSC_thresholdForOptimizeAfterWarmUp: "200",
+  BUN_JSC_thresholdForOptimizeAfterLongWarmUp: "200",
+  BUN_JSC_thresholdForOptimizeSoon: "200",
   // A thread that takes memory for a growing heap ahead of time.
   BUN_JSC_useWarmUpMarkedBlocks: "0",
   // A thread that gives freed memory of the heap back, for some megabytes; ggml's buffers are none of it.

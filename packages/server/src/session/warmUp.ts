@@ -36,9 +36,13 @@ const TOKEN_COUNT = 30
 /** Room for each tensor of the graph. */
 const TENSOR_BYTES = 1024
 
+/** A client's ids are its addresses, which lie on both sides of 2^31 in their lower halves. */
+const idOf = (number: number): bigint =>
+  number === 0 ? 0n : 0x7f3a_8000_0000n + BigInt(number - 16) * 0x150n
+
 /** A dense tensor in the first buffer of a session. */
 const tensor = (
-  id: number,
+  number: number,
   type: string,
   ne: readonly number[],
   op = "NONE",
@@ -50,7 +54,7 @@ const tensor = (
   for (let dim = 0; dim < 3; dim++) nb.push(nb[dim]! * shape[dim]!)
   return {
     ...ABSENT_TENSOR,
-    id: BigInt(id),
+    id: idOf(number),
     type: typeId(type),
     buffer: BigInt(FIRST_ID),
     ne: shape,
@@ -58,10 +62,25 @@ const tensor = (
     op: opId(op),
     opParams: Array.from({ length: 16 }, (_, index) => opParams[index] ?? 0),
     flags: op === "NONE" ? 0 : TensorFlag.COMPUTE,
-    src: Array.from({ length: 10 }, (_, index) => BigInt(sources[index] ?? 0)),
-    data: BigInt(FIRST_BASE + TENSOR_BYTES * (id - 1)),
+    src: Array.from({ length: 10 }, (_, index) => idOf(sources[index] ?? 0)),
+    data: BigInt(FIRST_BASE + TENSOR_BYTES * (number - 1)),
   }
 }
+
+/** A node that is another tensor, or a part of it. */
+const view = (
+  number: number,
+  type: string,
+  ne: readonly number[],
+  op: string,
+  of: number,
+  offset = 0,
+): RpcTensor => ({
+  ...tensor(number, type, ne, op, [of]),
+  data: BigInt(FIRST_BASE + TENSOR_BYTES * (of - 1) + offset),
+  viewSrc: idOf(of),
+  viewOffset: BigInt(offset),
+})
 
 const SILU = 10
 const SWIGLU = 2
@@ -77,7 +96,7 @@ const tensors: readonly RpcTensor[] = [
   tensor(7, "F32", [8, 4], "MUL", [6, 1]),
   tensor(8, "F32", [4, 4], "MUL_MAT", [7, 7]),
   tensor(9, "F32", [8, 1, 4], "ROPE", [5, 2], [0, 8]),
-  { ...tensor(10, "F16", [8, 16], "SET_ROWS", [7, 3, 4]), viewSrc: 4n },
+  { ...tensor(10, "F16", [8, 16], "SET_ROWS", [7, 3, 4]), viewSrc: idOf(4) },
   tensor(11, "F32", [8, 4], "GET_ROWS", [1, 2]),
   tensor(12, "F32", [8, 1, 4], "FLASH_ATTN_EXT", [1, 4, 4]),
   tensor(13, "F32", [4, 4], "SOFT_MAX", [8]),
@@ -87,6 +106,17 @@ const tensors: readonly RpcTensor[] = [
   tensor(17, "F16", [8, 4], "CPY", [16, 17]),
   tensor(18, "F32", [8, 4], "CONT", [16]),
   tensor(19, "F32", [8, 4], "SCALE", [18]),
+  // A layer with a cache: its parts as views, a mask, weights of a quantized type.
+  tensor(20, "F16", [16, 4]),
+  { ...tensor(21, "Q8_0", [32, 4]), nb: [34, 34, 136, 136] },
+  tensor(22, "F32", [32, 4]),
+  view(23, "F16", [8, 16], "RESHAPE", 4),
+  view(24, "F16", [8, 8], "VIEW", 4, 128),
+  view(25, "F32", [8, 4], "PERMUTE", 7),
+  view(26, "F32", [32], "TRANSPOSE", 14),
+  tensor(27, "F32", [8, 1, 4], "FLASH_ATTN_EXT", [25, 23, 23, 20]),
+  tensor(28, "F32", [4, 4], "MUL_MAT", [21, 22]),
+  tensor(29, "F32", [8, 4], "ADD", [14, 7]),
 ]
 
 const BUFFER_BYTES = TENSOR_BYTES * tensors.length
