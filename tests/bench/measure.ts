@@ -79,10 +79,8 @@ export const measure = async (given: Case, options: MeasureOptions): Promise<Sam
     return startClient(setup, servers.get(server)!, given.job)
   }
   // A server of upstream's serves one client at a time.
-  const groups =
-    servers.size === options.pairings.length
-      ? [options.pairings]
-      : options.pairings.map((name) => [name])
+  const together = given.job.inTurns && servers.size === options.pairings.length
+  const groups = together ? [options.pairings] : options.pairings.map((name) => [name])
   const samples: Samples = {}
   for (let round = 0; round < options.rounds; round++) {
     for (const names of groups) {

@@ -35,6 +35,7 @@ const measured = {
       repeat: 3,
       ubatchSize: 512,
       contextSize: 1024,
+      inTurns: true,
     },
   },
   samples: {

@@ -52,6 +52,8 @@ export interface ClientJob {
   readonly repeat: number
   readonly ubatchSize: number
   readonly contextSize: number
+  /** See `Workload.inTurns`. */
+  readonly inTurns: boolean
 }
 
 /** What one client process did; the times of `runs` are its own. */

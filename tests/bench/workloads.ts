@@ -10,6 +10,11 @@ export interface Workload {
   /** Prompt and generation, so often in one process. */
   readonly repeat: number
   readonly vocabularySize: number
+  /**
+   * Whether both sides are loaded at the same time and take turns. Not with the large model: two of it take memory that
+   * the host of a virtual machine has to find first, and whoever loads second pays for that.
+   */
+  readonly inTurns: boolean
 }
 
 const LLAMA_VOCABULARY = 32000
@@ -21,6 +26,7 @@ export const workloads = {
     generate: 256,
     repeat: 10,
     vocabularySize: randomModels.tiny.vocabulary,
+    inTurns: true,
   },
   q8_0: {
     label: "58 MB, Q8_0",
@@ -28,6 +34,7 @@ export const workloads = {
     generate: 128,
     repeat: 4,
     vocabularySize: LLAMA_VOCABULARY,
+    inTurns: true,
   },
   q4_0: {
     label: "31 MB, Q4_0",
@@ -35,6 +42,7 @@ export const workloads = {
     generate: 128,
     repeat: 4,
     vocabularySize: LLAMA_VOCABULARY,
+    inTurns: true,
   },
   large: {
     label: "891 MB, Q8_0",
@@ -42,6 +50,7 @@ export const workloads = {
     generate: 64,
     repeat: 2,
     vocabularySize: LLAMA_VOCABULARY,
+    inTurns: false,
   },
 } as const satisfies Partial<Record<ModelName, Workload>>
 
@@ -59,6 +68,7 @@ export const jobFor = (modelPath: string, workload: Workload): ClientJob => ({
   repeat: workload.repeat,
   ubatchSize: 512,
   contextSize: CONTEXT_SIZE,
+  inTurns: workload.inTurns,
 })
 
 /** Token ids all over the vocabulary; the first three are marks. */
