@@ -8,7 +8,7 @@ const entry = Bun.resolveSync("@ggml-rpc/server/session", import.meta.dir)
 const sessionSettings = {
   // JavaScriptCore's last compiler. What its DFG compiles is compiled before the client comes (warmUp.ts).
   BUN_JSC_useFTLJIT: "0",
-  // Runs of a function before DFG takes it, a fifth of the usual: few enough for the warm-up, which would not end else.
+  // Runs of a function before DFG takes it, a fifth of the usual: few enough for the warm-up to reach them.
   BUN_JSC_thresholdForOptimizeAfterWarmUp: "200",
   BUN_JSC_thresholdForOptimizeAfterLongWarmUp: "200",
   BUN_JSC_thresholdForOptimizeSoon: "200",
