@@ -1,5 +1,5 @@
 import { array, cstring, i32, record, u32, u64, type ValueOf } from "./record.ts"
-import { types } from "./v7/enums.ts"
+import { types } from "./types.ts"
 
 /**
  * A `ggml_tensor` as it travels; ggml-rpc.cpp `rpc_tensor`. 296 bytes with the same offsets in every version.

@@ -1,151 +1,14 @@
-/*
- * The numbers of protocol 7.0.0, read from the headers of llama.cpp v0.5.0 (ggml.h, ggml.c) and checked by compiling
- * against them. The array index is the id.
- */
-
-/** `ggml_op` without the `GGML_OP_` prefix; 101 ops. */
-export const ops = [
-  "NONE",
-  "DUP",
-  "ADD",
-  "ADD_ID",
-  "ADD1",
-  "ACC",
-  "SUB",
-  "MUL",
-  "DIV",
-  "SQR",
-  "SQRT",
-  "LOG",
-  "SIN",
-  "COS",
-  "SUM",
-  "SUM_ROWS",
-  "CUMSUM",
-  "MEAN",
-  "ARGMAX",
-  "COUNT_EQUAL",
-  "REPEAT",
-  "REPEAT_BACK",
-  "CONCAT",
-  "SILU_BACK",
-  "NORM",
-  "RMS_NORM",
-  "RMS_NORM_BACK",
-  "GROUP_NORM",
-  "L2_NORM",
-  "MUL_MAT",
-  "MUL_MAT_ID",
-  "OUT_PROD",
-  "SCALE",
-  "SET",
-  "CPY",
-  "CONT",
-  "RESHAPE",
-  "VIEW",
-  "PERMUTE",
-  "TRANSPOSE",
-  "GET_ROWS",
-  "GET_ROWS_BACK",
-  "SET_ROWS",
-  "DIAG",
-  "DIAG_MASK_INF",
-  "DIAG_MASK_ZERO",
-  "SOFT_MAX",
-  "SOFT_MAX_BACK",
-  "ROPE",
-  "ROPE_BACK",
-  "CLAMP",
-  "CONV_TRANSPOSE_1D",
-  "IM2COL",
-  "IM2COL_BACK",
-  "IM2COL_3D",
-  "COL2IM_1D",
-  "CONV_2D",
-  "CONV_3D",
-  "CONV_2D_DW",
-  "CONV_TRANSPOSE_2D",
-  "POOL_1D",
-  "POOL_2D",
-  "POOL_2D_BACK",
-  "UPSCALE",
-  "PAD",
-  "PAD_REFLECT_1D",
-  "ROLL",
-  "ARANGE",
-  "TIMESTEP_EMBEDDING",
-  "ARGSORT",
-  "TOP_K",
-  "LEAKY_RELU",
-  "TRI",
-  "FILL",
-  "FLASH_ATTN_EXT",
-  "FLASH_ATTN_BACK",
-  "SSM_CONV",
-  "SSM_SCAN",
-  "WIN_PART",
-  "WIN_UNPART",
-  "GET_REL_POS",
-  "ADD_REL_POS",
-  "RWKV_WKV6",
-  "GATED_LINEAR_ATTN",
-  "RWKV_WKV7",
-  "SOLVE_TRI",
-  "GATED_DELTA_NET",
-  "LIGHTNING_INDEXER",
-  "DSV4_HC_COMB",
-  "DSV4_HC_PRE",
-  "DSV4_HC_POST",
-  "UNARY",
-  "MAP_CUSTOM1",
-  "MAP_CUSTOM2",
-  "MAP_CUSTOM3",
-  "CUSTOM",
-  "CROSS_ENTROPY_LOSS",
-  "CROSS_ENTROPY_LOSS_BACK",
-  "OPT_STEP_ADAMW",
-  "OPT_STEP_SGD",
-  "GLU",
-] as const
-
-/** `ggml_unary_op`: `opParams[0]` of a UNARY node. */
-export const unaryOps = [
-  "ABS",
-  "SGN",
-  "NEG",
-  "STEP",
-  "TANH",
-  "ELU",
-  "RELU",
-  "SIGMOID",
-  "GELU",
-  "GELU_QUICK",
-  "SILU",
-  "HARDSWISH",
-  "HARDSIGMOID",
-  "EXP",
-  "EXPM1",
-  "SOFTPLUS",
-  "GELU_ERF",
-  "XIELU",
-  "FLOOR",
-  "CEIL",
-  "ROUND",
-  "TRUNC",
-] as const
-
-/** `ggml_glu_op`: `opParams[0]` of a GLU node. */
-export const gluOps = [
-  "REGLU",
-  "GEGLU",
-  "SWIGLU",
-  "SWIGLU_OAI",
-  "GEGLU_ERF",
-  "GEGLU_QUICK",
-  "SWIGLU_CLAMP",
-] as const
+/** A ggml type: `typeSize` bytes hold `blockSize` elements. */
+export interface TypeInfo {
+  readonly id: number
+  readonly name: string
+  readonly blockSize: number
+  readonly typeSize: number
+}
 
 /**
+ * Every `ggml_type` of any version, since ids never moved and sizes never changed: versions differ in which they know.
+ *
  * `ggml_type`: id, block size in elements, type size in bytes per block. Ids that are missing were removed from ggml and
  * are rejected by every server. A type is quantized exactly when its block size is above 1.
  */
@@ -185,4 +48,4 @@ export const types = [
   { id: 40, name: "NVFP4", blockSize: 64, typeSize: 36 },
   { id: 41, name: "Q1_0", blockSize: 128, typeSize: 18 },
   { id: 42, name: "Q2_0", blockSize: 64, typeSize: 18 },
-] as const
+] as const satisfies readonly TypeInfo[]

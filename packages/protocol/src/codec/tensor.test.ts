@@ -10,7 +10,7 @@ import {
   typeId,
   V7_0_0,
   writeU64FromNumber,
-} from "./index.ts"
+} from "../index.ts"
 
 const encoded = (type: number, ne: readonly number[], nb: readonly number[]): DataView => {
   const view = new DataView(new ArrayBuffer(RpcTensor.size + 3))

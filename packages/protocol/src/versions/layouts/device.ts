@@ -1,4 +1,4 @@
-import { record, u32, u64, type ValueOf } from "../record.ts"
+import { record, u8, u32, u64, type ValueOf } from "../../codec/record.ts"
 
 /** The request of every command that names a device and nothing else. */
 export const DeviceRequest = record("DeviceRequest", { device: u32 })
@@ -18,3 +18,18 @@ export const GetDeviceMemoryResponse = record("GetDeviceMemoryResponse", {
   totalBytes: u64, // total_mem
 })
 export type GetDeviceMemoryResponse = ValueOf<typeof GetDeviceMemoryResponse>
+
+/** GRAPH_RECOMPUTE request; ggml-rpc.cpp `rpc_msg_graph_recompute_req` (8.0.0). */
+export const GraphRecomputeRequest = record("GraphRecomputeRequest", {
+  device: u32,
+  /** The graph of this device that GRAPH_COMPUTE stored under it. */
+  uid: u64,
+})
+export type GraphRecomputeRequest = ValueOf<typeof GraphRecomputeRequest>
+
+/** `ggml_status` as GRAPH_COMPUTE answered it before it became silent; ggml-rpc.cpp `rpc_msg_graph_compute_rsp`. */
+export const GraphStatusResponse = record("GraphStatusResponse", {
+  /** 0 success, 1 aborted, 0xFF failed, 0xFE out of memory. */
+  status: u8,
+})
+export type GraphStatusResponse = ValueOf<typeof GraphStatusResponse>

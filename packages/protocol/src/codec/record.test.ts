@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test"
 import fc from "fast-check"
-import { tensor } from "../fixtures/arbitraries.ts"
+import { tensor } from "../../fixtures/arbitraries.ts"
 import {
   ABSENT_TENSOR,
   AllocBufferRequest,
@@ -34,7 +34,7 @@ import {
   u8,
   u32,
   u64,
-} from "./index.ts"
+} from "../index.ts"
 
 const room = (size: number) => new DataView(new ArrayBuffer(size))
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test"
 import fc from "fast-check"
-import { requests, tensor } from "../fixtures/arbitraries.ts"
+import { requests, tensor } from "../../fixtures/arbitraries.ts"
 import {
   Command,
   decodeRequest,
@@ -11,7 +11,7 @@ import {
   parseGraphHeader,
   RpcTensor,
   writeGraphCounts,
-} from "./index.ts"
+} from "../index.ts"
 
 const payload = (sizeBytes: number, nodeCount: number, tensorCount: number): DataView => {
   const view = new DataView(new ArrayBuffer(sizeBytes))

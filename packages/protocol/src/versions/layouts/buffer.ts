@@ -1,8 +1,11 @@
-import { record, u8, u32, u64, type ValueOf } from "../record.ts"
+import { record, u8, u32, u64, type ValueOf } from "../../codec/record.ts"
 
 /** ALLOC_BUFFER request; ggml-rpc.cpp `rpc_msg_alloc_buffer_req`. Size 0 is legal. */
 export const AllocBufferRequest = record("AllocBufferRequest", { device: u32, sizeBytes: u64 })
 export type AllocBufferRequest = ValueOf<typeof AllocBufferRequest>
+
+/** ALLOC_BUFFER request to a server of one device; ggml-rpc.cpp `rpc_msg_alloc_buffer_req` (2.0.0). */
+export const AllocOnlyBufferRequest = record("AllocOnlyBufferRequest", { sizeBytes: u64 })
 
 /** ALLOC_BUFFER response; ggml-rpc.cpp `rpc_msg_alloc_buffer_rsp`. Out of memory: both are 0. */
 export const AllocBufferResponse = record("AllocBufferResponse", {

@@ -1,4 +1,4 @@
-import { ProtocolError } from "./errors.ts"
+import { ProtocolError } from "../errors.ts"
 import { type Fields, type RecordLayout, record, type ValueOf } from "./record.ts"
 
 /** How a whole message payload is stored. */
@@ -68,3 +68,36 @@ export const withData = <F extends Fields>(
 export const dataOnly: PayloadCodec<{ readonly data: Uint8Array }> = withData(
   record("TensorData", {}),
 )
+
+/**
+ * A payload of an older version whose wire lacks some fields of today's value: they are left out when written, and are what
+ * `absent` says when read. A field of `fixed` must have just that value, since to leave it out would change the meaning.
+ */
+export const lacking = <A, B extends object>(
+  codec: PayloadCodec<A>,
+  absent: B,
+  fixed: readonly (keyof B & string)[] = [],
+): PayloadCodec<A & B> => ({
+  ...codec,
+  encode(value, view, offset) {
+    for (const field of fixed) {
+      if (value[field] === absent[field]) continue
+      const reason = `must be ${String(absent[field])} in this version`
+      throw new ProtocolError({
+        field: `${codec.name}.${field}`,
+        reason,
+        value: String(value[field]),
+      })
+    }
+    codec.encode(value, view, offset)
+  },
+  decode: (view, offset, sizeBytes) => ({ ...absent, ...codec.decode(view, offset, sizeBytes) }),
+})
+
+/** An answer of 0 bytes, which says no more than that the request was done. */
+export const acknowledgement: PayloadCodec<undefined> = {
+  ...empty,
+  sizeOf: () => 0,
+  encode: () => {},
+  decode: () => undefined,
+}

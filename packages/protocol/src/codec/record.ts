@@ -1,4 +1,4 @@
-import { ProtocolError } from "./errors.ts"
+import { ProtocolError } from "../errors.ts"
 
 /** How one field is stored: little endian, packed, `size` bytes. */
 export interface Kind<A> {
