@@ -28,8 +28,8 @@ export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
 
 const shimSources = [
   "CMakeLists.txt",
-  "shim/io.cpp",
-  "shim/ggml.cpp",
+  "shim/io/socket.cpp",
+  "shim/ggml/remote_device.cpp",
   "shim/llama.cpp",
   "shim/populate.h",
 ]

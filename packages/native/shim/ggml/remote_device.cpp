@@ -7,7 +7,7 @@
 #include "ggml-backend.h"
 #include "ggml-impl.h"
 #include "ggml.h"
-#include "populate.h"
+#include "../populate.h"
 
 #include <atomic>
 #include <cstdint>

@@ -3,7 +3,7 @@
 // This library links no ggml, so the server's front process can use it without loading a backend.
 // Every function returns a value >= 0 on success and a negative errno on failure; none throws.
 
-#include "populate.h"
+#include "../populate.h"
 
 #include <algorithm>
 #include <arpa/inet.h>
