@@ -4,6 +4,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -109,6 +110,14 @@ test("arguments that it does not know are a usage error", async () => {
     expect(lines.length).toBe(1)
     expect(lines[0]).toContain("Usage: bun run build:native")
   }
+})
+
+test("every source of the shim is in one of its libraries", () => {
+  const folder = join(import.meta.dir, "../../packages/native")
+  const list = readFileSync(join(folder, "CMakeLists.txt"), "utf8")
+  const built = [...list.matchAll(/shim\/\S+\.cpp/g)].map(([path]) => path)
+  const sources = [...new Bun.Glob("shim/**/*.cpp").scanSync(folder)]
+  expect(built.sort()).toEqual(sources.sort())
 })
 
 test("two builds at once give one shim, which is not built again", async () => {

@@ -26,18 +26,19 @@ export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
   readonly cause?: unknown
 }> {}
 
-const shimSources = [
+/** What the shim is made of: paths from the package's folder. */
+const shimSources = (): ReadonlyArray<string> => [
   "CMakeLists.txt",
-  "shim/io/socket.cpp",
-  "shim/ggml/remote_device.cpp",
-  "shim/llama.cpp",
-  "shim/populate.h",
+  ...[...new Bun.Glob("shim/**/*.{cpp,h}").scanSync(packageFolder())].sort(),
 ]
 
 const stampOf = (set: LibrarySet): string => {
   const hasher = new Bun.CryptoHasher("sha256")
   hasher.update(`${packageVersion}\n${set.dir}\n${process.arch}\n`)
-  for (const file of shimSources) hasher.update(readFileSync(join(packageFolder(), file)))
+  for (const file of shimSources()) {
+    hasher.update(`${file}\n`)
+    hasher.update(readFileSync(join(packageFolder(), file)))
+  }
   return hasher.digest("hex")
 }
 
