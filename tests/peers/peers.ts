@@ -122,7 +122,7 @@ const recipes: Record<PeerName, Recipe> = {
 export const peerNames = Object.keys(recipes) as ReadonlyArray<PeerName>
 
 /** What is compiled from older releases. */
-const releasePeers = ["libggml-rpc.so", "rpc-server", "upstream-client"] as const
+export const releasePeers = ["libggml-rpc.so", "rpc-server", "upstream-client"] as const
 export type ReleasePeerName = (typeof releasePeers)[number]
 
 export interface PeerOptions {
@@ -155,8 +155,17 @@ export const ensurePeers: {
   options: PeerOptions = {},
 ): Promise<Record<Name, string>> => {
   const bench = await prepare(options)
+  for (const name of names) requireFor(name, options.release ?? newestRelease)
   const paths = await Promise.all(names.map((name) => ensurePeer(name, bench)))
   return Object.fromEntries(names.map((name, i) => [name, paths[i]])) as Record<Name, string>
+}
+
+const requireFor = (name: PeerName, release: Release): void => {
+  if (release === newestRelease || releasePeers.some((candidate) => candidate === name)) return
+  throw new PeerBuildError({
+    peer: name,
+    message: `${name} is not compiled from ${release.package.version}, but from the newest release alone: of the others there are ${releasePeers.join(", ")}.`,
+  })
 }
 
 /** What every compile of one call shares. */
