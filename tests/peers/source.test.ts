@@ -117,7 +117,7 @@ describe("prebuilt libraries", () => {
     expect(libraries.dir).toBe(prebuiltDir())
     const roles = [libraries.ggmlBase, libraries.ggml, libraries.llama, libraries.llamaCommon]
     expect(new Set(roles).size).toBe(4)
-    for (const path of [...roles, ...libraries.backends]) expect(existsSync(path)).toBe(true)
+    for (const path of [...roles, ...libraries.backends]) expect(existsSync(path ?? "")).toBe(true)
     expect(libraries.backends.length).toBeGreaterThan(0)
     for (const path of libraries.backends) expect(path).toContain("ggml-")
     expect(libraries.backends).not.toContain(libraries.ggmlBase)
