@@ -112,6 +112,16 @@ test("arguments that it does not know are a usage error", async () => {
   }
 })
 
+test("what finds and binds libraries imports nothing that builds them", () => {
+  const folder = join(import.meta.dir, "../../packages/native/src")
+  const files = [...new Bun.Glob("**/*.ts").scanSync(folder)]
+  const importing = files.filter((file) =>
+    /from "(\.\.\/)+scripts\//.test(readFileSync(join(folder, file), "utf8")),
+  )
+  expect(files).not.toEqual([])
+  expect(importing).toEqual([])
+})
+
 test("every source of the shim is in one of its libraries", () => {
   const folder = join(import.meta.dir, "../../packages/native")
   const list = readFileSync(join(folder, "CMakeLists.txt"), "utf8")

@@ -17,7 +17,8 @@ import { availableParallelism } from "node:os"
 import { dirname, join } from "node:path"
 import * as Data from "effect/Data"
 import { type LibrarySet, librarySet, librarySets, shimFolder } from "../src/libraries.ts"
-import { buildRoot, ensureSource, llamaVersion, packageFolder, packageVersion } from "./source.ts"
+import { buildRoot, llamaVersion, packageFolder, packageVersion } from "../src/prebuilt.ts"
+import { ensureSource } from "./source.ts"
 
 /** The shim, or ggml itself, could not be built; the message says what is missing and what to do. */
 export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
