@@ -1,4 +1,5 @@
 /** The host's side of an engine process: starts it, talks to it, ends it with its scope. */
+import { smallHeap, Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
@@ -61,7 +62,8 @@ export interface Engine {
   readonly pid: number
 }
 
-const stderrLines = 20
+/** Lines that are kept for the message of an engine that ends by itself. */
+const KEPT_LINES = 20
 
 /** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
 const SETTLE_PATIENCE_MS = 5000
@@ -71,39 +73,28 @@ const SETTLE_PATIENCE_MS = 5000
  * take the processor from a server on this machine.
  */
 const engineSettings = {
+  ...smallHeap,
   // The optimizing compilers (JavaScriptCore's DFG and FTL): 0.1 s of CPU in the first second, for tokens that take
   // just as long.
   BUN_JSC_useDFGJIT: "0",
-  // A thread that takes memory for a growing heap ahead of time: a millisecond of a load.
-  BUN_JSC_useWarmUpMarkedBlocks: "0",
-  // A thread that gives freed memory back, for some megabytes: a third of a millisecond of a prompt.
-  MIMALLOC_PURGE_DELAY: "-1",
 }
-
-const spawnEngine = () =>
-  // By its package: this module may be part of somebody's bundle.
-  Bun.spawn([process.execPath, Bun.resolveSync("@ggml-rpc/client/engine", import.meta.dir)], {
-    stdin: "pipe",
-    stdout: "pipe",
-    stderr: "pipe",
-    env: { ...engineSettings, ...process.env },
-  })
 
 /** Starts an engine process; closing the scope kills it, which closes its connections. */
 export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(function* () {
-  const child = yield* Effect.acquireRelease(Effect.sync(spawnEngine), (running) =>
-    Effect.promise(async () => {
-      // The engine may be inside a blocking call, where only SIGKILL reaches it.
-      running.kill("SIGKILL")
-      await running.exited
-    }),
+  const session = yield* Effect.acquireRelease(
+    Effect.sync(() => new EngineSession()),
+    ({ worker }) =>
+      Effect.promise(() => {
+        // The engine may be inside a blocking call, where only SIGKILL reaches it.
+        worker.kill("SIGKILL")
+        return worker.ended
+      }),
   )
-  const session = new EngineSession(child)
-  session.start()
+  const { worker } = session
   return {
-    pid: child.pid,
+    pid: worker.pid,
     cancel: Effect.sync(() => {
-      if (session.isBusy) child.kill("SIGUSR2")
+      if (session.isBusy) worker.kill("SIGUSR2")
     }),
     settle: (work) =>
       // Finalizers cannot be interrupted, and neither could what they wait for.
@@ -111,7 +102,7 @@ export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(functi
         Effect.timeoutTo({
           duration: SETTLE_PATIENCE_MS,
           onSuccess: () => Effect.void,
-          onTimeout: () => Effect.sync(() => child.kill("SIGKILL")),
+          onTimeout: () => Effect.sync(() => worker.kill("SIGKILL")),
         }),
         Effect.flatten,
       ),
@@ -154,40 +145,32 @@ const jobOf = <R extends AnsweredRequest>(
 
 const ignoreEvent = (): void => {}
 
-/** Sends one request at a time, parses the engine's output and hands events to who waits for them. */
+/** Sends one request at a time, and hands the engine's events to who waits for them. */
 class EngineSession {
-  private readonly child: ReturnType<typeof spawnEngine>
+  readonly worker: Worker<EngineEvent>
   private running: Job | undefined
   private readonly waiting: Array<Job> = []
   private ended: EngineError | undefined
-  private stderrTail: ReadonlyArray<string> = []
-  private readonly decoder = new TextDecoder()
-  private chunks: Array<Uint8Array> = []
-  private buffered = 0
-  /** The event whose bytes are awaited. */
-  private awaiting: { readonly event: EngineEvent; readonly size: number } | undefined
 
-  constructor(child: ReturnType<typeof spawnEngine>) {
-    this.child = child
+  constructor() {
+    this.worker = new Worker<EngineEvent>(
+      {
+        module: "@ggml-rpc/client/engine",
+        from: import.meta.dir,
+        stdin: "pipe",
+        settings: engineSettings,
+        lastWordsCount: KEPT_LINES,
+      },
+      {
+        onMessage: (event, data) => this.dispatch(event, data),
+        ...(process.env.GGML_RPC_DEBUG && { onLine: showLine }),
+        onExit: (exit) => this.end(exit),
+      },
+    )
   }
 
-  start(): void {
-    void this.readStdout()
-    void this.readStderr()
-    void this.child.exited.then((code) => {
-      // A moment for the last lines of stderr.
-      setTimeout(() => this.end(code), 20)
-    })
-  }
-
-  /** To an engine that has just died this fails; what it died of is told when its end is noticed. */
   private send(request: EngineRequest): void {
-    try {
-      this.child.stdin.write(`${JSON.stringify(request)}\n`)
-      Promise.resolve(this.child.stdin.flush()).catch(() => {})
-    } catch {
-      // See above.
-    }
+    this.worker.write(request)
   }
 
   get isBusy(): boolean {
@@ -221,76 +204,11 @@ class EngineSession {
     done?.onEnd(end)
   }
 
-  private end(code: number | null): void {
-    const said = this.stderrTail.join("\n").trim()
-    const how =
-      this.child.signalCode !== null ? `signal ${this.child.signalCode}` : `exit code ${code}`
+  private end({ exitCode, signal, lastWords }: WorkerExit): void {
+    const said = lastWords.join("\n").trim()
+    const how = signal !== null ? `signal ${signal}` : `exit code ${exitCode}`
     this.ended = new EngineError({ detail: said === "" ? how : `${how}; it said: ${said}` })
     while (this.running !== undefined) this.finish(Either.left(this.ended))
-  }
-
-  private async readStderr(): Promise<void> {
-    const decoder = new TextDecoder()
-    for await (const chunk of this.child.stderr) {
-      if (process.env.GGML_RPC_DEBUG) process.stderr.write(chunk)
-      const lines = decoder.decode(chunk, { stream: true }).split("\n")
-      this.remember(lines)
-    }
-  }
-
-  /** Keeps the last lines that were no events, for the message of an engine that ends by itself. */
-  private remember(lines: ReadonlyArray<string>): void {
-    const said = lines.filter((line) => line.trim() !== "")
-    this.stderrTail = [...this.stderrTail, ...said].slice(-stderrLines)
-  }
-
-  private async readStdout(): Promise<void> {
-    for await (const chunk of this.child.stdout) {
-      this.chunks.push(chunk)
-      this.buffered += chunk.length
-      this.parse()
-    }
-  }
-
-  private parse(): void {
-    for (;;) {
-      if (this.awaiting !== undefined) {
-        if (this.buffered < this.awaiting.size) return
-        const { event, size } = this.awaiting
-        this.awaiting = undefined
-        this.dispatch(event, this.take(size))
-        continue
-      }
-      const end = this.chunks.at(-1)?.includes(10) ? this.indexOfNewline() : -1
-      if (end < 0) return
-      const line = this.decoder.decode(this.take(end + 1))
-      if (!line.startsWith("{")) {
-        // Not ours: a library of the engine's, or a driver, prints to stdout.
-        this.remember([line])
-        continue
-      }
-      const event = JSON.parse(line) as EngineEvent
-      if (event.type === "evaluated") this.awaiting = { event, size: event.bytes }
-      else this.dispatch(event, noBytes)
-    }
-  }
-
-  private indexOfNewline(): number {
-    let before = 0
-    for (const chunk of this.chunks) {
-      const at = chunk.indexOf(10)
-      if (at >= 0) return before + at
-      before += chunk.length
-    }
-    return -1
-  }
-
-  private take(size: number): Uint8Array {
-    const all = this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks)
-    const rest = all.subarray(size)
-    this.chunks = rest.length > 0 ? [rest] : []
-    this.buffered = rest.length
-    return all.subarray(0, size)
   }
 
   private dispatch(event: EngineEvent, data: Uint8Array): void {
@@ -304,4 +222,6 @@ class EngineSession {
   }
 }
 
-const noBytes = new Uint8Array(0)
+const showLine = (line: string): void => {
+  process.stderr.write(`${line}\n`)
+}

@@ -1,6 +1,6 @@
 /**
  * The devices of remote servers as ggml devices of this process: the callbacks behind the shim's
- * vtables (packages/native/shim/ggml.cpp, "remote devices"). libllama runs on them as on any GPU.
+ * vtables (packages/native/shim/ggml/remote_device.cpp). libllama runs on them as on any GPU.
  *
  * Callbacks run under C++ frames: they never throw, and a broken connection shows in `failure`.
  */

@@ -4,7 +4,6 @@
  * or by SIGKILL; the servers free what was theirs when the connections close with it.
  */
 import { type Pointer, read } from "bun:ffi"
-import { readSync, writeSync } from "node:fs"
 import {
   type Address,
   ContextError,
@@ -21,6 +20,7 @@ import {
   ModelLoadError,
   TokenizeError,
 } from "@ggml-rpc/native/bindings/llama"
+import { MessageReader, send as sendMessage } from "@ggml-rpc/native/worker/child"
 import {
   type ClusterError,
   EngineError,
@@ -42,16 +42,7 @@ import type {
 import { RemoteDevices } from "./RemoteDevices.ts"
 import { RpcConnection } from "./RpcConnection.ts"
 
-const encoder = new TextEncoder()
-
-const writeAll = (bytes: Uint8Array): void => {
-  for (let at = 0; at < bytes.length; ) at += writeSync(1, bytes, at, bytes.length - at)
-}
-
-const send = (event: EngineEvent, data?: Uint8Array): void => {
-  writeAll(encoder.encode(`${JSON.stringify(event)}\n`))
-  if (data !== undefined) writeAll(data)
-}
+const send = (event: EngineEvent, data?: Uint8Array): void => sendMessage(event, data)
 
 /**
  * Tokens on their way to the host. Each write wakes that process, which on a small machine takes the
@@ -90,28 +81,6 @@ const HEAP_BYTES = 16 * 1024 * 1024
  * an event costs the host, a millisecond of its core when the model has emptied its caches, is paid that often.
  */
 const TOKEN_INTERVAL_MS = 50
-
-/** Lines from stdin, read synchronously. */
-class RequestReader {
-  private readonly chunk = new Uint8Array(64 * 1024)
-  private readonly decoder = new TextDecoder()
-  private text = ""
-
-  /** The next request; undefined when stdin is closed. */
-  next(): EngineRequest | undefined {
-    for (;;) {
-      const end = this.text.indexOf("\n")
-      if (end >= 0) {
-        const line = this.text.slice(0, end)
-        this.text = this.text.slice(end + 1)
-        return JSON.parse(line) as EngineRequest
-      }
-      const size = readSync(0, this.chunk)
-      if (size === 0) return undefined
-      this.text += this.decoder.decode(this.chunk.subarray(0, size), { stream: true })
-    }
-  }
-}
 
 interface Loaded {
   readonly model: LlamaModel
@@ -485,7 +454,7 @@ const main = (): void => {
   io().io_tune_socket(1, 0)
   loadBackends(process.env.GGML_RPC_DEBUG ? 1 : 0)
   ggml().gs_keep_heap(HEAP_BYTES)
-  const requests = new RequestReader()
+  const requests = new MessageReader<EngineRequest>()
   const engine = new Engine()
   for (let request = requests.next(); request !== undefined; request = requests.next()) {
     try {

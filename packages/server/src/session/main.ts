@@ -7,6 +7,7 @@
  */
 import { writeSync } from "node:fs"
 import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
+import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache, VerifiedFiles } from "./cache.ts"
 import { ServedDevice, selectDevices } from "./devices.ts"
@@ -28,9 +29,7 @@ const VERIFIED = 5
 /** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
 
-const tell = (event: SessionEvent): void => {
-  writeSync(1, `${JSON.stringify(event)}\n`)
-}
+const tell = (event: SessionEvent): void => send(event)
 
 /** Ends the process without the clean-up of runtimes and drivers: the system takes everything back. */
 const exit = (code: number): never => {
