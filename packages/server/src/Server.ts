@@ -17,7 +17,7 @@ import {
 } from "./errors.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { SessionPool } from "./SessionPool.ts"
-import { removeStaleParts } from "./session/cache.ts"
+import { removeStaleParts } from "./session/cache/Cache.ts"
 import type { DeviceReport, SessionConfig } from "./session/events.ts"
 
 export interface ServeOptions {

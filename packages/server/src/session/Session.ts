@@ -15,11 +15,11 @@ import {
   V7_0_0,
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
-import { Buffers, type SessionBuffer } from "./buffers.ts"
-import type { Cache, CachedFile, CacheWriter } from "./cache.ts"
-import type { ServedDevice } from "./devices.ts"
-import { GraphCheck } from "./graphCheck.ts"
-import type { PromiseList } from "./promises.ts"
+import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
+import type { Cache, CachedFile, CacheWriter } from "./cache/Cache.ts"
+import type { ServedDevice } from "./memory/devices.ts"
+import { GraphCheck } from "./graph/GraphCheck.ts"
+import type { PromiseList } from "./memory/MemoryLedger.ts"
 import {
   hexU64,
   isZeroU64,
@@ -29,9 +29,9 @@ import {
   type Words,
   word,
   writeU64,
-} from "./record.ts"
-import { type BufferRule, TensorCheck } from "./tensorCheck.ts"
-import { ClientGone, Wire } from "./wire.ts"
+} from "./graph/tensorWords.ts"
+import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
+import { ClientGone, Wire } from "./Wire.ts"
 
 /** What `ggml` said while a request failed on the server's side; the request itself was in order. */
 export class ComputeError extends Error {

@@ -12,12 +12,12 @@ import {
   TYPE_SIZE,
   typeId,
 } from "@ggml-rpc/protocol"
-import { Buffers, FIRST_BASE, FIRST_ID } from "./buffers.ts"
-import type { ServedDevice } from "./devices.ts"
-import { GraphCheck } from "./graphCheck.ts"
-import { noPromises } from "./promises.ts"
+import { Buffers, FIRST_BASE, FIRST_ID } from "./memory/buffers.ts"
+import type { ServedDevice } from "./memory/devices.ts"
+import { GraphCheck } from "./graph/GraphCheck.ts"
+import { noPromises } from "./memory/MemoryLedger.ts"
 import { Session } from "./Session.ts"
-import { ClientGone } from "./wire.ts"
+import { ClientGone } from "./Wire.ts"
 
 /**
  * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;

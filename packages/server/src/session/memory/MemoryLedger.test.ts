@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test"
 import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Promises } from "./promises.ts"
+import { Promises } from "./MemoryLedger.ts"
 
 const GIB = 2 ** 30
 

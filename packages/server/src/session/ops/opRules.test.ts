@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test"
 import { Command, encodeRequest, ProtocolError } from "@ggml-rpc/protocol"
-import { tensorsOf, VALID_NODE_BYTES, type ValidNode, validNodes } from "../../test/validNodes.ts"
-import { Buffers } from "./buffers.ts"
-import { GraphCheck } from "./graphCheck.ts"
+import { tensorsOf, VALID_NODE_BYTES, type ValidNode, validNodes } from "../../../test/validNodes.ts"
+import { Buffers } from "../memory/buffers.ts"
+import { GraphCheck } from "../graph/GraphCheck.ts"
 
 /** What the check says of a graph of one node: "" or the reason of its refusal. */
 const check = (

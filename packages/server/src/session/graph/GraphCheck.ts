@@ -1,8 +1,8 @@
 import { ptr } from "bun:ffi"
 import { ProtocolError, parseGraphHeader, TensorFlag, typeName, V7_0_0 } from "@ggml-rpc/protocol"
-import type { Buffers, SessionBuffer } from "./buffers.ts"
-import { IdTable } from "./idTable.ts"
-import { OpNode, RESULT, requirements } from "./opRules.ts"
+import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
+import { IdTable } from "./IdTable.ts"
+import { OpNode, RESULT, requirements } from "../ops/opRules.ts"
 import {
   byteSize,
   hexU64,
@@ -13,8 +13,8 @@ import {
   type Words,
   word,
   writeU64,
-} from "./record.ts"
-import { describeShape, TensorCheck } from "./tensorCheck.ts"
+} from "./tensorWords.ts"
+import { describeShape, TensorCheck } from "./TensorCheck.ts"
 import { workBytes } from "./workMemory.ts"
 
 const SOURCE_COUNT = 10

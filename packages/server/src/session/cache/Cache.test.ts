@@ -13,7 +13,7 @@ import {
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
-import { Cache, VerifiedFiles } from "./cache.ts"
+import { Cache, VerifiedFiles } from "./Cache.ts"
 
 let folder: string
 let list: number

@@ -1,6 +1,6 @@
 import { CALLBACK_OPS, opId, TYPE_BLOCK_SIZE, TYPE_SIZE, V7_0_0 } from "@ggml-rpc/protocol"
-import type { Buffers, SessionBuffer } from "./buffers.ts"
-import { byteSize, hexU64, isZeroU64, readU64, refuse, type Words, word } from "./record.ts"
+import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
+import { byteSize, hexU64, isZeroU64, readU64, refuse, type Words, word } from "./tensorWords.ts"
 
 const OP_COUNT = V7_0_0.ops.length
 const OP_UNARY = opId("UNARY")

@@ -1,5 +1,5 @@
 import { TYPE_BLOCK_SIZE, typeId, V7_0_0 } from "@ggml-rpc/protocol"
-import { type OpNode, RESULT } from "./opRules.ts"
+import { type OpNode, RESULT } from "../ops/opRules.ts"
 
 const F16 = typeId("F16")
 const BF16 = typeId("BF16")

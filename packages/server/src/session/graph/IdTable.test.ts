@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test"
 import * as fc from "fast-check"
-import { IdTable } from "./idTable.ts"
+import { IdTable } from "./IdTable.ts"
 
 const words = (ids: readonly bigint[]): Uint32Array =>
   new Uint32Array(new BigUint64Array(ids).buffer)

@@ -1,5 +1,5 @@
 import type { Address } from "@ggml-rpc/native/bindings"
-import { readU64, type Words } from "./record.ts"
+import { readU64, type Words } from "../graph/tensorWords.ts"
 
 /** A buffer of one client. Addresses that the client sees and real ones never mix: see `Buffers`. */
 export interface SessionBuffer {

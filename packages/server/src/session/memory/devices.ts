@@ -8,7 +8,7 @@ import {
   listDevices,
   type MemorySize,
 } from "@ggml-rpc/native/bindings"
-import type { PromiseList } from "./promises.ts"
+import type { PromiseList } from "./MemoryLedger.ts"
 
 /** Kept free for everything else on the machine; less on a small one. */
 const RESERVE_BYTES = 256 * 1024 * 1024

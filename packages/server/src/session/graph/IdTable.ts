@@ -1,4 +1,4 @@
-import type { Words } from "./record.ts"
+import type { Words } from "./tensorWords.ts"
 
 /**
  * Ids of a graph's tensors, looked up by their position in the payload: open addressing over a power of

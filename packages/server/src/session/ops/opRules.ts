@@ -6,7 +6,7 @@
  * One rule per operation of ggml.c (7.0.0). A rule gives "" or what is wrong.
  */
 import { opId, TYPE_BLOCK_SIZE, TYPE_SIZE, typeId, typeName, V7_0_0 } from "@ggml-rpc/protocol"
-import { byteSize, type Words, word } from "./record.ts"
+import { byteSize, type Words, word } from "../graph/tensorWords.ts"
 
 /** The node itself, where its sources are 0 to 9. */
 export const RESULT = -1

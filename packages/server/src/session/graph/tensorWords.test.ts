@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test"
 import { ABSENT_TENSOR, RpcTensor, tensorByteSize, V7_0_0 } from "@ggml-rpc/protocol"
 import * as fc from "fast-check"
-import { byteSize, hexU64, RECORD_WORDS, readU64, word, writeU64 } from "./record.ts"
+import { byteSize, hexU64, RECORD_WORDS, readU64, word, writeU64 } from "./tensorWords.ts"
 
 const record = (fields: Partial<RpcTensor>): DataView => {
   const view = new DataView(new ArrayBuffer(RpcTensor.size))

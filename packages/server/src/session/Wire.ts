@@ -9,7 +9,7 @@ import {
   SetTensorPrefix,
   V7_0_0,
 } from "@ggml-rpc/protocol"
-import { refuse, type Words } from "./record.ts"
+import { refuse, type Words } from "./graph/tensorWords.ts"
 
 const describeEnd = (result: number): string =>
   result === 0 ? "closed" : result === errno.again ? "sent no HELLO in time" : ioErrorText(result)
