@@ -1,5 +1,6 @@
-import { formatVersion, V7_0_0 } from "@ggml-rpc/protocol"
+import { formatVersion } from "@ggml-rpc/protocol"
 import type { RunningServer } from "./Server.ts"
+import { spoken } from "./session/spoken.ts"
 
 const mebibytes = (bytes: number): number => Math.floor(bytes / 2 ** 20)
 
@@ -8,7 +9,7 @@ export const formatBanner = (
   server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir">,
 ): string =>
   [
-    `Starting RPC server v${formatVersion(V7_0_0.version)}`,
+    `Starting RPC server v${formatVersion(spoken.spec.version)}`,
     `  endpoint       : ${server.endpoint}`,
     `  local cache    : ${server.cacheDir ?? "n/a"}`,
     "Devices:",

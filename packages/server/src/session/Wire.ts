@@ -2,22 +2,17 @@ import { ptr } from "bun:ffi"
 import { asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   Command,
-  commandSpec,
-  DEFAULT_PAYLOAD_LIMITS,
   describeCommand,
   ProtocolError,
-  SetTensorPrefix,
-  V7_0_0,
+  REQUEST_HEADER_SIZE_BYTES,
+  RESPONSE_HEADER_SIZE_BYTES,
 } from "@ggml-rpc/protocol"
-import { refuse, type Words } from "./graph/tensorWords.ts"
+import { ClientGone, refuse } from "./errors.ts"
+import type { Words } from "./graph/tensorWords.ts"
+import type { Spoken } from "./spoken.ts"
 
 const describeEnd = (result: number): string =>
   result === 0 ? "closed" : result === errno.again ? "sent no HELLO in time" : ioErrorText(result)
-
-/** The client is gone: its end was closed or reset, or its host does not answer any more. */
-export class ClientGone extends Error {
-  readonly _tag = "ClientGone"
-}
 
 /** The current request's fixed part is moved to the start of the inbox: that is where it is aligned. */
 const REQUEST_BYTES = 4096
@@ -27,19 +22,10 @@ const INBOX_BYTES = REQUEST_BYTES + 128 * 1024
 const OUTBOX_BYTES = 64 * 1024
 
 /** u8 command, u64 payload size. */
-const HEADER_BYTES = 9
+const HEADER_BYTES = REQUEST_HEADER_SIZE_BYTES
 
-const COMMAND_COUNT = Object.keys(V7_0_0.commands).length
-
-/** By command: payload bytes, or what comes before the data of SET_TENSOR; -1: GRAPH_COMPUTE. */
-const fixedBytes = new Int32Array(COMMAND_COUNT)
-for (let command = 0; command < COMMAND_COUNT; command++) {
-  const codec = commandSpec(command)!.request
-  fixedBytes[command] = codec.minSizeBytes
-}
-fixedBytes[Command.GRAPH_COMPUTE] = -1
-
-const graphLimitBytes = DEFAULT_PAYLOAD_LIMITS.GRAPH_COMPUTE!
+/** u64 payload size. */
+const ANSWER_HEADER_BYTES = RESPONSE_HEADER_SIZE_BYTES
 
 /**
  * One client's socket, read and written by blocking calls. Requests are parsed where they were received;
@@ -59,7 +45,7 @@ export class Wire {
   readonly #out: DataView
   #pending = 0
 
-  /** The current request's payload, or for SET_TENSOR what comes before the data. */
+  /** The current request's payload, or what comes before its tensor data; nothing of a graph. */
   readonly view: DataView
   /** The same as words. */
   readonly words: Words
@@ -68,8 +54,11 @@ export class Wire {
   command = 0
   /** The announced payload size. */
   sizeBytes = 0
+  /** Which commands there are, and their sizes. */
+  spoken: Spoken
 
-  constructor() {
+  constructor(spoken: Spoken) {
+    this.spoken = spoken
     this.view = new DataView(this.#inbox.buffer, 0, REQUEST_BYTES)
     this.words = new Uint32Array(this.#inbox.buffer, 0, REQUEST_BYTES / 4)
     this.#out = new DataView(this.#outbox.buffer)
@@ -104,7 +93,9 @@ export class Wire {
     const at = this.#read
     const command = inbox[at]!
     this.command = command
-    if (command >= COMMAND_COUNT) {
+    const { spoken } = this
+    const maxBytes = spoken.maxBytes[command]!
+    if (maxBytes < 0) {
       throw new ProtocolError({ field: "command", reason: "is unknown", value: command })
     }
     const low =
@@ -114,11 +105,9 @@ export class Wire {
     const isSafe = high >= 0 && high <= 0x1f_ffff
     const sizeBytes = isSafe ? high * 0x1_0000_0000 + (low >>> 0) : -1
     this.sizeBytes = sizeBytes
-    const fixed = fixedBytes[command]!
-    if (fixed < 0 ? sizeBytes < 0 || sizeBytes > graphLimitBytes : sizeBytes !== fixed) {
-      if (command !== Command.SET_TENSOR || sizeBytes < fixed) this.#refuseSize(fixed)
-    }
+    if (sizeBytes < spoken.minBytes[command]! || sizeBytes > maxBytes) this.#refuseSize()
     this.#read = at + HEADER_BYTES
+    const fixed = spoken.fixedBytes[command]!
     if (fixed > 0) {
       this.#ensure(fixed)
       inbox.copyWithin(0, this.#read, this.#read + fixed)
@@ -126,14 +115,18 @@ export class Wire {
     }
   }
 
-  #refuseSize(fixed: number): never {
-    const { command, sizeBytes } = this
+  #refuseSize(): never {
+    const { command, sizeBytes, spoken } = this
+    const min = spoken.minBytes[command]!
+    const max = spoken.maxBytes[command]!
     const reason =
-      fixed < 0
-        ? `exceeds the limit of ${graphLimitBytes} bytes`
-        : command === Command.SET_TENSOR
-          ? `must be at least ${SetTensorPrefix.size} and below 2^53`
-          : `must be ${fixed}`
+      min === max
+        ? `must be ${min}`
+        : max === Number.MAX_SAFE_INTEGER
+          ? `must be at least ${min} and below 2^53`
+          : sizeBytes >= 0 && sizeBytes < min
+            ? `must be at least ${min}`
+            : `exceeds the limit of ${max} bytes`
     const value = sizeBytes < 0 ? "2^53 or more" : sizeBytes
     throw new ProtocolError({
       command: describeCommand(command),
@@ -203,12 +196,13 @@ export class Wire {
 
   /** Begins an answer of `size` bytes (below the outbox's size); returns where in `out` they belong. */
   answer(size: number): number {
-    if (this.#pending + 8 + size > OUTBOX_BYTES) this.flush()
+    if (this.#pending + ANSWER_HEADER_BYTES + size > OUTBOX_BYTES) this.flush()
     const at = this.#pending
     this.#out.setUint32(at, size, true)
     this.#out.setUint32(at + 4, 0, true)
-    this.#pending = at + 8 + size
-    return at + 8
+    const start = at + ANSWER_HEADER_BYTES
+    this.#pending = start + size
+    return start
   }
 
   get out(): DataView {
@@ -221,21 +215,22 @@ export class Wire {
 
   /** Sends an answer whose `size` bytes lie at a native address, after all pending ones, in one call. */
   answerFrom(address: number, size: number): void {
-    if (this.#pending + 8 > OUTBOX_BYTES) this.flush()
+    if (this.#pending + ANSWER_HEADER_BYTES > OUTBOX_BYTES) this.flush()
     const at = this.#pending
     this.#out.setUint32(at, size >>> 0, true)
     this.#out.setUint32(at + 4, Math.floor(size / 0x1_0000_0000), true)
     this.#pending = 0
+    const header = at + ANSWER_HEADER_BYTES
     this.#check(
-      this.#io.io_send2(this.#fd, asPointer(this.#outboxAt), at + 8, asPointer(address), size),
+      this.#io.io_send2(this.#fd, asPointer(this.#outboxAt), header, asPointer(address), size),
     )
   }
 
   /** Only the size of an answer; `sendRaw` sends its bytes in pieces. */
   answerHeader(size: number): void {
-    const at = this.answer(0)
-    this.#out.setUint32(at - 8, size >>> 0, true)
-    this.#out.setUint32(at - 4, Math.floor(size / 0x1_0000_0000), true)
+    const at = this.answer(0) - ANSWER_HEADER_BYTES
+    this.#out.setUint32(at, size >>> 0, true)
+    this.#out.setUint32(at + 4, Math.floor(size / 0x1_0000_0000), true)
     this.flush()
   }
 

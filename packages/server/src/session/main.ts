@@ -9,12 +9,12 @@ import { writeSync } from "node:fs"
 import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache, VerifiedFiles } from "./cache/Cache.ts"
-import { ServedDevice, selectDevices } from "./memory/devices.ts"
+import { ClientGone, ComputeError } from "./errors.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
+import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { Promises } from "./memory/MemoryLedger.ts"
-import { ComputeError, Session } from "./Session.ts"
+import { Session } from "./Session.ts"
 import { warmUp } from "./warmUp.ts"
-import { ClientGone } from "./Wire.ts"
 
 /** The socket to the front process. */
 const CHANNEL = 3

@@ -1,20 +1,21 @@
 import { ptr } from "bun:ffi"
-import { ProtocolError, parseGraphHeader, TensorFlag, typeName, V7_0_0 } from "@ggml-rpc/protocol"
+import { ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
+import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
-import { IdTable } from "./IdTable.ts"
 import { OpNode, RESULT, requirements } from "../ops/opRules.ts"
+import { loaded, loadedTypeName, type Spoken } from "../spoken.ts"
+import { IdTable } from "./IdTable.ts"
+import { describeShape, TensorCheck } from "./TensorCheck.ts"
 import {
   byteSize,
   hexU64,
   isZeroU64,
   RECORD_WORDS,
   readU64,
-  refuse,
   type Words,
   word,
   writeU64,
 } from "./tensorWords.ts"
-import { describeShape, TensorCheck } from "./TensorCheck.ts"
 import { workBytes } from "./workMemory.ts"
 
 const SOURCE_COUNT = 10
@@ -61,8 +62,13 @@ export class GraphCheck {
   workBytes = 0
   #threadCount = 1
 
-  constructor(buffers: Buffers) {
-    this.#tensor = new TensorCheck(buffers)
+  constructor(buffers: Buffers, spoken: Spoken) {
+    this.#tensor = new TensorCheck(buffers, spoken)
+  }
+
+  /** How graphs are laid out and numbered from now on. */
+  speak(spoken: Spoken): void {
+    this.#tensor.spoken = spoken
   }
 
   /**
@@ -73,7 +79,7 @@ export class GraphCheck {
    */
   prepare(words: Words, sizeBytes: number, deviceCount: number, threadCount: number): void {
     this.#open(words)
-    const layout = parseGraphHeader(this.#view, sizeBytes)
+    const layout = this.#tensor.spoken.parseGraph(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
@@ -248,7 +254,7 @@ export class GraphCheck {
       } else if (source < requirement.sourceCount) {
         refuse(
           `tensors[${index}].src[${source}]`,
-          `is 0, but ${V7_0_0.ops[op]} has at least ${requirement.sourceCount} sources`,
+          `is 0, but ${loaded.ops[op]} has at least ${requirement.sourceCount} sources`,
         )
       }
     }
@@ -268,11 +274,11 @@ export class GraphCheck {
       const child = words[at + word.src + source * 2]! - 1
       if (child < 0) continue
       const childAt = this.#start + child * RECORD_WORDS
-      const type = typeName(words[childAt + word.type]!)
+      const type = loadedTypeName(words[childAt + word.type]!)
       sources.push(`src[${source}] ${type} ${describeShape(words, childAt)}`)
     }
-    const type = typeName(words[at + word.type]!)
-    return `${V7_0_0.ops[op]} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
+    const type = loadedTypeName(words[at + word.type]!)
+    return `${loaded.ops[op]} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
   }
 
   #lacksMemory(index: number): boolean {

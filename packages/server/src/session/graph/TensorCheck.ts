@@ -1,14 +1,14 @@
-import { CALLBACK_OPS, opId, TYPE_BLOCK_SIZE, TYPE_SIZE, V7_0_0 } from "@ggml-rpc/protocol"
+import { CALLBACK_OPS, TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
+import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
-import { byteSize, hexU64, isZeroU64, readU64, refuse, type Words, word } from "./tensorWords.ts"
+import { loaded, loadedOpId, type Spoken } from "../spoken.ts"
+import { byteSize, hexU64, isZeroU64, readU64, type Words, word } from "./tensorWords.ts"
 
-const OP_COUNT = V7_0_0.ops.length
-const OP_UNARY = opId("UNARY")
-const OP_GLU = opId("GLU")
+const OP_UNARY = loadedOpId("UNARY")
+const OP_GLU = loadedOpId("GLU")
 
-/** By op id: 1 for the operations that carry function pointers of the sender. */
-const isCallback = new Uint8Array(OP_COUNT)
-for (const name of CALLBACK_OPS) isCallback[opId(name)] = 1
+/** By ggml's op id: 1 for the operations that carry function pointers of the sender. */
+const isCallback = Uint8Array.from(loaded.ops, (name) => (CALLBACK_OPS.includes(name) ? 1 : 0))
 
 /** What a tensor's `buffer` field may be. */
 export type BufferRule =
@@ -33,9 +33,12 @@ export class TensorCheck {
   /** Where in the buffer its data starts, in bytes. */
   dataOffsetBytes = 0
   buffer: SessionBuffer | undefined
+  /** Whose ids the tensors have. */
+  spoken: Spoken
 
-  constructor(buffers: Buffers) {
+  constructor(buffers: Buffers, spoken: Spoken) {
     this.#buffers = buffers
+    this.spoken = spoken
   }
 
   /**
@@ -45,7 +48,7 @@ export class TensorCheck {
    */
   check(words: Words, at: number, name: string, rule: BufferRule): void {
     const reachBytes = this.#checkShape(words, at, name)
-    checkOperation(words, at, name)
+    this.#checkOperation(words, at, name)
     const buffer = this.#buffers.find(words, at + word.buffer)
     this.buffer = buffer
     if (buffer === undefined) {
@@ -70,6 +73,17 @@ export class TensorCheck {
       )
     }
     this.dataOffsetBytes = start
+  }
+
+  #checkOperation(words: Words, at: number, name: string): void {
+    const { ops, unaryOps, gluOps } = this.spoken.numbering
+    const op = words[at + word.op]!
+    if (op >= ops.length) refuse(`${name}.op`, `must be below ${ops.length}`, op)
+    if (isCallback[op] !== 0) {
+      refuse(`${name}.op`, "calls a function of the client, which is never run", loaded.ops[op])
+    }
+    if (op === OP_UNARY) checkKind(words, at, name, unaryOps)
+    else if (op === OP_GLU) checkKind(words, at, name, gluOps)
   }
 
   /** Bytes from `data` that reading or writing the tensor can touch. */
@@ -127,16 +141,6 @@ const checkNoBuffer = (words: Words, at: number, name: string, rule: BufferRule)
     const data = hexU64(words, at + word.data)
     refuse(`${name}.data`, "must be 0 for a tensor without a buffer", data)
   }
-}
-
-const checkOperation = (words: Words, at: number, name: string): void => {
-  const op = words[at + word.op]!
-  if (op >= OP_COUNT) refuse(`${name}.op`, `must be below ${OP_COUNT}`, op)
-  if (isCallback[op] !== 0) {
-    refuse(`${name}.op`, "calls a function of the client, which is never run", V7_0_0.ops[op])
-  }
-  if (op === OP_UNARY) checkKind(words, at, name, V7_0_0.unaryOps)
-  else if (op === OP_GLU) checkKind(words, at, name, V7_0_0.gluOps)
 }
 
 const checkKind = (words: Words, at: number, name: string, kinds: readonly string[]): void => {

@@ -1,4 +1,4 @@
-import { ProtocolError, RpcTensor, TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
+import { RpcTensor, TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
 
 /**
  * Encoded tensors read as 32-bit words. The payload of a request lies 4-aligned in memory, and so does
@@ -61,13 +61,4 @@ export const byteSize = (words: Words, at: number): number => {
     size += (words[ne + dim]! - 1) * words[nb + dim]!
   }
   return size > Number.MAX_SAFE_INTEGER ? -1 : size
-}
-
-/** Refuses a request. `field` may be a tensor's name and a field of it. */
-export const refuse: (
-  field: string,
-  reason: string,
-  value?: number | bigint | string | undefined,
-) => never = (field, reason, value) => {
-  throw new ProtocolError({ field, reason, value })
 }

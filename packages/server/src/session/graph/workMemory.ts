@@ -1,8 +1,9 @@
-import { TYPE_BLOCK_SIZE, typeId, V7_0_0 } from "@ggml-rpc/protocol"
+import { TYPE_BLOCK_SIZE } from "@ggml-rpc/protocol"
 import { type OpNode, RESULT } from "../ops/opRules.ts"
+import { loaded, loadedTypeId } from "../spoken.ts"
 
-const F16 = typeId("F16")
-const BF16 = typeId("BF16")
+const F16 = loadedTypeId("F16")
+const BF16 = loadedTypeId("BF16")
 
 /** Bytes of a float, which most of this memory holds. */
 const FLOAT = 4
@@ -74,10 +75,10 @@ const rules: Readonly<Record<string, WorkRule>> = {
 }
 
 /** By operation number. */
-const byOp: ReadonlyArray<WorkRule | undefined> = V7_0_0.ops.map((name) => rules[name])
+const byOp: ReadonlyArray<WorkRule | undefined> = loaded.ops.map((name) => rules[name])
 
 for (const name of Object.keys(rules)) {
-  if (!V7_0_0.ops.includes(name)) throw new Error(`the rules name ${name}, which is no operation`)
+  if (!loaded.ops.includes(name)) throw new Error(`the rules name ${name}, which is no operation`)
 }
 
 /**

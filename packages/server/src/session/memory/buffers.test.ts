@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test"
-import { Buffers } from "./buffers.ts"
 import { writeU64 } from "../graph/tensorWords.ts"
+import { Buffers } from "./buffers.ts"
 
 const add = (buffers: Buffers, sizeBytes: number, alignmentBytes = 32) =>
   buffers.add(

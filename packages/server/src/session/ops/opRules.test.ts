@@ -1,8 +1,14 @@
 import { describe, expect, test } from "bun:test"
 import { Command, encodeRequest, ProtocolError } from "@ggml-rpc/protocol"
-import { tensorsOf, VALID_NODE_BYTES, type ValidNode, validNodes } from "../../../test/validNodes.ts"
-import { Buffers } from "../memory/buffers.ts"
+import {
+  tensorsOf,
+  VALID_NODE_BYTES,
+  type ValidNode,
+  validNodes,
+} from "../../../test/validNodes.ts"
 import { GraphCheck } from "../graph/GraphCheck.ts"
+import { Buffers } from "../memory/buffers.ts"
+import { spoken } from "../spoken.ts"
 
 /** What the check says of a graph of one node: "" or the reason of its refusal. */
 const check = (
@@ -28,7 +34,12 @@ const check = (
   const payload = new Uint8Array(Math.ceil((request.length - 9) / 4) * 4)
   payload.set(request.subarray(9))
   try {
-    new GraphCheck(buffers).prepare(new Uint32Array(payload.buffer), request.length - 9, 1, 1)
+    new GraphCheck(buffers, spoken).prepare(
+      new Uint32Array(payload.buffer),
+      request.length - 9,
+      1,
+      1,
+    )
     return ""
   } catch (error) {
     if (error instanceof ProtocolError) return error.reason

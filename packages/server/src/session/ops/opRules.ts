@@ -5,17 +5,18 @@
  *
  * One rule per operation of ggml.c (7.0.0). A rule gives "" or what is wrong.
  */
-import { opId, TYPE_BLOCK_SIZE, TYPE_SIZE, typeId, typeName, V7_0_0 } from "@ggml-rpc/protocol"
+import { TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
 import { byteSize, type Words, word } from "../graph/tensorWords.ts"
+import { loaded, loadedOpId, loadedTypeId, loadedTypeName } from "../spoken.ts"
 
 /** The node itself, where its sources are 0 to 9. */
 export const RESULT = -1
 
-const F32 = typeId("F32")
-const F16 = typeId("F16")
-const BF16 = typeId("BF16")
-const I32 = typeId("I32")
-const I64 = typeId("I64")
+const F32 = loadedTypeId("F32")
+const F16 = loadedTypeId("F16")
+const BF16 = loadedTypeId("BF16")
+const I32 = loadedTypeId("I32")
+const I64 = loadedTypeId("I64")
 
 const nameOf = (tensor: number): string => (tensor === RESULT ? "the result" : `src[${tensor}]`)
 
@@ -161,7 +162,7 @@ export class OpNode {
   typed(tensor: number, first: number, second = first, third = first): string {
     const type = this.type(tensor)
     if (type === first || type === second || type === third) return ""
-    const names = [...new Set([first, second, third])].map((id) => typeName(id))
+    const names = [...new Set([first, second, third])].map((id) => loadedTypeName(id))
     return `${nameOf(tensor)} must be ${names.join(" or ")}`
   }
 
@@ -1009,10 +1010,8 @@ const table: Readonly<Record<string, Requirement>> = {
 }
 
 /** By op id; undefined runs no kernel. */
-export const requirements: readonly (Requirement | undefined)[] = V7_0_0.ops.map(
+export const requirements: readonly (Requirement | undefined)[] = loaded.ops.map(
   (name) => table[name],
 )
 
-for (const name of Object.keys(table)) {
-  if (opId(name) < 0) throw new Error(`the rules name ${name}, which is no operation`)
-}
+for (const name of Object.keys(table)) loadedOpId(name)
