@@ -2,7 +2,8 @@ import { ptr } from "bun:ffi"
 import { ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
-import { OpNode, RESULT, requirements } from "../ops/opRules.ts"
+import { OpNode, RESULT } from "../ops/OpNode.ts"
+import { byOpId, opRules } from "../ops/table.ts"
 import { loaded, loadedTypeName, type Spoken } from "../spoken.ts"
 import { IdTable } from "./IdTable.ts"
 import { describeShape, TensorCheck } from "./TensorCheck.ts"
@@ -17,6 +18,9 @@ import {
   writeU64,
 } from "./tensorWords.ts"
 import { workBytes } from "./workMemory.ts"
+
+/** By op id of the loaded ggml. */
+const rules = byOpId(opRules, loaded.ops)
 
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
@@ -237,8 +241,8 @@ export class GraphCheck {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
     const op = words[at + word.op]!
-    const requirement = requirements[op]
-    if (requirement === undefined) return
+    const rule = rules[op]
+    if (rule === undefined) return
     const runs = (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
     if (runs && this.#lacksMemory(index)) {
       refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
@@ -251,14 +255,14 @@ export class GraphCheck {
         if (runs && this.#lacksMemory(child)) {
           refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
         }
-      } else if (source < requirement.sourceCount) {
+      } else if (source < rule.sourceCount) {
         refuse(
           `tensors[${index}].src[${source}]`,
-          `is 0, but ${loaded.ops[op]} has at least ${requirement.sourceCount} sources`,
+          `is 0, but ${loaded.ops[op]} has at least ${rule.sourceCount} sources`,
         )
       }
     }
-    const wrong = requirement.rule(this.#node)
+    const wrong = rule.check(this.#node)
     if (wrong !== "") {
       refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, op))
     }

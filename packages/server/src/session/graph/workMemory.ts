@@ -1,9 +1,8 @@
 import { TYPE_BLOCK_SIZE } from "@ggml-rpc/protocol"
-import { type OpNode, RESULT } from "../ops/opRules.ts"
-import { loaded, loadedTypeId } from "../spoken.ts"
-
-const F16 = loadedTypeId("F16")
-const BF16 = loadedTypeId("BF16")
+import { type OpNode, RESULT } from "../ops/OpNode.ts"
+import { byOpId } from "../ops/table.ts"
+import { BF16, F16 } from "../ops/types.ts"
+import { loaded } from "../spoken.ts"
 
 /** Bytes of a float, which most of this memory holds. */
 const FLOAT = 4
@@ -74,12 +73,8 @@ const rules: Readonly<Record<string, WorkRule>> = {
   },
 }
 
-/** By operation number. */
-const byOp: ReadonlyArray<WorkRule | undefined> = loaded.ops.map((name) => rules[name])
-
-for (const name of Object.keys(rules)) {
-  if (!loaded.ops.includes(name)) throw new Error(`the rules name ${name}, which is no operation`)
-}
+/** By op id of the loaded ggml. */
+const byOp = byOpId(rules, loaded.ops)
 
 /**
  * Bytes that ggml's CPU backend takes to compute a node, besides its tensors and 64 a thread: at least what
