@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { type Address, ggml } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Cache } from "./cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
@@ -8,7 +8,7 @@ import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
 import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
 import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
-import type { PromiseList } from "./memory/MemoryLedger.ts"
+import type { Ledger } from "./memory/MemoryLedger.ts"
 import { type Spoken, spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
 
@@ -19,7 +19,7 @@ export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
   /** What this server's sessions promised to their clients. */
-  readonly promises: PromiseList
+  readonly ledger: Ledger
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
   /** How long a new connection may take to say HELLO. */
@@ -33,7 +33,7 @@ export class SessionState {
   readonly ggml = ggml()
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
-  readonly promises: PromiseList
+  readonly ledger: Ledger
   readonly directMemory: boolean
   readonly wire: Wire
   readonly buffers = new Buffers()
@@ -49,15 +49,17 @@ export class SessionState {
   #spoken: Spoken = spoken
   #staging: Uint8Array | undefined
 
-  constructor({ devices, cache, promises, directMemory }: SessionOptions) {
+  constructor({ devices, cache, ledger, directMemory }: SessionOptions) {
     this.devices = devices
     this.cache = cache
-    this.promises = promises
+    this.ledger = ledger
     this.directMemory = directMemory
     this.wire = new Wire(spoken)
     this.tensor = new TensorCheck(this.buffers, spoken)
     this.graph = new GraphCheck(this.buffers, spoken)
-    this.stored = new StoredGraphs(devices.length)
+    this.stored = new StoredGraphs(devices.length, (native) =>
+      this.ggml.gs_graph_free(asPointer(native)),
+    )
   }
 
   /** What the client speaks. */

@@ -16,7 +16,7 @@ import { ClientGone } from "./errors.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
 import { Buffers, FIRST_BASE, FIRST_ID } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
-import { noPromises } from "./memory/MemoryLedger.ts"
+import { noLedger } from "./memory/MemoryLedger.ts"
 import { Session } from "./Session.ts"
 import { loaded, loadedOpId, loadedTypeId, spoken } from "./spoken.ts"
 
@@ -204,7 +204,7 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
   const session = new Session({
     devices,
     cache: undefined,
-    promises: noPromises,
+    ledger: noLedger,
     directMemory: true,
     helloTimeoutMs: 1000,
     onRequest: undefined,

@@ -13,7 +13,8 @@ import {
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
-import { Cache, VerifiedFiles } from "./Cache.ts"
+import { Cache } from "./Cache.ts"
+import { VerifiedFiles } from "./VerifiedFiles.ts"
 
 let folder: string
 let list: number

@@ -1,20 +1,19 @@
 import { toArrayBuffer } from "bun:ffi"
 import {
-  type BigIntStats,
   closeSync,
   fstatSync,
   mkdirSync,
   openSync,
   readdirSync,
-  readSync,
   renameSync,
   statSync,
   unlinkSync,
-  writeSync,
 } from "node:fs"
 import { join } from "node:path"
 import { type Address, asPointer } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
+import { attempt, readAll, writeAll } from "./files.ts"
+import { keyOf, type VerifiedFiles } from "./VerifiedFiles.ts"
 
 /** Native memory is looked at through windows of this size: one ArrayBuffer has a size limit. */
 const WINDOW_BYTES = 64 * 1024 * 1024
@@ -25,46 +24,6 @@ const windowAt = (address: Address, sizeBytes: number): Uint8Array =>
 
 const hexName = (high: number, low: number): string =>
   high.toString(16).padStart(8, "0") + low.toString(16).padStart(8, "0")
-
-/**
- * Files whose bytes were seen to hash to their name, by name and everything that changes when a file is
- * touched. All session processes of a server share the list, as a file that has no name: hashing takes
- * longer than sending the weights again would.
- */
-export class VerifiedFiles {
-  readonly #descriptor: number
-  readonly #keys = new Set<string>()
-  #readBytes = 0
-
-  /** `descriptor`: a file opened for reading and appending. */
-  constructor(descriptor: number) {
-    this.#descriptor = descriptor
-  }
-
-  has(key: string): boolean {
-    if (!this.#keys.has(key)) this.#readMore()
-    return this.#keys.has(key)
-  }
-
-  add(key: string): void {
-    attempt(() => writeSync(this.#descriptor, `${key}\n`))
-  }
-
-  #readMore(): void {
-    const { size } = fstatSync(this.#descriptor)
-    if (size <= this.#readBytes) return
-    const bytes = new Uint8Array(size - this.#readBytes)
-    const count = readSync(this.#descriptor, bytes, 0, bytes.length, this.#readBytes)
-    const text = new TextDecoder().decode(bytes.subarray(0, count))
-    // Another process may be in the middle of a line.
-    const whole = text.slice(0, text.lastIndexOf("\n") + 1)
-    this.#readBytes += whole.length
-    for (const line of whole.split("\n")) if (line !== "") this.#keys.add(line)
-  }
-}
-
-const keyOf = (name: string, stats: BigIntStats): string =>
-  [name, stats.dev, stats.ino, stats.size, stats.mtimeNs, stats.ctimeNs].join(" ")
 
 /** A file of the cache, open. */
 export interface CachedFile {
@@ -230,31 +189,5 @@ export class Cache {
       else abandon()
     }
     return { append, publish, abandon }
-  }
-}
-
-const writeAll = (descriptor: number, bytes: Uint8Array): true => {
-  for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done)
-  return true
-}
-
-/** Fills `bytes` from a position of the file; false when it ends before. */
-const readAll = (descriptor: number, bytes: Uint8Array, position: number): boolean => {
-  for (let done = 0; done < bytes.length; ) {
-    const count = attempt(() =>
-      readSync(descriptor, bytes, done, bytes.length - done, position + done),
-    )
-    if (count === undefined || count === 0) return false
-    done += count
-  }
-  return true
-}
-
-/** The cache is an optimisation: a full disk or a forbidden folder must not end a session. */
-const attempt = <A>(action: () => A): A | undefined => {
-  try {
-    return action()
-  } catch {
-    return undefined
   }
 }

@@ -17,12 +17,12 @@ const tryAlloc = (
   index: number,
   sizeBytes: number,
 ): SessionBuffer | undefined => {
-  const { buffers, ggml, promises } = state
+  const { buffers, ggml, ledger } = state
   const device = state.devices[index]!
   if (sizeBytes < 0) return undefined
   if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
   if (!buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
-  if (!device.hasMemoryFor(sizeBytes, promises)) return undefined
+  if (!device.hasMemoryFor(sizeBytes, ledger)) return undefined
   state.stateful = true
   const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
   if (native === 0 || native === null) return undefined
@@ -38,7 +38,7 @@ const tryAlloc = (
     },
     device.alignmentBytes,
   )
-  promises.set(buffers.hostBytes)
+  ledger.set(buffers.hostBytes)
   return buffer
 }
 
@@ -49,7 +49,7 @@ export const freeBuffer = (state: SessionState): void => {
   const buffer = state.buffer()
   state.stored.dropTouching(buffer.id)
   state.buffers.remove(buffer)
-  state.promises.set(state.buffers.hostBytes)
+  state.ledger.set(state.buffers.hostBytes)
   state.ggml.ggml_backend_buffer_free(asPointer(buffer.native))
 }
 

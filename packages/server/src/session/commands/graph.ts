@@ -22,7 +22,7 @@ export const graphCompute = (state: SessionState): void => {
   wire.take(state.blockAddress, size)
   graph.prepare(state.block, size, state.devices.length, state.devices[0]!.threadCount)
   const device = state.devices[graph.device]!
-  if (!device.hasWorkMemoryFor(graph.workBytes, state.promises)) {
+  if (!device.hasWorkMemoryFor(graph.workBytes, state.ledger)) {
     refuse(
       "nodes",
       "need more memory besides the tensors than this machine has now",
@@ -50,7 +50,7 @@ export const graphCompute = (state: SessionState): void => {
 const growBlock = (state: SessionState, size: number): void => {
   const { devices } = state
   const device = devices.find(({ usesHostMemory }) => usesHostMemory) ?? devices[0]!
-  if (size > LARGE_GRAPH_BYTES && !device.hasMemoryFor(4 * size, state.promises)) {
+  if (size > LARGE_GRAPH_BYTES && !device.hasMemoryFor(4 * size, state.ledger)) {
     refuse("payload_size", "is larger than the memory of this machine allows now", size)
   }
   const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))

@@ -1,4 +1,4 @@
-import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import type { Address } from "@ggml-rpc/native/bindings"
 
 /** A graph that can be run again without being sent. */
 export interface StoredGraph {
@@ -13,11 +13,13 @@ export const LAST_GRAPH = 0
 
 /** The graphs that a session's devices keep, by device and key, with the memory behind them. */
 export class StoredGraphs {
-  readonly #ggml = ggml()
+  readonly #release: (native: Address) => void
   /** By device. A graph that was dropped leaves its key behind, as clients count the keys that they used. */
   readonly #byDevice: ReadonlyArray<Map<number, StoredGraph | undefined>>
 
-  constructor(deviceCount: number) {
+  /** `release` frees a graph that is not kept any more. */
+  constructor(deviceCount: number, release: (native: Address) => void) {
+    this.#release = release
     this.#byDevice = Array.from({ length: deviceCount }, () => new Map())
   }
 
@@ -56,6 +58,6 @@ export class StoredGraphs {
   }
 
   #free(graph: StoredGraph | undefined): void {
-    if (graph !== undefined) this.#ggml.gs_graph_free(asPointer(graph.native))
+    if (graph !== undefined) this.#release(graph.native)
   }
 }

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test"
 import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Promises } from "./MemoryLedger.ts"
+import { MemoryLedger } from "./MemoryLedger.ts"
 
 const GIB = 2 ** 30
 
@@ -10,7 +10,7 @@ let folder: string
 let file: number
 
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), "ggml-rpc-promises-"))
+  folder = mkdtempSync(join(tmpdir(), "ggml-rpc-ledger-"))
   file = openSync(join(folder, "list"), "wx+")
 })
 
@@ -20,8 +20,8 @@ afterEach(() => {
 })
 
 test("promises of all slots count, as far as they are not written", () => {
-  const first = new Promises(file, 0)
-  const third = new Promises(file, 2)
+  const first = new MemoryLedger(file, 0)
+  const third = new MemoryLedger(file, 2)
   expect(first.unwrittenBytes()).toBe(0)
   first.set(100 * GIB)
   third.set(50 * GIB)
@@ -35,7 +35,7 @@ test("promises of all slots count, as far as they are not written", () => {
 })
 
 test("what is written is not counted twice", () => {
-  const promises = new Promises(file, 0)
-  promises.set(1024)
-  expect(promises.unwrittenBytes()).toBe(process.memoryUsage.rss() > 64 * 2 ** 20 ? 0 : 1024)
+  const ledger = new MemoryLedger(file, 0)
+  ledger.set(1024)
+  expect(ledger.unwrittenBytes()).toBe(process.memoryUsage.rss() > 64 * 2 ** 20 ? 0 : 1024)
 })

@@ -17,11 +17,11 @@ const residentBytes = (pid: number): number => {
   }
 }
 
-/** What is asked of `Promises`. */
-export type PromiseList = Pick<Promises, "set" | "unwrittenBytes" | "othersBytes">
+/** What is asked of `MemoryLedger`. */
+export type Ledger = Pick<MemoryLedger, "set" | "unwrittenBytes" | "othersBytes">
 
 /** Of a process that shares its memory with no other session. */
-export const noPromises: PromiseList = {
+export const noLedger: Ledger = {
   set: () => {},
   unwrittenBytes: () => 0,
   othersBytes: () => 0,
@@ -32,7 +32,7 @@ export const noPromises: PromiseList = {
  * is only taken from the system when it is written: what one session promised and its client has not yet
  * written looks free to all others.
  */
-export class Promises {
+export class MemoryLedger {
   readonly #descriptor: number
   readonly #slot: number
 

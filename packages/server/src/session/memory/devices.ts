@@ -8,7 +8,7 @@ import {
   listDevices,
   type MemorySize,
 } from "@ggml-rpc/native/bindings"
-import type { PromiseList } from "./MemoryLedger.ts"
+import type { Ledger } from "./MemoryLedger.ts"
 
 /** Kept free for everything else on the machine; less on a small one. */
 const RESERVE_BYTES = 256 * 1024 * 1024
@@ -62,12 +62,12 @@ export class ServedDevice {
    * Total bytes, and those that a client can have now: without what sessions promised and nobody has written yet,
    * and without what stays free for the rest of the machine.
    */
-  memory(promises: PromiseList): MemorySize {
+  memory(ledger: Ledger): MemorySize {
     const size = deviceMemory(this.device)
     if (!this.usesHostMemory) return size
-    this.#othersBytes = promises.othersBytes()
+    this.#othersBytes = ledger.othersBytes()
     const reserve = Math.min(RESERVE_BYTES, size.totalBytes / 32)
-    this.#spareBytes = Math.max(0, size.freeBytes - promises.unwrittenBytes() - reserve)
+    this.#spareBytes = Math.max(0, size.freeBytes - ledger.unwrittenBytes() - reserve)
     this.#readAt = performance.now()
     this.#grantedBytes = 0
     return { freeBytes: this.#spareBytes, totalBytes: size.totalBytes }
@@ -77,20 +77,20 @@ export class ServedDevice {
    * Whether `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory. What sessions
    * promised and nobody has written yet is as good as taken.
    */
-  hasMemoryFor(sizeBytes: number, promises: PromiseList): boolean {
+  hasMemoryFor(sizeBytes: number, ledger: Ledger): boolean {
     if (!this.usesHostMemory) return true
     const isRecent =
-      performance.now() - this.#readAt < READING_MS && promises.othersBytes() === this.#othersBytes
+      performance.now() - this.#readAt < READING_MS && ledger.othersBytes() === this.#othersBytes
     const isPlenty = (this.#grantedBytes + sizeBytes) * PLENTY <= this.#spareBytes
-    if (!isRecent || !isPlenty) this.memory(promises)
+    if (!isRecent || !isPlenty) this.memory(ledger)
     this.#grantedBytes += sizeBytes
     return sizeBytes <= this.#spareBytes
   }
 
   /** The same for memory that ggml takes to compute a graph, and keeps for the next one. */
-  hasWorkMemoryFor(workBytes: number, promises: PromiseList): boolean {
+  hasWorkMemoryFor(workBytes: number, ledger: Ledger): boolean {
     if (workBytes <= Math.max(this.#workBytes, UNASKED_WORK_BYTES)) return true
-    if (!this.hasMemoryFor(workBytes - this.#workBytes, promises)) return false
+    if (!this.hasMemoryFor(workBytes - this.#workBytes, ledger)) return false
     this.#workBytes = workBytes
     return true
   }

@@ -1,6 +1,6 @@
 import { formatVersion } from "@ggml-rpc/protocol"
+import { spoken } from "../session/spoken.ts"
 import type { RunningServer } from "./Server.ts"
-import { spoken } from "./session/spoken.ts"
 
 const mebibytes = (bytes: number): number => Math.floor(bytes / 2 ** 20)
 

@@ -1,5 +1,5 @@
 import { io, ioErrorText, socketPair } from "@ggml-rpc/native/bindings"
-import type { SessionConfig, SessionEvent } from "./session/events.ts"
+import type { SessionConfig, SessionEvent } from "../session/events.ts"
 
 /** By its package: this module may be part of somebody's bundle. */
 const entry = Bun.resolveSync("@ggml-rpc/server/session", import.meta.dir)

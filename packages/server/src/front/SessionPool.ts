@@ -1,7 +1,7 @@
 import { io, ioErrorText } from "@ggml-rpc/native/bindings"
+import type { DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
 import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
-import type { DeviceReport, SessionConfig, SessionEvent } from "./session/events.ts"
 
 /** A client as the log names it: `address:port`. */
 export type ClientName = string

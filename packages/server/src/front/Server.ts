@@ -4,21 +4,20 @@ import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
+import { removeStaleParts } from "../session/cache/Cache.ts"
+import type { DeviceReport, SessionConfig } from "../session/events.ts"
 import { cacheFolder } from "./cacheFolder.ts"
 import { endpointOf, isLoopback } from "./endpoint.ts"
 import {
   CacheFolderError,
-  ListenError,
-  PortInUseError,
   type ServeError,
   SessionStartError,
   SharedFileError,
   UnknownDeviceError,
 } from "./errors.ts"
+import { listen } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { SessionPool } from "./SessionPool.ts"
-import { removeStaleParts } from "./session/cache/Cache.ts"
-import type { DeviceReport, SessionConfig } from "./session/events.ts"
 
 export interface ServeOptions {
   /** Address or name to listen on; IPv6 without brackets. Default `127.0.0.1`. */
@@ -93,7 +92,7 @@ export const serve = (
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cacheDir === undefined ? {} : { cacheDir }),
     }
-    const promises = yield* namelessFile("wx+")
+    const ledger = yield* namelessFile("wx+")
     const verified = yield* namelessFile("ax+")
     const pool = yield* Effect.acquireRelease(
       Effect.sync(
@@ -103,7 +102,7 @@ export const serve = (
             maxSessions: options.maxSessions ?? DEFAULT_MAX_SESSIONS,
             spareCount: options.spareCount ?? 1,
             log,
-            shared: [promises, verified],
+            shared: [ledger, verified],
           }),
       ),
       (made) => Effect.promise(() => made.close()),
@@ -181,56 +180,3 @@ const startPool = (
       return new UnknownDeviceError({ device: result.name, available: result.available })
     },
   )
-
-/** Listens, and gives every connection to the pool; returns the port. */
-const listen = (
-  host: string,
-  port: number,
-  pool: SessionPool,
-): Effect.Effect<number, PortInUseError | ListenError, Scope.Scope> => {
-  const endpoint = endpointOf(host, port)
-  return Effect.map(
-    Effect.acquireRelease(
-      Effect.try({
-        try: () =>
-          Bun.listen({
-            hostname: host,
-            port,
-            socket: {
-              open(socket) {
-                // Not a byte may be read here: the session reads them all.
-                socket.pause()
-                pool.assign(
-                  descriptorOf(socket),
-                  endpointOf(socket.remoteAddress, socket.remotePort),
-                )
-                // Closes this process's copy only; `end` and `terminate` act on the connection.
-                socket.close()
-              },
-              data() {},
-              error() {},
-            },
-          }),
-        catch: (cause) => listenError(endpoint, cause),
-      }),
-      (listener) => Effect.sync(() => listener.stop(true)),
-    ),
-    (listener) => listener.port,
-  )
-}
-
-/** Bun's types leave `fd` out. */
-const descriptorOf = (socket: object): number => (socket as { readonly fd: number }).fd
-
-/** What the system's words for it do not say. Bun's own text names no cause. */
-const listenReasons: Readonly<Record<string, string>> = {
-  EADDRNOTAVAIL: "no network interface of this machine has this address",
-  EACCES: "this needs privileges",
-}
-
-const listenError = (endpoint: string, cause: unknown): PortInUseError | ListenError => {
-  const code = String((cause as { readonly code?: unknown } | null)?.code ?? "")
-  if (code === "EADDRINUSE") return new PortInUseError({ endpoint })
-  const said = cause instanceof Error ? cause.message : String(cause)
-  return new ListenError({ endpoint, reason: listenReasons[code] ?? said, cause })
-}

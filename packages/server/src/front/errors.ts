@@ -1,5 +1,5 @@
 import * as Data from "effect/Data"
-import type { DeviceReport } from "./session/events.ts"
+import type { DeviceReport } from "../session/events.ts"
 
 /** Another program listens on the endpoint. */
 export class PortInUseError extends Data.TaggedError("PortInUseError")<{

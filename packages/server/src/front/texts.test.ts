@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test"
-import { cacheFolder, endpointOf, formatBanner, isLoopback } from "./index.ts"
+import { cacheFolder, endpointOf, formatBanner, isLoopback } from "../index.ts"
 import { oneLine } from "./log.ts"
 
 test("the cache folder is upstream's", () => {
