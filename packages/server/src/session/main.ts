@@ -9,19 +9,20 @@ import { writeSync } from "node:fs"
 import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
-import { Cache, VerifiedFiles } from "./cache.ts"
-import { ServedDevice, selectDevices } from "./devices.ts"
+import { Cache } from "./cache/Cache.ts"
+import { VerifiedFiles } from "./cache/VerifiedFiles.ts"
+import { ClientGone, ComputeError } from "./errors.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
-import { Promises } from "./promises.ts"
-import { ComputeError, Session } from "./Session.ts"
+import { ServedDevice, selectDevices } from "./memory/devices.ts"
+import { MemoryLedger } from "./memory/MemoryLedger.ts"
+import { Session } from "./Session.ts"
 import { warmUp } from "./warmUp.ts"
-import { ClientGone } from "./wire.ts"
 
 /** The socket to the front process. */
 const CHANNEL = 3
 
-/** What all sessions promised to their clients; see `Promises`. */
-const PROMISES = 4
+/** What all sessions promised to their clients; see `MemoryLedger`. */
+const LEDGER = 4
 
 /** The list of cache files that are known to be good. */
 const VERIFIED = 5
@@ -72,7 +73,7 @@ const main = (config: SessionConfig): void => {
       config.cacheDir === undefined
         ? undefined
         : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
-    promises: new Promises(PROMISES, config.slot),
+    ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
     helloTimeoutMs: config.helloTimeoutMs,
     onRequest: config.debug
