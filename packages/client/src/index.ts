@@ -1,4 +1,5 @@
 export * as Cluster from "./Cluster.ts"
+export * from "./connection/probe.ts"
 export * from "./endpoint.ts"
 export type {
   EngineContextOptions,
@@ -11,4 +12,3 @@ export * from "./errors.ts"
 export * from "./gguf/index.ts"
 export * from "./parseEndpoint.ts"
 export * from "./planner.ts"
-export * from "./probe.ts"

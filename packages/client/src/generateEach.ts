@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Stream from "effect/Stream"
-import type { Answer, Engine } from "./Engine.ts"
+import type { Answer, EngineHost } from "./EngineHost.ts"
 import type { EngineRequest, GenerateStats, TokenData } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
 
@@ -25,7 +25,7 @@ type End = Either.Either<Answer<GenerateRequest>, ClusterError>
  * this machine, and with an Effect a token the host would take three times its processor time.
  */
 export const generateEach = (
-  engine: Pick<Engine, "begin" | "cancel" | "settle">,
+  engine: Pick<EngineHost, "begin" | "cancel" | "settle">,
   request: GenerateRequest,
   onToken: (token: GeneratedToken) => void,
 ): Effect.Effect<GenerateStats, ClusterError> =>

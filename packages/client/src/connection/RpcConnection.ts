@@ -11,23 +11,16 @@
 import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   Command,
-  decodeResponse,
   describeCommand,
-  encodeRequest,
-  formatVersion,
-  HelloExtension,
   type MessageId,
-  negotiate,
-  noConnCaps,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
   type ResponseOf,
   readU64AsNumber,
-  responseCodec,
-  V7_0_0,
 } from "@ggml-rpc/protocol"
 import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
+import { helloRequest, readHello, requestOf, responseOf, responseSizeBytes } from "./dialect.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
@@ -102,9 +95,9 @@ export class RpcConnection {
   }
 
   private hello(timeoutMs: number): void {
-    const request = encodeRequest(Command.HELLO, { connCaps: noConnCaps() })
+    const request = helloRequest()
     io().io_send(this.fd, request, request.length)
-    const size = responseCodec(Command.HELLO, V7_0_0).minSizeBytes
+    const size = responseSizeBytes(Command.HELLO)
     const result = this.receiveSoon(size, timeoutMs)
     if (result === errno.again) throw this.busyError(timeoutMs)
     if (result < 0) {
@@ -115,19 +108,10 @@ export class RpcConnection {
         detail: isOther ? "it sent something else than a HELLO response" : "",
       })
     }
-    const response = decodeResponse(Command.HELLO, this.answer.subarray(0, size))
-    const version = { major: response.major, minor: response.minor, patch: response.patch }
-    if (!negotiate(version, V7_0_0.version).accepted) {
-      throw new HandshakeError({
-        endpoint: this.endpoint,
-        reason: "version",
-        detail: formatVersion(version),
-      })
-    }
-    const { extension } = response
-    if ((extension & HelloExtension.LEVEL_MASK) < HelloExtension.LEVEL) return
-    this.lacksCache = (extension & HelloExtension.NO_CACHE) !== 0
-    this.hasPlainSizes = (extension & HelloExtension.PLAIN_SIZES) !== 0
+    const greeting = readHello(this.endpoint, this.answer.subarray(0, size))
+    if (greeting instanceof HandshakeError) throw greeting
+    this.lacksCache = greeting.lacksCache
+    this.hasPlainSizes = greeting.hasPlainSizes
   }
 
   /**
@@ -280,13 +264,13 @@ export class RpcConnection {
   /** Request and response through the codec, for commands that are not hot. */
   call<C extends MessageId>(command: C, value: RequestOf<C>): ResponseOf<C> | undefined {
     this.post(command, value)
-    const payload = this.roundTrip(command, responseCodec(command, V7_0_0).minSizeBytes)
-    return payload && decodeResponse(command, payload)
+    const payload = this.roundTrip(command, responseSizeBytes(command))
+    return payload && responseOf(command, payload)
   }
 
   /** Collects a request through the codec, for silent commands that are not hot. */
   post<C extends MessageId>(command: C, value: RequestOf<C>): void {
-    const request = encodeRequest(command, value)
+    const request = requestOf(command, value)
     this.block.set(request, this.reserve(request.length))
   }
 

@@ -1,9 +1,9 @@
 import { expect, test } from "bun:test"
 import { Cause, Chunk, Effect, Either, Exit, Fiber, Stream } from "effect"
-import type { Engine } from "./Engine.ts"
+import type { EngineHost } from "./EngineHost.ts"
 import type { EngineEvent, GenerateStats, TokenData } from "./engine/messages.ts"
-import { EngineError } from "./errors.ts"
-import { type GeneratedToken, generateEach, tokenStream } from "./generate.ts"
+import { EngineEndedError } from "./errors.ts"
+import { type GeneratedToken, generateEach, tokenStream } from "./generateEach.ts"
 
 const stats: GenerateStats = {
   promptTokenCount: 3,
@@ -16,14 +16,14 @@ const stats: GenerateStats = {
 const request = { type: "generate", tokens: [1, 2, 3], maxTokens: -1, sampler: {} } as const
 
 /** An engine that says what the test says, and ends when it is cancelled. */
-class ScriptedEngine implements Pick<Engine, "begin" | "cancel" | "settle"> {
+class ScriptedEngine implements Pick<EngineHost, "begin" | "cancel" | "settle"> {
   cancelled = 0
   /** Another request keeps it busy: this one has not begun. */
   isWaiting = false
   #onEvent: (event: EngineEvent) => void = () => {}
   #onEnd: (end: never) => void = () => {}
 
-  readonly begin: Engine["begin"] = (_, onEvent, onEnd) => {
+  readonly begin: EngineHost["begin"] = (_, onEvent, onEnd) => {
     this.#onEvent = onEvent
     this.#onEnd = onEnd as (end: never) => void
     return () => this.isWaiting
@@ -35,7 +35,7 @@ class ScriptedEngine implements Pick<Engine, "begin" | "cancel" | "settle"> {
     setTimeout(() => this.end("", [[100, "later still"]]), 1)
   })
 
-  readonly settle: Engine["settle"] = (work) => Effect.ignore(work)
+  readonly settle: EngineHost["settle"] = (work) => Effect.ignore(work)
 
   tokens(tokens: ReadonlyArray<TokenData>): void {
     this.#onEvent({ type: "generating", tokens })
@@ -48,10 +48,10 @@ class ScriptedEngine implements Pick<Engine, "begin" | "cancel" | "settle"> {
   }
 
   fail(): void {
-    this.#finish(Either.left(new EngineError({ detail: "signal SIGKILL" })))
+    this.#finish(Either.left(new EngineEndedError({ detail: "signal SIGKILL" })))
   }
 
-  #finish(end: Either.Either<unknown, EngineError>): void {
+  #finish(end: Either.Either<unknown, EngineEndedError>): void {
     this.#onEnd(end as never)
   }
 }
@@ -95,7 +95,7 @@ test("a failure of the engine is the generation's, and leaves nothing to cancel"
   const { engine, end } = started(() => {})
   await Bun.sleep(1)
   engine.fail()
-  expect(await end()).toMatchObject(Exit.fail({ _tag: "EngineError" }))
+  expect(await end()).toMatchObject(Exit.fail({ _tag: "EngineEndedError" }))
   expect(engine.cancelled).toBe(0)
 })
 
@@ -188,7 +188,7 @@ test("as a stream: a failure comes after the tokens that were computed before it
   await Bun.sleep(5)
   engine.tokens([[1, "a"]])
   engine.fail()
-  expect(await ended).toMatchObject({ _tag: "Left", left: { _tag: "EngineError" } })
+  expect(await ended).toMatchObject({ _tag: "Left", left: { _tag: "EngineEndedError" } })
   expect(seen).toEqual(["a"])
 })
 

@@ -1,25 +1,19 @@
 /** Asks a server what it offers, without starting an engine: one short connection, asynchronous. */
 import {
   Command,
-  decodeResponse,
   describeCommand,
-  encodeRequest,
-  formatVersion,
   type MessageId,
-  negotiate,
-  noConnCaps,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
   type ResponseOf,
   readU64AsNumber,
-  responseCodec,
-  V7_0_0,
   type Version,
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { type Endpoint, formatEndpoint } from "./endpoint.ts"
-import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "./errors.ts"
+import { type Endpoint, formatEndpoint } from "../endpoint.ts"
+import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "../errors.ts"
+import { helloRequest, readHello, requestOf, responseOf, responseSizeBytes } from "./dialect.ts"
 
 export interface ProbedDevice {
   readonly index: number
@@ -133,16 +127,16 @@ type Exchanged = { readonly payload: Uint8Array } | { readonly problem: string }
 const closed = { problem: "it closed the connection" }
 
 /** One request and its response. */
-const exchange = async <C extends MessageId>(
+const exchange = async (
   socket: Socket,
   inbox: Inbox,
-  command: C,
-  value: RequestOf<C>,
+  command: MessageId,
+  request: Uint8Array,
 ): Promise<Exchanged> => {
-  socket.write(encodeRequest(command, value))
+  socket.write(request)
   const header = await inbox.take(RESPONSE_HEADER_SIZE_BYTES)
   if (header.length < RESPONSE_HEADER_SIZE_BYTES) return closed
-  const size = responseCodec(command, V7_0_0).minSizeBytes
+  const size = responseSizeBytes(command)
   const announced = readU64AsNumber(new DataView(header.buffer, header.byteOffset, 8), 0)
   if (announced !== size) return { problem: "its answer has another size than the protocol says" }
   const payload = await inbox.take(size)
@@ -159,13 +153,12 @@ export const probe = (
     Effect.gen(function* () {
       const inbox = new Inbox()
       const socket = yield* connect(endpoint, inbox, timeoutMs)
-      const ask = <C extends MessageId>(
-        command: C,
-        value: RequestOf<C>,
-        onProblem: (detail: string) => ProbeError = (detail) =>
-          new ServerLostError({ endpoint: name, during: describeCommand(command), detail }),
-      ): Effect.Effect<ResponseOf<C>, ProbeError> =>
-        Effect.promise(() => exchange(socket, inbox, command, value)).pipe(
+      const payloadOf = (
+        command: MessageId,
+        request: Uint8Array,
+        onProblem: (detail: string) => ProbeError,
+      ): Effect.Effect<Uint8Array, ProbeError> =>
+        Effect.promise(() => exchange(socket, inbox, command, request)).pipe(
           Effect.timeoutFail({
             duration: timeoutMs,
             onTimeout: () =>
@@ -177,13 +170,26 @@ export const probe = (
           }),
           Effect.flatMap((answer) =>
             "payload" in answer
-              ? Effect.succeed(decodeResponse(command, answer.payload))
+              ? Effect.succeed(answer.payload)
               : Effect.fail(onProblem(answer.problem)),
           ),
         )
-      const hello = yield* ask(
+      const ask = <C extends MessageId>(
+        command: C,
+        value: RequestOf<C>,
+      ): Effect.Effect<ResponseOf<C>, ProbeError> =>
+        Effect.map(
+          payloadOf(
+            command,
+            requestOf(command, value),
+            (detail) =>
+              new ServerLostError({ endpoint: name, during: describeCommand(command), detail }),
+          ),
+          (payload) => responseOf(command, payload),
+        )
+      const hello = yield* payloadOf(
         Command.HELLO,
-        { connCaps: noConnCaps() },
+        helloRequest(),
         (detail) =>
           new HandshakeError(
             detail === closed.problem
@@ -191,16 +197,8 @@ export const probe = (
               : { endpoint: name, reason: "not-a-server", detail },
           ),
       )
-      const version = { major: hello.major, minor: hello.minor, patch: hello.patch }
-      if (!negotiate(version, V7_0_0.version).accepted) {
-        return yield* Effect.fail(
-          new HandshakeError({
-            endpoint: name,
-            reason: "version",
-            detail: formatVersion(version),
-          }),
-        )
-      }
+      const greeting = readHello(name, hello)
+      if (greeting instanceof HandshakeError) return yield* Effect.fail(greeting)
       const { deviceCount } = yield* ask(Command.DEVICE_COUNT, {})
       const countError = deviceCountError(name, deviceCount)
       if (countError !== undefined) return yield* Effect.fail(countError)
@@ -213,7 +211,7 @@ export const probe = (
           totalBytes: Number(memory.totalBytes),
         })
       }
-      return { endpoint: name, version, devices }
+      return { endpoint: name, version: greeting.version, devices }
     }),
   )
 }

@@ -5,7 +5,7 @@ import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
 import type { EngineEvent, EngineRequest } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
-import { type ClusterError, EngineError, errorFromData } from "./errors.ts"
+import { type ClusterError, EngineEndedError, errorFromData } from "./errors.ts"
 
 /** The final event of a request, by the request's type. */
 type FinalOf = {
@@ -28,7 +28,7 @@ export interface Answer<R extends AnsweredRequest> {
   readonly data: Uint8Array
 }
 
-export interface Engine {
+export interface EngineHost {
   /**
    * Sends a request and waits for its final event; other events go to `onEvent`. Requests wait for
    * each other. Interrupting one that waits drops it; interrupting the one that runs leaves the engine
@@ -80,7 +80,7 @@ const engineSettings = {
 }
 
 /** Starts an engine process; closing the scope kills it, which closes its connections. */
-export const make: Effect.Effect<Engine, never, Scope.Scope> = Effect.gen(function* () {
+export const make: Effect.Effect<EngineHost, never, Scope.Scope> = Effect.gen(function* () {
   const session = yield* Effect.acquireRelease(
     Effect.sync(() => new EngineSession()),
     ({ worker }) =>
@@ -150,7 +150,7 @@ class EngineSession {
   readonly worker: Worker<EngineEvent>
   private running: Job | undefined
   private readonly waiting: Array<Job> = []
-  private ended: EngineError | undefined
+  private ended: EngineEndedError | undefined
 
   constructor() {
     this.worker = new Worker<EngineEvent>(
@@ -207,7 +207,7 @@ class EngineSession {
   private end({ exitCode, signal, lastWords }: WorkerExit): void {
     const said = lastWords.join("\n").trim()
     const how = signal !== null ? `signal ${signal}` : `exit code ${exitCode}`
-    this.ended = new EngineError({ detail: said === "" ? how : `${how}; it said: ${said}` })
+    this.ended = new EngineEndedError({ detail: said === "" ? how : `${how}; it said: ${said}` })
     while (this.running !== undefined) this.finish(Either.left(this.ended))
   }
 
