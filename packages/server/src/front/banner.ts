@@ -1,5 +1,4 @@
-import { formatVersion } from "@ggml-rpc/protocol"
-import { spoken } from "../session/spoken.ts"
+import { formatVersion, newest } from "@ggml-rpc/protocol"
 import type { RunningServer } from "./Server.ts"
 
 const mebibytes = (bytes: number): number => Math.floor(bytes / 2 ** 20)
@@ -9,7 +8,7 @@ export const formatBanner = (
   server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir">,
 ): string =>
   [
-    `Starting RPC server v${formatVersion(spoken.spec.version)}`,
+    `Starting RPC server v${formatVersion(newest.version)}`,
     `  endpoint       : ${server.endpoint}`,
     `  local cache    : ${server.cacheDir ?? "n/a"}`,
     "Devices:",
