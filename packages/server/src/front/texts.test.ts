@@ -37,7 +37,8 @@ test("the banner", () => {
     freeBytes: 3 * 2 ** 20 + 5,
     totalBytes: 2 ** 30,
   }
-  const text = formatBanner({ endpoint: "127.0.0.1:50052", cacheDir: undefined, devices: [device] })
+  const text = formatBanner({ endpoint: "127.0.0.1:50052", cacheDir: undefined,
+        protocol: undefined, devices: [device] })
   expect(text).toBe(
     [
       "Starting RPC server v7.0.0",

@@ -68,7 +68,7 @@ const prepare = (state: SessionState, size: number): void => {
 }
 
 /** Under which the graph in the block is kept; undefined when it is not. */
-const keyOf = ({ block, graph, spoken, dialects }: SessionState): GraphKey | undefined => {
+const keyOf = ({ block, spoken, dialects }: SessionState): GraphKey | undefined => {
   const { uidOffset } = dialects[0]!.graph
   if (uidOffset < 0) return spoken.storedGraphCount > 0 ? LAST_GRAPH : undefined
   const low = block[uidOffset / 4]!
