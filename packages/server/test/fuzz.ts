@@ -131,7 +131,12 @@ const simpleGraph = (buffer: TestBuffer): Uint8Array => {
       opParams: [0x3f80_0000, ...Array<number>(15).fill(0)],
     }),
   ]
-  return encodeRequest(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [3n, 4n, 5n, 6n], tensors })
+  return encodeRequest(Command.GRAPH_COMPUTE, {
+    uid: 1n,
+    device: 0,
+    nodes: [3n, 4n, 5n, 6n],
+    tensors,
+  })
 }
 
 /** Valid requests with live handles, as a client would send them. */

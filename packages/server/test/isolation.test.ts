@@ -64,7 +64,12 @@ describe("a session that dies", () => {
       const index = f32Tensor(2, buffer, 64, [1], { type: 26 })
       const row = f32Tensor(3, buffer, 128, [4], node("GET_ROWS", 1, 2))
       client.setTensor(index, Uint8Array.of(4, 0, 0, 0))
-      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [3n], tensors: [rows, index, row] })
+      client.send(Command.GRAPH_COMPUTE, {
+        uid: 1n,
+        device: 0,
+        nodes: [3n],
+        tensors: [rows, index, row],
+      })
       await client.closed
       await server.logged("session of 127.0.0.1", "died: ggml abort:", "GGML_ASSERT")
     }))

@@ -43,7 +43,9 @@ const pinnedPorts = (texts: readonly string[]) =>
     const [, port, protocol] = /^(\d{1,5})=([\d.]+|auto)$/.exec(text) ?? []
     return port === undefined || protocol === undefined || Number(port) > 65535
       ? Effect.fail(
-          new UsageError(`--listen takes PORT=X.Y, such as 50053=7.0, with commas between, not '${text}'`),
+          new UsageError(
+            `--listen takes PORT=X.Y, such as 50053=7.0, with commas between, not '${text}'`,
+          ),
         )
       : Effect.succeed({ port: Number(port), protocol })
   })
