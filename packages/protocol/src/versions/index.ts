@@ -33,6 +33,32 @@ export const versionRange = `${last.version.major}.${last.version.minor} to ${fi
 export const findVersion = (name: string): ProtocolSpec | undefined =>
   versions.find(({ version }) => `${formatVersion(version)}.`.startsWith(`${name}.`))
 
+/** A version whose clients ignore the patch: any of its numberings may come. */
+const anyPatch = (patches: readonly [ProtocolSpec, ...ProtocolSpec[]]): ProtocolSpec => ({
+  ...patches[patches.length - 1]!,
+  numberings: [...new Set(patches.toReversed().flatMap(({ numberings }) => numberings))],
+})
+
+const offersWithCaps: readonly ProtocolSpec[] = [v8_0, v7_0, v6_0, v5_0, anyPatch(v4_0)]
+const offersWithoutCaps: readonly ProtocolSpec[] = [anyPatch(v3_6), v3_5, v3_0, v2_0]
+
+/**
+ * What a server announces to a client whose HELLO tells no more than whether it has capabilities (24 bytes): the first, and
+ * the next one each time the client hangs up. Each stands for all clients that accept it and no earlier one: 5.0 for 5.1 too,
+ * whose one difference is what a client may leave out.
+ */
+export const offers = (helloCaps: boolean): readonly ProtocolSpec[] =>
+  helloCaps ? offersWithCaps : offersWithoutCaps
+
+/** The version to serve under a name as `findVersion` takes it; without a patch, that of any patch. */
+export const findOffer = (name: string): ProtocolSpec | undefined => {
+  const isPrefix = ({ version }: ProtocolSpec): boolean =>
+    `${formatVersion(version)}.`.startsWith(`${name}.`)
+  const isWhole = name.split(".").length > 2
+  const offered = isWhole ? undefined : [...offersWithCaps, ...offersWithoutCaps].find(isPrefix)
+  return offered ?? findVersion(name)
+}
+
 /**
  * What an upstream client makes of a server's version: it goes on when the major is its own and the minor not above its own;
  * ggml-rpc.cpp `negotiate_hello` (8.0.0). Patches are not looked at.
