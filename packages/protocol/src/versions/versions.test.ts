@@ -2,10 +2,12 @@ import { describe, expect, test } from "bun:test"
 import {
   clientAccepts,
   commonNumbering,
+  findOffer,
   findVersion,
   formatVersion,
   libraryNumbering,
   newest,
+  offers,
   select,
   type Version,
   versionRange,
@@ -65,6 +67,86 @@ describe("an upstream client", () => {
       expect(clientAccepts(version(client), version(server))).toBe(accepted)
     })
   }
+})
+
+/** Payload sizes of all commands: what a peer must agree on. */
+const sizesOf = ({ commands }: (typeof versions)[number]) =>
+  Object.fromEntries(
+    Object.entries(commands).map(([name, { request, response }]) => [
+      name,
+      [request.minSizeBytes, request.maxSizeBytes, response?.minSizeBytes, response?.maxSizeBytes],
+    ]),
+  )
+
+describe("what a server offers", () => {
+  for (const client of versions) {
+    test(`a client of ${formatVersion(client.version)} takes first what speaks as it does`, () => {
+      const offered = offers(client.features.helloCaps).find(({ version }) =>
+        clientAccepts(client.version, version),
+      )!
+      expect(sizesOf(offered)).toEqual(sizesOf(client))
+      expect(offered.numberings).toEqual(expect.arrayContaining([...client.numberings]))
+      expect(offered.features.helloCaps).toBe(client.features.helloCaps)
+    })
+  }
+
+  test("is found by name: a version of any patch without one, the very table with it", () => {
+    expect(findOffer("4.0")).toBe(offers(true).at(-1)!)
+    expect(findOffer("4")).toBe(offers(true).at(-1)!)
+    expect(findOffer("4.0.2")).toBe(findVersion("4.0.2")!)
+    expect(findOffer("5.1")).toBe(findVersion("5.1.0")!)
+    expect(findOffer("3.6")!.numberings).toEqual([...findVersion("3.6.0")!.numberings])
+    for (const name of ["", "1", "9", "auto"]) expect(findOffer(name)).toBeUndefined()
+  })
+})
+
+describe("a server that announces a version without a table is refused", () => {
+  const refusalOf = (announced: string): string => {
+    const selection = select(version(announced))
+    if (!("refusal" in selection)) throw new Error(`${announced} was accepted`)
+    return selection.refusal
+  }
+  const instead = "run the server of llama.cpp v0.6 to v0.9 there, or 'ggml-rpc serve'"
+  const later = (theirs: string, last: string): string =>
+    `the server speaks protocol ${theirs}, and this client 2.0 to 8.0, where ${last} is the last of ${last[0]}: a later one may number operations otherwise, so update this client, or ${instead}`
+  const unknown = (theirs: string): string =>
+    `the server speaks protocol ${theirs}, which this client does not know, and this client 2.0 to 8.0: if a newer llama.cpp runs there, update this client, and if it is a fork, ${instead}`
+  const unread = (theirs: string, by: string): string =>
+    `the server speaks protocol ${theirs}, which is ${by}, and this client 2.0 to 8.0: ${instead}`
+
+  test.each([
+    [
+      "1.0.0",
+      "the server speaks protocol 1.0.0, and this client 2.0 to 8.0: the server is too old, so update it, or run 'ggml-rpc serve' there",
+    ],
+    ["9.0.0", unread("9.0.0", "llama.cpp v1.0's")],
+    ["9.1.0", unread("9.1.0", "a fork's own")],
+    ["107.0.0", unread("107.0.0", "a fork's own")],
+    ["108.0.0", unread("108.0.0", "a fork's own")],
+    ["8.0.1", later("8.0.1", "8.0.0")],
+    ["8.1.0", later("8.1.0", "8.0.0")],
+    ["7.1.0", later("7.1.0", "7.0.0")],
+    ["4.0.9", later("4.0.9", "4.0.3")],
+    ["3.7.0", later("3.7.0", "3.6.1")],
+    // Between two that are known: no later one.
+    ["3.1.0", unknown("3.1.0")],
+    ["10.0.0", unknown("10.0.0")],
+    ["255.255.255", unknown("255.255.255")],
+  ])("%s", (announced, sentence) => expect(refusalOf(announced)).toBe(sentence))
+
+  test("in one sentence, whatever it announces", () => {
+    for (let major = 0; major < 256; major++) {
+      for (const rest of ["0.0", "0.7", "9.0", "6.1"]) {
+        const announced = `${major}.${rest}`
+        if (names.includes(announced)) continue
+        const sentence = refusalOf(announced)
+        expect(sentence).toStartWith(`the server speaks protocol ${announced}, `)
+        expect(sentence).toContain("this client 2.0 to 8.0")
+        expect(sentence).toContain("ggml-rpc serve")
+        expect(sentence).not.toMatch(/\.$|\. |undefined/)
+      }
+    }
+  })
 })
 
 describe("each version", () => {
