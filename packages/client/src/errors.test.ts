@@ -25,7 +25,7 @@ const examples: ReadonlyArray<ClusterError> = [
   new ConnectError({ endpoint, reason: "other", detail: "Too many open files" }),
   new HandshakeError({ endpoint, reason: "not-a-server", detail: "it sent something else" }),
   new HandshakeError({ endpoint, reason: "closed", detail: "" }),
-  new HandshakeError({ endpoint, reason: "version", detail: "6.0.1" }),
+  new HandshakeError({ endpoint, reason: "version", detail: "the server speaks protocol 9.0.0" }),
   new HandshakeError({ endpoint, reason: "busy", detail: "5.0 s" }),
   new HandshakeError({ endpoint, reason: "no-devices", detail: "" }),
   new ServerLostError({ endpoint, during: "GET_TENSOR", detail: "it closed the connection" }),

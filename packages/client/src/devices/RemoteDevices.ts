@@ -16,6 +16,12 @@ import { warmUp } from "./warmUp.ts"
 
 const NO_LIMIT = 2n ** 64n - 1n
 
+/** Before there was such a question, a server was one device. */
+const countDevices = (connection: RpcConnection): number | undefined =>
+  connection.dialect.has("DEVICE_COUNT")
+    ? connection.call(Command.DEVICE_COUNT, {})?.deviceCount
+    : 1
+
 export class RemoteDevices {
   readonly devices: ReadonlyArray<RemoteDevice>
   readonly weights: WeightUpload
@@ -39,7 +45,7 @@ export class RemoteDevices {
     )
     this.connections = connections
     connections.forEach((connection, connectionIndex) => {
-      const count = connection.call(Command.DEVICE_COUNT, {})?.deviceCount
+      const count = countDevices(connection)
       if (count === undefined) return
       if (connection.lacksCache) this.weights.expectNoCache(connection)
       connection.failure = deviceCountError(connection.endpoint, count)

@@ -21,17 +21,11 @@ export const computeGraph = (
   uidLow: number,
   uidHigh: number,
 ): number => {
-  const { connection, deviceIndex } = state
-  const isStored =
-    (uidLow !== 0 || uidHigh !== 0) &&
-    state.graphUidLow === uidLow &&
-    state.graphUidHigh === uidHigh
-  if (isStored) {
-    putGraphRecompute(connection, deviceIndex)
+  const { connection, deviceIndex, storedGraphs } = state
+  if (storedGraphs.has(uidLow, uidHigh)) {
+    putGraphRecompute(connection, deviceIndex, uidLow, uidHigh)
   } else {
-    sendGraph(state, graph)
-    state.graphUidLow = uidLow
-    state.graphUidHigh = uidHigh
+    sendGraph(state, graph, uidLow, uidHigh)
   }
   // A token's graph waits for the read that follows, so that both leave in one write. A prompt's
   // starts at once: the next batch is prepared here while the server computes.
@@ -40,11 +34,14 @@ export const computeGraph = (
   return connection.failure === undefined ? STATUS_SUCCESS : STATUS_FAILED
 }
 
-const sendGraph = (state: DeviceState, graph: Address): void => {
+const sendGraph = (state: DeviceState, graph: Address, uidLow: number, uidHigh: number): void => {
   ggml().gs_graph_flatten(asPointer(graph), state.connectionIndex, counts)
+  state.storedGraphs.sending(uidLow, uidHigh)
   putGraphCompute(
     state.connection,
     state.deviceIndex,
+    uidLow,
+    uidHigh,
     ggml().gs_flat_nodes() as Address,
     counts[0]!,
     ggml().gs_flat_records() as Address,
@@ -52,12 +49,12 @@ const sendGraph = (state: DeviceState, graph: Address): void => {
   )
 }
 
-/** Upstream's server drops every stored graph of the connection with any buffer (7.0.0). */
+/** A server drops every stored graph of the connection with any buffer (7.0.0). */
 export const forgetGraphs = (
   states: ReadonlyArray<DeviceState>,
   connection: RpcConnection,
 ): void => {
   for (const state of states) {
-    if (state.connection === connection) state.graphUidLow = state.graphUidHigh = 0
+    if (state.connection === connection) state.storedGraphs.freedBuffer()
   }
 }
