@@ -72,6 +72,19 @@ export class ServerLostError extends TaggedError("ServerLostError")<{
   }
 }
 
+/** A graph that only this server could compute has an operation that its version lacks. */
+export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
+  readonly endpoint: string
+  /** ggml's name of it, without `GGML_OP_`. */
+  readonly op: string
+  /** The server's protocol, such as `3.0.0`. */
+  readonly version: string
+}> {
+  override get message() {
+    return `The server ${this.endpoint} of protocol ${this.version} does not know the operation ${this.op} that this model needs there. Give that server no layers, or update it.`
+  }
+}
+
 /** A server could not give the memory that a model, its KV cache or its compute buffers need. */
 export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
   readonly endpoint: string
@@ -145,6 +158,7 @@ const classes = {
   PlanError,
   RemoteMemoryError,
   ServerLostError,
+  UnsupportedOpError,
 }
 
 /** Every error that a running engine can report. */

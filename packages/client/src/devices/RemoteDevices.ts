@@ -9,6 +9,7 @@ import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
+import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import { WeightUpload } from "./WeightUpload.ts"
@@ -76,6 +77,7 @@ export class RemoteDevices {
       maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
       connection.hasPlainSizes ? 1 : 0,
     ) as Address
+    setDialect(address, connection.dialect)
     this.states.push(newDeviceState({ address, name, deviceIndex }, connection, connectionIndex))
   }
 

@@ -1,6 +1,8 @@
 /** Graphs on their way to a server: whole, or by a few bytes when the server has stored this very one. */
 import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import { formatVersion, opName } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { UnsupportedOpError } from "../errors.ts"
 import type { DeviceState } from "./device.ts"
 import { putGraphCompute, putGraphRecompute } from "./requests.ts"
 
@@ -35,7 +37,13 @@ export const computeGraph = (
 }
 
 const sendGraph = (state: DeviceState, graph: Address, uidLow: number, uidHigh: number): void => {
-  ggml().gs_graph_flatten(asPointer(graph), state.connectionIndex, counts)
+  const missing = ggml().gs_graph_flatten(asPointer(graph), asPointer(state.address), counts)
+  if (missing >= 0) {
+    const { connection, endpoint } = state
+    const version = formatVersion(connection.dialect.version)
+    connection.broken(new UnsupportedOpError({ endpoint, op: opName(missing)!, version }))
+    return
+  }
   state.storedGraphs.sending(uidLow, uidHigh)
   putGraphCompute(
     state.connection,
