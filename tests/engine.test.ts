@@ -389,6 +389,25 @@ describe("the engine", () => {
     )
   })
 
+  test("stops an evaluation that is interrupted, at its next batch", async () => {
+    const path = await ensureModel("mixed")
+    await run(
+      Effect.flatMap(load(path, { batchSize: 32 }), ({ cluster, model }) =>
+        Effect.gen(function* () {
+          const tokens = Array.from({ length: 512 }, (_, index) => index)
+          const before = cpuSeconds(cluster.enginePid)
+          yield* model.evaluate(tokens)
+          const whole = cpuSeconds(cluster.enginePid) - before
+          const fiber = yield* Effect.fork(model.evaluate(tokens))
+          yield* Effect.sleep(20)
+          yield* Fiber.interrupt(fiber)
+          expect((yield* model.evaluate([1])).rowCount).toBe(1)
+          expect(cpuSeconds(cluster.enginePid) - before - whole).toBeLessThan(0.7 * whole)
+        }),
+      ),
+    )
+  })
+
   test("lets a generation go on when one behind it is interrupted", async () => {
     const path = await ensureModel("tiny")
     await run(

@@ -38,7 +38,9 @@ const examples: ReadonlyArray<ClusterError> = [
   new PlanError({ reason: "does-not-fit", detail: "It does not fit.", missingBytes: 7 }),
   new PlanError({ reason: "unknown-device", detail: "There is no CUDA7." }),
   new EngineEndedError({ detail: "signal SIGKILL" }),
-  new EngineRequestError({ detail: "no model is loaded" }),
+  ...(["cancelled", "no-model", "failed"] as const).map(
+    (reason) => new EngineRequestError({ reason, detail: "out of luck" }),
+  ),
   new EndpointError({ text: "box", reason: "the port is missing" }),
 ]
 
@@ -70,7 +72,7 @@ test("the data has no stack and no message, which may hold paths of this machine
 
 test("data of no known error becomes an EngineRequestError", () => {
   expect(errorFromData({ _tag: "NewError", detail: "something new" })).toEqual(
-    new EngineRequestError({ detail: "something new" }),
+    new EngineRequestError({ reason: "failed", detail: "something new" }),
   )
   expect(errorFromData({ _tag: "toString" })._tag).toBe("EngineRequestError")
 })

@@ -137,12 +137,19 @@ export class EngineEndedError extends TaggedError("EngineEndedError")<{
   }
 }
 
-/** The engine lives, and could not do what it was asked. Other requests are not affected. */
+/** The engine lives, and did not do what it was asked. Other requests are not affected. */
 export class EngineRequestError extends TaggedError("EngineRequestError")<{
+  /** `cancelled`: before it began; `no-model`: none is loaded any more; `failed`: anything else. */
+  readonly reason: "cancelled" | "no-model" | "failed"
+  /** What was seen, for `failed`. */
   readonly detail: string
 }> {
   override get message() {
-    return `The process that runs the model could not do what it was asked: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`
+    return {
+      cancelled: "The request was cancelled before it began: the model's scope was closed.",
+      "no-model": "No model is loaded: the model's scope was closed. Load it again.",
+      failed: `The process that runs the model could not do what it was asked: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`,
+    }[this.reason]
   }
 }
 
@@ -189,7 +196,7 @@ export const errorToData = (error: ClusterError): ErrorData => {
 /** The error again; what is no known error becomes an `EngineRequestError`: an engine that said it lives. */
 export const errorFromData = (data: ErrorData): ClusterError => {
   if (!Object.hasOwn(classes, data._tag)) {
-    return new EngineRequestError({ detail: String(data.detail ?? data._tag) })
+    return new EngineRequestError({ reason: "failed", detail: String(data.detail ?? data._tag) })
   }
   const { _tag, ...fields } = data
   const Class = classes[_tag as keyof typeof classes] as new (fields: unknown) => ClusterError

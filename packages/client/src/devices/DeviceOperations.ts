@@ -1,5 +1,5 @@
 /**
- * What ggml asks of a remote device: the callbacks behind the shim's vtables (packages/native/shim, "remote devices").
+ * What ggml asks of a remote device: the callbacks behind the shim's vtables (packages/native/shim/ggml/remote_device.cpp).
  * They run under C++ frames: they never throw, and a broken connection shows in its `failure`.
  */
 import { JSCallback } from "bun:ffi"

@@ -1,5 +1,5 @@
 /** Graphs on their way to a server: whole, or by a few bytes when the server has stored this very one. */
-import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, ggml, io } from "@ggml-rpc/native/bindings"
 import { formatVersion, opName } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { UnsupportedOpError } from "../errors.ts"
@@ -11,6 +11,7 @@ const EAGER_INPUT_BYTES = 32 * 1024
 
 /** ggml_status */
 const STATUS_SUCCESS = 0
+const STATUS_ABORTED = 1
 const STATUS_FAILED = -1
 
 /** Numbers of nodes and records of a flattened graph. */
@@ -23,6 +24,9 @@ export const computeGraph = (
   uidLow: number,
   uidHigh: number,
 ): number => {
+  // A long prompt comes in several graphs: the host may not want the rest any more.
+  if (io().io_abort_requested() !== 0 && state.connection.failure === undefined)
+    return STATUS_ABORTED
   const { connection, deviceIndex, storedGraphs } = state
   if (storedGraphs.has(uidLow, uidHigh)) {
     putGraphRecompute(connection, deviceIndex, uidLow, uidHigh)
