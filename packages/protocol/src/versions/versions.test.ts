@@ -9,6 +9,7 @@ import {
   newest,
   offers,
   select,
+  shortVersion,
   type Version,
   versionRange,
   versions,
@@ -31,6 +32,7 @@ describe("the list", () => {
     expect(new Set(names).size).toBe(names.length)
     expect(versions[0]).toBe(newest)
     expect(versionRange).toBe("2.0 to 8.0")
+    expect(shortVersion({ major: 3, minor: 6, patch: 1 })).toBe("3.6")
   })
 
   test("is found by name, the newest that fits", () => {
