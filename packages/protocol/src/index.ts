@@ -42,5 +42,6 @@ export {
   type ProtocolSpec,
   type Requests,
   type Responses,
+  shortVersion,
   type Version,
 } from "./versions/spec.ts"

@@ -9,7 +9,7 @@ import {
 } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
 import { dirname, join } from "node:path"
-import { findOffer, type ProtocolSpec } from "@ggml-rpc/protocol"
+import { findOffer, type ProtocolSpec, shortVersion } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
@@ -167,7 +167,7 @@ export const serve = (
 
 const AUTO = "auto"
 
-const nameOf = ({ version }: ProtocolSpec): string => `${version.major}.${version.minor}`
+const nameOf = ({ version }: ProtocolSpec): string => shortVersion(version)
 
 const pinnedProtocol = (
   name: string,

@@ -1,4 +1,4 @@
-import { offers, versionRange } from "@ggml-rpc/protocol"
+import { offers, shortVersion, versionRange } from "@ggml-rpc/protocol"
 import * as Data from "effect/Data"
 import type { DeviceReport } from "../session/events.ts"
 
@@ -79,7 +79,7 @@ export class UnknownProtocolError extends Data.TaggedError("UnknownProtocolError
       true,
     )
       .slice(1, 2)
-      .map(({ version }) => `${version.major}.${version.minor}`)
+      .map(({ version }) => shortVersion(version))
       .join("")}.`
   }
 }
