@@ -1,6 +1,15 @@
-import { closeSync, mkdirSync, openSync, unlinkSync } from "node:fs"
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
-import { join } from "node:path"
+import { dirname, join } from "node:path"
+import { findOffer, type ProtocolSpec } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
@@ -14,16 +23,27 @@ import {
   SessionStartError,
   SharedFileError,
   UnknownDeviceError,
+  UnknownProtocolError,
 } from "./errors.ts"
 import { listen } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { SessionPool } from "./SessionPool.ts"
+import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
   /** Address or name to listen on; IPv6 without brackets. Default `127.0.0.1`. */
   readonly host?: string
   /** Default 50052; 0 picks a free one. */
   readonly port?: number
+  /**
+   * Version of the protocol to speak with every client, such as `7.0`. Default `auto`: the newest that suits a client, see
+   * `VersionOffers`.
+   */
+  readonly protocol?: string
+  /** More ports, each for one version of the protocol. */
+  readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
+  /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
+  readonly versionsFile?: string
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
@@ -55,6 +75,10 @@ export interface RunningServer {
   readonly port: number
   /** `host:port`, IPv6 in brackets. */
   readonly endpoint: string
+  /** `7.0` when it speaks that alone; undefined when it speaks what suits the client. */
+  readonly protocol: string | undefined
+  /** The ports of `ServeOptions.listen`. */
+  readonly pinned: readonly { readonly endpoint: string; readonly protocol: string }[]
   /** Memory as it was at the start. */
   readonly devices: readonly DeviceReport[]
   readonly threadCount: number
@@ -82,6 +106,10 @@ export const serve = (
 ): Effect.Effect<RunningServer, ServeError, Scope.Scope> =>
   Effect.gen(function* () {
     const log = options.log ?? (yield* effectLog)
+    const protocol = yield* pinnedProtocol(options.protocol ?? AUTO)
+    const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
+      Effect.map(pinnedProtocol(protocol), (spec) => ({ port, spec })),
+    )
     const cacheDir = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const config: Omit<SessionConfig, "describe" | "slot"> = {
@@ -103,13 +131,20 @@ export const serve = (
             spareCount: options.spareCount ?? 1,
             log,
             shared: [ledger, verified],
+            ...rememberedVersions(options.versionsFile, log),
           }),
       ),
       (made) => Effect.promise(() => made.close()),
     )
     const devices = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
-    const port = yield* listen(host, options.port ?? DEFAULT_PORT, pool)
+    const port = yield* listen(host, options.port ?? DEFAULT_PORT, pool, protocol)
+    const pinned = yield* Effect.forEach(ports, ({ port, spec }) =>
+      Effect.map(listen(host, port, pool, spec), (found) => ({
+        endpoint: endpointOf(host, found),
+        protocol: spec === undefined ? AUTO : nameOf(spec),
+      })),
+    )
     if (!isLoopback(host)) {
       log({
         level: "warning",
@@ -120,6 +155,8 @@ export const serve = (
       host,
       port,
       endpoint: endpointOf(host, port),
+      protocol: protocol && nameOf(protocol),
+      pinned,
       devices,
       threadCount,
       cacheDir,
@@ -127,6 +164,43 @@ export const serve = (
       processIds: () => pool.processIds,
     }
   })
+
+const AUTO = "auto"
+
+const nameOf = ({ version }: ProtocolSpec): string => `${version.major}.${version.minor}`
+
+const pinnedProtocol = (
+  name: string,
+): Effect.Effect<ProtocolSpec | undefined, UnknownProtocolError> => {
+  if (name === AUTO) return Effect.succeed(undefined)
+  const spec = findOffer(name)
+  return spec === undefined ? new UnknownProtocolError({ protocol: name }) : Effect.succeed(spec)
+}
+
+/** What a former server learned of its clients; what cannot be kept is learned again. */
+const rememberedVersions = (file: string | undefined, log: LogSink) => {
+  if (file === undefined) return {}
+  const read = (): string => {
+    try {
+      return readFileSync(file, "utf8")
+    } catch {
+      return ""
+    }
+  }
+  return {
+    savedOffers: parseSavedOffers(read()),
+    onOffers: (offers: SavedOffers): void => {
+      try {
+        mkdirSync(dirname(file), { recursive: true })
+        writeFileSync(`${file}.${process.pid}`, JSON.stringify(offers))
+        renameSync(`${file}.${process.pid}`, file)
+      } catch (cause) {
+        const reason = cause instanceof Error ? cause.message : String(cause)
+        log({ level: "debug", message: `${file} cannot be written: ${reason}` })
+      }
+    },
+  }
+}
 
 const effectLog: Effect.Effect<LogSink> = Effect.map(Effect.runtime<never>(), (runtime) => {
   const run = Runtime.runSync(runtime)

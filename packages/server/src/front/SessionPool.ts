@@ -1,7 +1,11 @@
 import { io, ioErrorText } from "@ggml-rpc/native/bindings"
+import type { ProtocolSpec } from "@ggml-rpc/protocol"
 import type { DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
+import { firstOffer, type Offer } from "../session/offer.ts"
+import { freeWaitingServer } from "./freeWaitingServer.ts"
 import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
+import { describeNews, type SavedOffers, VersionOffers } from "./VersionOffers.ts"
 
 /** A client as the log names it: `address:port`. */
 export type ClientName = string
@@ -13,6 +17,9 @@ export interface PoolOptions {
   /** Session processes that wait for a client. */
   readonly spareCount: number
   readonly log: LogSink
+  /** What works for the clients of some addresses; `onOffers` gets it again when there is news. */
+  readonly savedOffers?: SavedOffers
+  readonly onOffers?: (offers: SavedOffers) => void
   /** Descriptors of the files that session processes share, in the order they expect. */
   readonly shared: readonly number[]
 }
@@ -55,6 +62,8 @@ interface Member {
   readonly slot: number
   /** The client it serves; undefined while it waits. */
   client: ClientName | undefined
+  /** What that client is offered. */
+  offer: Offer
   /** It announced its devices. */
   ready: boolean
   /** It said that its client's connection is over. */
@@ -68,6 +77,7 @@ interface Member {
 interface Waiting {
   readonly fd: number
   readonly client: ClientName
+  readonly pinned: ProtocolSpec | undefined
   readonly timer: ReturnType<typeof setTimeout>
 }
 
@@ -77,12 +87,14 @@ export class SessionPool {
   readonly #members = new Map<SessionProcess, Member>()
   readonly #idle: Member[] = []
   readonly #waiting: Waiting[] = []
+  readonly #offers: VersionOffers
   #closing = false
   #surplusTimer: ReturnType<typeof setTimeout> | undefined
   #started: ((result: readonly DeviceReport[] | StartFailure) => void) | undefined
 
   constructor(options: PoolOptions) {
     this.#options = options
+    this.#offers = new VersionOffers(options.savedOffers)
   }
 
   /** Starts the first process and waits for its devices. */
@@ -109,16 +121,19 @@ export class SessionPool {
     return [...this.#members.keys()].map((process) => process.pid)
   }
 
-  /** Hands a connection to a session process. The caller closes its own copy of `fd` afterwards. */
-  assign(fd: number, client: ClientName): void {
+  /**
+   * Hands a connection to a session process, to be served in `pinned` or in what suits the client. The caller closes its
+   * own copy of `fd` afterwards.
+   */
+  assign(fd: number, client: ClientName, pinned?: ProtocolSpec): void {
     const { maxSessions } = this.#options
     if (this.clientCount >= maxSessions) {
       const others = maxSessions === 1 ? "a client is" : `${maxSessions} clients are`
       this.#log("warning", `${client} turned away: ${others} connected already`)
     } else if (this.#idle.length === 0 && this.#mayGetFree()) {
-      this.#wait(fd, client)
+      this.#wait(fd, client, pinned)
     } else {
-      this.#give(fd, client)
+      this.#give(fd, client, pinned)
     }
   }
 
@@ -130,7 +145,7 @@ export class SessionPool {
     return false
   }
 
-  #wait(fd: number, client: ClientName): void {
+  #wait(fd: number, client: ClientName, pinned: ProtocolSpec | undefined): void {
     const copy = io().io_duplicate(fd)
     if (copy < 0) {
       this.#log("error", `${client} turned away: ${ioErrorText(copy)}`)
@@ -140,25 +155,26 @@ export class SessionPool {
       this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
       this.#giveWaiting(waiting)
     }, REUSE_WAIT_MS)
-    const waiting = { fd: copy, client, timer }
+    const waiting = { fd: copy, client, pinned, timer }
     this.#waiting.push(waiting)
   }
 
   #giveWaiting(waiting: Waiting): void {
     clearTimeout(waiting.timer)
-    this.#give(waiting.fd, waiting.client)
+    this.#give(waiting.fd, waiting.client, waiting.pinned)
     io().io_close(waiting.fd)
   }
 
   /** Gives a connection to an idle process, or to a new one. */
-  #give(fd: number, client: ClientName): void {
+  #give(fd: number, client: ClientName, pinned: ProtocolSpec | undefined): void {
     const failure = this.#idle.length === 0 ? this.#spawn() : undefined
     const member = this.#idle.shift()
     if (member === undefined) {
       this.#log("error", `${client} turned away: no session process (${oneLine(failure ?? "")})`)
       return
     }
-    const problem = member.process.send(fd)
+    const offer = pinned === undefined ? this.#offers.next(addressOf(client)) : { pinned }
+    const problem = member.process.send(fd, offer)
     if (problem !== "") {
       // It is dying, as a rule; its exit is reported on its own.
       member.process.stop()
@@ -166,6 +182,7 @@ export class SessionPool {
       return
     }
     member.client = client
+    member.offer = offer
     this.#log("debug", `${client} connected (process ${member.process.pid})`)
     setTimeout(() => {
       if (member.client === client) this.#keepSpare()
@@ -204,6 +221,7 @@ export class SessionPool {
         process,
         slot,
         client: undefined,
+        offer: firstOffer,
         ready: false,
         closed: false,
         idleSince: Date.now(),
@@ -267,13 +285,38 @@ export class SessionPool {
       case "failed":
         member.failure = event.message
         return
+      case "link":
+        this.#onLink(member, event)
+        return
       case "closed":
         this.#onClosed(member, event)
     }
   }
 
+  #onLink(member: Member, { host, port }: Extract<SessionEvent, { event: "link" }>): void {
+    const problem = freeWaitingServer(host, port)
+    if (problem === undefined) return
+    this.#log(
+      "warning",
+      `${member.client ?? "a client"} wants a link to ${oneLine(host)}:${port}, which this server does not make, nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
+    )
+  }
+
+  /** Another client may need an older version of the protocol. */
+  #noteVersion(member: Member, event: Extract<SessionEvent, { event: "closed" }>): void {
+    const { helloBytes, hasAsked, reason } = event
+    if (member.client === undefined || helloBytes === undefined) return
+    if (!hasAsked && reason !== "left") return
+    const address = addressOf(member.client)
+    const news = this.#offers.ended(address, member.offer, { helloCaps: helloBytes > 0, hasAsked })
+    if (news === undefined) return
+    this.#log(news.kind === "works" ? "info" : "warning", describeNews(address, news))
+    if (news.kind === "works") this.#options.onOffers?.(this.#offers.save())
+  }
+
   #onClosed(member: Member, event: Extract<SessionEvent, { event: "closed" }>): void {
     const client = member.client ?? "unknown client"
+    this.#noteVersion(member, event)
     if (event.reason === "left") this.#log("debug", `${client} left (${oneLine(event.message)})`)
     else this.#log("error", `${client} disconnected: ${oneLine(event.message)}`)
     member.closed = true
@@ -322,6 +365,9 @@ export class SessionPool {
     if (member.ready) this.#keepSpare()
   }
 }
+
+/** Of `address:port`. */
+const addressOf = (client: ClientName): string => client.slice(0, client.lastIndexOf(":"))
 
 const describeExit = (exit: SessionExit): string => {
   const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal

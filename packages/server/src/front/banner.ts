@@ -1,15 +1,15 @@
-import { formatVersion } from "@ggml-rpc/protocol"
-import { spoken } from "../session/spoken.ts"
+import { formatVersion, newest, versionRange } from "@ggml-rpc/protocol"
 import type { RunningServer } from "./Server.ts"
 
 const mebibytes = (bytes: number): number => Math.floor(bytes / 2 ** 20)
 
 /** What upstream's rpc-server prints at its start: protocol version, endpoint, cache, devices. No final line break. */
 export const formatBanner = (
-  server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir">,
+  server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir" | "protocol">,
 ): string =>
   [
-    `Starting RPC server v${formatVersion(spoken.spec.version)}`,
+    `Starting RPC server v${server.protocol ?? formatVersion(newest.version)}`,
+    `  protocol       : ${server.protocol ?? `${versionRange}, as the client speaks`}`,
     `  endpoint       : ${server.endpoint}`,
     `  local cache    : ${server.cacheDir ?? "n/a"}`,
     "Devices:",

@@ -1,3 +1,4 @@
+import { offers, versionRange } from "@ggml-rpc/protocol"
 import * as Data from "effect/Data"
 import type { DeviceReport } from "../session/events.ts"
 
@@ -69,7 +70,22 @@ export class SharedFileError extends Data.TaggedError("SharedFileError")<{
   }
 }
 
+/** A protocol version was asked for that this server does not speak. */
+export class UnknownProtocolError extends Data.TaggedError("UnknownProtocolError")<{
+  readonly protocol: string
+}> {
+  override get message() {
+    return `Protocol ${this.protocol} is none that this server speaks: --protocol takes 'auto' or a version from ${versionRange}, such as ${offers(
+      true,
+    )
+      .slice(1, 2)
+      .map(({ version }) => `${version.major}.${version.minor}`)
+      .join("")}.`
+  }
+}
+
 export type ServeError =
+  | UnknownProtocolError
   | PortInUseError
   | ListenError
   | UnknownDeviceError

@@ -1,14 +1,16 @@
+import type { ProtocolSpec } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { endpointOf } from "./endpoint.ts"
 import { ListenError, PortInUseError } from "./errors.ts"
 import type { SessionPool } from "./SessionPool.ts"
 
-/** Listens, and gives every connection to the pool; returns the port. */
+/** Listens, and gives every connection to the pool, to be served in `pinned` if that is given; returns the port. */
 export const listen = (
   host: string,
   port: number,
   pool: SessionPool,
+  pinned?: ProtocolSpec,
 ): Effect.Effect<number, PortInUseError | ListenError, Scope.Scope> => {
   const endpoint = endpointOf(host, port)
   return Effect.map(
@@ -25,6 +27,7 @@ export const listen = (
                 pool.assign(
                   descriptorOf(socket),
                   endpointOf(socket.remoteAddress, socket.remotePort),
+                  pinned,
                 )
                 // Closes this process's copy only; `end` and `terminate` act on the connection.
                 socket.close()

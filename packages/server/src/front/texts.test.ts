@@ -37,10 +37,16 @@ test("the banner", () => {
     freeBytes: 3 * 2 ** 20 + 5,
     totalBytes: 2 ** 30,
   }
-  const text = formatBanner({ endpoint: "127.0.0.1:50052", cacheDir: undefined, devices: [device] })
+  const text = formatBanner({
+    endpoint: "127.0.0.1:50052",
+    cacheDir: undefined,
+    protocol: undefined,
+    devices: [device],
+  })
   expect(text).toBe(
     [
-      "Starting RPC server v7.0.0",
+      "Starting RPC server v8.0.0",
+      "  protocol       : 2.0 to 8.0, as the client speaks",
       "  endpoint       : 127.0.0.1:50052",
       "  local cache    : n/a",
       "Devices:",
@@ -48,7 +54,7 @@ test("the banner", () => {
       "  transport      : TCP",
     ].join("\n"),
   )
-  expect(formatBanner({ endpoint: "x:1", cacheDir: "/c", devices: [] })).toContain(
+  expect(formatBanner({ endpoint: "x:1", cacheDir: "/c", protocol: "7.0", devices: [] })).toContain(
     "  local cache    : /c\n",
   )
 })

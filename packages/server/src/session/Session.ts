@@ -1,13 +1,18 @@
 import { describeCommand } from "@ggml-rpc/protocol"
 import { acknowledge, answerHello } from "./answers.ts"
 import { handlers } from "./commands/table.ts"
+import { choose, type Offer } from "./offer.ts"
 import { type SessionOptions, SessionState } from "./SessionState.ts"
-import { spoken } from "./spoken.ts"
+import { spokenOf } from "./spoken.ts"
 
 /** Serves clients one after another; `serve` handles one connection from HELLO to its end. */
 export class Session {
   readonly #options: SessionOptions
   readonly #state: SessionState
+  /** Payload bytes of the HELLO that was answered last: what there is to tell of the client's version. */
+  helloBytes: number | undefined
+  /** Whether the client went on after HELLO, so that the version suits it. */
+  hasAsked = false
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -20,22 +25,27 @@ export class Session {
   }
 
   /**
-   * Serves the client on `fd` until it leaves.
+   * Serves the client on `fd` until it leaves, in a version of the `offer`.
    *
    * @throws {ClientGone} when it left; every session ends by an error
    * @throws {ProtocolError} when it sent what it must not send
    * @throws {ComputeError} when ggml failed
    */
-  serve(fd: number): never {
+  serve(fd: number, offer: Offer): never {
     const state = this.#state
     const { wire } = state
-    state.speak(spoken)
-    wire.open(fd, this.#options.helloTimeoutMs)
+    this.helloBytes = undefined
+    this.hasAsked = false
+    const helloBytes = wire.open(fd, this.#options.helloTimeoutMs)
     this.#options.onRequest?.(wire.command, wire.sizeBytes)
+    state.speak(spokenOf(choose(offer, helloBytes)))
+    this.helloBytes = helloBytes
     answerHello(state)
+    wire.next()
+    this.hasAsked = true
     for (;;) {
-      wire.next()
       this.#handle(state)
+      wire.next()
     }
   }
 

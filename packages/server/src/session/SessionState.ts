@@ -1,5 +1,6 @@
 import { ptr } from "bun:ffi"
 import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "./cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
@@ -9,7 +10,7 @@ import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
 import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
-import { type Spoken, spoken } from "./spoken.ts"
+import { newestSpoken, type Spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
 
 /** Tensor data of devices whose memory the host cannot reach passes through a block of this size. */
@@ -24,6 +25,8 @@ export interface SessionOptions {
   readonly directMemory: boolean
   /** How long a new connection may take to say HELLO. */
   readonly helloTimeoutMs: number
+  /** Asked to free an upstream server that waits for this one; see commands/comm.ts. */
+  readonly onLink?: (host: string, port: number) => void
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
 }
@@ -35,6 +38,7 @@ export class SessionState {
   readonly cache: Cache | undefined
   readonly ledger: Ledger
   readonly directMemory: boolean
+  readonly onLink: ((host: string, port: number) => void) | undefined
   readonly wire: Wire
   readonly buffers = new Buffers()
   /** Looked at the tensor that `takeTensor` took last. */
@@ -46,17 +50,20 @@ export class SessionState {
   blockAddress: Address = 0
   /** Whether the client left something that only the end of the process frees for sure. */
   stateful = false
-  #spoken: Spoken = spoken
+  #spoken: Spoken = newestSpoken
+  /** What the client's numbers may mean; once its graphs have told, one. */
+  #dialects: readonly Dialect[] = newestSpoken.dialects
   #staging: Uint8Array | undefined
 
-  constructor({ devices, cache, ledger, directMemory }: SessionOptions) {
+  constructor({ devices, cache, ledger, directMemory, onLink }: SessionOptions) {
+    this.onLink = onLink
     this.devices = devices
     this.cache = cache
     this.ledger = ledger
     this.directMemory = directMemory
-    this.wire = new Wire(spoken)
-    this.tensor = new TensorCheck(this.buffers, spoken)
-    this.graph = new GraphCheck(this.buffers, spoken)
+    this.wire = new Wire(newestSpoken)
+    this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
+    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!)
     this.stored = new StoredGraphs(devices.length, (native) =>
       this.ggml.gs_graph_free(asPointer(native)),
     )
@@ -71,13 +78,24 @@ export class SessionState {
   speak(version: Spoken): void {
     this.#spoken = version
     this.wire.spoken = version
-    this.tensor.spoken = version
-    this.graph.speak(version)
+    this.dialects = version.dialects
+  }
+
+  get dialects(): readonly Dialect[] {
+    return this.#dialects
+  }
+
+  /** Those that are left after a graph; the first is taken until another graph tells more. */
+  set dialects(left: readonly Dialect[]) {
+    this.#dialects = left
+    this.tensor.dialect = left[0]!
+    this.graph.speak(left[0]!)
   }
 
   /** The index that the request names, of a device that exists. */
   deviceIndex(): number {
-    const index = this.wire.words[this.#spoken.offsets.device / 4]!
+    const at = this.#spoken.offsets.device
+    const index = at < 0 ? 0 : this.wire.words[at / 4]!
     if (index < this.devices.length) return index
     return refuse("device", `must be below the device count ${this.devices.length}`, index)
   }

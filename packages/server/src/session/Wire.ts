@@ -9,7 +9,7 @@ import {
 } from "@ggml-rpc/protocol"
 import { ClientGone, refuse } from "./errors.ts"
 import type { Words } from "./graph/tensorWords.ts"
-import type { Spoken } from "./spoken.ts"
+import { greeting, HELLO_BYTES, OLD_HELLO_BYTES, type RequestSizes } from "./spoken.ts"
 
 const describeEnd = (result: number): string =>
   result === 0 ? "closed" : result === errno.again ? "sent no HELLO in time" : ioErrorText(result)
@@ -55,9 +55,9 @@ export class Wire {
   /** The announced payload size. */
   sizeBytes = 0
   /** Which commands there are, and their sizes. */
-  spoken: Spoken
+  spoken: RequestSizes
 
-  constructor(spoken: Spoken) {
+  constructor(spoken: RequestSizes) {
     this.spoken = spoken
     this.view = new DataView(this.#inbox.buffer, 0, REQUEST_BYTES)
     this.words = new Uint32Array(this.#inbox.buffer, 0, REQUEST_BYTES / 4)
@@ -67,18 +67,30 @@ export class Wire {
     this.#outboxAt = ptr(this.#outbox) as number
   }
 
-  /** Starts a connection, which has to begin with HELLO: it is in `words` afterwards. */
-  open(fd: number, helloTimeoutMs: number): void {
+  /** Starts a connection, which has to begin with HELLO; returns that one's payload bytes. */
+  open(fd: number, helloTimeoutMs: number): number {
     this.#fd = fd
     this.#read = REQUEST_BYTES
     this.#filled = REQUEST_BYTES
     this.#pending = 0
     this.#io.io_set_receive_timeout(fd, helloTimeoutMs)
-    this.next()
-    if (this.command !== Command.HELLO) {
-      refuse("command", "must be HELLO on a new connection", this.command)
+    this.spoken = greeting
+    this.#ensure(HEADER_BYTES)
+    const command = this.#inbox[this.#read]!
+    if (command !== Command.HELLO) {
+      this.command = command
+      refuse("command", "must be HELLO on a new connection", describeCommand(command))
     }
+    this.next()
+    const { sizeBytes } = this
+    if (sizeBytes !== HELLO_BYTES && sizeBytes !== OLD_HELLO_BYTES) {
+      const reason = `must be ${HELLO_BYTES}, or ${OLD_HELLO_BYTES} from an older client`
+      throw new ProtocolError({ command: "HELLO", field: "payload_size", reason, value: sizeBytes })
+    }
+    this.#ensure(sizeBytes)
+    this.skip(sizeBytes)
     this.#io.io_set_receive_timeout(fd, 0)
+    return sizeBytes
   }
 
   /**

@@ -15,6 +15,7 @@ import { ClientGone, ComputeError } from "./errors.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
+import { decodeOffer, type Offer } from "./offer.ts"
 import { Session } from "./Session.ts"
 import { warmUp } from "./warmUp.ts"
 
@@ -76,27 +77,31 @@ const main = (config: SessionConfig): void => {
     ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
     helloTimeoutMs: config.helloTimeoutMs,
+    onLink: (host, port) => tell({ event: "link", host, port }),
     onRequest: config.debug
       ? (command, sizeBytes) =>
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)
       : undefined,
   })
+  const tag = new Int32Array(1)
   while (!session.stateful) {
-    const fd = io().io_receive_descriptor(CHANNEL)
+    const fd = io().io_receive_descriptor(CHANNEL, tag)
     // The front process is gone.
     if (fd < 0) return
-    const ended = serveClient(session, fd)
-    tell({ event: "closed", ...ended, again: !session.stateful })
+    const ended = serveClient(session, fd, decodeOffer(tag[0]!))
+    const { helloBytes, hasAsked } = session
+    const hello = helloBytes === undefined ? {} : { helloBytes }
+    tell({ event: "closed", ...ended, ...hello, hasAsked, again: !session.stateful })
   }
 }
 
 type Ended = Pick<Extract<SessionEvent, { event: "closed" }>, "reason" | "message">
 
-const serveClient = (session: Session, fd: number): Ended => {
+const serveClient = (session: Session, fd: number, offer: Offer): Ended => {
   io().io_tune_socket(fd, KEEPALIVE_S)
   io().io_watch_client(fd)
   try {
-    return session.serve(fd)
+    return session.serve(fd, offer)
   } catch (error) {
     return endOf(error, session)
   } finally {

@@ -5,36 +5,29 @@
 import {
   AllocBufferRequest,
   BufferClearRequest,
+  CONN_CAPS_SIZE_BYTES,
+  Command,
+  CommInitRequest,
   CopyTensorRequest,
   commandSpec,
   DEFAULT_PAYLOAD_LIMITS,
+  Dialect,
   describeCommand,
   GetAllocSizeRequest,
   GetTensorRequest,
-  type GraphLayout,
   HelloResponse,
+  libraryNumbering,
   MemsetTensorRequest,
   type MessageName,
+  type Numbering,
+  newest,
   type ProtocolSpec,
-  parseGraphHeader,
+  SetTensor2dPrefix,
   SetTensorHashRequest,
-  SetTensorPrefix,
-  type TypeInfo,
-  V7_0_0,
 } from "@ggml-rpc/protocol"
 
-/** The numbers of one ggml: a name's place in a list is its id, types have theirs with them. */
-export interface Numbering {
-  readonly ops: readonly string[]
-  /** `op_params[0]` of UNARY. */
-  readonly unaryOps: readonly string[]
-  /** `op_params[0]` of GLU. */
-  readonly gluOps: readonly string[]
-  readonly types: readonly TypeInfo[]
-}
-
 /** Of the ggml that this process has loaded: what rules are compiled for, and what goes into native calls. */
-export const loaded: Numbering = V7_0_0
+export const loaded: Numbering = libraryNumbering
 
 /** Name of a type of the loaded ggml. */
 export const loadedTypeName = (id: number): string | undefined =>
@@ -62,53 +55,69 @@ export const loadedTypeId = (name: string): number => {
   return type.id
 }
 
-/** Where the fields of requests and of HELLO's answer lie, in bytes from the start of the payload. */
-const offsets = {
-  /** Of the device, in every request that names one. */
-  device: 0,
-  allocBuffer: AllocBufferRequest.offsets,
-  bufferClear: BufferClearRequest.offsets,
-  /** Where the data begins is `fixedBytes`. */
-  setTensor: SetTensorPrefix.offsets,
-  setTensorHash: SetTensorHashRequest.offsets,
-  getTensor: GetTensorRequest.offsets,
-  copyTensor: CopyTensorRequest.offsets,
-  getAllocSize: GetAllocSizeRequest.offsets,
-  memsetTensor: MemsetTensorRequest.offsets,
-  hello: HelloResponse.offsets,
-} as const
-
-/** The same fields in any version; -1 where a version lacks one. */
-export type Offsets = {
-  readonly [M in keyof typeof offsets]: (typeof offsets)[M] extends number
-    ? number
-    : { readonly [F in keyof (typeof offsets)[M]]: number }
+/** Where fields of requests and of HELLO's answer lie in a version, in bytes from the start of the payload; -1: nowhere. */
+const offsetsOf = (dialect: Dialect) => {
+  const { deviceField, helloCaps } = dialect.features
+  const hasSources =
+    dialect.requestBytes[Command.GET_ALLOC_SIZE]! > GetAllocSizeRequest.offsets.srcs
+  // A server of one device is not told which.
+  const shift = deviceField ? 0 : -4
+  return {
+    /** Of the device, in every request that names one. */
+    device: deviceField ? 0 : -1,
+    allocSizeBytes: AllocBufferRequest.offsets.sizeBytes + shift,
+    bufferClear: BufferClearRequest.offsets,
+    setTensor: {
+      tensor: 0,
+      cacheFlag: dialect.setTensorCacheFlagAt,
+      offsetBytes: dialect.setTensorOffsetAt,
+    },
+    setTensorHash: SetTensorHashRequest.offsets,
+    getTensor: GetTensorRequest.offsets,
+    copyTensor: CopyTensorRequest.offsets,
+    getAllocSize: {
+      tensor: GetAllocSizeRequest.offsets.tensor + shift,
+      srcs: hasSources ? GetAllocSizeRequest.offsets.srcs : -1,
+    },
+    memsetTensor: MemsetTensorRequest.offsets,
+    /** Of SET_TENSOR_2D and GET_TENSOR_2D. */
+    tensor2d: SetTensor2dPrefix.offsets,
+    commInit: CommInitRequest.offsets,
+    hello: {
+      ...HelloResponse.offsets,
+      extension: helloCaps ? HelloResponse.offsets.extension : -1,
+    },
+  } as const
 }
 
 /** Ids that a byte can hold: the tables by command have as many entries. */
 export const COMMAND_LIMIT = 256
 
-/** One version of the protocol as a session needs it: tables by command id, compiled before the first request. */
-export interface Spoken {
-  readonly spec: ProtocolSpec
-  /** What the ids in tensors mean. */
-  readonly numbering: Numbering
+/** Graphs that a device keeps for a client that numbers them; ggml-rpc.cpp (8.0.0). */
+const NUMBERED_GRAPHS = 1024
+
+/** What a request's header is checked against, by command id. */
+export interface RequestSizes {
   /** Payload bytes at least and at most; the most is -1 for a command that does not exist. */
   readonly minBytes: Float64Array
   readonly maxBytes: Float64Array
   /** Payload bytes before tensor data, or all; 0 for a graph, whose size is in it. */
   readonly fixedBytes: Int32Array
+}
+
+/** One version of the protocol as a session needs it: tables by command id, compiled before the first request. */
+export interface Spoken extends RequestSizes {
+  readonly spec: ProtocolSpec
+  /**
+   * What the ids in tensors may mean, the newest first: one, or one for each build that announces the version. Of several,
+   * the client's graphs tell which.
+   */
+  readonly dialects: readonly Dialect[]
   /** Bytes of the answer, or at least so many; -1 for none. */
   readonly answerBytes: Int32Array
   /** Zeros that answer a command whose handler says nothing, as the newest version does; -1 for none. */
   readonly acknowledgementBytes: Int32Array
-  readonly offsets: Offsets
-  /**
-   * Where the parts of a GRAPH_COMPUTE payload lie.
-   *
-   * @throws {ProtocolError} when its counts do not fit its size
-   */
-  readonly parseGraph: (view: DataView, sizeBytes: number) => GraphLayout
+  readonly offsets: ReturnType<typeof offsetsOf>
   /** Graphs that a device keeps to be run again. */
   readonly storedGraphCount: number
 }
@@ -130,22 +139,46 @@ const compile = (spec: ProtocolSpec): Spoken => {
     fixedBytes[command] = request.streamFrom ?? (isFixed ? request.minSizeBytes : 0)
     if (response === null) continue
     answerBytes[command] = response.minSizeBytes
-    const isSilent = commandSpec(command, V7_0_0)?.response === null
+    const isSilent = commandSpec(command, newest)?.response === null
     if (isSilent) acknowledgementBytes[command] = response.minSizeBytes
   }
+  const dialects = spec.numberings
+    .toReversed()
+    .map((numbering) => new Dialect(spec, numbering, loaded))
   return {
     spec,
-    numbering: spec,
+    dialects,
     minBytes,
     maxBytes,
     fixedBytes,
     answerBytes,
     acknowledgementBytes,
-    offsets,
-    parseGraph: (view, sizeBytes) => parseGraphHeader(view, sizeBytes),
-    storedGraphCount: 1,
+    offsets: offsetsOf(dialects[0]!),
+    storedGraphCount: { none: 0, last: 1, uid: NUMBERED_GRAPHS }[spec.features.storedGraphs],
   }
 }
 
-/** What sessions speak with every client. */
-export const spoken: Spoken = compile(V7_0_0)
+const compiled = new Map<ProtocolSpec, Spoken>()
+
+/** How to speak a version. */
+export const spokenOf = (spec: ProtocolSpec): Spoken => {
+  const known = compiled.get(spec)
+  if (known !== undefined) return known
+  const made = compile(spec)
+  compiled.set(spec, made)
+  return made
+}
+
+/** What a session speaks before a client has said HELLO, and then with most. */
+export const newestSpoken: Spoken = spokenOf(newest)
+
+/** Before HELLO: that command alone may come, in either of its sizes, which the wire looks at itself. */
+export const greeting: RequestSizes = {
+  minBytes: new Float64Array(COMMAND_LIMIT),
+  maxBytes: new Float64Array(COMMAND_LIMIT).fill(Number.MAX_SAFE_INTEGER),
+  fixedBytes: new Int32Array(COMMAND_LIMIT),
+}
+
+/** Payload bytes of HELLO from clients that have connection capabilities, and from older ones. */
+export const HELLO_BYTES = CONN_CAPS_SIZE_BYTES
+export const OLD_HELLO_BYTES = 0

@@ -17,8 +17,9 @@ import { GraphCheck } from "./graph/GraphCheck.ts"
 import { Buffers, FIRST_BASE, FIRST_ID } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
 import { noLedger } from "./memory/MemoryLedger.ts"
+import { firstOffer } from "./offer.ts"
 import { Session } from "./Session.ts"
-import { loaded, loadedOpId, loadedTypeId, spoken } from "./spoken.ts"
+import { loaded, loadedOpId, loadedTypeId, newestSpoken } from "./spoken.ts"
 
 /**
  * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;
@@ -38,7 +39,7 @@ const TOKEN_COUNT = 30
 const TENSOR_BYTES = 1024
 
 const encode = <C extends MessageId>(command: C, value: RequestOf<C>): Uint8Array<ArrayBuffer> =>
-  encodeRequest(command, value, spoken.spec)
+  encodeRequest(command, value, newestSpoken.spec)
 
 /** A client's ids are its addresses, which lie on both sides of 2^31 in their lower halves. */
 const idOf = (number: number): bigint =>
@@ -127,6 +128,7 @@ const BUFFER_BYTES = TENSOR_BYTES * tensors.length
 
 const graph: RequestOf<typeof Command.GRAPH_COMPUTE> = {
   device: 0,
+  uid: 1n,
   nodes: tensors.filter(({ src }) => src[0] !== 0n).map(({ id }) => id),
   tensors,
 }
@@ -140,7 +142,7 @@ const warmCheck = (): void => {
   const address = 0x7f3a_0000_0000
   const memory = { native: address, nativeBase: address + 64, sizeBytes: BUFFER_BYTES }
   buffers.add({ device: 0, ...memory, isHost: true }, 32)
-  const check = new GraphCheck(buffers, spoken)
+  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!)
   const request = encode(Command.GRAPH_COMPUTE, graph).subarray(REQUEST_HEADER_SIZE_BYTES)
   const words = new Uint32Array(request.length / 4)
   for (let round = 0; round < WARM_CHECKS; round++) {
@@ -159,7 +161,7 @@ const requests = (): Uint8Array => {
   const question = encode(Command.GET_ALLOC_SIZE, { device: 0, tensor: result, srcs })
   const prefix = { tensor: input!, cacheFlag: 0, offsetBytes: 0n }
   const upload = encode(Command.SET_TENSOR, { ...prefix, data })
-  const again = encode(Command.GRAPH_RECOMPUTE, { device: 0 })
+  const again = encode(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
   const read = encode(Command.GET_TENSOR, {
     tensor: result,
     offsetBytes: 0n,
@@ -210,7 +212,7 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
     onRequest: undefined,
   })
   try {
-    session.serve(server)
+    session.serve(server, firstOffer)
   } catch (error) {
     if (!(error instanceof ClientGone)) throw error
   } finally {

@@ -7,7 +7,7 @@ import type { SessionState } from "../SessionState.ts"
 /** What does not fit is answered as out of memory: handle 0. */
 export const allocBuffer = (state: SessionState): void => {
   const device = state.deviceIndex()
-  const sizeBytes = readU64(state.wire.words, state.spoken.offsets.allocBuffer.sizeBytes / 4)
+  const sizeBytes = readU64(state.wire.words, state.spoken.offsets.allocSizeBytes / 4)
   const buffer = tryAlloc(state, device, sizeBytes)
   answerPair(state.wire, buffer?.id ?? 0, buffer?.sizeBytes ?? 0)
 }

@@ -1,7 +1,8 @@
 import { ptr } from "bun:ffi"
 import { type Address, asPointer, takeLog } from "@ggml-rpc/native/bindings"
 import { ClientGone, ComputeError, refuse } from "../errors.ts"
-import { LAST_GRAPH } from "../graph/StoredGraphs.ts"
+import { prepareInAny } from "../graph/guessNumbering.ts"
+import { type GraphKey, graphKey, LAST_GRAPH } from "../graph/StoredGraphs.ts"
 import { RECORD_WORDS, word } from "../graph/tensorWords.ts"
 import type { SessionState } from "../SessionState.ts"
 import { loaded } from "../spoken.ts"
@@ -20,7 +21,7 @@ export const graphCompute = (state: SessionState): void => {
   const size = wire.sizeBytes
   if (size > state.block.byteLength) growBlock(state, size)
   wire.take(state.blockAddress, size)
-  graph.prepare(state.block, size, state.devices.length, state.devices[0]!.threadCount)
+  prepare(state, size)
   const device = state.devices[graph.device]!
   if (!device.hasWorkMemoryFor(graph.workBytes, state.ledger)) {
     refuse(
@@ -29,7 +30,8 @@ export const graphCompute = (state: SessionState): void => {
       graph.workBytes,
     )
   }
-  stored.makeRoom(graph.device, state.spoken.storedGraphCount)
+  const key = keyOf(state)
+  if (key !== undefined) stored.makeRoom(graph.device, state.spoken.storedGraphCount)
   state.stateful = true
   const native = ggml.gs_graph_build(
     asPointer(graph.nodesAddress),
@@ -40,11 +42,44 @@ export const graphCompute = (state: SessionState): void => {
   if (native === 0 || native === null) {
     throw new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
   }
-  const backend = state.backend(graph.device)
-  const unsupported = ggml.gs_graph_unsupported(asPointer(backend), asPointer(native))
-  if (unsupported >= 0) refuseNode(state, unsupported)
-  stored.put(graph.device, LAST_GRAPH, { native, buffers: graph.usedBuffers })
+  if (key === undefined) {
+    try {
+      checkSupport(state, native)
+      compute(state, graph.device, native)
+    } finally {
+      ggml.gs_graph_free(asPointer(native))
+    }
+    return
+  }
+  checkSupport(state, native)
+  stored.put(graph.device, key, { native, buffers: graph.usedBuffers })
   compute(state, graph.device, native)
+}
+
+const prepare = (state: SessionState, size: number): void => {
+  const { graph, dialects, block, devices } = state
+  const { threadCount } = devices[0]!
+  if (dialects.length === 1) {
+    graph.prepare(block, size, devices.length, threadCount)
+    return
+  }
+  const attempt = (): void => graph.prepare(block, size, devices.length, threadCount)
+  state.dialects = prepareInAny(graph, dialects, block, attempt, size)
+}
+
+/** Under which the graph in the block is kept; undefined when it is not. */
+const keyOf = ({ block, spoken, dialects }: SessionState): GraphKey | undefined => {
+  const { uidOffset } = dialects[0]!.graph
+  if (uidOffset < 0) return spoken.storedGraphCount > 0 ? LAST_GRAPH : undefined
+  const low = block[uidOffset / 4]!
+  const high = block[uidOffset / 4 + 1]!
+  return low === 0 && high === 0 ? undefined : graphKey(low, high)
+}
+
+const checkSupport = (state: SessionState, native: Address): void => {
+  const backend = state.backend(state.graph.device)
+  const unsupported = state.ggml.gs_graph_unsupported(asPointer(backend), asPointer(native))
+  if (unsupported >= 0) refuseNode(state, unsupported)
 }
 
 const growBlock = (state: SessionState, size: number): void => {
@@ -72,9 +107,13 @@ const refuseNode = (state: SessionState, node: number): never => {
 
 export const graphRecompute = (state: SessionState): void => {
   const device = state.deviceIndex()
-  const graph = state.stored.get(device, LAST_GRAPH)
+  const { words } = state.wire
+  const isNumbered = state.dialects[0]!.graph.uidOffset >= 0
+  const key = isNumbered ? graphKey(words[1]!, words[2]!) : LAST_GRAPH
+  const graph = state.stored.get(device, key)
   if (graph === undefined) {
-    refuse("device", "has no computed graph that could run again", device)
+    const which = isNumbered ? ` under uid ${key}` : ""
+    refuse("device", `has no computed graph${which} that could run again`, device)
   }
   compute(state, device, graph.native)
 }

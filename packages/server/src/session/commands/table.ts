@@ -3,6 +3,7 @@ import { refuse } from "../errors.ts"
 import type { SessionState } from "../SessionState.ts"
 import { COMMAND_LIMIT } from "../spoken.ts"
 import { allocBuffer, bufferClear, bufferGetBase, freeBuffer } from "./buffer.ts"
+import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
 import {
@@ -14,6 +15,7 @@ import {
   setTensor,
   setTensorHash,
 } from "./tensor.ts"
+import { getTensor2d, setTensor2d } from "./tensor2d.ts"
 
 /**
  * Does one request and answers it, if the newest version answers it at all.
@@ -43,6 +45,11 @@ const byName: Readonly<Record<MessageName, Handler>> = {
   DEVICE_COUNT: deviceCount,
   GRAPH_RECOMPUTE: graphRecompute,
   MEMSET_TENSOR: memsetTensor,
+  SET_TENSOR_2D: setTensor2d,
+  GET_TENSOR_2D: getTensor2d,
+  COMM_INIT: commInit,
+  COMM_ALLREDUCE: commAllReduce,
+  COMM_FREE: commFree,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)

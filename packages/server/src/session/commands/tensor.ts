@@ -25,7 +25,12 @@ export const setTensor = (state: SessionState): void => {
   const offset = readU64AsNumber(view, offsets.offsetBytes)
   const size = wire.sizeBytes - spoken.fixedBytes[wire.command]!
   tensor.checkRange(offset, size, "offset", "payload_size")
-  const isCached = cache !== undefined && view.getUint8(offsets.cacheFlag) !== 0
+  // Before there was a flag, the size alone decided.
+  const isWanted =
+    offsets.cacheFlag < 0
+      ? size > spoken.spec.features.hashThresholdBytes
+      : view.getUint8(offsets.cacheFlag) !== 0
+  const isCached = cache !== undefined && isWanted
   if (buffer.isHost) {
     const target = buffer.nativeBase + tensor.dataOffsetBytes + offset
     wire.take(target, size)
@@ -183,7 +188,8 @@ export const getAllocSize = (state: SessionState): void => {
   const { words, requestAddress } = state.wire
   const offsets = state.spoken.offsets.getAllocSize
   const device = state.device()
-  for (let index = 0; index < SOURCE_COUNT; index++) {
+  const hasSources = offsets.srcs >= 0
+  for (let index = 0; hasSources && index < SOURCE_COUNT; index++) {
     const at = offsets.srcs + index * RpcTensor.size
     if (!isZeroU64(words, at / 4)) state.takeTensor(at, "srcs", "lenient")
   }
@@ -193,7 +199,7 @@ export const getAllocSize = (state: SessionState): void => {
     state.ggml.gs_tensor_alloc_size(
       asPointer(device.bufferType),
       asPointer(requestAddress + offsets.tensor),
-      asPointer(requestAddress + offsets.srcs),
+      asPointer(hasSources ? requestAddress + offsets.srcs : noSources),
     ),
   )
 }

@@ -1,10 +1,10 @@
 import { ptr } from "bun:ffi"
-import { ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
+import { type Dialect, ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
 import { OpNode, RESULT } from "../ops/OpNode.ts"
 import { byOpId, opRules } from "../ops/table.ts"
-import { loaded, loadedTypeName, type Spoken } from "../spoken.ts"
+import { loaded, loadedTypeName } from "../spoken.ts"
 import { IdTable } from "./IdTable.ts"
 import { describeShape, TensorCheck } from "./TensorCheck.ts"
 import {
@@ -66,13 +66,13 @@ export class GraphCheck {
   workBytes = 0
   #threadCount = 1
 
-  constructor(buffers: Buffers, spoken: Spoken) {
-    this.#tensor = new TensorCheck(buffers, spoken)
+  constructor(buffers: Buffers, dialect: Dialect) {
+    this.#tensor = new TensorCheck(buffers, dialect)
   }
 
   /** How graphs are laid out and numbered from now on. */
-  speak(spoken: Spoken): void {
-    this.#tensor.spoken = spoken
+  speak(dialect: Dialect): void {
+    this.#tensor.dialect = dialect
   }
 
   /**
@@ -83,7 +83,7 @@ export class GraphCheck {
    */
   prepare(words: Words, sizeBytes: number, deviceCount: number, threadCount: number): void {
     this.#open(words)
-    const layout = this.#tensor.spoken.parseGraph(this.#view, sizeBytes)
+    const layout = this.#tensor.dialect.graph.parse(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
@@ -97,10 +97,10 @@ export class GraphCheck {
     this.#threadCount = threadCount
     this.#reserve(layout.nodeCount, layout.tensorCount)
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
+    const idsAt = layout.nodeIdsOffset / 4
     try {
-      for (let node = 0; node < layout.nodeCount; node++) {
-        this.#visitNode(node, layout.nodeIdsOffset / 4 + node * 2)
-      }
+      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(idsAt)
+      for (let node = 0; node < layout.nodeCount; node++) this.#visitNode(node, idsAt + node * 2)
     } catch (error) {
       throw error instanceof ProtocolError ? this.#located(error) : error
     }
@@ -138,11 +138,31 @@ export class GraphCheck {
     }
   }
 
-  #visitNode(node: number, idAt: number): void {
+  /** The record of a node. */
+  #find(node: number, idAt: number): number {
     const words = this.#words
     if (isZeroU64(words, idAt)) refuse(`nodes[${node}]`, "must not be 0")
     const index = this.#ids.find(words[idAt]!, words[idAt + 1]!)
     if (index < 0) refuse(`nodes[${node}]`, "is not among the tensors", hexU64(words, idAt))
+    return index
+  }
+
+  /** A client that flags no node computes all of them. */
+  #flagNodes(idsAt: number): void {
+    const words = this.#words
+    const flagsAt = (node: number): number =>
+      this.#start + this.#find(node, idsAt + node * 2) * RECORD_WORDS + word.flags
+    for (let node = 0; node < this.nodeCount; node++) {
+      if ((words[flagsAt(node)]! & TensorFlag.COMPUTE) !== 0) return
+    }
+    for (let node = 0; node < this.nodeCount; node++) {
+      const at = flagsAt(node)
+      words[at] = words[at]! | TensorFlag.COMPUTE
+    }
+  }
+
+  #visitNode(node: number, idAt: number): void {
+    const index = this.#find(node, idAt)
     this.nodes[node] = index + 1
     if (this.#colors[index] === WHITE) this.#reach(index)
     this.#checkOperation(node, index)
@@ -181,6 +201,9 @@ export class GraphCheck {
     const tensor = this.#tensor
     this.#current = index
     tensor.check(words, at, "tensor", "optional")
+    const { features, fills } = tensor.dialect
+    if (!features.useCount) words[at + word.useCount] = 0
+    if (fills.length > 0) this.#fill(at)
     const { buffer } = tensor
     this.#bufferOf[index] = buffer
     if (buffer !== undefined) {
@@ -190,6 +213,16 @@ export class GraphCheck {
     }
     this.#colors[index] = GREY
     this.#cursors[index] = 0
+  }
+
+  /** Parameters that the client's version leaves out. */
+  #fill(at: number): void {
+    const words = this.#words
+    for (const { op, rule } of this.#tensor.dialect.fills) {
+      if (words[at + word.op] !== op) continue
+      const param = at + word.opParams + rule.slot
+      if (words[param] === rule.from) words[param] = rule.to
+    }
   }
 
   /** Replaces a reference by the 1-based index of its record; returns that record, or -1 for none. */

@@ -8,14 +8,21 @@ export interface StoredGraph {
   readonly buffers: ReadonlySet<number>
 }
 
+/** A uid; text for one that a number cannot hold. */
+export type GraphKey = number | string
+
 /** Key of the one graph that a device keeps in versions whose clients do not number their graphs. */
 export const LAST_GRAPH = 0
+
+/** The key of a uid, in halves. Clients count from 1, so that it is a number but for those who try others. */
+export const graphKey = (low: number, high: number): GraphKey =>
+  high <= 0x1f_ffff ? high * 0x1_0000_0000 + low : `${high}:${low}`
 
 /** The graphs that a session's devices keep, by device and key, with the memory behind them. */
 export class StoredGraphs {
   readonly #release: (native: Address) => void
   /** By device. A graph that was dropped leaves its key behind, as clients count the keys that they used. */
-  readonly #byDevice: ReadonlyArray<Map<number, StoredGraph | undefined>>
+  readonly #byDevice: ReadonlyArray<Map<GraphKey, StoredGraph | undefined>>
 
   /** `release` frees a graph that is not kept any more. */
   constructor(deviceCount: number, release: (native: Address) => void) {
@@ -23,7 +30,7 @@ export class StoredGraphs {
     this.#byDevice = Array.from({ length: deviceCount }, () => new Map())
   }
 
-  get(device: number, key: number): StoredGraph | undefined {
+  get(device: number, key: GraphKey): StoredGraph | undefined {
     return this.#byDevice[device]!.get(key)
   }
 
@@ -33,7 +40,7 @@ export class StoredGraphs {
   }
 
   /** Keeps a graph, in place of the one under its key. */
-  put(device: number, key: number, graph: StoredGraph): void {
+  put(device: number, key: GraphKey, graph: StoredGraph): void {
     const graphs = this.#byDevice[device]!
     this.#free(graphs.get(key))
     graphs.set(key, graph)

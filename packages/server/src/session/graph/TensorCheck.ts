@@ -1,14 +1,21 @@
-import { CALLBACK_OPS, TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
+import {
+  CALLBACK_OPS,
+  type Dialect,
+  formatVersion,
+  TYPE_BLOCK_SIZE,
+  TYPE_SIZE,
+} from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
-import { loaded, loadedOpId, type Spoken } from "../spoken.ts"
+import { loaded, loadedOpId } from "../spoken.ts"
 import { byteSize, hexU64, isZeroU64, readU64, type Words, word } from "./tensorWords.ts"
 
 const OP_UNARY = loadedOpId("UNARY")
 const OP_GLU = loadedOpId("GLU")
 
 /** By ggml's op id: 1 for the operations that carry function pointers of the sender. */
-const isCallback = Uint8Array.from(loaded.ops, (name) => (CALLBACK_OPS.includes(name) ? 1 : 0))
+const callbackOps: readonly string[] = CALLBACK_OPS
+const isCallback = Uint8Array.from(loaded.ops, (name) => (callbackOps.includes(name) ? 1 : 0))
 
 /** What a tensor's `buffer` field may be. */
 export type BufferRule =
@@ -34,21 +41,21 @@ export class TensorCheck {
   dataOffsetBytes = 0
   buffer: SessionBuffer | undefined
   /** Whose ids the tensors have. */
-  spoken: Spoken
+  dialect: Dialect
 
-  constructor(buffers: Buffers, spoken: Spoken) {
+  constructor(buffers: Buffers, dialect: Dialect) {
     this.#buffers = buffers
-    this.spoken = spoken
+    this.dialect = dialect
   }
 
   /**
-   * Checks the tensor at word `at`; `name` is what a refusal calls it.
+   * Checks the tensor at word `at`, once, and translates its numbers; `name` is what a refusal calls it.
    *
    * @throws {ProtocolError}
    */
   check(words: Words, at: number, name: string, rule: BufferRule): void {
     const reachBytes = this.#checkShape(words, at, name)
-    this.#checkOperation(words, at, name)
+    this.#takeOperation(words, at, name, rule === "optional")
     const buffer = this.#buffers.find(words, at + word.buffer)
     this.buffer = buffer
     if (buffer === undefined) {
@@ -75,15 +82,34 @@ export class TensorCheck {
     this.dataOffsetBytes = start
   }
 
-  #checkOperation(words: Words, at: number, name: string): void {
-    const { ops, unaryOps, gluOps } = this.spoken.numbering
-    const op = words[at + word.op]!
-    if (op >= ops.length) refuse(`${name}.op`, `must be below ${ops.length}`, op)
+  /** Checks the operation and puts the loaded ggml's numbers in place of the client's. */
+  #takeOperation(words: Words, at: number, name: string, isGraph: boolean): void {
+    const { ops, unaryOps, gluOps } = this.dialect
+    const { fromWire } = ops
+    const wire = words[at + word.op]!
+    if (wire >= fromWire.length) refuse(`${name}.op`, `must be below ${fromWire.length}`, wire)
+    const op = fromWire[wire]!
+    if (op < 0) {
+      if (isGraph) this.#refuseOperation(name, wire)
+      // How a tensor came about that is only written or read does not matter.
+      words[at + word.op] = 0
+      return
+    }
     if (isCallback[op] !== 0) {
       refuse(`${name}.op`, "calls a function of the client, which is never run", loaded.ops[op])
     }
-    if (op === OP_UNARY) checkKind(words, at, name, unaryOps)
-    else if (op === OP_GLU) checkKind(words, at, name, gluOps)
+    words[at + word.op] = op
+    if (op === OP_UNARY) takeKind(words, at, name, unaryOps.fromWire)
+    else if (op === OP_GLU) takeKind(words, at, name, gluOps.fromWire)
+  }
+
+  #refuseOperation(name: string, wire: number): never {
+    const { numbering, version } = this.dialect
+    refuse(
+      `${name}.op`,
+      `means something else in protocol ${formatVersion(version)} than it does here, and is not run`,
+      numbering.ops[wire] || wire,
+    )
   }
 
   /** Bytes from `data` that reading or writing the tensor can touch. */
@@ -143,9 +169,14 @@ const checkNoBuffer = (words: Words, at: number, name: string, rule: BufferRule)
   }
 }
 
-const checkKind = (words: Words, at: number, name: string, kinds: readonly string[]): void => {
-  const kind = words[at + word.opParams]!
-  if (kind >= kinds.length) refuse(`${name}.op_params[0]`, `must be below ${kinds.length}`, kind)
+const takeKind = (words: Words, at: number, name: string, fromWire: Int16Array): void => {
+  const wire = words[at + word.opParams]!
+  if (wire >= fromWire.length) {
+    refuse(`${name}.op_params[0]`, `must be below ${fromWire.length}`, wire)
+  }
+  const kind = fromWire[wire]!
+  if (kind < 0) refuse(`${name}.op_params[0]`, "is no kind that this server has", wire)
+  words[at + word.opParams] = kind
 }
 
 /** `ne[4096,32,1,1] nb[4,16384,524288,524288]`. */

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test"
-import { ABSENT_TENSOR, RpcTensor, tensorByteSize, V7_0_0 } from "@ggml-rpc/protocol"
+import { ABSENT_TENSOR, RpcTensor, tensorByteSize, types } from "@ggml-rpc/protocol"
 import * as fc from "fast-check"
 import { byteSize, hexU64, RECORD_WORDS, readU64, word, writeU64 } from "./tensorWords.ts"
 
@@ -13,7 +13,7 @@ const u32 = fc.oneof(fc.integer({ min: 0, max: 64 }), fc.integer({ min: 0, max: 
 const four = fc.array(u32, { minLength: 4, maxLength: 4 })
 
 test("byteSize is protocol's tensorByteSize", () => {
-  const type = fc.constantFrom(...V7_0_0.types.map(({ id }) => id))
+  const type = fc.constantFrom(...types.map(({ id }) => id))
   fc.assert(
     fc.property(type, four, four, (id, ne, nb) => {
       const view = record({ type: id, ne, nb })

@@ -8,7 +8,7 @@ import {
 } from "../../../test/validNodes.ts"
 import { GraphCheck } from "../graph/GraphCheck.ts"
 import { Buffers } from "../memory/buffers.ts"
-import { spoken } from "../spoken.ts"
+import { newestSpoken } from "../spoken.ts"
 
 /** What the check says of a graph of one node: "" or the reason of its refusal. */
 const check = (
@@ -34,7 +34,7 @@ const check = (
   const payload = new Uint8Array(Math.ceil((request.length - 9) / 4) * 4)
   payload.set(request.subarray(9))
   try {
-    new GraphCheck(buffers, spoken).prepare(
+    new GraphCheck(buffers, newestSpoken.dialects[0]!).prepare(
       new Uint32Array(payload.buffer),
       request.length - 9,
       1,
