@@ -3,7 +3,8 @@
  *
  * Commands without a response collect in one block, which leaves in one write before the next command
  * that needs an answer, or when it is full. Responses come in request order, so an asynchronous read is
- * a request now and a place in a queue until somebody waits for it.
+ * a request now and a place in a queue until somebody waits for it, by its ticket: answers before it are put where they
+ * belong on the way, and those after it stay on the wire.
  *
  * After the first failure the connection is broken for good: calls return quietly (their callers sit
  * under C++ frames and must not throw) and `failure` tells what happened.
@@ -21,6 +22,7 @@ import {
 import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
 import { helloRequest, readHello, requestOf, responseOf, responseSizeBytes } from "./dialect.ts"
+import { ReadQueue } from "./ReadQueue.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
@@ -49,11 +51,14 @@ export class RpcConnection {
   readonly blockView = new DataView(this.block.buffer)
   private blockSize = 0
   private fd = -1
-  /** Destinations and sizes of the answers to asynchronous reads that are on their way. */
-  private readonly pendingTargets: Array<Address> = []
-  private readonly pendingSizes: Array<number> = []
-  /** Bytes of requests since the oldest outstanding read. */
-  private sentAheadBytes = 0
+  /** Reads that are on their way; the oldest is number `readsDone + 1`. */
+  private readonly reads = new ReadQueue()
+  private readsAsked = 0
+  private readsDone = 0
+  /** Bytes of all requests so far. */
+  private requestedBytes = 0
+  /** All connections of this process: what they have collected leaves before this one waits. */
+  peers: ReadonlyArray<RpcConnection> = [this]
   private readonly answer = new Uint8Array(64)
   private readonly answerView = new DataView(this.answer.buffer)
 
@@ -188,10 +193,15 @@ export class RpcConnection {
     }
   }
 
+  /** Counts what is about to be requested, and takes so many answers first that it may be sent. */
   private limitSendAhead(sizeBytes: number): void {
-    if (this.pendingSizes.length === 0) return
-    this.sentAheadBytes += sizeBytes
-    if (this.sentAheadBytes > SEND_AHEAD_BYTES) this.drain()
+    this.requestedBytes += sizeBytes
+    while (
+      this.readsDone < this.readsAsked &&
+      this.requestedBytes - this.reads.firstRequestedBytes > SEND_AHEAD_BYTES
+    ) {
+      this.drainTo(this.readsDone + 1)
+    }
   }
 
   /** Sends what has collected. */
@@ -209,25 +219,35 @@ export class RpcConnection {
   }
 
   /**
-   * Notes that the GET_TENSOR request reserved last will be answered with `sizeBytes` for `target`; they
-   * are there at the latest when `drain` returns.
+   * Notes that the GET_TENSOR request reserved last will be answered with `sizeBytes` for `target`.
+   *
+   * @returns the read's ticket: 1, 2, …; its bytes are there when `drainTo` of it returns, at the latest
    */
-  expect(target: Address, sizeBytes: number): void {
-    this.pendingTargets.push(target)
-    this.pendingSizes.push(sizeBytes)
+  expect(target: Address, sizeBytes: number): number {
+    this.reads.push(target, sizeBytes, this.requestedBytes)
+    return ++this.readsAsked
   }
 
-  /** Sends all that has collected and waits for all outstanding reads. */
-  drain(): void {
-    const count = this.pendingSizes.length
-    if (count === 0) return
-    this.flush()
-    for (let index = 0; index < count && this.failure === undefined; index++) {
-      this.receive(Command.GET_TENSOR, this.pendingTargets[index]!, this.pendingSizes[index]!)
+  /**
+   * Waits until the read of this ticket is there, and with it all that were asked before it. First everything leaves
+   * that has collected on any connection, so that other servers work meanwhile.
+   */
+  drainTo(ticket: number): void {
+    if (this.readsDone >= ticket) return
+    this.flushPeers()
+    while (this.readsDone < ticket && this.failure === undefined) {
+      this.receive(Command.GET_TENSOR, this.reads.firstTarget, this.reads.firstSizeBytes)
+      this.reads.shift()
+      this.readsDone++
     }
-    this.pendingTargets.length = 0
-    this.pendingSizes.length = 0
-    this.sentAheadBytes = 0
+    if (this.failure === undefined) return
+    // Nothing comes any more, and nobody may keep the memory that it was for.
+    this.reads.clear()
+    this.readsDone = this.readsAsked
+  }
+
+  private flushPeers(): void {
+    for (const peer of this.peers) peer.flush()
   }
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
@@ -253,8 +273,8 @@ export class RpcConnection {
    */
   roundTrip(command: number, responseSize: number): Uint8Array | undefined {
     // Earlier answers come first.
-    this.drain()
-    this.flush()
+    this.drainTo(this.readsAsked)
+    this.flushPeers()
     if (this.failure !== undefined) return undefined
     if (!this.receive(command, this.answer, responseSize)) return undefined
     this.isBehind = false

@@ -38,6 +38,7 @@ export class RemoteDevices {
       BigUint64Array.from(this.callbacks, (callback) => BigInt(callback.ptr as Address)),
     )
     this.connections = connections
+    for (const connection of connections) connection.peers = connections
     connections.forEach((connection, connectionIndex) => {
       const count = connection.call(Command.DEVICE_COUNT, {})?.deviceCount
       if (count === undefined) return
