@@ -15,6 +15,7 @@
  * Effect.runPromise(Effect.scoped(program))
  * ```
  */
+import { type GgufError, type GgufFile, ggufInteger, ggufString, layerBytes } from "@ggml-rpc/gguf"
 import {
   defaultThreadCount,
   type KvTypeName,
@@ -39,14 +40,7 @@ import type {
 import type { ClusterError } from "./errors.ts"
 import { ModelError, PlanError } from "./errors.ts"
 import { type GeneratedToken, generateEach, tokenStream } from "./generate.ts"
-import {
-  type GgufError,
-  type GgufFile,
-  ggufInteger,
-  ggufString,
-  layerBytes,
-  loadGguf,
-} from "./gguf/index.ts"
+import { loadGguf } from "./loadGguf.ts"
 import {
   type Candidate,
   type DeviceUse,

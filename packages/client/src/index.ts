@@ -1,3 +1,4 @@
+export * from "@ggml-rpc/gguf"
 export * as Cluster from "./Cluster.ts"
 export * from "./endpoint.ts"
 export type {
@@ -8,7 +9,7 @@ export type {
   StopReason,
 } from "./engine/messages.ts"
 export * from "./errors.ts"
-export * from "./gguf/index.ts"
+export { loadGguf } from "./loadGguf.ts"
 export * from "./parseEndpoint.ts"
 export * from "./planner.ts"
 export * from "./probe.ts"
