@@ -48,7 +48,7 @@ import {
   type Plan,
   type PlannerInput,
   planSteps,
-} from "./planner.ts"
+} from "./planner/index.ts"
 
 export type { GeneratedToken } from "./generate.ts"
 

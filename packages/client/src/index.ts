@@ -11,5 +11,5 @@ export type {
 export * from "./errors.ts"
 export { loadGguf } from "./loadGguf.ts"
 export * from "./parseEndpoint.ts"
-export * from "./planner.ts"
+export * from "./planner/index.ts"
 export * from "./probe.ts"

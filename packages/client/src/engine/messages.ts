@@ -18,7 +18,7 @@ export interface EngineDevice {
   readonly totalBytes: number
 }
 
-/** How a model is put onto devices; units are counted as in planner.ts. */
+/** How a model is put onto devices; units are counted as in planner/plan.ts. */
 export interface Placement {
   /** Units for each device; the rest stays on the CPU of this host. */
   readonly unitCounts: ReadonlyArray<number>
