@@ -23,12 +23,12 @@ import {
   type ModelInfo,
   type SamplerOptions,
 } from "@ggml-rpc/native/bindings/llama"
+import type { Endpoint } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import * as Engine from "./Engine.ts"
-import type { Endpoint } from "./endpoint.ts"
 import type {
   EngineContextOptions,
   EngineDevice,

@@ -2,8 +2,8 @@
  * What can go wrong between a client and its servers. Every error is plain data besides its class, so
  * that it survives the way from the engine's process to the caller (`errorToData`, `errorFromData`).
  */
-import { TaggedError } from "@ggml-rpc/native/bindings"
-import { EndpointError } from "./endpoint.ts"
+import { formatNeededMebibytes, TaggedError } from "@ggml-rpc/native/bindings"
+import { EndpointError } from "@ggml-rpc/protocol"
 
 /** No connection to a server came about. */
 export class ConnectError extends TaggedError("ConnectError")<{
@@ -79,7 +79,7 @@ export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
   readonly sizeBytes: number
 }> {
   override get message() {
-    return `${this.endpoint} cannot allocate ${formatMiB(this.sizeBytes)} on ${this.device}: give it fewer layers with --tensor-split, lower --ctx-size, or free memory there.`
+    return `${this.endpoint} cannot allocate ${formatNeededMebibytes(this.sizeBytes)} on ${this.device}: give it fewer layers with --tensor-split, lower --ctx-size, or free memory there.`
   }
 }
 
@@ -122,8 +122,6 @@ export class EngineError extends TaggedError("EngineError")<{
     return `The process that runs the model ended unexpectedly: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`
   }
 }
-
-const formatMiB = (bytes: number): string => `${Math.ceil(bytes / 1024 / 1024)} MiB`
 
 const classes = {
   ConnectError,

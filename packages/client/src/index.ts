@@ -1,6 +1,6 @@
 export * from "@ggml-rpc/gguf"
+export { type Endpoint, EndpointError, formatEndpoint } from "@ggml-rpc/protocol"
 export * as Cluster from "./Cluster.ts"
-export * from "./endpoint.ts"
 export type {
   EngineContextOptions,
   EngineDevice,

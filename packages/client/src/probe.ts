@@ -3,7 +3,9 @@ import {
   Command,
   decodeResponse,
   describeCommand,
+  type Endpoint,
   encodeRequest,
+  formatEndpoint,
   formatVersion,
   type MessageId,
   negotiate,
@@ -18,7 +20,6 @@ import {
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { type Endpoint, formatEndpoint } from "./endpoint.ts"
 import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "./errors.ts"
 
 export interface ProbedDevice {

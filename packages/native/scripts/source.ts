@@ -16,6 +16,7 @@ import {
   rmSync,
 } from "node:fs"
 import { basename, dirname, join, resolve } from "node:path"
+import { TaggedError } from "../src/taggedError.ts"
 
 /** Version of `node-llama-cpp` and of every `@node-llama-cpp/<platform>` package. */
 export const packageVersion = "3.22.1"
@@ -26,36 +27,18 @@ const tarballIntegrity =
   "sha512-bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw=="
 const bundlePath = "package/llama/gitRelease.bundle"
 
-// Plain classes rather than Data.TaggedError, here and in libraries.ts: session and engine processes
-// load these modules, and importing Effect would cost each of them 20 MB. `catchTag` reads `_tag` alone.
-
 /** The source tree could not be made; the message says what is missing and what to do. */
-export class SourceError extends Error {
-  readonly _tag = "SourceError"
-  override readonly name = "SourceError"
+export class SourceError extends TaggedError("SourceError")<{
   readonly reason: "npm" | "git" | "network" | "checksum" | "bundle" | "disk"
-
-  constructor(fields: {
-    readonly reason: SourceError["reason"]
-    readonly message: string
-    readonly cause?: unknown
-  }) {
-    super(fields.message, { cause: fields.cause })
-    this.reason = fields.reason
-  }
-}
+  readonly message: string
+  readonly cause?: unknown
+}> {}
 
 /** No package of prebuilt libraries for this platform and variant is installed. */
-export class PrebuiltMissingError extends Error {
-  readonly _tag = "PrebuiltMissingError"
-  override readonly name = "PrebuiltMissingError"
+export class PrebuiltMissingError extends TaggedError("PrebuiltMissingError")<{
   readonly packageName: string
-
-  constructor(fields: { readonly packageName: string; readonly message: string }) {
-    super(fields.message)
-    this.packageName = fields.packageName
-  }
-}
+  readonly message: string
+}> {}
 
 /** Folder of this package, also where this module is part of somebody's bundle. */
 export const packageFolder = (): string =>

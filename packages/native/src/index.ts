@@ -1,5 +1,6 @@
 export * from "../scripts/build.ts"
 export * from "../scripts/source.ts"
+export * from "./bytes.ts"
 export { Detokenizer } from "./Detokenizer.ts"
 export * as Ggml from "./Ggml.ts"
 export * from "./io.ts"

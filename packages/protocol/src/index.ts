@@ -6,6 +6,7 @@
  */
 
 export * from "./commands.ts"
+export * from "./endpoint.ts"
 export * from "./enums.ts"
 export * from "./errors.ts"
 export * from "./fnv1a64.ts"

@@ -1,11 +1,11 @@
 import { closeSync, mkdirSync, openSync, unlinkSync } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
 import { join } from "node:path"
+import { formatEndpoint, isLoopback } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
 import { cacheFolder } from "./cacheFolder.ts"
-import { endpointOf, isLoopback } from "./endpoint.ts"
 import {
   CacheFolderError,
   ListenError,
@@ -114,13 +114,13 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${endpointOf(host, port)}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
+        message: `listening on ${formatEndpoint({ host, port })}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
       })
     }
     return {
       host,
       port,
-      endpoint: endpointOf(host, port),
+      endpoint: formatEndpoint({ host, port }),
       devices,
       threadCount,
       cacheDir,
@@ -188,7 +188,7 @@ const listen = (
   port: number,
   pool: SessionPool,
 ): Effect.Effect<number, PortInUseError | ListenError, Scope.Scope> => {
-  const endpoint = endpointOf(host, port)
+  const endpoint = formatEndpoint({ host, port })
   return Effect.map(
     Effect.acquireRelease(
       Effect.try({
@@ -202,7 +202,7 @@ const listen = (
                 socket.pause()
                 pool.assign(
                   descriptorOf(socket),
-                  endpointOf(socket.remoteAddress, socket.remotePort),
+                  formatEndpoint({ host: socket.remoteAddress, port: socket.remotePort }),
                 )
                 // Closes this process's copy only; `end` and `terminate` act on the connection.
                 socket.close()

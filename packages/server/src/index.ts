@@ -1,6 +1,5 @@
 export { formatBanner } from "./banner.ts"
 export { cacheFolder } from "./cacheFolder.ts"
-export { endpointOf, isLoopback } from "./endpoint.ts"
 export * from "./errors.ts"
 export type { LogEntry, LogLevel, LogSink } from "./log.ts"
 export { DEFAULT_PORT, type RunningServer, type ServeOptions, serve } from "./Server.ts"

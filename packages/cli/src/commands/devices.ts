@@ -1,6 +1,6 @@
 /** `ggml-rpc devices`: what there is to run a model on. */
 import { type Endpoint, formatEndpoint, probe } from "@ggml-rpc/client"
-import { deviceMemory, listDevices, loadBackends } from "@ggml-rpc/native"
+import { deviceMemory, formatBytes, listDevices, loadBackends } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import { ReportedError } from "../errors.ts"
@@ -10,7 +10,6 @@ import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
-import { formatBytes } from "../units.ts"
 import { endpointsOf, prepareNative } from "./inputs.ts"
 
 interface ListedDevice {

@@ -13,7 +13,9 @@ import {
   Command,
   decodeResponse,
   describeCommand,
+  type Endpoint,
   encodeRequest,
+  formatEndpoint,
   formatVersion,
   HelloExtension,
   type MessageId,
@@ -26,7 +28,6 @@ import {
   responseCodec,
   V7_0_0,
 } from "@ggml-rpc/protocol"
-import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */

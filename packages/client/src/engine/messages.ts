@@ -4,7 +4,7 @@
  * `bytes` says how many raw bytes follow it.
  */
 import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
-import type { Endpoint } from "../endpoint.ts"
+import type { Endpoint } from "@ggml-rpc/protocol"
 import type { ErrorData } from "../errors.ts"
 
 /** A device as the engine sees it; its place in the list is its index in every other message. */

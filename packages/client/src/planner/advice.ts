@@ -1,4 +1,5 @@
 /** Says what is missing, and what would fit. */
+import { formatNeededBytes } from "@ggml-rpc/native/bindings"
 import { PlanError } from "../errors.ts"
 import { fits, learn, type Model, type Slack, slackOf } from "./estimate.ts"
 import { largestContext, largestGpuLayers, rebalance, spread } from "./fit.ts"
@@ -9,11 +10,6 @@ import {
   type PlannerInput,
   sum,
 } from "./types.ts"
-
-const gib = (bytes: number): string =>
-  bytes >= 1024 ** 3
-    ? `${(bytes / 1024 ** 3).toFixed(2)} GiB`
-    : `${Math.ceil(bytes / 1024 ** 2)} MiB`
 
 /** How often a shorter context is tried before no advice is given. */
 const MAX_ADVICE_MEASUREMENTS = 3
@@ -77,15 +73,17 @@ const whereMissing = (input: PlannerInput, slack: Slack): string => {
   const short = input.devices.flatMap((device, index) => {
     const missing = -slack.devices[index]!
     return missing > 0
-      ? [`${device.name} lacks ${gib(missing)} of ${gib(device.freeBytes + missing)}`]
+      ? [
+          `${device.name} lacks ${formatNeededBytes(missing)} of ${formatNeededBytes(device.freeBytes + missing)}`,
+        ]
       : []
   })
   if (short.length === 0 && input.devices.length > 0) {
     const free = [...input.devices, input.host].map(({ freeBytes }) => freeBytes)
     const names = input.devices.map(({ name }) => name).join(", ")
-    return `${names} and this host have ${gib(sum(free))} free together`
+    return `${names} and this host have ${formatNeededBytes(sum(free))} free together`
   }
-  if (slack.host < 0) short.push(`this host lacks ${gib(-slack.host)}`)
+  if (slack.host < 0) short.push(`this host lacks ${formatNeededBytes(-slack.host)}`)
   return short.join("; ")
 }
 
@@ -115,7 +113,7 @@ export function* doesNotFit(
   return new PlanError({
     reason: "does-not-fit",
     missingBytes: Math.ceil(missing),
-    detail: `The model does not fit: ${gib(missing)} of memory are missing (${whereMissing(input, slack)}). ${
+    detail: `The model does not fit: ${formatNeededBytes(missing)} of memory are missing (${whereMissing(input, slack)}). ${
       advice.length > 0
         ? `${advice[0]!.charAt(0).toUpperCase()}${advice[0]!.slice(1)}${advice.length > 1 ? `; or ${advice.slice(1).join("; or ")}` : ""}.`
         : "Add a server with more memory, or use a smaller quantization of the model."
