@@ -284,7 +284,7 @@ describe("the engine", () => {
         yield* Effect.sleep(200)
         process.kill(cluster.enginePid, "SIGKILL")
         const result = yield* Fiber.join(fiber)
-        expect(Either.isLeft(result) && result.left._tag).toBe("EngineError")
+        expect(Either.isLeft(result) && result.left._tag).toBe("EngineEndedError")
         const later = yield* Effect.either(model.evaluate([1]))
         expect(Either.isLeft(later) && later.left.message).toContain("SIGKILL")
       }),

@@ -300,7 +300,7 @@ describe("verify", () => {
     const results = jsonLines(child.stdout())
     expect(results).toHaveLength(paths.length)
     const failed = results.filter(({ isPassed }) => isPassed === false)
-    expect(failed.map(({ error }) => error)).toEqual(["EngineError"])
+    expect(failed.map(({ error }) => error)).toEqual(["EngineEndedError"])
     expect(results.at(-1)).toMatchObject({ isPassed: true })
   })
 })

@@ -4,6 +4,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -109,6 +110,24 @@ test("arguments that it does not know are a usage error", async () => {
     expect(lines.length).toBe(1)
     expect(lines[0]).toContain("Usage: bun run build:native")
   }
+})
+
+test("what finds and binds libraries imports nothing that builds them", () => {
+  const folder = join(import.meta.dir, "../../packages/native/src")
+  const files = [...new Bun.Glob("**/*.ts").scanSync(folder)]
+  const importing = files.filter((file) =>
+    /from "(\.\.\/)+scripts\//.test(readFileSync(join(folder, file), "utf8")),
+  )
+  expect(files).not.toEqual([])
+  expect(importing).toEqual([])
+})
+
+test("every source of the shim is in one of its libraries", () => {
+  const folder = join(import.meta.dir, "../../packages/native")
+  const list = readFileSync(join(folder, "CMakeLists.txt"), "utf8")
+  const built = [...list.matchAll(/shim\/\S+\.cpp/g)].map(([path]) => path)
+  const sources = [...new Bun.Glob("shim/**/*.cpp").scanSync(folder)]
+  expect(built.sort()).toEqual(sources.sort())
 })
 
 test("two builds at once give one shim, which is not built again", async () => {

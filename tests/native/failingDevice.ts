@@ -9,7 +9,7 @@ export interface FailingDevice {
   readonly close: () => void
 }
 
-/** Order and types of shim/ggml.cpp `remote_callbacks`. */
+/** Order and types of shim/ggml/remote_device.cpp `remote_callbacks`. */
 export const failingDevice = (): FailingDevice => {
   loadBackends()
   const symbols = ggml()

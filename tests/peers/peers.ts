@@ -1,30 +1,36 @@
 /**
  * The upstream peers: llama.cpp's own RPC library, server, tests and tools, and a client of ours over
- * `llama.h`, compiled from the pinned release's source against its prebuilt libraries.
+ * `llama.h`, compiled from the pinned release's source against its prebuilt libraries; library, server and
+ * client also from every other release of `releases.ts`.
  *
  * Each peer lies in a folder of its own, named by a hash of all that goes into it, under
- * `tests/build/peers`. A folder appears by one rename, so test runs that build at the same time do
+ * `tests/build/peers` or, of an older release, in that release's folder. A folder appears by one rename, so test runs that build at the same time do
  * not see each other's halves. ggml looks for its backends beside the executable: the folders hold
  * links to the CPU backends and to `libggml-rpc.so`.
  */
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   symlinkSync,
 } from "node:fs"
 import { availableParallelism } from "node:os"
-import { basename, join } from "node:path"
-import {
-  ensureSource,
-  type PrebuiltLibraries,
-  packageVersion,
-  prebuiltLibraries,
-} from "@ggml-rpc/native/source"
+import { basename, dirname, join, relative } from "node:path"
+import type { PrebuiltLibraries } from "@ggml-rpc/native/source"
 import { Data } from "effect"
+import {
+  enabledReleases,
+  ensureReleaseLibraries,
+  ensureReleaseSource,
+  newestRelease,
+  type Release,
+  releaseFolder,
+} from "./releases.ts"
 
 export type PeerName =
   | "libggml-rpc.so"
@@ -45,6 +51,8 @@ export class PeerBuildError extends Data.TaggedError("PeerBuildError")<{
 interface Recipe {
   /** Paths in the llama.cpp source tree. */
   readonly upstream: ReadonlyArray<string>
+  /** More of these, which only some releases have. */
+  readonly upstreamIfThere?: ReadonlyArray<string>
   /** Files of ours, in this folder. */
   readonly own: ReadonlyArray<string>
   readonly flags: ReadonlyArray<string>
@@ -57,7 +65,8 @@ const backendFlags = ["-fPIC", "-shared", "-DGGML_BACKEND_DL", "-DGGML_BACKEND_S
 
 const recipes: Record<PeerName, Recipe> = {
   "libggml-rpc.so": {
-    upstream: ["ggml/src/ggml-rpc/ggml-rpc.cpp", "ggml/src/ggml-rpc/transport.cpp"],
+    upstream: ["ggml/src/ggml-rpc/ggml-rpc.cpp"],
+    upstreamIfThere: ["ggml/src/ggml-rpc/transport.cpp"],
     own: [],
     // The benchmarks compare with this: as upstream's release builds.
     flags: ["-O3", "-DNDEBUG", "-DGGML_BACKEND_BUILD", ...backendFlags],
@@ -114,8 +123,14 @@ const recipes: Record<PeerName, Recipe> = {
 
 export const peerNames = Object.keys(recipes) as ReadonlyArray<PeerName>
 
+/** What is compiled from older releases. */
+export const releasePeers = ["libggml-rpc.so", "rpc-server", "upstream-client"] as const
+export type ReleasePeerName = (typeof releasePeers)[number]
+
 export interface PeerOptions {
-  /** Folder of all peers; default `tests/build/peers`. */
+  /** Default the newest, which alone has all peers; of the others, see {@link ReleasePeerName}. */
+  readonly release?: Release
+  /** Folder of all peers; default `tests/build/peers`, or `peers` in the release's folder. */
   readonly root?: string
   /** C++ compiler; default the environment's `CXX`, else `g++`. */
   readonly compiler?: string
@@ -128,22 +143,41 @@ export interface PeerOptions {
  * @throws {PeerBuildError} with the compiler's output
  * @throws {SourceError | PrebuiltMissingError} see `@ggml-rpc/native/source`
  */
-export const ensurePeers = async <Name extends PeerName = PeerName>(
+export const ensurePeers: {
+  <Name extends ReleasePeerName>(
+    names: ReadonlyArray<Name>,
+    options: PeerOptions & { readonly release: Release },
+  ): Promise<Record<Name, string>>
+  <Name extends PeerName = PeerName>(
+    names?: ReadonlyArray<Name>,
+    options?: Omit<PeerOptions, "release">,
+  ): Promise<Record<Name, string>>
+} = async <Name extends PeerName = PeerName>(
   names: ReadonlyArray<Name> = peerNames as ReadonlyArray<Name>,
   options: PeerOptions = {},
 ): Promise<Record<Name, string>> => {
   const bench = await prepare(options)
+  for (const name of names) requireFor(name, options.release ?? newestRelease)
   const paths = await Promise.all(names.map((name) => ensurePeer(name, bench)))
   return Object.fromEntries(names.map((name, i) => [name, paths[i]])) as Record<Name, string>
+}
+
+const requireFor = (name: PeerName, release: Release): void => {
+  if (release === newestRelease || releasePeers.some((candidate) => candidate === name)) return
+  throw new PeerBuildError({
+    peer: name,
+    message: `${name} is not compiled from ${release.package.version}, but from the newest release alone: of the others there are ${releasePeers.join(", ")}.`,
+  })
 }
 
 /** What every compile of one call shares. */
 interface Workbench {
   readonly root: string
+  readonly isOlder: boolean
   readonly source: string
   readonly libraries: PrebuiltLibraries
   readonly compiler: string
-  /** Goes into every hash: another compiler or library folder is another peer. */
+  /** Goes into every hash: another compiler or other libraries make another peer. */
   readonly fingerprint: string
   readonly peers: Map<PeerName, Promise<string>>
   readonly slots: Slots
@@ -156,15 +190,25 @@ const prepare = async (options: PeerOptions): Promise<Workbench> => {
       message: `The upstream peers are built on Linux only, not on ${process.platform}.`,
     })
   }
-  const root = options.root ?? join(import.meta.dir, "..", "build", "peers")
+  const release = options.release ?? newestRelease
+  const isOlder = release.prebuilt !== "installed"
+  const root =
+    options.root ??
+    (isOlder
+      ? join(releaseFolder(release), "peers")
+      : join(import.meta.dir, "..", "build", "peers"))
   const compiler = options.compiler ?? process.env.CXX ?? "g++"
-  const libraries = prebuiltLibraries()
+  const version = await compilerVersion(compiler)
+  const libraries = await ensureReleaseLibraries(release)
+  // An older release's libraries are the ones of the checksum, wherever they lie.
+  const origin = release.prebuilt === "installed" ? libraries.dir : release.prebuilt.integrity
   return {
     root,
-    source: await ensureSource(),
+    isOlder,
+    source: await ensureReleaseSource(release),
     libraries,
     compiler,
-    fingerprint: `${packageVersion}\n${await compilerVersion(compiler)}\n${libraries.dir}\n`,
+    fingerprint: `${release.package.version}\n${version}\n${origin}\n`,
     peers: new Map(),
     slots: new Slots(Math.min(availableParallelism(), 4)),
   }
@@ -199,9 +243,9 @@ const makePeer = async (name: PeerName, bench: Workbench): Promise<string> => {
   mkdirSync(bench.root, { recursive: true })
   const work = mkdtempSync(join(bench.root, ".compile-"))
   try {
-    await bench.slots.run(() => compilePeer(name, bench, work, rpcLibrary))
+    await bench.slots.run(() => compilePeer(name, bench, work, folder, rpcLibrary))
     for (const target of [...bench.libraries.backends, ...(rpcLibrary ? [rpcLibrary] : [])]) {
-      symlinkSync(target, join(work, basename(target)))
+      symlinkSync(pathFrom(folder, target, bench), join(work, basename(target)))
     }
     publish(work, folder, path)
   } finally {
@@ -214,10 +258,15 @@ const hashOf = (name: PeerName, bench: Workbench, rpcLibrary: string | undefined
   const recipe = recipes[name]
   const hasher = new Bun.CryptoHasher("sha256")
   hasher.update(bench.fingerprint)
-  hasher.update(JSON.stringify([recipe, rpcLibrary, commonFlags]))
+  const rpcFolder = rpcLibrary === undefined ? "" : basename(dirname(rpcLibrary))
+  hasher.update(JSON.stringify([recipe, rpcFolder, commonFlags]))
   for (const file of recipe.own) hasher.update(readFileSync(join(import.meta.dir, file)))
   return hasher.digest("hex").slice(0, 12)
 }
+
+/** A release's folder may be copied elsewhere, so what lies in it is named from where the peer will lie. */
+const pathFrom = (folder: string, target: string, bench: Workbench): string =>
+  bench.isOlder ? relative(folder, target) : target
 
 const publish = (work: string, folder: string, path: string): void => {
   try {
@@ -235,20 +284,26 @@ const compilePeer = async (
   name: PeerName,
   bench: Workbench,
   work: string,
+  folder: string,
   rpcLibrary: string | undefined,
 ): Promise<void> => {
   const recipe = recipes[name]
+  const { dir } = bench.libraries
+  const rpath = bench.isOlder ? `$ORIGIN/${pathFrom(folder, dir, bench)}` : dir
+  const optional = (recipe.upstreamIfThere ?? []).filter((file) =>
+    existsSync(join(bench.source, file)),
+  )
   const command = [
     bench.compiler,
     ...commonFlags,
     ...recipe.flags,
     ...includeFolders.map((folder) => `-I${join(bench.source, folder)}`),
-    ...recipe.upstream.map((file) => join(bench.source, file)),
+    ...[...recipe.upstream, ...optional].map((file) => join(bench.source, file)),
     ...recipe.own.map((file) => join(import.meta.dir, file)),
     ...(recipe.linksRpc && rpcLibrary ? [rpcLibrary] : []),
-    ...recipe.links.map((library) => bench.libraries[library]),
+    ...recipe.links.flatMap((library) => bench.libraries[library] ?? []),
     // $ORIGIN finds libggml-rpc.so, whose link lies beside; the folder, the prebuilt libraries.
-    `-Wl,-rpath,${bench.libraries.dir}:$ORIGIN`,
+    `-Wl,-rpath,${rpath}:$ORIGIN`,
     "-o",
     join(work, name),
   ]
@@ -296,4 +351,21 @@ class Slots {
   }
 }
 
-if (import.meta.main) console.log(await ensurePeers())
+/** Bytes of all files below a folder. */
+const folderBytes = (folder: string): number =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .reduce((sum, entry) => sum + lstatSync(join(entry.parentPath, entry.name)).size, 0)
+
+if (import.meta.main) {
+  console.log(await ensurePeers())
+  for (const release of enabledReleases().filter((enabled) => enabled !== newestRelease)) {
+    const started = performance.now()
+    console.log(await ensurePeers(releasePeers, { release }))
+    const seconds = ((performance.now() - started) / 1000).toFixed(1)
+    const megabytes = (folderBytes(releaseFolder(release)) / 1e6).toFixed(0)
+    process.stderr.write(
+      `peers: llama.cpp ${release.llamaVersion} (protocol ${release.protocol}) in ${seconds} s, ${megabytes} MB\n`,
+    )
+  }
+}

@@ -6,6 +6,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { basename } from "node:path"
 import { Data } from "effect"
 import { ensurePeers } from "./peers.ts"
+import { newestRelease, type Release } from "./releases.ts"
 
 /** A process did not do what the test needs of it; the message ends with what it printed. */
 export class ProcessError extends Data.TaggedError("ProcessError")<{
@@ -194,6 +195,8 @@ export const startServer = async (
 }
 
 export interface RpcServerOptions extends StartOptions {
+  /** Default the newest. These options are the same in all of them. */
+  readonly release?: Release
   /** Default 2. */
   readonly threads?: number
   /** `-c`; set `LLAMA_CACHE` in `env` to say where. */
@@ -208,7 +211,7 @@ export interface RpcServerOptions extends StartOptions {
 export const startUpstreamServer = async (
   options: RpcServerOptions = {},
 ): Promise<ServerProcess> => {
-  const paths = await ensurePeers(["rpc-server"])
+  const paths = await ensurePeers(["rpc-server"], { release: options.release ?? newestRelease })
   return startServer(
     (port) => [
       ...(options.prefix ?? []),

@@ -26,11 +26,13 @@ const scratch = mkdtempSync(join(tmpdir(), "source-test-"))
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
 
 /** Runs ensureSource in a process of its own, with another build folder, PATH and environment. */
-const ensureSourceWith = async (env: Record<string, string>) => {
+const ensureSourceWith = (env: Record<string, string>) => fetchWith("source.ensureSource()", env)
+
+const fetchWith = async (call: string, env: Record<string, string>) => {
   const root = join(scratch, Bun.randomUUIDv7())
   const code = `
-    import { ensureSource } from "@ggml-rpc/native/source"
-    const result = await ensureSource().then(
+    import * as source from "@ggml-rpc/native/source"
+    const result = await ${call}.then(
       (path) => ({ path }),
       (error) => ({ tag: error._tag, reason: error.reason, message: error.message }),
     )
@@ -111,13 +113,49 @@ describe("ensureSource", () => {
   })
 })
 
+describe("a part of the source", () => {
+  test("comes without the rest and without the repository", async () => {
+    const target = join(scratch, "part")
+    const call = `source.ensureSource({ target: ${JSON.stringify(target)}, pathspecs: ["include"] })`
+    expect(await fetchWith(call, {})).toMatchObject({ path: target })
+    expect(readdirSync(target)).toEqual(["include"])
+    // There it is, so nothing is fetched.
+    expect(await fetchWith(call, { PATH: pathWith({}) })).toMatchObject({ path: target })
+  })
+})
+
+describe("ensurePackage", () => {
+  const packageCall = (target: string): string =>
+    `source.ensurePackage({ name: "left", version: "1.0.0", integrity: "sha512-x" }, ${JSON.stringify(target)})`
+
+  test("refuses other bytes than the pinned ones", async () => {
+    const npm = pathWith({ npm: "echo other > left-1.0.0.tgz" })
+    const target = join(scratch, "package")
+    const failure = await fetchWith(packageCall(target), {
+      PATH: `${npm}${delimiter}${process.env.PATH}`,
+    })
+    expect(failure).toMatchObject({ tag: "SourceError", reason: "checksum" })
+    expect(existsSync(target)).toBe(false)
+  })
+
+  test("names the package that npm could not fetch", async () => {
+    const npm = pathWith({ npm: "echo 'npm error 404 Not Found' >&2; exit 1" })
+    const failure = await fetchWith(packageCall(join(scratch, "package")), {
+      PATH: `${npm}${delimiter}${process.env.PATH}`,
+    })
+    expect(failure).toMatchObject({ tag: "SourceError", reason: "network" })
+    expect(failure.message).toContain("could not fetch left@1.0.0")
+    expect(failure.message).toContain("404 Not Found")
+  })
+})
+
 describe("prebuilt libraries", () => {
   test("are found by their roles in the base package", () => {
     const libraries = prebuiltLibraries()
     expect(libraries.dir).toBe(prebuiltDir())
     const roles = [libraries.ggmlBase, libraries.ggml, libraries.llama, libraries.llamaCommon]
     expect(new Set(roles).size).toBe(4)
-    for (const path of [...roles, ...libraries.backends]) expect(existsSync(path)).toBe(true)
+    for (const path of [...roles, ...libraries.backends]) expect(existsSync(path ?? "")).toBe(true)
     expect(libraries.backends.length).toBeGreaterThan(0)
     for (const path of libraries.backends) expect(path).toContain("ggml-")
     expect(libraries.backends).not.toContain(libraries.ggmlBase)

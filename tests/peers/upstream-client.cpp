@@ -1,6 +1,7 @@
 // upstream-client: evaluates tokens with upstream's libllama, in process or over upstream's RPC client
 // library, and prints what it got as JSON. The interop tests compare its token ids and logits, the
 // benchmark its times. libggml-rpc.so must lie beside the executable; ggml loads it from there.
+// Compiles against every release of releases.ts: where their APIs differ, the protocol version tells.
 
 #include "ggml-backend.h"
 #include "ggml-rpc.h"
@@ -130,6 +131,33 @@ options parse(int argc, char ** argv) {
     return o;
 }
 
+#if RPC_PROTO_MAJOR_VERSION < 3
+// A server has one device.
+void add_devices(ggml_backend_reg_t rpc, const std::string & endpoint, std::vector<ggml_backend_dev_t> & devices) {
+    auto add_device = reinterpret_cast<decltype(&ggml_backend_rpc_add_device)>(
+        ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_device"));
+    ggml_backend_dev_t device = add_device(endpoint.c_str());
+    if (device == nullptr) {
+        throw std::runtime_error(endpoint + " offers no device");
+    }
+    ggml_backend_device_register(device);
+    devices.push_back(device);
+}
+#else
+void add_devices(ggml_backend_reg_t rpc, const std::string & endpoint, std::vector<ggml_backend_dev_t> & devices) {
+    auto add_server = reinterpret_cast<decltype(&ggml_backend_rpc_add_server)>(
+        ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server"));
+    ggml_backend_reg_t server = add_server(endpoint.c_str());
+    if (server == nullptr) {
+        throw std::runtime_error(endpoint + " offers no device");
+    }
+    ggml_backend_register(server);
+    for (size_t i = 0; i < ggml_backend_reg_dev_count(server); i++) {
+        devices.push_back(ggml_backend_reg_dev_get(server, i));
+    }
+}
+#endif
+
 // Devices of all servers in the order given, ended by the null that llama_model_params wants.
 std::vector<ggml_backend_dev_t> remote_devices(const std::vector<std::string> & endpoints) {
     std::vector<ggml_backend_dev_t> devices;
@@ -138,21 +166,20 @@ std::vector<ggml_backend_dev_t> remote_devices(const std::vector<std::string> & 
         if (rpc == nullptr) {
             throw std::runtime_error("libggml-rpc.so is not beside the executable");
         }
-        auto add_server = reinterpret_cast<decltype(&ggml_backend_rpc_add_server)>(
-            ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server"));
         for (const auto & endpoint : endpoints) {
-            ggml_backend_reg_t server = add_server(endpoint.c_str());
-            if (server == nullptr) {
-                throw std::runtime_error(endpoint + " offers no device");
-            }
-            ggml_backend_register(server);
-            for (size_t i = 0; i < ggml_backend_reg_dev_count(server); i++) {
-                devices.push_back(ggml_backend_reg_dev_get(server, i));
-            }
+            add_devices(rpc, endpoint, devices);
         }
     }
     devices.push_back(nullptr);
     return devices;
+}
+
+void set_mmap(llama_model_params & params, bool mmap) {
+#if RPC_PROTO_MAJOR_VERSION < 5
+    params.use_mmap = mmap;
+#else
+    params.load_mode = mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
+#endif
 }
 
 llama_model * load_model(const options & o, std::vector<ggml_backend_dev_t> & devices) {
@@ -160,9 +187,12 @@ llama_model * load_model(const options & o, std::vector<ggml_backend_dev_t> & de
     tensor_split.resize(llama_max_devices(), 0.0f);
     llama_model_params params = llama_model_default_params();
     params.devices         = devices.data();
-    params.n_gpu_layers    = o.n_gpu_layers;
-    params.load_mode       = o.mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
     params.use_extra_bufts = o.repack;
+    set_mmap(params, o.mmap);
+    // The default is all of them, for which the releases have different numbers.
+    if (o.n_gpu_layers >= 0) {
+        params.n_gpu_layers = o.n_gpu_layers;
+    }
     if (!o.tensor_split.empty()) {
         params.tensor_split = tensor_split.data();
     }
@@ -322,6 +352,15 @@ std::string json_device(ggml_backend_dev_t device) {
            ",\"freeBytes\":" + std::to_string(free_bytes) + ",\"totalBytes\":" + std::to_string(total_bytes) + "}";
 }
 
+bool is_hybrid(const llama_model * model) {
+#if RPC_PROTO_MAJOR_VERSION < 3
+    (void) model; // llama.h cannot tell.
+    return false;
+#else
+    return llama_model_is_hybrid(model);
+#endif
+}
+
 std::string json_model(const llama_model * model, int32_t n_vocab) {
     const auto flag = [](bool value) { return std::string(value ? "true" : "false"); };
     return "{\"layerCount\":" + std::to_string(llama_model_n_layer(model)) +
@@ -332,7 +371,7 @@ std::string json_model(const llama_model * model, int32_t n_vocab) {
            ",\"hasEncoder\":" + flag(llama_model_has_encoder(model)) +
            ",\"hasDecoder\":" + flag(llama_model_has_decoder(model)) +
            ",\"recurrent\":" + flag(llama_model_is_recurrent(model)) +
-           ",\"hybrid\":" + flag(llama_model_is_hybrid(model)) +
+           ",\"hybrid\":" + flag(is_hybrid(model)) +
            ",\"diffusion\":" + flag(llama_model_is_diffusion(model)) + "}";
 }
 

@@ -3,7 +3,8 @@ import { EndpointError } from "@ggml-rpc/protocol"
 import {
   type ClusterError,
   ConnectError,
-  EngineError,
+  EngineEndedError,
+  EngineRequestError,
   errorFromData,
   errorToData,
   HandshakeError,
@@ -34,7 +35,8 @@ const examples: ReadonlyArray<ClusterError> = [
   ),
   new PlanError({ reason: "does-not-fit", detail: "It does not fit.", missingBytes: 7 }),
   new PlanError({ reason: "unknown-device", detail: "There is no CUDA7." }),
-  new EngineError({ detail: "signal SIGKILL" }),
+  new EngineEndedError({ detail: "signal SIGKILL" }),
+  new EngineRequestError({ detail: "no model is loaded" }),
   new EndpointError({ text: "box", reason: "the port is missing" }),
 ]
 
@@ -64,11 +66,11 @@ test("the data has no stack and no message, which may hold paths of this machine
   }
 })
 
-test("data of no known error becomes an EngineError", () => {
+test("data of no known error becomes an EngineRequestError", () => {
   expect(errorFromData({ _tag: "NewError", detail: "something new" })).toEqual(
-    new EngineError({ detail: "something new" }),
+    new EngineRequestError({ detail: "something new" }),
   )
-  expect(errorFromData({ _tag: "toString" })._tag).toBe("EngineError")
+  expect(errorFromData({ _tag: "toString" })._tag).toBe("EngineRequestError")
 })
 
 test("what is no error of the cluster is told apart", () => {

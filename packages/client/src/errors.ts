@@ -114,8 +114,9 @@ export class PlanError extends TaggedError("PlanError")<{
   }
 }
 
-/** The process that runs the model ended by itself. */
-export class EngineError extends TaggedError("EngineError")<{
+/** The process that runs the model ended by itself: open a new cluster. */
+export class EngineEndedError extends TaggedError("EngineEndedError")<{
+  /** The signal or exit code, and its last words. */
   readonly detail: string
 }> {
   override get message() {
@@ -123,10 +124,20 @@ export class EngineError extends TaggedError("EngineError")<{
   }
 }
 
+/** The engine lives, and could not do what it was asked. Other requests are not affected. */
+export class EngineRequestError extends TaggedError("EngineRequestError")<{
+  readonly detail: string
+}> {
+  override get message() {
+    return `The process that runs the model could not do what it was asked: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`
+  }
+}
+
 const classes = {
   ConnectError,
   EndpointError,
-  EngineError,
+  EngineEndedError,
+  EngineRequestError,
   HandshakeError,
   ModelError,
   PlanError,
@@ -159,10 +170,10 @@ export const errorToData = (error: ClusterError): ErrorData => {
   return { ...fields, _tag: error._tag }
 }
 
-/** The error again; what is no known error becomes an `EngineError`. */
+/** The error again; what is no known error becomes an `EngineRequestError`: an engine that said it lives. */
 export const errorFromData = (data: ErrorData): ClusterError => {
   if (!Object.hasOwn(classes, data._tag)) {
-    return new EngineError({ detail: String(data.detail ?? data._tag) })
+    return new EngineRequestError({ detail: String(data.detail ?? data._tag) })
   }
   const { _tag, ...fields } = data
   const Class = classes[_tag as keyof typeof classes] as new (fields: unknown) => ClusterError

@@ -1,6 +1,7 @@
 export * from "@ggml-rpc/gguf"
 export { type Endpoint, EndpointError, formatEndpoint } from "@ggml-rpc/protocol"
 export * as Cluster from "./Cluster.ts"
+export * from "./connection/probe.ts"
 export type {
   EngineContextOptions,
   EngineDevice,
@@ -12,4 +13,3 @@ export * from "./errors.ts"
 export { loadGguf } from "./loadGguf.ts"
 export * from "./parseEndpoint.ts"
 export * from "./planner/index.ts"
-export * from "./probe.ts"

@@ -17,7 +17,8 @@ import { availableParallelism } from "node:os"
 import { dirname, join } from "node:path"
 import * as Data from "effect/Data"
 import { type LibrarySet, librarySet, librarySets, shimFolder } from "../src/libraries.ts"
-import { buildRoot, ensureSource, llamaVersion, packageFolder, packageVersion } from "./source.ts"
+import { buildRoot, llamaVersion, packageFolder, packageVersion } from "../src/prebuilt.ts"
+import { ensureSource } from "./source.ts"
 
 /** The shim, or ggml itself, could not be built; the message says what is missing and what to do. */
 export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
@@ -26,18 +27,19 @@ export class NativeBuildError extends Data.TaggedError("NativeBuildError")<{
   readonly cause?: unknown
 }> {}
 
-const shimSources = [
+/** What the shim is made of: paths from the package's folder. */
+const shimSources = (): ReadonlyArray<string> => [
   "CMakeLists.txt",
-  "shim/io.cpp",
-  "shim/ggml.cpp",
-  "shim/llama.cpp",
-  "shim/populate.h",
+  ...[...new Bun.Glob("shim/**/*.{cpp,h}").scanSync(packageFolder())].sort(),
 ]
 
 const stampOf = (set: LibrarySet): string => {
   const hasher = new Bun.CryptoHasher("sha256")
   hasher.update(`${packageVersion}\n${set.dir}\n${process.arch}\n`)
-  for (const file of shimSources) hasher.update(readFileSync(join(packageFolder(), file)))
+  for (const file of shimSources()) {
+    hasher.update(`${file}\n`)
+    hasher.update(readFileSync(join(packageFolder(), file)))
+  }
   return hasher.digest("hex")
 }
 

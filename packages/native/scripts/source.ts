@@ -1,30 +1,52 @@
 /**
- * Where ggml and llama.cpp come from: the source tree of the pinned release, and the folder of
- * prebuilt libraries of the same release.
+ * Where the source of ggml and llama.cpp comes from: the tree of the pinned release. The test peers fetch other
+ * releases, and their libraries, the same way.
  *
  * The source is the git bundle inside the npm package `node-llama-cpp`. That package is fetched with
  * `npm pack` and is no dependency of the workspace: its optional dependencies are every CUDA and
  * Vulkan build of every platform, 600 MB that a build does not need.
  */
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs"
+import { basename, dirname, join } from "node:path"
 import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-} from "node:fs"
-import { basename, dirname, join, resolve } from "node:path"
+  buildRoot,
+  llamaVersion,
+  PrebuiltMissingError,
+  packageVersion,
+  prebuiltDir,
+  prebuiltPackage,
+  type Variant,
+} from "../src/prebuilt.ts"
 import { TaggedError } from "../src/taggedError.ts"
 
-/** Version of `node-llama-cpp` and of every `@node-llama-cpp/<platform>` package. */
-export const packageVersion = "3.22.1"
-/** The llama.cpp release in that package. */
-export const llamaVersion = "v0.5.0"
-/** From `npm view node-llama-cpp@3.22.1 dist.integrity`. */
-const tarballIntegrity =
-  "sha512-bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw=="
+export * from "../src/prebuilt.ts"
+
+/** One version of an npm package, pinned by its checksum. */
+export interface PinnedPackage {
+  readonly name: string
+  readonly version: string
+  /** `sha512-…`, from `npm view NAME@VERSION dist.integrity`. */
+  readonly integrity: string
+}
+
+/** A llama.cpp release, by the package that carries its source. */
+export interface SourceRelease {
+  readonly package: PinnedPackage
+  /** llama.cpp's tag, such as `v0.5.0` or `b6673`. */
+  readonly llamaVersion: string
+}
+
+/** What everything but the test peers of other releases is built from. */
+export const pinnedRelease: SourceRelease = {
+  package: {
+    name: "node-llama-cpp",
+    version: packageVersion,
+    integrity:
+      "sha512-bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw==",
+  },
+  llamaVersion,
+}
+
 const bundlePath = "package/llama/gitRelease.bundle"
 
 /** The source tree could not be made; the message says what is missing and what to do. */
@@ -34,19 +56,17 @@ export class SourceError extends TaggedError("SourceError")<{
   readonly cause?: unknown
 }> {}
 
-/** No package of prebuilt libraries for this platform and variant is installed. */
-export class PrebuiltMissingError extends TaggedError("PrebuiltMissingError")<{
-  readonly packageName: string
-  readonly message: string
-}> {}
-
-/** Folder of this package, also where this module is part of somebody's bundle. */
-export const packageFolder = (): string =>
-  dirname(Bun.resolveSync("@ggml-rpc/native/package.json", import.meta.dir))
-
-/** Folder for everything built or fetched at build time: `GGML_RPC_BUILD_DIR`, else `packages/native/build`. */
-export const buildRoot = (): string =>
-  resolve(process.env.GGML_RPC_BUILD_DIR || join(packageFolder(), "build"))
+export interface SourceOptions {
+  /** Default {@link pinnedRelease}. */
+  readonly release?: SourceRelease
+  /** Folder that becomes the tree; default `llama.cpp-VERSION` in {@link buildRoot}. */
+  readonly target?: string
+  /**
+   * What of the tree is needed, as git pathspecs; default all of it. A part comes without the
+   * repository, which is larger than most parts.
+   */
+  readonly pathspecs?: ReadonlyArray<string>
+}
 
 /**
  * Folder of the llama.cpp source tree, fetched and unpacked at the first call. Safe to call from
@@ -54,22 +74,53 @@ export const buildRoot = (): string =>
  *
  * @throws {SourceError}
  */
-export const ensureSource = async (): Promise<string> => {
-  const target = join(buildRoot(), `llama.cpp-${llamaVersion}`)
-  if (isSourceTree(target)) return target
-  const npm = findTool("npm", "comes from an npm package", "Node.js with npm")
-  const git = findTool("git", "is a git bundle", "git")
-  const work = makeWorkFolder(buildRoot())
+export const ensureSource = ({
+  release = pinnedRelease,
+  target = join(buildRoot(), `llama.cpp-${release.llamaVersion}`),
+  pathspecs,
+}: SourceOptions = {}): Promise<string> =>
+  ensureFolder(target, isSourceTree, async (work) => {
+    const npm = findTool(
+      "npm",
+      "the llama.cpp source comes from an npm package",
+      "Node.js with npm",
+    )
+    const git = findTool("git", "the llama.cpp source is a git bundle", "git")
+    const tarball = await download(npm, release.package, "the llama.cpp source", work)
+    return unpack(git, tarball, work, pathspecs)
+  })
+
+/**
+ * Folder of an unpacked npm package (what its `package.json` lies in), fetched at the first call;
+ * nothing of it runs. As safe as {@link ensureSource} against others that fetch it.
+ *
+ * @throws {SourceError}
+ */
+export const ensurePackage = (pinned: PinnedPackage, target: string): Promise<string> =>
+  ensureFolder(target, isPackage, async (work) => {
+    const npm = findTool("npm", `${pinned.name} is an npm package`, "Node.js with npm")
+    const tarball = await download(npm, pinned, "what is to be built", work)
+    await new Bun.Archive(await Bun.file(tarball).bytes()).extract(work)
+    return join(work, "package")
+  })
+
+/** Makes `target` in a folder beside it, unless it is there; `make` returns what is to become it. */
+const ensureFolder = async (
+  target: string,
+  isWhole: (folder: string) => boolean,
+  make: (work: string) => Promise<string>,
+): Promise<string> => {
+  if (isWhole(target)) return target
+  const work = makeWorkFolder(dirname(target))
   try {
-    const tarball = await download(npm, work)
-    await checkIntegrity(tarball)
-    const tree = await unpack(git, tarball, work)
-    moveInto(tree, target, work)
+    moveInto(await make(work), target, work, isWhole)
     return target
   } finally {
     rmSync(work, { recursive: true, force: true })
   }
 }
+
+const isPackage = (folder: string): boolean => existsSync(join(folder, "package.json"))
 
 const isSourceTree = (folder: string): boolean => existsSync(join(folder, "include", "llama.h"))
 
@@ -78,7 +129,7 @@ const findTool = (tool: "npm" | "git", why: string, what: string): string => {
   if (path !== null) return path
   throw new SourceError({
     reason: tool,
-    message: `${tool} is not on PATH, and the llama.cpp source ${why}: install ${what}.`,
+    message: `${tool} is not on PATH, and ${why}: install ${what}.`,
   })
 }
 
@@ -95,17 +146,24 @@ const makeWorkFolder = (root: string): string => {
   }
 }
 
-const download = async (npm: string, work: string): Promise<string> => {
-  const spec = `node-llama-cpp@${packageVersion}`
+/** Fetches a package into `work` and checks it; `content` says in errors what it carries. */
+const download = async (
+  npm: string,
+  pinned: PinnedPackage,
+  content: string,
+  work: string,
+): Promise<string> => {
+  const spec = `${pinned.name}@${pinned.version}`
   const { exitCode, output } = await execute([npm, "pack", spec, "--ignore-scripts"], work)
   const tarball = readdirSync(work).find((name) => name.endsWith(".tgz"))
   if (exitCode !== 0 || tarball === undefined) {
     throw new SourceError({
       reason: "network",
-      message: `npm could not fetch ${spec}, which carries the llama.cpp source (${npmReason(output)}): check the network and npm's registry setting.`,
+      message: `npm could not fetch ${spec}, which carries ${content} (${npmReason(output)}): check the network and npm's registry setting.`,
       cause: output,
     })
   }
+  await checkIntegrity(join(work, tarball), pinned.integrity)
   return join(work, tarball)
 }
 
@@ -117,18 +175,23 @@ const npmReason = (output: string): string => {
   return telling.slice(0, 3).join("; ") || "npm printed no error"
 }
 
-const checkIntegrity = async (tarball: string): Promise<void> => {
+const checkIntegrity = async (tarball: string, pinned: string): Promise<void> => {
   const hasher = new Bun.CryptoHasher("sha512")
   for await (const chunk of Bun.file(tarball).stream()) hasher.update(chunk)
   const integrity = `sha512-${hasher.digest("base64")}`
-  if (integrity === tarballIntegrity) return
+  if (integrity === pinned) return
   throw new SourceError({
     reason: "checksum",
-    message: `The fetched ${basename(tarball)} has checksum ${integrity} where ${tarballIntegrity} is pinned: the download is damaged (run 'npm cache clean --force' and try again) or the registry serves another package.`,
+    message: `The fetched ${basename(tarball)} has checksum ${integrity} where ${pinned} is pinned: the download is damaged (run 'npm cache clean --force' and try again) or the registry serves another package.`,
   })
 }
 
-const unpack = async (git: string, tarball: string, work: string): Promise<string> => {
+const unpack = async (
+  git: string,
+  tarball: string,
+  work: string,
+  pathspecs: ReadonlyArray<string> | undefined,
+): Promise<string> => {
   await new Bun.Archive(await Bun.file(tarball).bytes()).extract(work, { glob: bundlePath })
   const bundle = join(work, bundlePath)
   if (!existsSync(bundle)) {
@@ -138,7 +201,9 @@ const unpack = async (git: string, tarball: string, work: string): Promise<strin
     })
   }
   const tree = join(work, "tree")
-  const { exitCode, output } = await execute([git, "clone", "--quiet", bundle, tree], work)
+  const { exitCode, output } = await (pathspecs === undefined
+    ? execute([git, "clone", "--quiet", bundle, tree], work)
+    : cloneParts(git, bundle, tree, work, pathspecs))
   if (exitCode !== 0 || !isSourceTree(tree)) {
     throw new SourceError({
       reason: "bundle",
@@ -149,18 +214,37 @@ const unpack = async (git: string, tarball: string, work: string): Promise<strin
   return tree
 }
 
-const moveInto = (tree: string, target: string, work: string): void => {
+const cloneParts = async (
+  git: string,
+  bundle: string,
+  tree: string,
+  work: string,
+  pathspecs: ReadonlyArray<string>,
+): Promise<Executed> => {
+  const clone = await execute([git, "clone", "--quiet", "--no-checkout", bundle, tree], work)
+  if (clone.exitCode !== 0) return clone
+  const checkout = await execute([git, "checkout", "--quiet", "HEAD", "--", ...pathspecs], tree)
+  rmSync(join(tree, ".git"), { recursive: true, force: true })
+  return checkout
+}
+
+const moveInto = (
+  made: string,
+  target: string,
+  work: string,
+  isWhole: (folder: string) => boolean,
+): void => {
   for (let attempt = 1; ; attempt++) {
     try {
-      renameSync(tree, target)
+      renameSync(made, target)
       return
     } catch (cause) {
       // Somebody was faster, or what lies there was damaged by hand; others may be repairing it too.
-      if (isSourceTree(target)) return
+      if (isWhole(target)) return
       if (attempt === 5) {
         throw new SourceError({
           reason: "disk",
-          message: `The llama.cpp source could not be moved to ${target} (${reasonOf(cause)}): remove that folder and try again.`,
+          message: `What was fetched could not be moved to ${target} (${reasonOf(cause)}): remove that folder and try again.`,
           cause,
         })
       }
@@ -177,10 +261,12 @@ const moveAway = (folder: string, to: string): void => {
   }
 }
 
-const execute = async (
-  command: string[],
-  cwd: string,
-): Promise<{ exitCode: number; output: string }> => {
+interface Executed {
+  readonly exitCode: number
+  readonly output: string
+}
+
+const execute = async (command: string[], cwd: string): Promise<Executed> => {
   // git must see the new folder only, whatever repository a hook or a worktree points it to.
   const { GIT_DIR: _dir, GIT_WORK_TREE: _tree, GIT_INDEX_FILE: _index, ...env } = process.env
   const child = Bun.spawn(command, {
@@ -201,9 +287,6 @@ const execute = async (
 const reasonOf = (cause: unknown): string =>
   cause instanceof Error ? cause.message : String(cause)
 
-/** The variants of a platform package; each is a complete set of libraries with names of its own. */
-export type Variant = "base" | "cuda" | "vulkan"
-
 /** Paths of one set of prebuilt libraries. A process loads exactly one set. */
 export interface PrebuiltLibraries {
   /** Folder of them all; ggml looks for its backends here. */
@@ -211,86 +294,51 @@ export interface PrebuiltLibraries {
   readonly ggmlBase: string
   readonly ggml: string
   readonly llama: string
-  /** Upstream's helpers for its tools; only the peers of the tests need it. */
-  readonly llamaCommon: string
+  /** Upstream's helpers for its tools; only the peers of the tests need it. Not in packages before 3.19.0. */
+  readonly llamaCommon: string | undefined
   /** One or more per device kind, such as `libggml-cpu-haswell.so`; ggml picks the best of a kind. */
   readonly backends: ReadonlyArray<string>
 }
 
-/** Name of the npm package with the prebuilt libraries for this machine. */
-export const prebuiltPackage = (variant: Variant = "base"): string => {
-  const platform =
-    process.platform === "darwin" ? "mac" : process.platform === "win32" ? "win" : process.platform
-  const base = platform === "mac" && process.arch === "arm64" ? "mac-arm64-metal" : undefined
-  const name = base ?? `${platform}-${process.arch === "arm" ? "armv7l" : process.arch}`
-  return `@node-llama-cpp/${name}${variant === "base" ? "" : `-${variant}`}`
-}
-
 /**
- * Folder of the installed prebuilt libraries, such as `…/bins/linux-x64`. Looks beside this package
- * first, then from the current directory: a variant is added by the user's project, not by ours.
- *
- * @throws {PrebuiltMissingError}
- */
-export const prebuiltDir = (variant: Variant = "base"): string => {
-  const packageName = prebuiltPackage(variant)
-  for (const from of [packageFolder(), process.cwd()]) {
-    const dir = installedFolder(packageName, from, join("bins", basename(packageName)))
-    if (dir !== undefined) return dir
-  }
-  throw new PrebuiltMissingError({
-    packageName,
-    message: `The package ${packageName}@${packageVersion} with the prebuilt ggml libraries is not installed: add it with 'bun add ${packageName}@${packageVersion}', or, where it does not exist for this machine, build from source with 'bun run build:native --from-source'.`,
-  })
-}
-
-/**
- * A folder of an installed package, as programs below `from` find it. Not by `Bun.resolveSync`: where no
- * `node_modules` is near, that downloads the package.
- */
-const installedFolder = (name: string, from: string, folder: string): string | undefined => {
-  for (let at = realpathSync(from); ; at = dirname(at)) {
-    const found = join(at, "node_modules", name, folder)
-    if (existsSync(found)) return realpathSync(found)
-    if (at === dirname(at)) return undefined
-  }
-}
-
-/** Variants whose package is installed for this machine. */
-export const installedVariants = (): ReadonlyArray<Variant> =>
-  (["base", "cuda", "vulkan"] as const).filter((variant) => {
-    try {
-      return prebuiltDir(variant) !== ""
-    } catch (error) {
-      if (error instanceof PrebuiltMissingError) return false
-      throw error
-    }
-  })
-
-/**
- * Library files of a set. Their names differ: `libllama.v0.5.0.so`, `libllama.cuda.v0.5.0.so`.
+ * Library files of an installed set.
  *
  * @throws {PrebuiltMissingError} when the package, or one of its libraries, is not there
  */
-export const prebuiltLibraries = (variant: Variant = "base"): PrebuiltLibraries => {
-  const dir = prebuiltDir(variant)
+export const prebuiltLibraries = (variant: Variant = "base"): PrebuiltLibraries =>
+  librariesIn(prebuiltDir(variant), prebuiltPackage(variant), packageVersion)
+
+/**
+ * Library files in the folder of a set. Their names differ: `libllama.v0.5.0.so`,
+ * `libllama.cuda.v0.5.0.so`, `libllama.b6673.so`.
+ *
+ * @throws {PrebuiltMissingError} when one is not there
+ */
+export const librariesIn = (
+  dir: string,
+  packageName: string,
+  version: string,
+): PrebuiltLibraries => {
   const names = readdirSync(dir).sort()
-  const one = (pattern: RegExp): string => {
+  const find = (pattern: RegExp): string | undefined => {
     const name = names.find((candidate) => pattern.test(candidate))
-    if (name !== undefined) return join(dir, name)
-    const packageName = prebuiltPackage(variant)
+    return name === undefined ? undefined : join(dir, name)
+  }
+  const one = (pattern: RegExp): string => {
+    const path = find(pattern)
+    if (path !== undefined) return path
     throw new PrebuiltMissingError({
       packageName,
-      message: `${dir} holds no library that matches ${pattern.source}: reinstall ${packageName}@${packageVersion}.`,
+      message: `${dir} holds no library that matches ${pattern.source}: reinstall ${packageName}@${version}.`,
     })
   }
-  const suffix = String.raw`(\.[a-z]+)?(\.v[\d.]+)?\.(so|dylib|dll)$`
+  const suffix = String.raw`(\.[a-z]+)?(\.(v[\d.]+|b\d+))?\.(so|dylib|dll)$`
   return {
     dir,
     ggmlBase: one(new RegExp(`^(lib)?ggml-base${suffix}`)),
     ggml: one(new RegExp(`^(lib)?ggml${suffix}`)),
     llama: one(new RegExp(`^(lib)?llama${suffix}`)),
-    llamaCommon: one(new RegExp(`^(lib)?llama-common${suffix}`)),
+    llamaCommon: find(new RegExp(`^(lib)?llama-common${suffix}`)),
     backends: names
       .filter((name) => /^(lib)?ggml-(?!base)[\w.-]+\.(so|dylib|dll)$/.test(name))
       .map((name) => join(dir, name)),

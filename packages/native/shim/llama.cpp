@@ -1,5 +1,6 @@
 // libllama calls that take or return structs by value.
 
+#include "api.h"
 #include "llama-ext.h"
 #include "llama.h"
 
@@ -9,8 +10,6 @@
 #include <exception>
 #include <string>
 #include <vector>
-
-#define API extern "C" __attribute__((visibility("default")))
 
 namespace {
 

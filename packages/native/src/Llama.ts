@@ -8,7 +8,6 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
-import type { PrebuiltMissingError } from "../scripts/source.ts"
 import {
   LlamaModel,
   ModelLoadError,
@@ -19,6 +18,7 @@ import {
 import { llama } from "./libllama.ts"
 import { libraryErrorOf, type NativeLibraryError } from "./libraries.ts"
 import { ContextError, type ContextOptions, type ModelContext } from "./ModelContext.ts"
+import type { PrebuiltMissingError } from "./prebuilt.ts"
 import type { Sampler, SamplerOptions } from "./Sampler.ts"
 
 export class Llama extends Context.Tag("@ggml-rpc/native/Llama")<

@@ -3,13 +3,6 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import {
-  installedVariants,
-  llamaVersion,
-  PrebuiltMissingError,
-  packageVersion,
-  prebuiltPackage,
-} from "../scripts/source.ts"
-import {
   type LibraryVariant,
   libraryErrorOf,
   librarySet,
@@ -19,6 +12,13 @@ import {
   shimFolder,
   shimLibrary,
 } from "./libraries.ts"
+import {
+  installedVariants,
+  llamaVersion,
+  PrebuiltMissingError,
+  packageVersion,
+  prebuiltPackage,
+} from "./prebuilt.ts"
 
 const suffix = process.platform === "darwin" ? "dylib" : "so"
 
@@ -74,7 +74,7 @@ describe("the set of libraries", () => {
       },
     })
     try {
-      const program = `const { installedVariants } = await import(${JSON.stringify(join(import.meta.dir, "..", "scripts", "source.ts"))}); console.log(installedVariants().join())`
+      const program = `const { installedVariants } = await import(${JSON.stringify(join(import.meta.dir, "prebuilt.ts"))}); console.log(installedVariants().join())`
       process.chdir(build)
       const installed = installedVariants()
       const child = Bun.spawn([process.execPath, "-e", program], {

@@ -13,7 +13,7 @@ import {
   packageVersion,
   prebuiltDir,
   prebuiltPackage,
-} from "../scripts/source.ts"
+} from "./prebuilt.ts"
 import { TaggedError } from "./taggedError.ts"
 
 /** `source` is what `bun run build:native --from-source` made; the others are npm packages. */

@@ -1,7 +1,7 @@
 /**
  * Tensors as the shim reads them: packed records, written here field by field.
  *
- * The layout is that of shim/ggml.cpp `tensor_record`, which is rpc_tensor's (ggml-rpc.cpp, protocol
+ * The layout is that of shim/ggml/tensor_record.h `tensor_record`, which is rpc_tensor's (ggml-rpc.cpp, protocol
  * 7.0.0), little-endian. For tests and tools: the server's records come from the wire as they are.
  */
 import type { Address } from "./io.ts"

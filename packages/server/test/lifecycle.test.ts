@@ -21,7 +21,7 @@ describe("connections", () => {
         const a = f32Tensor(1, buffer, 0, [4])
         const c = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
         client.setTensor(a, floats(number, 0, 0, 0))
-        client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [2n], tensors: [a, c] })
+        client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, c] })
         expect(toFloats(await client.getTensor(c, 16))).toEqual([2 * number, 0, 0, 0])
         return client
       }
@@ -194,7 +194,7 @@ describe("the end", () => {
       const a = f32Tensor(1, buffer, 0, [2048, 2048])
       const c = f32Tensor(2, buffer, 32 * MIB, [2048, 2048], node("MUL_MAT", 1, 1))
       const nodes = Array.from({ length: 1000 }, () => 2n)
-      busy.send(Command.GRAPH_COMPUTE, { device: 0, nodes, tensors: [a, c] })
+      busy.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors: [a, c] })
       await Bun.sleep(200)
       expect(idle.isClosed || busy.isClosed).toBe(false)
       return [server.port, ...server.processIds()]

@@ -134,7 +134,7 @@ describe("framing", () => {
     ["INIT_TENSOR", Command.INIT_TENSOR, 296],
     ["GET_ALLOC_SIZE", Command.GET_ALLOC_SIZE, 3260],
     ["DEVICE_COUNT", Command.DEVICE_COUNT, 0],
-    ["GRAPH_RECOMPUTE", Command.GRAPH_RECOMPUTE, 4],
+    ["GRAPH_RECOMPUTE", Command.GRAPH_RECOMPUTE, 12],
     ["MEMSET_TENSOR", Command.MEMSET_TENSOR, 313],
   ]
   test.each(fixedSizes)("%s of another size", async (name, command, size) => {
@@ -177,12 +177,12 @@ describe("devices and handles", () => {
     ],
     [
       "GRAPH_RECOMPUTE",
-      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 1 }),
+      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 1, uid: 1n }),
       "device must be below the device count 1 (got 1)",
     ],
     [
       "GRAPH_RECOMPUTE",
-      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 0 }),
+      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n }),
       "device has no computed graph",
     ],
     [
@@ -568,7 +568,7 @@ describe("graphs", () => {
   test.each(cases)("%s", async (_, change, expected) => {
     const client = await TestClient.connect(server.port)
     const buffer = await client.allocate(BUFFER_BYTES)
-    client.send(Command.GRAPH_COMPUTE, { device: 0, ...graph(buffer, change) })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, ...graph(buffer, change) })
     expect(await refusal(client)).toContain(`GRAPH_COMPUTE: ${expected}`)
   })
 
@@ -582,7 +582,7 @@ describe("graphs", () => {
       tensors[2] = { ...tensors[2]!, ...node("MUL_MAT", 1, 2), ne: [1, 1, 1, 1] }
       return { tensors }
     })
-    client.send(Command.GRAPH_COMPUTE, { device: 0, ...parts })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, ...parts })
     expect(await refusal(client)).toContain(
       "GRAPH_COMPUTE: tensors[2].op is no operation that CPU can run with these types and shapes (got MUL_MAT)",
     )
@@ -601,7 +601,7 @@ describe("graphs", () => {
       f32Tensor(2, buffer, 2 * columns, [columns, rows], { nb: [4, 0, 0, 0] }),
       f32Tensor(3, buffer, 6 * columns, [1, rows], node("MUL_MAT", 1, 2)),
     ]
-    client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [3n], tensors })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [3n], tensors })
     expect(await refusal(client)).toContain(
       "GRAPH_COMPUTE: nodes need more memory besides the tensors than this machine has now (got ",
     )
@@ -609,7 +609,7 @@ describe("graphs", () => {
 
   test("another device", async () => {
     const client = await TestClient.connect(server.port)
-    client.send(Command.GRAPH_COMPUTE, { device: 1, nodes: [], tensors: [] })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 1, nodes: [], tensors: [] })
     expect(await refusal(client)).toContain(
       "GRAPH_COMPUTE: device must be below the device count 1 (got 1)",
     )
@@ -661,7 +661,7 @@ test("a flag alone does not run a node that has no operation", async () => {
   const buffer = await client.allocate(BUFFER_BYTES)
   const tensor = f32Tensor(1, buffer, 0, [4], { flags: TensorFlag.COMPUTE })
   client.setTensor(tensor, floats(1, 2, 3, 4))
-  client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [1n], tensors: [tensor] })
+  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [1n], tensors: [tensor] })
   expect(await client.getTensor(tensor, 16)).toEqual(floats(1, 2, 3, 4))
   client.close()
 })

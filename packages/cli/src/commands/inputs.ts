@@ -7,7 +7,8 @@ import {
   ggufString,
   parseEndpoints,
 } from "@ggml-rpc/client"
-import { ensureShim, librarySet, missingGpuPackage } from "@ggml-rpc/native"
+import { librarySet, missingGpuPackage } from "@ggml-rpc/native"
+import { ensureShim } from "@ggml-rpc/native/build"
 import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { noteLine } from "../terminal.ts"

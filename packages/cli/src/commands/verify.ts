@@ -170,7 +170,9 @@ const reopening = (
       use: (call) =>
         Effect.flatMap(get, ({ cluster }) =>
           Effect.tapError(endingEngineFirst(cluster, call(cluster)), (error) =>
-            error._tag === "EngineError" || error._tag === "ServerLostError" ? drop : Effect.void,
+            error._tag === "EngineEndedError" || error._tag === "ServerLostError"
+              ? drop
+              : Effect.void,
           ),
         ),
     }

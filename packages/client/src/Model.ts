@@ -1,0 +1,193 @@
+/** A model on the devices of a cluster: how it gets there, and what it does. */
+import type { ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Scope from "effect/Scope"
+import type * as Stream from "effect/Stream"
+import type { EngineHost } from "./EngineHost.ts"
+import type { EngineEvent, GenerateStats, LoadStats } from "./engine/messages.ts"
+import { type ClusterError, ModelError } from "./errors.ts"
+import { type GeneratedToken, generateEach, tokenStream } from "./generateEach.ts"
+import { type ModelPlan, measurementOf } from "./ModelPlan.ts"
+import type { Measurement } from "./planner/index.ts"
+
+export interface LoadProgress {
+  /** Weights that have reached their servers. */
+  readonly doneBytes: number
+  /** Of those, weights that a server had in its cache. */
+  readonly cachedBytes: number
+  readonly totalBytes: number
+}
+
+export interface GenerateOptions extends SamplerOptions {
+  /** Default -1: until the model ends the text or the context is full. */
+  readonly maxTokens?: number
+}
+
+/** What a model put out for given tokens. */
+export interface Evaluation {
+  /** Embeddings for models that compute no logits. */
+  readonly kind: "logits" | "embeddings"
+  readonly rowCount: number
+  readonly columnCount: number
+  /** rowCount × columnCount, row after row. */
+  readonly values: Float32Array
+}
+
+/** A model on the devices of a cluster. */
+export interface ClusterModel {
+  readonly info: ModelInfo
+  readonly plan: ModelPlan
+  /** Tokens that the context holds. */
+  readonly contextSize: number
+  readonly stats: LoadStats
+  /** What it really took, per device of the plan, and on this host. */
+  readonly breakdown: Measurement
+  readonly tokenize: (
+    text: string,
+    options?: { readonly addSpecial?: boolean; readonly parseSpecial?: boolean },
+  ) => Effect.Effect<ReadonlyArray<number>, ClusterError>
+  /** Text or token ids in, tokens out as they are computed. Ending the stream early stops the model. */
+  readonly generate: (
+    prompt: string | ReadonlyArray<number>,
+    options?: GenerateOptions,
+    onStats?: (stats: GenerateStats) => void,
+  ) => Stream.Stream<GeneratedToken, ClusterError>
+  /**
+   * The same by a plain call a token, which takes a third of the stream's processor time. What `onToken` throws is a
+   * defect and stops the model, as an interruption does.
+   */
+  readonly generateEach: (
+    prompt: string | ReadonlyArray<number>,
+    onToken: (token: GeneratedToken) => void,
+    options?: GenerateOptions,
+  ) => Effect.Effect<GenerateStats, ClusterError>
+  /** Logits (or embeddings) of every one of these tokens. */
+  readonly evaluate: (tokens: ReadonlyArray<number>) => Effect.Effect<Evaluation, ClusterError>
+}
+
+/** Who has a model on the cluster, or is loading one: one load at a time. */
+export interface Place {
+  holder: { readonly path: string } | undefined
+}
+
+/**
+ * Asked of the engine by plain calls: a small model is loaded in the time that the host takes to run a chain of
+ * effects for the first time.
+ */
+export const loadModel = (
+  engine: EngineHost,
+  place: Place,
+  plan: ModelPlan,
+  onProgress: (progress: LoadProgress) => void,
+): Effect.Effect<ClusterModel, ClusterError, Scope.Scope> =>
+  Effect.scopeWith((scope) => {
+    const { path } = plan
+    const holder = { path }
+    const leave = (): void => {
+      if (place.holder === holder) place.holder = undefined
+    }
+    const release = Effect.suspend(() => {
+      if (place.holder !== holder) return Effect.void
+      // What runs now is this load, or something on this model; the engine may also be gone already,
+      // and then so is the model.
+      return engine.cancel.pipe(
+        Effect.zipRight(engine.settle(engine.request({ type: "unload" }))),
+        Effect.ensuring(Effect.sync(leave)),
+      )
+    })
+    const totalBytes = plan.devices.reduce(
+      (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
+      0,
+    )
+    const load = Effect.async<ClusterModel, ClusterError>((resume) => {
+      // What the caller's function throws is a defect; the finalizer stops the load.
+      const report = (doneBytes: number, cachedBytes: number): void => {
+        try {
+          onProgress({ doneBytes, cachedBytes, totalBytes })
+        } catch (error) {
+          resume(Effect.die(error))
+        }
+      }
+      if (place.holder !== undefined) {
+        const detail = `the cluster holds ${place.holder.path} already; close its scope first, or open another cluster.`
+        resume(Effect.fail(new ModelError({ path, during: "load", detail })))
+        return
+      }
+      place.holder = holder
+      const giveUp = engine.begin(
+        {
+          type: "load",
+          path,
+          placement: { unitCounts: plan.devices.map((device) => device.unitCount) },
+          context: plan.context,
+          mmap: plan.mmap,
+        },
+        (event) => {
+          if (event.type === "progress") report(event.doneBytes, event.cachedBytes)
+        },
+        (end) => {
+          if (Either.isLeft(end)) {
+            // The engine keeps nothing of a load that failed.
+            leave()
+            resume(Effect.fail(end.left))
+            return
+          }
+          const { event: loaded } = end.right
+          const { remoteWeightBytes, cachedWeightBytes } = loaded.stats
+          if (remoteWeightBytes > 0) report(remoteWeightBytes, cachedWeightBytes)
+          resume(Effect.succeed(modelOf(engine, plan, loaded)))
+        },
+      )
+      return Effect.suspend(() => {
+        if (!giveUp()) return release
+        leave()
+        return Effect.void
+      })
+    })
+    // The finalizer comes first: it does nothing before the place is taken, and nothing can come between.
+    return Effect.zipRight(Scope.addFinalizer(scope, release), load)
+  })
+
+const modelOf = (
+  engine: EngineHost,
+  plan: ModelPlan,
+  loaded: EngineEvent & { type: "loaded" },
+): ClusterModel => {
+  const tokenize: ClusterModel["tokenize"] = (text, options = {}) =>
+    Effect.map(
+      engine.request({
+        type: "tokenize",
+        text,
+        addSpecial: options.addSpecial ?? true,
+        parseSpecial: options.parseSpecial ?? true,
+      }),
+      ({ event }) => event.tokens,
+    )
+  const generate: ClusterModel["generateEach"] = (prompt, onToken, options = {}) => {
+    const { maxTokens = -1, ...sampler } = options
+    return Effect.flatMap(
+      typeof prompt === "string" ? tokenize(prompt) : Effect.succeed(prompt),
+      (tokens) => generateEach(engine, { type: "generate", tokens, maxTokens, sampler }, onToken),
+    )
+  }
+  return {
+    info: loaded.info,
+    plan,
+    contextSize: loaded.contextSize,
+    stats: loaded.stats,
+    breakdown: measurementOf(loaded.rows, plan.devices.length),
+    tokenize,
+    generate: (prompt, options, onStats = () => {}) =>
+      tokenStream((onToken) => generate(prompt, onToken, options), onStats),
+    generateEach: generate,
+    evaluate: (tokens) =>
+      Effect.map(engine.request({ type: "evaluate", tokens }), ({ event, data }) => ({
+        kind: event.kind,
+        rowCount: event.rowCount,
+        columnCount: event.columnCount,
+        // A copy: the bytes may lie at an odd address of a larger block.
+        values: new Float32Array(new Uint8Array(data).buffer),
+      })),
+  }
+}

@@ -1,0 +1,149 @@
+/** Where a model goes: what is asked for, what fits, and what the engine measured. */
+import { type GgufError, ggufString, layerBytes } from "@ggml-rpc/gguf"
+import type { KvTypeName } from "@ggml-rpc/native/bindings/llama"
+import * as Effect from "effect/Effect"
+import { contextOptions, MIN_CONTEXT_SIZE } from "./contextOptions.ts"
+import type { EngineHost } from "./EngineHost.ts"
+import type { EngineContextOptions, MeasuredRow } from "./engine/messages.ts"
+import { type ClusterError, PlanError } from "./errors.ts"
+import { loadGguf } from "./loadGguf.ts"
+import {
+  type Candidate,
+  type DeviceUse,
+  type Measurement,
+  type Plan,
+  type PlannerInput,
+  planSteps,
+} from "./planner/index.ts"
+
+/** Defaults are llama-cli's, by its names. */
+export interface PlanOptions {
+  /** Tokens; undefined: the model's training length, less if that does not fit. */
+  readonly contextSize?: number | undefined
+  readonly batchSize?: number | undefined
+  readonly ubatchSize?: number | undefined
+  readonly threads?: number | undefined
+  readonly flashAttention?: "on" | "off" | "auto" | undefined
+  readonly typeK?: KvTypeName | undefined
+  readonly typeV?: KvTypeName | undefined
+  /** Layers on devices, the output layer included; undefined: all that fit. */
+  readonly gpuLayers?: number | undefined
+  /** Proportions, one a device in the cluster's order; undefined: by free memory. */
+  readonly tensorSplit?: ReadonlyArray<number> | undefined
+  /** Map the file; true. */
+  readonly mmap?: boolean | undefined
+  /** Bytes left free on each device; 64 MiB. */
+  readonly headroomBytes?: number | undefined
+}
+
+/** A plan, and what it was made for. */
+export interface ModelPlan extends Plan {
+  readonly path: string
+  readonly architecture: string
+  /** `general.name`, when the file has one. */
+  readonly name?: string
+  readonly modelBytes: number
+  readonly context: EngineContextOptions
+  readonly mmap: boolean
+  /** Where each device is: its server, or `local`. Same order as `devices`. */
+  readonly places: ReadonlyArray<string>
+}
+
+const HEADROOM_BYTES = 64 * 1024 * 1024
+
+const nothing: DeviceUse = { weightBytes: 0, contextBytes: 0, computeBytes: 0 }
+
+/** ggml's names of host buffers whose tensors lie as in the file. */
+const isFileLayout = (bufferTypeName: string): boolean => /^CPU(_Mapped)?$/.test(bufferTypeName)
+
+/** Sums rows of buffer types into what each device and this host take. */
+export const measurementOf = (
+  rows: ReadonlyArray<MeasuredRow>,
+  deviceCount: number,
+): Measurement => {
+  const add = (use: DeviceUse, row: MeasuredRow): DeviceUse => ({
+    weightBytes: use.weightBytes + row.modelBytes,
+    contextBytes: use.contextBytes + row.contextBytes,
+    computeBytes: use.computeBytes + row.computeBytes,
+  })
+  const of = (device: number): DeviceUse =>
+    rows.filter((row) => row.device === device).reduce(add, nothing)
+  return {
+    devices: Array.from({ length: deviceCount }, (_, device) => of(device)),
+    host: rows.filter((row) => row.device < 0).reduce(add, nothing),
+    hostFileLayoutBytes: rows
+      .filter((row) => row.device < 0 && isFileLayout(row.bufferTypeName))
+      .reduce((sum, row) => sum + row.modelBytes, 0),
+  }
+}
+
+/** Reads the model file and finds where its layers fit, measuring candidates on the devices. `places` is in the devices' order. */
+export const planModel = (
+  engine: EngineHost,
+  places: ReadonlyArray<string>,
+  path: string,
+  options: PlanOptions,
+): Effect.Effect<ModelPlan, ClusterError | GgufError> =>
+  Effect.gen(function* () {
+    const gguf = yield* loadGguf(path)
+    const { event: memory } = yield* engine.request({ type: "memory" })
+    const context = contextOptions(gguf, options)
+    const mmap = options.mmap ?? true
+    const layers = layerBytes(gguf)
+    const input: PlannerInput = {
+      devices: memory.devices,
+      host: memory.host,
+      unitBytes: [...layers.layers, layers.outputBytes],
+      tensorSplit: options.tensorSplit,
+      gpuLayers:
+        options.gpuLayers === undefined || options.gpuLayers < 0 ? undefined : options.gpuLayers,
+      contextSize: context.contextSize,
+      minContextSize: options.contextSize
+        ? undefined
+        : Math.min(MIN_CONTEXT_SIZE, context.contextSize),
+      headroomBytes: options.headroomBytes ?? HEADROOM_BYTES,
+      mapsWeights: mmap,
+    }
+    const measure = (candidate: Candidate) =>
+      Effect.map(
+        engine.request({
+          type: "measure",
+          path,
+          placement: { unitCounts: candidate.unitCounts },
+          context: { ...context, contextSize: candidate.contextSize },
+        }),
+        ({ event }) => measurementOf(event.rows, memory.devices.length),
+      )
+    const plan = yield* runPlanner(input, measure)
+    const name = ggufString(gguf, "general.name")
+    return {
+      ...plan,
+      path,
+      architecture: ggufString(gguf, "general.architecture") ?? "unknown",
+      ...(name === undefined ? {} : { name }),
+      modelBytes: gguf.tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0),
+      context: { ...context, contextSize: plan.contextSize },
+      mmap,
+      places,
+    }
+  })
+
+const runPlanner = <E>(
+  input: PlannerInput,
+  measure: (candidate: Candidate) => Effect.Effect<Measurement, E>,
+): Effect.Effect<Plan, E | PlanError> =>
+  Effect.gen(function* () {
+    const steps = planSteps(input)
+    const advance = (measured?: Measurement) =>
+      Effect.try({
+        try: () => (measured === undefined ? steps.next() : steps.next(measured)),
+        catch: (error) => error,
+      }).pipe(
+        Effect.catchAll((error) =>
+          error instanceof PlanError ? Effect.fail(error) : Effect.die(error),
+        ),
+      )
+    let step = yield* advance()
+    while (!step.done) step = yield* advance(yield* measure(step.value))
+    return step.value
+  })

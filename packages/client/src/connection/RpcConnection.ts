@@ -1,0 +1,311 @@
+/**
+ * One blocking connection to a server, for the engine's synchronous loop.
+ *
+ * Commands without a response collect in one block, which leaves in one write before the next command
+ * that needs an answer, or when it is full. Responses come in request order, so an asynchronous read is
+ * a request now and a place in a queue until somebody waits for it.
+ *
+ * After the first failure the connection is broken for good: calls return quietly (their callers sit
+ * under C++ frames and must not throw) and `failure` tells what happened.
+ */
+import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
+import {
+  Command,
+  describeCommand,
+  type Endpoint,
+  formatEndpoint,
+  type MessageId,
+  RESPONSE_HEADER_SIZE_BYTES,
+  type RequestOf,
+  type ResponseOf,
+  readU64AsNumber,
+} from "@ggml-rpc/protocol"
+import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
+import { helloRequest, readHello, requestOf, responseOf, responseSizeBytes } from "./dialect.ts"
+
+/** Commands collect up to this size; one block is what a server reads in one or two calls. */
+const BLOCK_SIZE_BYTES = 256 * 1024
+/** Data of at most this size is copied into the block; larger data goes out from where it lies. */
+export const COPY_LIMIT_BYTES = 32 * 1024
+/**
+ * While reads are outstanding no more than this is sent: the server may be stuck writing an answer that
+ * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
+ */
+const SEND_AHEAD_BYTES = 48 * 1024
+/** A host that vanished while nothing was sent is noticed after about twice this time. */
+const KEEPALIVE_S = 5
+
+export class RpcConnection {
+  readonly endpoint: string
+  /** What broke the connection; set once. */
+  failure: ClusterError | undefined
+  /** The server said that it has no cache; one of upstream's never tells. */
+  lacksCache = false
+  /** The server said that a tensor takes just its own bytes on every device of it: no need to ask. */
+  hasPlainSizes = false
+  /** There are requests after the last one that was answered at once: the server may not have done them yet. */
+  isBehind = false
+
+  readonly block = new Uint8Array(BLOCK_SIZE_BYTES)
+  readonly blockView = new DataView(this.block.buffer)
+  private blockSize = 0
+  private fd = -1
+  /** Destinations and sizes of the answers to asynchronous reads that are on their way. */
+  private readonly pendingTargets: Array<Address> = []
+  private readonly pendingSizes: Array<number> = []
+  /** Bytes of requests since the oldest outstanding read. */
+  private sentAheadBytes = 0
+  private readonly answer = new Uint8Array(64)
+  private readonly answerView = new DataView(this.answer.buffer)
+
+  /** How long an answer may take, all of it; undefined while a computation may lie before it. */
+  private patienceMs: number | undefined
+
+  private readonly address: Endpoint
+
+  constructor(address: Endpoint) {
+    this.address = address
+    this.endpoint = formatEndpoint(address)
+  }
+
+  /** A connection over a socket that is there already, and is past HELLO. */
+  static over(fd: number, address: Endpoint): RpcConnection {
+    const connection = new RpcConnection(address)
+    connection.fd = fd
+    return connection
+  }
+
+  /**
+   * Connects and says HELLO.
+   *
+   * @throws {ConnectError | HandshakeError}
+   */
+  open(timeoutMs: number): void {
+    const fd = io().io_connect(cString(this.address.host), this.address.port, timeoutMs)
+    if (fd < 0) throw connectError(this.endpoint, fd)
+    this.fd = fd
+    this.patienceMs = timeoutMs
+    io().io_tune_socket(fd, KEEPALIVE_S)
+    io().io_watch_server(fd)
+    try {
+      this.hello(timeoutMs)
+    } catch (error) {
+      this.close()
+      throw error
+    }
+  }
+
+  private hello(timeoutMs: number): void {
+    const request = helloRequest()
+    io().io_send(this.fd, request, request.length)
+    const size = responseSizeBytes(Command.HELLO)
+    const result = this.receiveSoon(size, timeoutMs)
+    if (result === errno.again) throw this.busyError(timeoutMs)
+    if (result < 0) {
+      const isOther = result === errno.protocol
+      throw new HandshakeError({
+        endpoint: this.endpoint,
+        reason: isOther ? "not-a-server" : "closed",
+        detail: isOther ? "it sent something else than a HELLO response" : "",
+      })
+    }
+    const greeting = readHello(this.endpoint, this.answer.subarray(0, size))
+    if (greeting instanceof HandshakeError) throw greeting
+    this.lacksCache = greeting.lacksCache
+    this.hasPlainSizes = greeting.hasPlainSizes
+  }
+
+  /**
+   * Receives an answer to `answer`, all of it within the time: a server that stops in the middle of an answer is no
+   * better than one that never begins. For the first questions only, it takes two more calls an answer.
+   *
+   * @returns as `io_recv_response`; `errno.again` when time was up
+   */
+  private receiveSoon(sizeBytes: number, timeoutMs: number): number {
+    const deadline = performance.now() + timeoutMs
+    const result = this.fillSoon(RESPONSE_HEADER_SIZE_BYTES, deadline)
+    if (result < 0) return result
+    if (readU64AsNumber(this.answerView, 0) !== sizeBytes) return errno.protocol
+    return this.fillSoon(sizeBytes, deadline)
+  }
+
+  private fillSoon(sizeBytes: number, deadline: number): number {
+    for (let at = 0; at < sizeBytes; ) {
+      const leftMs = Math.ceil(deadline - performance.now())
+      if (leftMs <= 0 || io().io_wait_readable(this.fd, leftMs) === 0) return errno.again
+      const got = io().io_recv(this.fd, this.answer.subarray(at, sizeBytes), sizeBytes - at)
+      if (got <= 0) return got === 0 ? errno.brokenPipe : got
+      at += got
+    }
+    return 0
+  }
+
+  private busyError(timeoutMs: number): HandshakeError {
+    return new HandshakeError({
+      endpoint: this.endpoint,
+      reason: "busy",
+      detail: `${(timeoutMs / 1000).toFixed(1)} s`,
+    })
+  }
+
+  /** From now on answers may take as long as it takes to compute. */
+  beginWork(): void {
+    this.patienceMs = undefined
+  }
+
+  /** Frees the descriptor; the server frees everything that belonged to the connection. */
+  close(): void {
+    if (this.fd < 0) return
+    io().io_unwatch_server(this.fd)
+    io().io_close(this.fd)
+    this.fd = -1
+  }
+
+  /**
+   * Room for `sizeBytes` of whole requests in the block, at the returned offset; the caller fills it
+   * completely. At most the size of the block.
+   */
+  reserve(sizeBytes: number): number {
+    this.limitSendAhead(sizeBytes)
+    if (this.blockSize + sizeBytes > BLOCK_SIZE_BYTES) this.flush()
+    const offset = this.blockSize
+    this.blockSize += sizeBytes
+    this.isBehind = true
+    return offset
+  }
+
+  /**
+   * Native memory that continues what was reserved last: copied when small, else sent from where it
+   * lies before this returns.
+   */
+  append(data: Address, sizeBytes: number): void {
+    if (sizeBytes === 0) return
+    this.limitSendAhead(sizeBytes)
+    if (sizeBytes <= COPY_LIMIT_BYTES && this.blockSize + sizeBytes <= BLOCK_SIZE_BYTES) {
+      io().io_copy(this.block, this.blockSize, asPointer(data), sizeBytes)
+      this.blockSize += sizeBytes
+    } else {
+      this.send(data, sizeBytes)
+    }
+  }
+
+  private limitSendAhead(sizeBytes: number): void {
+    if (this.pendingSizes.length === 0) return
+    this.sentAheadBytes += sizeBytes
+    if (this.sentAheadBytes > SEND_AHEAD_BYTES) this.drain()
+  }
+
+  /** Sends what has collected. */
+  flush(): void {
+    if (this.blockSize > 0) this.send(0, 0)
+  }
+
+  private send(data: Address, dataSize: number): void {
+    const blockSize = this.blockSize
+    this.blockSize = 0
+    if (this.failure !== undefined) return
+    const second = dataSize > 0 ? asPointer(data) : null
+    const result = io().io_send2(this.fd, this.block, blockSize, second, dataSize)
+    if (result < 0) this.fail("sending", result)
+  }
+
+  /**
+   * Notes that the GET_TENSOR request reserved last will be answered with `sizeBytes` for `target`; they
+   * are there at the latest when `drain` returns.
+   */
+  expect(target: Address, sizeBytes: number): void {
+    this.pendingTargets.push(target)
+    this.pendingSizes.push(sizeBytes)
+  }
+
+  /** Sends all that has collected and waits for all outstanding reads. */
+  drain(): void {
+    const count = this.pendingSizes.length
+    if (count === 0) return
+    this.flush()
+    for (let index = 0; index < count && this.failure === undefined; index++) {
+      this.receive(Command.GET_TENSOR, this.pendingTargets[index]!, this.pendingSizes[index]!)
+    }
+    this.pendingTargets.length = 0
+    this.pendingSizes.length = 0
+    this.sentAheadBytes = 0
+  }
+
+  private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
+    const { patienceMs } = this
+    if (patienceMs !== undefined && target === this.answer) {
+      const result = this.receiveSoon(sizeBytes, patienceMs)
+      if (result === 0) return true
+      if (result === errno.again) this.failure = this.busyError(patienceMs)
+      else this.fail(describeCommand(command), result)
+      return false
+    }
+    const destination = typeof target === "number" ? asPointer(target) : target
+    const result = io().io_recv_response(this.fd, destination, sizeBytes)
+    if (result === 0) return true
+    this.fail(describeCommand(command), result)
+    return false
+  }
+
+  /**
+   * Sends all that has collected and waits for the fixed-size response to the last request.
+   *
+   * @returns its payload, valid until the next call, or undefined when the connection is broken
+   */
+  roundTrip(command: number, responseSize: number): Uint8Array | undefined {
+    // Earlier answers come first.
+    this.drain()
+    this.flush()
+    if (this.failure !== undefined) return undefined
+    if (!this.receive(command, this.answer, responseSize)) return undefined
+    this.isBehind = false
+    return this.answer.subarray(0, responseSize)
+  }
+
+  /** Request and response through the codec, for commands that are not hot. */
+  call<C extends MessageId>(command: C, value: RequestOf<C>): ResponseOf<C> | undefined {
+    this.post(command, value)
+    const payload = this.roundTrip(command, responseSizeBytes(command))
+    return payload && responseOf(command, payload)
+  }
+
+  /** Collects a request through the codec, for silent commands that are not hot. */
+  post<C extends MessageId>(command: C, value: RequestOf<C>): void {
+    const request = requestOf(command, value)
+    this.block.set(request, this.reserve(request.length))
+  }
+
+  private fail(during: string, result: number): void {
+    if (this.failure !== undefined) return
+    const isSilent = io().io_unwatch_server(this.fd) === 1
+    this.failure = new ServerLostError({
+      endpoint: this.endpoint,
+      during,
+      detail: isSilent
+        ? "its host gives no sign of life"
+        : result === errno.brokenPipe
+          ? "it closed the connection"
+          : result === errno.protocol
+            ? "its answer has another size than the protocol says"
+            : ioErrorText(result),
+    })
+    // Stops a model load at its next tensor and a local graph at its next node.
+    io().io_raise_abort()
+  }
+}
+
+const connectError = (endpoint: string, result: number): ConnectError =>
+  new ConnectError({
+    endpoint,
+    reason:
+      result <= -10000
+        ? "unresolved"
+        : result === errno.connectionRefused
+          ? "refused"
+          : result === errno.timedOut
+            ? "timeout"
+            : result === errno.hostUnreachable || result === errno.networkUnreachable
+              ? "unreachable"
+              : "other",
+    detail: ioErrorText(result),
+  })

@@ -1,0 +1,69 @@
+/** What a context is made with: llama-cli's defaults, and what the architecture asks for. */
+import { type GgufFile, ggufInteger, ggufString } from "@ggml-rpc/gguf"
+import { defaultThreadCount, kvTypes } from "@ggml-rpc/native/bindings/llama"
+import type { EngineContextOptions } from "./engine/messages.ts"
+import type { PlanOptions } from "./ModelPlan.ts"
+
+/** llama.cpp shrinks a context that was not asked for no further than this. */
+export const MIN_CONTEXT_SIZE = 4096
+/** libllama rounds a context up to a multiple of this (llama-context.cpp, v0.5.0). */
+const CONTEXT_STEP = 256
+/** llama-cli's. */
+const DEFAULT_BATCH_SIZE = 2048
+
+/** Architectures whose graphs end in embeddings, not logits (llama.cpp v0.5.0 src/models). */
+const embeddingArchitectures: ReadonlySet<string> = new Set([
+  "bert",
+  "eurobert",
+  "gemma-embedding",
+  "jina-bert-v2",
+  "jina-bert-v3",
+  "llama-embed",
+  "modern-bert",
+  "neo-bert",
+  "nomic-bert",
+  "nomic-bert-moe",
+  "t5encoder",
+  "wavtokenizer-dec",
+])
+
+/** Attention to both sides, or an encoder: all tokens must be in one step (llama.cpp v0.5.0 src/models). */
+const wholeBatchArchitectures: ReadonlySet<string> = new Set([
+  ...embeddingArchitectures,
+  "dream",
+  "llada",
+  "llada-moe",
+  "rnd1",
+  "t5",
+])
+
+const needsWholeBatch = (gguf: GgufFile, architecture: string): boolean => {
+  const causal = gguf.metadata.get(`${architecture}.attention.causal`)
+  return (
+    wholeBatchArchitectures.has(architecture) || (causal?.type === "bool" && causal.value === false)
+  )
+}
+
+export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOptions => {
+  const threads = options.threads ?? defaultThreadCount()
+  const architecture = ggufString(gguf, "general.architecture") ?? ""
+  const trained = ggufInteger(gguf, `${architecture}.context_length`) ?? MIN_CONTEXT_SIZE
+  const contextSize = Math.ceil((options.contextSize || trained) / CONTEXT_STEP) * CONTEXT_STEP
+  const wholeBatch = needsWholeBatch(gguf, architecture)
+  const ubatchSize =
+    options.ubatchSize ??
+    (wholeBatch ? (options.batchSize ?? Math.min(contextSize, DEFAULT_BATCH_SIZE)) : 512)
+  const batchSize = wholeBatch ? ubatchSize : (options.batchSize ?? DEFAULT_BATCH_SIZE)
+  return {
+    contextSize,
+    batchSize,
+    ubatchSize: Math.min(batchSize, ubatchSize),
+    threads,
+    threadsBatch: threads,
+    flashAttention: { on: 1, off: 0, auto: -1 }[options.flashAttention ?? "auto"] as -1 | 0 | 1,
+    typeK: kvTypes[options.typeK ?? "f16"],
+    typeV: kvTypes[options.typeV ?? "f16"],
+    embeddings: embeddingArchitectures.has(architecture),
+    wholeBatch,
+  }
+}

@@ -1,0 +1,198 @@
+/**
+ * What ggml asks of a remote device: the callbacks behind the shim's vtables (packages/native/shim, "remote devices").
+ * They run under C++ frames: they never throw, and a broken connection shows in its `failure`.
+ */
+import { JSCallback } from "bun:ffi"
+import type { Address } from "@ggml-rpc/native/bindings"
+import { Command } from "@ggml-rpc/protocol"
+import { RemoteMemoryError } from "../errors.ts"
+import type { DeviceMemory, DeviceState } from "./device.ts"
+import type { Exchange } from "./Exchange.ts"
+import { computeGraph, forgetGraphs } from "./graphs.ts"
+import {
+  askAllocSize,
+  askCopyTensor,
+  putGetTensor,
+  putInitTensor,
+  putMemsetTensor,
+  putSetTensor,
+} from "./requests.ts"
+import type { WeightUpload } from "./WeightUpload.ts"
+
+const MEMORY_MAX_AGE_MS = 1000
+
+/** `device` is always the index of its state; tensors lie in the exchange block. */
+export class DeviceOperations {
+  /** A server could not give memory. */
+  memoryFailure: RemoteMemoryError | undefined
+  private readonly states: ReadonlyArray<DeviceState>
+  private readonly exchange: Exchange
+  private readonly weights: WeightUpload
+
+  constructor(states: ReadonlyArray<DeviceState>, exchange: Exchange, weights: WeightUpload) {
+    this.states = states
+    this.exchange = exchange
+    this.weights = weights
+  }
+
+  /** 1 when the exchange block holds the new buffer. */
+  allocBuffer(device: number, sizeBytes: number): number {
+    const { connection, deviceIndex, endpoint, name } = this.states[device]!
+    const buffer = connection.call(Command.ALLOC_BUFFER, {
+      device: deviceIndex,
+      sizeBytes: BigInt(sizeBytes),
+    })
+    if (buffer === undefined) return 0
+    if (buffer.remotePtr === 0n) {
+      this.memoryFailure ??= new RemoteMemoryError({ endpoint, device: name, sizeBytes })
+      return 0
+    }
+    const base = connection.call(Command.BUFFER_GET_BASE, { remotePtr: buffer.remotePtr })
+    if (base === undefined) return 0
+    this.exchange.putBuffer(buffer.remotePtr, base.basePtr, buffer.remoteSizeBytes)
+    return 1
+  }
+
+  freeBuffer(device: number): void {
+    const { connection } = this.states[device]!
+    connection.post(Command.FREE_BUFFER, { remotePtr: this.exchange.remotePtr })
+    forgetGraphs(this.states, connection)
+  }
+
+  clearBuffer(device: number, value: number): void {
+    const { connection } = this.states[device]!
+    connection.post(Command.BUFFER_CLEAR, { remotePtr: this.exchange.remotePtr, value })
+    // A KV cache takes the server a while, in which the batch that follows can be prepared here.
+    connection.flush()
+  }
+
+  initTensor(device: number): void {
+    putInitTensor(this.states[device]!.connection, this.exchange)
+  }
+
+  memsetTensor(device: number, value: number, offset: number, sizeBytes: number): void {
+    putMemsetTensor(this.states[device]!.connection, this.exchange, value, offset, sizeBytes)
+  }
+
+  setTensor(
+    device: number,
+    data: Address,
+    offset: number,
+    sizeBytes: number,
+    isWeight: boolean,
+  ): void {
+    const state = this.states[device]!
+    const { connection } = state
+    state.inputBytes += sizeBytes
+    const isCacheable = isWeight && this.weights.isCacheable(sizeBytes)
+    if (isCacheable && this.weights.offer(connection, data, offset, sizeBytes)) return
+    putSetTensor(connection, this.exchange, isCacheable ? 1 : 0, offset, sizeBytes)
+    connection.append(data, sizeBytes)
+    if (isWeight) this.weights.done(sizeBytes)
+  }
+
+  getTensor(
+    device: number,
+    target: Address,
+    offset: number,
+    sizeBytes: number,
+    isAsync: boolean,
+  ): void {
+    const { connection } = this.states[device]!
+    putGetTensor(connection, this.exchange, offset, sizeBytes)
+    connection.expect(target, sizeBytes)
+    if (!isAsync) connection.drain()
+  }
+
+  copyTensor(device: number): number {
+    return askCopyTensor(this.states[device]!.connection, this.exchange)
+  }
+
+  /** 1 when the exchange block's `size` holds the server's answer; the shim remembers it. */
+  getAllocSize(device: number): number {
+    const { connection, deviceIndex } = this.states[device]!
+    const sizeBytes = askAllocSize(connection, this.exchange, deviceIndex)
+    if (sizeBytes < 0) return 0
+    this.exchange.putSize(sizeBytes)
+    return 1
+  }
+
+  /** libllama asks several times in a row while it loads: a second-old answer does. */
+  getMemory(device: number): number {
+    const state = this.states[device]!
+    const now = performance.now()
+    if (now - state.memoryReadAt > MEMORY_MAX_AGE_MS) {
+      state.memoryRead = readMemory(state)
+      state.memoryReadAt = now
+    }
+    const memory = state.memoryRead
+    if (memory === undefined) return 0
+    this.exchange.putMemory(memory.freeBytes, memory.totalBytes)
+    return 1
+  }
+
+  graphCompute(device: number, graph: Address, uidLow: number, uidHigh: number): number {
+    return computeGraph(this.states[device]!, graph, uidLow, uidHigh)
+  }
+
+  synchronize(device: number): void {
+    this.states[device]!.connection.drain()
+  }
+}
+
+/** Free and total memory of a device now, in bytes; undefined when its connection is broken. */
+export const readMemory = ({ connection, deviceIndex }: DeviceState): DeviceMemory | undefined => {
+  const found = connection.call(Command.GET_DEVICE_MEMORY, { device: deviceIndex })
+  return found && { freeBytes: Number(found.freeBytes), totalBytes: Number(found.totalBytes) }
+}
+
+/** In the order of the shim's remote_callbacks. */
+export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCallback> => {
+  const make = (
+    callback: (...args: Array<never>) => unknown,
+    args: ReadonlyArray<"i32" | "f64" | "ptr">,
+    returns: "i32" | "void",
+  ) => new JSCallback(callback, { args: [...args], returns })
+  return [
+    make(
+      (device: number, sizeBytes: number) => operations.allocBuffer(device, sizeBytes),
+      ["i32", "f64"],
+      "i32",
+    ),
+    make((device: number) => operations.freeBuffer(device), ["i32"], "void"),
+    make(
+      (device: number, value: number) => operations.clearBuffer(device, value),
+      ["i32", "i32"],
+      "void",
+    ),
+    make((device: number) => operations.initTensor(device), ["i32"], "void"),
+    make(
+      (device: number, value: number, offset: number, sizeBytes: number) =>
+        operations.memsetTensor(device, value, offset, sizeBytes),
+      ["i32", "i32", "f64", "f64"],
+      "void",
+    ),
+    make(
+      (device: number, data: Address, offset: number, sizeBytes: number, isWeight: number) =>
+        operations.setTensor(device, data, offset, sizeBytes, isWeight !== 0),
+      ["i32", "ptr", "f64", "f64", "i32"],
+      "void",
+    ),
+    make(
+      (device: number, target: Address, offset: number, sizeBytes: number, isAsync: number) =>
+        operations.getTensor(device, target, offset, sizeBytes, isAsync !== 0),
+      ["i32", "ptr", "f64", "f64", "i32"],
+      "void",
+    ),
+    make((device: number) => operations.copyTensor(device), ["i32", "i32"], "i32"),
+    make((device: number) => operations.getAllocSize(device), ["i32"], "i32"),
+    make((device: number) => operations.getMemory(device), ["i32"], "i32"),
+    make(
+      (device: number, graph: Address, uidLow: number, uidHigh: number) =>
+        operations.graphCompute(device, graph, uidLow, uidHigh),
+      ["i32", "ptr", "f64", "f64"],
+      "i32",
+    ),
+    make((device: number) => operations.synchronize(device), ["i32"], "void"),
+  ]
+}

@@ -1,0 +1,58 @@
+import { toArrayBuffer } from "bun:ffi"
+import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import { RpcTensor, writeU64FromNumber } from "@ggml-rpc/protocol"
+
+/** The shim's `tensor_record`, which has the layout of the protocol's tensor. */
+export const RECORD_SIZE_BYTES = RpcTensor.size
+
+/** The shim's `remote_exchange`: one record, another, and those of ten sources, then u64 fields. */
+export const TENSOR_OFFSET = 0
+export const OTHER_OFFSET = RECORD_SIZE_BYTES
+export const SOURCES_OFFSET = 2 * RECORD_SIZE_BYTES
+const REMOTE_PTR_OFFSET = 12 * RECORD_SIZE_BYTES
+/** Where the records of the sources end. */
+export const SOURCES_END = REMOTE_PTR_OFFSET
+const BASE_OFFSET = REMOTE_PTR_OFFSET + 8
+const SIZE_OFFSET = REMOTE_PTR_OFFSET + 16
+const FREE_OFFSET = REMOTE_PTR_OFFSET + 24
+const TOTAL_OFFSET = REMOTE_PTR_OFFSET + 32
+const END = REMOTE_PTR_OFFSET + 40
+
+/**
+ * The block of the shim through which goes what a callback needs beyond its arguments: the tensors of the operation,
+ * and what the callback found out.
+ */
+export class Exchange {
+  readonly bytes: Uint8Array
+  private readonly view: DataView
+
+  constructor() {
+    const size = ggml().gs_remote_exchange_size()
+    if (size !== END) {
+      throw new Error(`the shim's exchange block has ${size} bytes where ${END} are known`)
+    }
+    const memory = toArrayBuffer(asPointer(ggml().gs_remote_exchange() as Address), 0, size)
+    this.bytes = new Uint8Array(memory)
+    this.view = new DataView(memory)
+  }
+
+  /** The server's handle of a buffer. */
+  get remotePtr(): bigint {
+    return this.view.getBigUint64(REMOTE_PTR_OFFSET, true)
+  }
+
+  putBuffer(remotePtr: bigint, base: bigint, sizeBytes: bigint): void {
+    this.view.setBigUint64(REMOTE_PTR_OFFSET, remotePtr, true)
+    this.view.setBigUint64(BASE_OFFSET, base, true)
+    this.view.setBigUint64(SIZE_OFFSET, sizeBytes, true)
+  }
+
+  putSize(sizeBytes: number): void {
+    writeU64FromNumber(this.view, SIZE_OFFSET, sizeBytes)
+  }
+
+  putMemory(freeBytes: number, totalBytes: number): void {
+    writeU64FromNumber(this.view, FREE_OFFSET, freeBytes)
+    writeU64FromNumber(this.view, TOTAL_OFFSET, totalBytes)
+  }
+}

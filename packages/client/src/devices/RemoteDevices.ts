@@ -1,0 +1,124 @@
+/**
+ * The devices of remote servers as ggml devices of this process: libllama runs on them as on any GPU. What
+ * ggml asks of them is in DeviceOperations.ts.
+ */
+import type { JSCallback } from "bun:ffi"
+import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
+import { Command } from "@ggml-rpc/protocol"
+import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { type ClusterError, deviceCountError } from "../errors.ts"
+import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
+import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
+import { Exchange } from "./Exchange.ts"
+import { awaitFence, putFence } from "./requests.ts"
+import { WeightUpload } from "./WeightUpload.ts"
+import { warmUp } from "./warmUp.ts"
+
+const NO_LIMIT = 2n ** 64n - 1n
+
+export class RemoteDevices {
+  readonly devices: ReadonlyArray<RemoteDevice>
+  readonly weights: WeightUpload
+  private readonly connections: ReadonlyArray<RpcConnection>
+  private readonly states: Array<DeviceState> = []
+  private readonly operations: DeviceOperations
+  private readonly callbacks: ReadonlyArray<JSCallback>
+
+  /**
+   * Makes a ggml device for every device of every server, in the given order.
+   *
+   * Opened connections are taken over; `close` frees the devices, not the connections.
+   */
+  constructor(connections: ReadonlyArray<RpcConnection>) {
+    const exchange = new Exchange()
+    this.weights = new WeightUpload(exchange)
+    this.operations = new DeviceOperations(this.states, exchange, this.weights)
+    this.callbacks = makeCallbacks(this.operations)
+    ggml().gs_remote_set_callbacks(
+      BigUint64Array.from(this.callbacks, (callback) => BigInt(callback.ptr as Address)),
+    )
+    this.connections = connections
+    connections.forEach((connection, connectionIndex) => {
+      const count = connection.call(Command.DEVICE_COUNT, {})?.deviceCount
+      if (count === undefined) return
+      if (connection.lacksCache) this.weights.expectNoCache(connection)
+      connection.failure = deviceCountError(connection.endpoint, count)
+      if (connection.failure !== undefined) return
+      for (let deviceIndex = 0; deviceIndex < count; deviceIndex++) {
+        this.addDevice(connection, connectionIndex, deviceIndex)
+      }
+    })
+    this.devices = this.states
+  }
+
+  /** From now on answers may take as long as it takes to compute. */
+  beginWork(): void {
+    for (const connection of this.connections) connection.beginWork()
+  }
+
+  private addDevice(connection: RpcConnection, connectionIndex: number, deviceIndex: number): void {
+    const alignment = connection.call(Command.GET_ALIGNMENT, { device: deviceIndex })
+    const maxSize = connection.call(Command.GET_MAX_SIZE, { device: deviceIndex })
+    if (alignment === undefined || maxSize === undefined) return
+    const name = `RPC${this.states.length}`
+    const address = ggml().gs_remote_device_new(
+      this.states.length,
+      connectionIndex,
+      cString(name),
+      cString(connection.endpoint),
+      Number(alignment.alignmentBytes),
+      maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
+      connection.hasPlainSizes ? 1 : 0,
+    ) as Address
+    this.states.push(newDeviceState({ address, name, deviceIndex }, connection, connectionIndex))
+  }
+
+  /** Runs the code of a load before there is one; nothing of it is counted or sent. */
+  warmUp(): void {
+    const { doneBytes } = this.weights
+    try {
+      warmUp(this.operations, this.states)
+    } finally {
+      this.weights.doneBytes = doneBytes
+    }
+  }
+
+  /** Frees the ggml devices; every model and context on them must be gone. */
+  close(): void {
+    for (const state of this.states) ggml().gs_remote_device_free(asPointer(state.address))
+    for (const callback of this.callbacks) callback.close()
+  }
+
+  /** The first thing that went wrong on any connection, or with remote memory since `clearMemoryFailure`. */
+  get failure(): ClusterError | undefined {
+    for (const { failure } of this.connections) if (failure !== undefined) return failure
+    return this.operations.memoryFailure
+  }
+
+  /** Sends what has collected on all connections. */
+  flush(): void {
+    for (const connection of this.connections) connection.flush()
+  }
+
+  /**
+   * Waits until every server has done all that it was sent: after this a load is complete, and a server
+   * that refused a part of it has been noticed.
+   */
+  settle(): void {
+    const behind = this.connections.filter((connection) => connection.isBehind)
+    for (const connection of behind) {
+      putFence(connection)
+      connection.flush()
+    }
+    for (const connection of behind) awaitFence(connection)
+  }
+
+  clearMemoryFailure(): void {
+    this.operations.memoryFailure = undefined
+  }
+
+  /** Free and total memory of a device now, in bytes; undefined when its connection is broken. */
+  memory(device: RemoteDevice): DeviceMemory | undefined {
+    return readMemory(this.states.find((candidate) => candidate.address === device.address)!)
+  }
+}

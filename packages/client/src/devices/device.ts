@@ -1,0 +1,47 @@
+import type { Address } from "@ggml-rpc/native/bindings"
+import type { RpcConnection } from "../connection/RpcConnection.ts"
+
+/** One device of one server. */
+export interface RemoteDevice {
+  /** Address of the ggml device. */
+  readonly address: Address
+  /** `RPC0`, `RPC1`, … over all servers, as llama.cpp names them. */
+  readonly name: string
+  readonly endpoint: string
+  /** Index at its server. */
+  readonly deviceIndex: number
+}
+
+/** What this process knows of it; its place in the list of all is the number that the shim's callbacks give. */
+export interface DeviceState extends RemoteDevice {
+  readonly connection: RpcConnection
+  readonly connectionIndex: number
+  /** uid of the graph that the server has stored for this device; 0/0 none. */
+  graphUidLow: number
+  graphUidHigh: number
+  /** Bytes of tensor data sent since the last graph. */
+  inputBytes: number
+  memoryRead: DeviceMemory | undefined
+  memoryReadAt: number
+}
+
+export interface DeviceMemory {
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+export const newDeviceState = (
+  device: Pick<RemoteDevice, "address" | "name" | "deviceIndex">,
+  connection: RpcConnection,
+  connectionIndex: number,
+): DeviceState => ({
+  ...device,
+  endpoint: connection.endpoint,
+  connection,
+  connectionIndex,
+  graphUidLow: 0,
+  graphUidHigh: 0,
+  inputBytes: 0,
+  memoryRead: undefined,
+  memoryReadAt: Number.NEGATIVE_INFINITY,
+})

@@ -1,0 +1,63 @@
+/** Graphs on their way to a server: whole, or by a few bytes when the server has stored this very one. */
+import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import type { RpcConnection } from "../connection/RpcConnection.ts"
+import type { DeviceState } from "./device.ts"
+import { putGraphCompute, putGraphRecompute } from "./requests.ts"
+
+/** A graph whose inputs were larger than this belongs to a prompt: it starts at once, see below. */
+const EAGER_INPUT_BYTES = 32 * 1024
+
+/** ggml_status */
+const STATUS_SUCCESS = 0
+const STATUS_FAILED = -1
+
+/** Numbers of nodes and records of a flattened graph. */
+const counts = new Uint32Array(2)
+
+/** Lets the device compute a `ggml_cgraph`; returns a ggml_status. */
+export const computeGraph = (
+  state: DeviceState,
+  graph: Address,
+  uidLow: number,
+  uidHigh: number,
+): number => {
+  const { connection, deviceIndex } = state
+  const isStored =
+    (uidLow !== 0 || uidHigh !== 0) &&
+    state.graphUidLow === uidLow &&
+    state.graphUidHigh === uidHigh
+  if (isStored) {
+    putGraphRecompute(connection, deviceIndex)
+  } else {
+    sendGraph(state, graph)
+    state.graphUidLow = uidLow
+    state.graphUidHigh = uidHigh
+  }
+  // A token's graph waits for the read that follows, so that both leave in one write. A prompt's
+  // starts at once: the next batch is prepared here while the server computes.
+  if (state.inputBytes > EAGER_INPUT_BYTES) connection.flush()
+  state.inputBytes = 0
+  return connection.failure === undefined ? STATUS_SUCCESS : STATUS_FAILED
+}
+
+const sendGraph = (state: DeviceState, graph: Address): void => {
+  ggml().gs_graph_flatten(asPointer(graph), state.connectionIndex, counts)
+  putGraphCompute(
+    state.connection,
+    state.deviceIndex,
+    ggml().gs_flat_nodes() as Address,
+    counts[0]!,
+    ggml().gs_flat_records() as Address,
+    counts[1]!,
+  )
+}
+
+/** Upstream's server drops every stored graph of the connection with any buffer (7.0.0). */
+export const forgetGraphs = (
+  states: ReadonlyArray<DeviceState>,
+  connection: RpcConnection,
+): void => {
+  for (const state of states) {
+    if (state.connection === connection) state.graphUidLow = state.graphUidHigh = 0
+  }
+}

@@ -1,0 +1,164 @@
+/** Devices of the engine's process, and what is loaded on them. */
+import { type Pointer, read } from "bun:ffi"
+import {
+  type Address,
+  ContextError,
+  type Device,
+  deviceMemory,
+  hostMemory,
+  io,
+  LlamaModel,
+  listDevices,
+  type ModelContext,
+  ModelLoadError,
+} from "@ggml-rpc/native/bindings/llama"
+import type { Endpoint } from "@ggml-rpc/protocol"
+import { RpcConnection } from "../connection/RpcConnection.ts"
+import { RemoteDevices } from "../devices/RemoteDevices.ts"
+import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
+import type { EngineContextOptions, EngineDevice, MeasuredRow, Placement } from "./messages.ts"
+
+export interface Loaded {
+  readonly model: LlamaModel
+  readonly context: ModelContext
+  readonly path: string
+  readonly options: EngineContextOptions
+}
+
+export class Engine {
+  remote: RemoteDevices | undefined
+  private readonly local: Array<Device> = []
+  private loaded: Loaded | undefined
+  private readonly abortFlag = io().io_abort_flag() as Pointer & Address
+
+  /** The local devices of these names; undefined: every GPU. */
+  useLocal(names: ReadonlyArray<string> | undefined): void {
+    const locals = listDevices()
+    if (names === undefined) {
+      this.local.push(...locals.filter(({ type }) => type === "GPU" || type === "IGPU"))
+      return
+    }
+    for (const name of names) {
+      const found = locals.find((device) => device.name === name)
+      if (found === undefined) {
+        throw new PlanError({
+          reason: "unknown-device",
+          detail: `There is no local device '${name}'; there are: ${locals.map((device) => device.name).join(", ")}. 'none' uses no local device but the CPU.`,
+        })
+      }
+      // The CPU computes what no device gets: naming it changes nothing.
+      if (found.type !== "CPU") this.local.push(found)
+    }
+  }
+
+  connect(endpoints: ReadonlyArray<Endpoint>, timeoutMs: number): void {
+    const connections = endpoints.map((endpoint) => new RpcConnection(endpoint))
+    for (const connection of connections) connection.open(timeoutMs)
+    this.remote = new RemoteDevices(connections)
+    this.failIfLost()
+  }
+
+  /** Remote devices first, as llama.cpp orders them: fewer activations cross the network. */
+  devices(): ReadonlyArray<EngineDevice> {
+    const remote = (this.remote?.devices ?? []).map((device) => ({
+      name: device.name,
+      description: device.endpoint,
+      endpoint: device.endpoint,
+      ...(this.remote!.memory(device) ?? { freeBytes: 0, totalBytes: 0 }),
+    }))
+    this.failIfLost()
+    const local = this.local.map((device) => ({
+      name: device.name,
+      description: device.description,
+      ...deviceMemory(device),
+    }))
+    return [...remote, ...local]
+  }
+
+  host(): EngineDevice {
+    const cpu = listDevices().find((device) => device.type === "CPU")
+    return { name: "CPU", description: cpu?.description ?? "", ...hostMemory() }
+  }
+
+  private get addresses(): ReadonlyArray<Address> {
+    return [...(this.remote?.devices ?? []), ...this.local].map((device) => device.address)
+  }
+
+  /** @throws {ClusterError} what a connection was lost by, or which server could not give memory */
+  failIfLost(): void {
+    if (this.remote?.failure !== undefined) throw this.remote.failure
+  }
+
+  /** The abort flag also rises with a lost connection, which is reported first. */
+  get isCancelled(): boolean {
+    return read.i32(this.abortFlag, 0) !== 0
+  }
+
+  /** Model and context of a placement; `release` of the model frees both. */
+  acquire(
+    path: string,
+    placement: Placement,
+    context: EngineContextOptions,
+    options: { readonly noAlloc: boolean; readonly mmap: boolean },
+  ): Loaded {
+    this.remote?.clearMemoryFailure()
+    const { abortFlag } = this
+    // Only the devices that get something: one without layers would still get compute buffers.
+    const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))
+    let model: LlamaModel | undefined
+    try {
+      model = LlamaModel.open(path, {
+        devices: used.map((index) => this.addresses[index]!),
+        // Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts.
+        tensorSplit: used.map((index) => placement.unitCounts[index]!),
+        gpuLayers: used.reduce((sum, index) => sum + placement.unitCounts[index]!, 0),
+        mmap: options.mmap,
+        noAlloc: options.noAlloc,
+        abortFlag,
+      })
+      const made = model.openContext({
+        ...context,
+        abortFlag,
+        ...(context.embeddings ? { pooling: 0 } : {}),
+      })
+      return { model, context: made, path, options: context }
+    } catch (error) {
+      model?.release()
+      // What the server said is more telling than what libllama made of it.
+      this.failIfLost()
+      if (error instanceof ModelLoadError || error instanceof ContextError) {
+        const during = error._tag === "ContextError" ? "context" : "load"
+        throw new ModelError({ path, during, detail: error.message })
+      }
+      throw error
+    }
+  }
+
+  /** What a model and its context take, by the indexes that the host knows devices by. */
+  rows(loaded: Loaded): ReadonlyArray<MeasuredRow> {
+    return loaded.context.memoryBreakdown().map(({ deviceAddress, ...row }) => ({
+      ...row,
+      device: deviceAddress === null ? -1 : this.addresses.indexOf(deviceAddress),
+    }))
+  }
+
+  /** Makes this the model that requests are about. */
+  keep(loaded: Loaded): void {
+    this.loaded = loaded
+  }
+
+  /** Frees that model, if there is one. */
+  unload(): void {
+    if (this.loaded === undefined) return
+    const { model } = this.loaded
+    this.loaded = undefined
+    model.release()
+    this.remote?.flush()
+  }
+
+  /** @throws {EngineRequestError} when nothing is loaded */
+  required(): Loaded {
+    if (this.loaded === undefined) throw new EngineRequestError({ detail: "no model is loaded" })
+    return this.loaded
+  }
+}

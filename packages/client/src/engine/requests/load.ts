@@ -1,0 +1,82 @@
+import type { Engine } from "../Engine.ts"
+import type { EngineRequest } from "../messages.ts"
+import type { Send } from "./index.ts"
+
+const PROGRESS_INTERVAL_MS = 50
+
+/** What a placement would take; nothing of it stays. */
+export const measure = (
+  engine: Engine,
+  request: EngineRequest & { type: "measure" },
+  send: Send,
+): void => {
+  const { path, placement, context } = request
+  const loaded = engine.acquire(path, placement, context, { noAlloc: true, mmap: false })
+  const rows = engine.rows(loaded)
+  const { contextSize } = loaded.context
+  loaded.model.release()
+  engine.failIfLost()
+  send({ type: "measured", rows, contextSize })
+}
+
+/** Puts a model where its placement says, in place of the one before. @throws {ClusterError} nothing is left of it then */
+export const load = (
+  engine: Engine,
+  request: EngineRequest & { type: "load" },
+  send: Send,
+): void => {
+  engine.unload()
+  try {
+    loadFresh(engine, request, send)
+  } catch (error) {
+    engine.unload()
+    throw error
+  } finally {
+    if (engine.remote !== undefined) engine.remote.weights.onWeight = undefined
+  }
+}
+
+const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, send: Send): void => {
+  const started = performance.now()
+  const { remote } = engine
+  const weights = remote?.weights
+  const doneBefore = weights?.doneBytes ?? 0
+  const cachedBefore = weights?.cachedBytes ?? 0
+  if (weights !== undefined) {
+    // A small model is loaded before there is anything to see.
+    let reported = started
+    weights.onWeight = () => {
+      const now = performance.now()
+      if (now - reported < PROGRESS_INTERVAL_MS) return
+      reported = now
+      send({
+        type: "progress",
+        doneBytes: weights.doneBytes - doneBefore,
+        cachedBytes: weights.cachedBytes - cachedBefore,
+      })
+    }
+  }
+  const loaded = engine.acquire(request.path, request.placement, request.context, {
+    noAlloc: false,
+    mmap: request.mmap,
+  })
+  engine.keep(loaded)
+  remote?.settle()
+  engine.failIfLost()
+  send({
+    type: "loaded",
+    info: loaded.model.info,
+    contextSize: loaded.context.contextSize,
+    rows: engine.rows(loaded),
+    stats: {
+      loadMs: performance.now() - started,
+      remoteWeightBytes: (weights?.doneBytes ?? 0) - doneBefore,
+      cachedWeightBytes: (weights?.cachedBytes ?? 0) - cachedBefore,
+    },
+  })
+}
+
+export const unload = (engine: Engine, _: EngineRequest & { type: "unload" }, send: Send): void => {
+  engine.unload()
+  send({ type: "unloaded" })
+}

@@ -1,0 +1,25 @@
+import type { Engine } from "../Engine.ts"
+import type { EngineRequest } from "../messages.ts"
+import type { Send } from "./index.ts"
+
+/** Finds the local devices and connects to the servers; once, before anything else. */
+export const open = (
+  engine: Engine,
+  request: EngineRequest & { type: "open" },
+  send: Send,
+): void => {
+  engine.useLocal(request.localDevices)
+  engine.connect(request.endpoints, request.connectTimeoutMs)
+  send({ type: "opened", devices: engine.devices(), host: engine.host() })
+  engine.remote?.beginWork()
+  // While the host reads the model file and thinks about a plan. The request is answered: nothing may come of this.
+  try {
+    engine.remote?.warmUp()
+  } catch {
+    // It only saves time.
+  }
+}
+
+export const memory = (engine: Engine, _: EngineRequest & { type: "memory" }, send: Send): void => {
+  send({ type: "memory", devices: engine.devices(), host: engine.host() })
+}

@@ -1,0 +1,50 @@
+// Devices and backends of this machine.
+
+#include "api.h"
+#include "ggml-backend.h"
+
+#include <atomic>
+
+API void gs_load_backends(const char * folder) {
+    ggml_backend_load_all_from_path(folder);
+}
+
+API void gs_device_memory(ggml_backend_dev_t device, double * out) {
+    size_t free = 0, total = 0;
+    ggml_backend_dev_memory(device, &free, &total);
+    out[0] = double(free);
+    out[1] = double(total);
+}
+
+API int gs_backend_set_threads(ggml_backend_t backend, int threads) {
+    ggml_backend_dev_t device = ggml_backend_get_device(backend);
+    ggml_backend_reg_t reg = device ? ggml_backend_dev_backend_reg(device) : nullptr;
+    if (reg == nullptr) {
+        return 0;
+    }
+    auto set = reinterpret_cast<ggml_backend_set_n_threads_t>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"));
+    if (set == nullptr) {
+        return 0;
+    }
+    set(backend, threads);
+    return 1;
+}
+
+static bool abort_requested(void * flag) {
+    return static_cast<std::atomic<int> *>(flag)->load(std::memory_order_relaxed) != 0;
+}
+
+// Lets the int at flag (see io_abort_flag) stop a running graph, where the backend can be stopped.
+API int gs_backend_set_abort_flag(ggml_backend_t backend, void * flag) {
+    ggml_backend_dev_t device = ggml_backend_get_device(backend);
+    ggml_backend_reg_t reg = device ? ggml_backend_dev_backend_reg(device) : nullptr;
+    if (reg == nullptr) {
+        return 0;
+    }
+    auto set = reinterpret_cast<ggml_backend_set_abort_callback_t>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_abort_callback"));
+    if (set == nullptr) {
+        return 0;
+    }
+    set(backend, abort_requested, flag);
+    return 1;
+}

@@ -1,0 +1,177 @@
+// Graphs: built from records in one call, and taken apart into records in one.
+//
+// Nothing here validates: callers in TypeScript have checked every number before it arrives.
+
+#include "api.h"
+#include "ggml-backend.h"
+#include "ggml-impl.h"
+#include "remote_device.h"
+#include "tensor_record.h"
+
+#include <cstring>
+#include <new>
+#include <unordered_set>
+#include <vector>
+
+// ---- built from records ----------------------------------------------------------------------------
+
+namespace {
+
+struct built_graph {
+    ggml_context *            context = nullptr;
+    ggml_cgraph *             graph   = nullptr;
+    std::vector<ggml_tensor>  tensors;
+
+    ~built_graph() {
+        if (context != nullptr) {
+            ggml_free(context);
+        }
+    }
+};
+
+} // namespace
+
+// Builds a graph of node_count nodes. `nodes` holds 1-based indexes into the records. In the records
+// `src` and `view_src` are 1-based record indexes (0 none), `buffer` and `data` native addresses; a
+// record whose id is 0 is not used and stays empty. Returns 0 when memory ran out.
+API built_graph * gs_graph_build(const uint32_t * nodes, int node_count, const tensor_record * records, int record_count) {
+    built_graph * built = nullptr;
+    try {
+        built = new built_graph();
+        built->tensors.resize(size_t(record_count));
+    } catch (const std::bad_alloc &) {
+        delete built;
+        return nullptr;
+    }
+    for (int i = 0; i < record_count; i++) {
+        const tensor_record & record = records[i];
+        ggml_tensor & tensor = built->tensors[size_t(i)];
+        if (record.id == 0) {
+            memset(&tensor, 0, sizeof(tensor));
+            continue;
+        }
+        tensor_from_record(record, tensor);
+        for (int s = 0; s < GGML_MAX_SRC; s++) {
+            tensor.src[s] = record.src[s] != 0 ? &built->tensors[size_t(record.src[s] - 1)] : nullptr;
+        }
+        tensor.view_src = record.view_src != 0 ? &built->tensors[size_t(record.view_src - 1)] : nullptr;
+    }
+    ggml_init_params params{};
+    params.mem_size = ggml_graph_overhead_custom(size_t(node_count), false) + 1024;
+    params.no_alloc = true;
+    built->context  = ggml_init(params);
+    if (built->context == nullptr) {
+        delete built;
+        return nullptr;
+    }
+    built->graph = ggml_new_graph_custom(built->context, size_t(node_count), false);
+    built->graph->n_nodes = node_count;
+    for (int i = 0; i < node_count; i++) {
+        const uint32_t index = nodes[i] - 1;
+        ggml_tensor * node = &built->tensors[index];
+        built->graph->nodes[i] = node;
+        // The same node listed twice is found again, not inserted again.
+        const size_t slot = ggml_hash_find(&built->graph->visited_hash_set, node);
+        if (slot != GGML_HASHSET_FULL && !ggml_bitset_get(built->graph->visited_hash_set.used, slot)) {
+            ggml_hash_insert(&built->graph->visited_hash_set, node);
+        }
+        // Backends fuse an operation into its consumer only when this count says nobody else reads it.
+        built->graph->use_counts[slot] = records[index].use_count;
+    }
+    return built;
+}
+
+// Index of the first node that would run and that the backend's device has no kernel for; -1 when there
+// is none. Running such a node aborts the process.
+API int gs_graph_unsupported(ggml_backend_t backend, const built_graph * built) {
+    for (int i = 0; i < built->graph->n_nodes; i++) {
+        const ggml_tensor * node = built->graph->nodes[i];
+        if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_backend_supports_op(backend, node)) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+// Runs the graph and waits; the result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory).
+API int gs_graph_compute(ggml_backend_t backend, built_graph * built) {
+    try {
+        return int(ggml_backend_graph_compute(backend, built->graph));
+    } catch (...) {
+        return int(GGML_STATUS_FAILED);
+    }
+}
+
+API void gs_graph_free(built_graph * built) {
+    delete built;
+}
+
+// ---- flattening ------------------------------------------------------------------------------------
+
+namespace {
+
+struct flat_graph {
+    std::vector<uint64_t>      nodes;
+    std::vector<tensor_record> records;
+};
+
+flat_graph g_flat;
+
+void flatten_tensor(const ggml_tensor * root, const ggml_cgraph * graph, int connection, std::unordered_set<const ggml_tensor *> & seen) {
+    // Own stack: a deep graph must not overflow the thread's.
+    struct frame {
+        const ggml_tensor * tensor;
+        int                 next;
+    };
+    static thread_local std::vector<frame> stack;
+    stack.clear();
+    if (root == nullptr || !seen.insert(root).second) {
+        return;
+    }
+    stack.push_back({root, 0});
+    while (!stack.empty()) {
+        frame & top = stack.back();
+        if (top.next <= GGML_MAX_SRC) {
+            const ggml_tensor * child = top.next < GGML_MAX_SRC ? top.tensor->src[top.next] : top.tensor->view_src;
+            top.next++;
+            if (child != nullptr && seen.insert(child).second) {
+                stack.push_back({child, 0});
+            }
+            continue;
+        }
+        g_flat.records.emplace_back();
+        tensor_record & record = g_flat.records.back();
+        record_from_tensor(top.tensor, connection, record);
+        const size_t slot = ggml_hash_find(&graph->visited_hash_set, top.tensor);
+        if (slot != GGML_HASHSET_FULL && ggml_bitset_get(graph->visited_hash_set.used, slot)) {
+            record.use_count = graph->use_counts[slot];
+        }
+        stack.pop_back();
+    }
+}
+
+} // namespace
+
+// Flattens a graph for one connection: node ids in execution order, and a record for every tensor that
+// they reach, sources before users (the order of GRAPH_COMPUTE, protocol 7.0.0). counts receives the
+// number of nodes and of records; the arrays stay valid until the next call.
+API void gs_graph_flatten(const ggml_cgraph * graph, int connection, uint32_t * counts) {
+    static std::unordered_set<const ggml_tensor *> seen;
+    seen.clear();
+    g_flat.nodes.clear();
+    g_flat.records.clear();
+    for (int i = 0; i < graph->n_nodes; i++) {
+        g_flat.nodes.push_back(reinterpret_cast<uint64_t>(graph->nodes[i]));
+        flatten_tensor(graph->nodes[i], graph, connection, seen);
+    }
+    counts[0] = uint32_t(g_flat.nodes.size());
+    counts[1] = uint32_t(g_flat.records.size());
+}
+
+API void * gs_flat_nodes() {
+    return g_flat.nodes.data();
+}
+
+API void * gs_flat_records() {
+    return g_flat.records.data();
+}

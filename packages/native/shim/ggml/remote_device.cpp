@@ -1,0 +1,446 @@
+// Devices that live elsewhere: ggml's vtables, which call into TypeScript.
+
+#include "remote_device.h"
+#include "api.h"
+#include "ggml-backend-impl.h"
+#include "ggml-backend.h"
+#include "ggml-impl.h"
+
+#include <cstring>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+// Everything a callback needs beyond its arguments travels through one shared block, whose address
+// TypeScript knows: a callback argument costs more than a read from a typed array.
+struct remote_exchange {
+    tensor_record tensor;     // the tensor of the operation
+    tensor_record other;      // the second tensor of a copy
+    tensor_record sources[GGML_MAX_SRC]; // get_alloc_size: the tensor's sources
+    uint64_t      remote_ptr; // alloc_buffer: the server's handle
+    uint64_t      base;       // alloc_buffer: address of the buffer in the server's address space
+    uint64_t      size;       // alloc_buffer, get_alloc_size: bytes
+    uint64_t      free;       // get_memory
+    uint64_t      total;      // get_memory
+};
+
+struct remote_callbacks {
+    int  (*alloc_buffer)(int device, double size);
+    void (*free_buffer)(int device);                       // exchange->remote_ptr
+    void (*clear_buffer)(int device, int value);           // exchange->remote_ptr
+    void (*init_tensor)(int device);
+    void (*memset_tensor)(int device, int value, double offset, double size);
+    void (*set_tensor)(int device, const void * data, double offset, double size, int is_weight);
+    void (*get_tensor)(int device, void * data, double offset, double size, int is_async);
+    int  (*copy_tensor)(int device, int source_device);
+    int  (*get_alloc_size)(int device);
+    int  (*get_memory)(int device);
+    int  (*graph_compute)(int device, const void * graph, double uid_low, double uid_high);
+    void (*synchronize)(int device);
+};
+
+namespace {
+
+remote_callbacks g_remote{};
+remote_exchange  g_exchange{};
+
+struct remote_device {
+    int         index = 0;
+    int         connection = 0; // devices of one server share a connection
+    std::string name;
+    std::string description;
+    std::string buffer_type_name;
+    size_t      alignment = 0;
+    size_t      max_size = 0;
+    bool        sizes_are_plain = false; // see gs_buft_sizes_are_plain
+    bool        has_reads = false; // asynchronous reads since the last synchronize
+    ggml_backend_buffer_type buffer_type{};
+    ggml_backend_device device{};
+    // Answers of get_alloc_size by alloc_size_key.
+    std::unordered_map<std::string, size_t> alloc_sizes;
+};
+
+struct remote_buffer {
+    remote_device * device;
+    uint64_t        remote_ptr;
+    uint64_t        base;
+};
+
+std::vector<remote_device *> g_devices;
+
+void remote_free_buffer(ggml_backend_buffer_t buffer) {
+    auto * context = static_cast<remote_buffer *>(buffer->context);
+    g_exchange.remote_ptr = context->remote_ptr;
+    g_remote.free_buffer(context->device->index);
+    delete context;
+}
+
+bool is_remote_buffer(ggml_backend_buffer_t buffer) {
+    return buffer != nullptr && buffer->iface.free_buffer == remote_free_buffer;
+}
+
+remote_buffer * remote_of(ggml_backend_buffer_t buffer) {
+    return static_cast<remote_buffer *>(buffer->context);
+}
+
+} // namespace
+
+void record_from_tensor(const ggml_tensor * tensor, int connection, tensor_record & record) {
+    record.id   = reinterpret_cast<uint64_t>(tensor);
+    record.type = uint32_t(tensor->type);
+    record.buffer = 0;
+    record.data   = 0;
+    if (is_remote_buffer(tensor->buffer)) {
+        const remote_buffer * context = remote_of(tensor->buffer);
+        // A handle means something only to the server that gave it.
+        if (connection < 0 || context->device->connection == connection) {
+            record.buffer = context->remote_ptr;
+            record.data   = reinterpret_cast<uint64_t>(tensor->data);
+        }
+    }
+    for (int i = 0; i < GGML_MAX_DIMS; i++) {
+        record.ne[i] = uint32_t(tensor->ne[i]);
+        record.nb[i] = uint32_t(tensor->nb[i]);
+    }
+    record.op = uint32_t(tensor->op);
+    memcpy(record.op_params, tensor->op_params, sizeof(record.op_params));
+    record.flags = tensor->flags;
+    for (int i = 0; i < GGML_MAX_SRC; i++) {
+        record.src[i] = reinterpret_cast<uint64_t>(tensor->src[i]);
+    }
+    record.view_src  = reinterpret_cast<uint64_t>(tensor->view_src);
+    record.view_offs = uint64_t(tensor->view_offs);
+    // Not the whole array: what lies behind the terminator is uninitialised memory.
+    memset(record.name, 0, sizeof(record.name));
+    memcpy(record.name, tensor->name, strnlen(tensor->name, sizeof(record.name) - 1));
+    record.use_count = 0;
+}
+
+namespace {
+
+void * remote_get_base(ggml_backend_buffer_t buffer) {
+    return reinterpret_cast<void *>(remote_of(buffer)->base);
+}
+
+// Only quantized rows that are no multiple of 512 elements get padding on some backends (CUDA), which
+// only the server can clear: WIRE rule of all protocol versions, ggml-rpc.cpp buffer_init_tensor.
+bool may_be_padded(const ggml_tensor * tensor) {
+    return ggml_is_quantized(tensor->type) && tensor->ne[0] % 512 != 0 && tensor->view_src == nullptr;
+}
+
+ggml_status remote_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
+    if (may_be_padded(tensor)) {
+        record_from_tensor(tensor, -1, g_exchange.tensor);
+        g_remote.init_tensor(remote_of(buffer)->device->index);
+    }
+    return GGML_STATUS_SUCCESS;
+}
+
+void remote_memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, uint8_t value, size_t offset, size_t size) {
+    record_from_tensor(tensor, -1, g_exchange.tensor);
+    g_remote.memset_tensor(remote_of(buffer)->device->index, value, double(offset), double(size));
+}
+
+void remote_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    record_from_tensor(tensor, -1, g_exchange.tensor);
+    g_remote.set_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+}
+
+void remote_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
+    record_from_tensor(tensor, -1, g_exchange.tensor);
+    g_remote.get_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), 0);
+}
+
+bool remote_copy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * source, ggml_tensor * target) {
+    if (!is_remote_buffer(source->buffer)) {
+        return false;
+    }
+    remote_device * from = remote_of(source->buffer)->device;
+    remote_device * to   = remote_of(buffer)->device;
+    if (from->connection != to->connection) {
+        return false;
+    }
+    record_from_tensor(source, -1, g_exchange.tensor);
+    record_from_tensor(target, -1, g_exchange.other);
+    return g_remote.copy_tensor(to->index, from->index) != 0;
+}
+
+void remote_clear(ggml_backend_buffer_t buffer, uint8_t value) {
+    g_exchange.remote_ptr = remote_of(buffer)->remote_ptr;
+    g_remote.clear_buffer(remote_of(buffer)->device->index, value);
+}
+
+remote_device * device_of(ggml_backend_buffer_type_t type) {
+    return static_cast<remote_device *>(type->context);
+}
+
+const char * remote_buft_name(ggml_backend_buffer_type_t type) {
+    return device_of(type)->buffer_type_name.c_str();
+}
+
+ggml_backend_buffer_t remote_alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
+    remote_device * device = device_of(type);
+    if (!g_remote.alloc_buffer(device->index, double(size))) {
+        return nullptr;
+    }
+    ggml_backend_buffer_i iface{};
+    iface.free_buffer   = remote_free_buffer;
+    iface.get_base      = remote_get_base;
+    iface.init_tensor   = remote_init_tensor;
+    iface.memset_tensor = remote_memset_tensor;
+    iface.set_tensor    = remote_set_tensor;
+    iface.get_tensor    = remote_get_tensor;
+    iface.cpy_tensor    = remote_copy_tensor;
+    iface.clear         = remote_clear;
+    return ggml_backend_buffer_init(type, iface, new remote_buffer{device, g_exchange.remote_ptr, g_exchange.base}, size_t(g_exchange.size));
+}
+
+size_t remote_alignment(ggml_backend_buffer_type_t type) {
+    return device_of(type)->alignment;
+}
+
+size_t remote_max_size(ggml_backend_buffer_type_t type) {
+    return device_of(type)->max_size;
+}
+
+// What the size may depend on, as upstream's client keys its cache (6.0.0 and later): type, shape, operation
+// and parameters. Sources are left out: contexts reserve with the largest ones first, and a growing KV
+// cache would miss at every batch.
+std::string alloc_size_key(const ggml_tensor * tensor) {
+    std::string key;
+    key.append(reinterpret_cast<const char *>(&tensor->type), sizeof(tensor->type));
+    key.append(reinterpret_cast<const char *>(tensor->ne), sizeof(tensor->ne));
+    key.append(reinterpret_cast<const char *>(&tensor->op), sizeof(tensor->op));
+    key.append(reinterpret_cast<const char *>(tensor->op_params), sizeof(tensor->op_params));
+    return key;
+}
+
+size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * tensor) {
+    const size_t plain = ggml_nbytes(tensor);
+    if (device_of(type)->sizes_are_plain || (!may_be_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor->op))) {
+        return plain;
+    }
+    // Asked hundreds of times for each new graph: the cache is here, not behind the callback.
+    auto & known = device_of(type)->alloc_sizes;
+    const std::string key = alloc_size_key(tensor);
+    const auto found = known.find(key);
+    if (found != known.end()) {
+        return found->second;
+    }
+    record_from_tensor(tensor, -1, g_exchange.tensor);
+    for (int i = 0; i < GGML_MAX_SRC; i++) {
+        if (tensor->src[i] != nullptr) {
+            record_from_tensor(tensor->src[i], -1, g_exchange.sources[i]);
+        } else {
+            memset(&g_exchange.sources[i], 0, sizeof(tensor_record));
+        }
+    }
+    if (!g_remote.get_alloc_size(device_of(type)->index)) {
+        return plain;
+    }
+    const size_t asked = size_t(g_exchange.size);
+    return known[key] = asked < plain ? plain : asked;
+}
+
+remote_device * device_of(ggml_backend_t backend) {
+    return static_cast<remote_device *>(backend->context);
+}
+
+remote_device * device_of(ggml_backend_dev_t device) {
+    return static_cast<remote_device *>(device->context);
+}
+
+const char * remote_backend_name(ggml_backend_t backend) {
+    return device_of(backend)->name.c_str();
+}
+
+void remote_backend_free(ggml_backend_t backend) {
+    delete backend;
+}
+
+void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    remote_set_tensor(buffer, tensor, data, offset, size);
+}
+
+void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
+    record_from_tensor(tensor, -1, g_exchange.tensor);
+    device_of(backend)->has_reads = true;
+    g_remote.get_tensor(device_of(backend)->index, data, double(offset), double(size), 1);
+}
+
+void remote_synchronize(ggml_backend_t backend) {
+    remote_device * device = device_of(backend);
+    // Libllama synchronizes ten times a token, most often with nothing to wait for.
+    if (device->has_reads) {
+        device->has_reads = false;
+        g_remote.synchronize(device->index);
+    }
+}
+
+ggml_status remote_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
+    const int status = g_remote.graph_compute(device_of(backend)->index, graph, double(uint32_t(graph->uid)), double(uint32_t(graph->uid >> 32)));
+    return ggml_status(status);
+}
+
+const char * remote_device_name(ggml_backend_dev_t device) {
+    return device_of(device)->name.c_str();
+}
+
+const char * remote_device_description(ggml_backend_dev_t device) {
+    return device_of(device)->description.c_str();
+}
+
+void remote_device_memory(ggml_backend_dev_t device, size_t * free, size_t * total) {
+    *free = *total = 0;
+    if (g_remote.get_memory(device_of(device)->index)) {
+        *free  = size_t(g_exchange.free);
+        *total = size_t(g_exchange.total);
+    }
+}
+
+// The protocol has no device type; libllama only offloads layers to GPU devices.
+enum ggml_backend_dev_type remote_device_type(ggml_backend_dev_t) {
+    return GGML_BACKEND_DEVICE_TYPE_GPU;
+}
+
+void remote_device_props(ggml_backend_dev_t device, ggml_backend_dev_props * props) {
+    memset(props, 0, sizeof(*props));
+    props->name        = remote_device_name(device);
+    props->description = remote_device_description(device);
+    props->type        = remote_device_type(device);
+    remote_device_memory(device, &props->memory_free, &props->memory_total);
+    props->caps.async = true;
+    // No events: commands of one connection run in order, so a write can never overtake a graph that
+    // still reads the old value, and synchronize has only outstanding reads to wait for.
+    props->caps.events = false;
+    // A mapped file's pages go straight from the mapping into the socket.
+    props->caps.mmap_support = true;
+}
+
+ggml_guid_t remote_guid() {
+    static ggml_guid guid = {0x67, 0x67, 0x6d, 0x6c, 0x2d, 0x72, 0x70, 0x63, 0x2d, 0x72, 0x65, 0x6d, 0x6f, 0x74, 0x65, 0x31};
+    return &guid;
+}
+
+ggml_backend_t remote_device_init(ggml_backend_dev_t device, const char *) {
+    auto * backend = new ggml_backend{};
+    backend->guid    = remote_guid();
+    backend->device  = device;
+    backend->context = device_of(device);
+    backend->iface.get_name         = remote_backend_name;
+    backend->iface.free             = remote_backend_free;
+    backend->iface.set_tensor_async = remote_set_tensor_async;
+    backend->iface.get_tensor_async = remote_get_tensor_async;
+    backend->iface.synchronize      = remote_synchronize;
+    backend->iface.graph_compute    = remote_graph_compute;
+    return backend;
+}
+
+ggml_backend_buffer_type_t remote_device_buft(ggml_backend_dev_t device) {
+    return &device_of(device)->buffer_type;
+}
+
+bool remote_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    switch (op->op) {
+        // These carry host function pointers.
+        case GGML_OP_MAP_CUSTOM1:
+        case GGML_OP_MAP_CUSTOM2:
+        case GGML_OP_MAP_CUSTOM3:
+        case GGML_OP_CUSTOM:
+            return false;
+        default:
+            // The protocol has no capability query: a server is assumed to run every operation.
+            return true;
+    }
+}
+
+bool remote_supports_buft(ggml_backend_dev_t device, ggml_backend_buffer_type_t type) {
+    return type != nullptr && type->iface.get_name == remote_buft_name && device_of(type) == device_of(device);
+}
+
+const char * remote_reg_name(ggml_backend_reg_t) {
+    // libllama puts devices of a backend of this name in front of the local ones.
+    return "RPC";
+}
+
+size_t remote_reg_count(ggml_backend_reg_t) {
+    return g_devices.size();
+}
+
+ggml_backend_dev_t remote_reg_get(ggml_backend_reg_t, size_t index) {
+    return &g_devices[index]->device;
+}
+
+ggml_backend_reg * remote_reg() {
+    static ggml_backend_reg reg = [] {
+        ggml_backend_reg made{};
+        made.api_version = GGML_BACKEND_API_VERSION;
+        made.iface.get_name         = remote_reg_name;
+        made.iface.get_device_count = remote_reg_count;
+        made.iface.get_device       = remote_reg_get;
+        return made;
+    }();
+    return &reg;
+}
+
+} // namespace
+
+API void gs_remote_set_callbacks(void * const * callbacks) {
+    static_assert(sizeof(remote_callbacks) == 12 * sizeof(void *), "the callbacks are an array of pointers");
+    memcpy(&g_remote, callbacks, sizeof(g_remote));
+}
+
+API void * gs_remote_exchange() {
+    return &g_exchange;
+}
+
+API int gs_remote_exchange_size() {
+    return int(sizeof(g_exchange));
+}
+
+// Makes a device whose operations arrive in the callbacks under `index`. max_size < 0: no limit.
+// sizes_are_plain: get_alloc_size need not be called.
+API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const char * name, const char * description, double alignment, double max_size, int sizes_are_plain) {
+    auto * device = new remote_device();
+    device->index            = index;
+    device->connection       = connection;
+    device->name             = name;
+    device->description      = description;
+    device->buffer_type_name = std::string(name) + "[" + description + "]";
+    device->alignment        = size_t(alignment);
+    device->max_size         = max_size < 0 ? SIZE_MAX : size_t(max_size);
+    device->sizes_are_plain  = sizes_are_plain != 0;
+    device->buffer_type.iface.get_name       = remote_buft_name;
+    device->buffer_type.iface.alloc_buffer   = remote_alloc_buffer;
+    device->buffer_type.iface.get_alignment  = remote_alignment;
+    device->buffer_type.iface.get_max_size   = remote_max_size;
+    device->buffer_type.iface.get_alloc_size = remote_alloc_size;
+    device->buffer_type.device  = &device->device;
+    device->buffer_type.context = device;
+    device->device.iface.get_name        = remote_device_name;
+    device->device.iface.get_description = remote_device_description;
+    device->device.iface.get_memory      = remote_device_memory;
+    device->device.iface.get_type        = remote_device_type;
+    device->device.iface.get_props       = remote_device_props;
+    device->device.iface.init_backend    = remote_device_init;
+    device->device.iface.get_buffer_type = remote_device_buft;
+    device->device.iface.supports_op     = remote_supports_op;
+    device->device.iface.supports_buft   = remote_supports_buft;
+    device->device.reg     = remote_reg();
+    device->device.context = device;
+    g_devices.push_back(device);
+    return &device->device;
+}
+
+// Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.
+API void gs_remote_device_free(ggml_backend_dev_t device) {
+    remote_device * gone = device_of(device);
+    for (size_t i = 0; i < g_devices.size(); i++) {
+        if (g_devices[i] == gone) {
+            g_devices.erase(g_devices.begin() + long(i));
+            break;
+        }
+    }
+    delete gone;
+}

@@ -1,0 +1,84 @@
+// This process: what stops its work, its signals, its end.
+
+#include "abort.h"
+#include "api.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <fcntl.h>
+#include <initializer_list>
+#include <sys/resource.h>
+#include <unistd.h>
+
+std::atomic<int> g_abort_flag{0};
+
+// The flag that ggml's abort callback reads (see gs_backend_set_abort_flag).
+API void * io_abort_flag() {
+    return &g_abort_flag;
+}
+
+// Makes SIGUSR2 raise the abort flag: the only way into a process that is inside a blocking call.
+API int io_abort_on_signal() {
+    struct sigaction action{};
+    action.sa_handler = [](int) { g_abort_flag.store(1); };
+    action.sa_flags   = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    return sigaction(SIGUSR2, &action, nullptr) == 0 ? 0 : -errno;
+}
+
+// Ctrl-C and a closed terminal signal the whole group: for a child whose parent decides when it ends.
+API void io_ignore_terminal_signals() {
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+}
+
+API void io_clear_abort() {
+    g_abort_flag.store(0);
+}
+
+API void io_raise_abort() {
+    g_abort_flag.store(1);
+}
+
+namespace {
+
+// Says what happened in one line, and lets the signal end the process.
+void on_crash(int signal, siginfo_t * info, void *) {
+    char text[96];
+    const char * name = signal == SIGSEGV ? "SIGSEGV" : signal == SIGBUS ? "SIGBUS" : signal == SIGFPE ? "SIGFPE" : signal == SIGABRT ? "SIGABRT" : "SIGILL";
+    const int size = snprintf(text, sizeof(text), "ggml crash: %s at %p\n", name, info->si_addr);
+    if (size > 0 && write(2, text, size_t(size)) < 0) {
+        _exit(128 + signal);
+    }
+    // The handler is reset (SA_RESETHAND): this one ends the process once the handler returns, also when
+    // another process sent the signal.
+    raise(signal);
+}
+
+} // namespace
+
+// Prepares a process whose crash is nothing special: no core dump of gigabytes of weights, no crash report
+// of the runtime, and first in line when memory runs out, so that no other process is ended for it.
+API void io_expect_crash() {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (write(fd, "500", 3) < 0) {
+            // Not permitted: then it is as likely to be ended as any other.
+        }
+        close(fd);
+    }
+    struct sigaction action{};
+    action.sa_sigaction = on_crash;
+    action.sa_flags     = SA_SIGINFO | int(SA_RESETHAND);
+    for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) {
+        sigaction(signal, &action, nullptr);
+    }
+}
+
+// Ends the process at once, without what runtimes and drivers do at their end.
+API void io_exit(int code) {
+    _exit(code);
+}
