@@ -3,7 +3,8 @@ import { smallHeap, Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
-import type { EngineEvent, EngineRequest } from "./engine/messages.ts"
+import { CANCEL_SLOTS, Cancels } from "./Cancels.ts"
+import type { EngineEvent, EngineRequest, Numbered } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
 import { type ClusterError, EngineEndedError, errorFromData } from "./errors.ts"
 
@@ -19,40 +20,35 @@ type FinalOf = {
   evaluate: EngineEvent & { type: "evaluated" }
 }
 
-/** Requests that get an answer. */
-export type AnsweredRequest = Exclude<EngineRequest, { type: "cancel" }>
-
 /** A final event, and the bytes that followed it. */
-export interface Answer<R extends AnsweredRequest> {
+export interface Answer<R extends EngineRequest> {
   readonly event: FinalOf[R["type"]]
   readonly data: Uint8Array
 }
 
 export interface EngineHost {
   /**
-   * Sends a request and waits for its final event; other events go to `onEvent`. Requests wait for
-   * each other. Interrupting one that waits drops it; interrupting the one that runs leaves the engine
-   * at work, and later requests wait for its end: see `cancel`.
+   * Sends a request and waits for its final event; other events go to `onEvent`. The engine does one request after the
+   * other, in the order in which they came. Interrupting cancels the request and waits for nothing: requests after it
+   * wait until the engine has noticed.
    */
-  readonly request: <R extends AnsweredRequest>(
+  readonly request: <R extends EngineRequest>(
     request: R,
     onEvent?: (event: EngineEvent) => void,
   ) => Effect.Effect<Answer<R>, ClusterError>
   /**
-   * The same without a fiber that waits: `onEnd` gets what `request` would end with. The call that is returned gives
-   * the request up and tells whether it was still waiting: then it is dropped and nothing more is called, else the
-   * engine is at work on it, and `onEnd` is still to come.
+   * The same without a fiber that waits: `onEnd` gets what `request` would end with. The call that is returned cancels
+   * the request, and tells whether it was waiting for others: then nothing more is called, else the engine is at work on
+   * it, and `onEnd` is still to come. A load stops at the next tensor, other work at the next token or batch.
+   * A stopped generation ends with the reason `cancelled`, everything else fails.
    */
-  readonly begin: <R extends AnsweredRequest>(
+  readonly begin: <R extends EngineRequest>(
     request: R,
     onEvent: (event: EngineEvent) => void,
     onEnd: (end: Either.Either<Answer<R>, ClusterError>) => void,
   ) => () => boolean
-  /**
-   * Stops what the engine is doing, if anything: a load at the next tensor, a generation at the next token or batch
-   * of the prompt. A stopped load fails, a stopped generation ends with the reason `cancelled`.
-   */
-  readonly cancel: Effect.Effect<void>
+  /** Cancels everything that is about the model: its load, and all that is asked of it. */
+  readonly cancelModel: Effect.Effect<void>
   /**
    * Waits for the end of work that nobody needs any more, whatever its outcome; for a finalizer. An
    * engine that is not done after some seconds is stuck in a call to a server that hangs: it is killed.
@@ -61,6 +57,30 @@ export interface EngineHost {
   /** Process id, for supervision. */
   readonly pid: number
 }
+
+/** As `request`; when it is interrupted, the engine is free for the next request afterwards. */
+export const requestSettled = <R extends EngineRequest>(
+  engine: Pick<EngineHost, "begin" | "settle">,
+  request: R,
+): Effect.Effect<Answer<R>, ClusterError> =>
+  Effect.async((resume) => {
+    let hasEnded = false
+    let onEnd = (): void => {
+      hasEnded = true
+    }
+    const cancel = engine.begin(request, ignoreEvent, (end) => {
+      resume(end)
+      onEnd()
+    })
+    return Effect.suspend(() => {
+      if (hasEnded || cancel()) return Effect.void
+      return engine.settle(
+        Effect.async<void>((done) => {
+          onEnd = () => done(Effect.void)
+        }),
+      )
+    })
+  })
 
 /** Lines that are kept for the message of an engine that ends by itself. */
 const KEPT_LINES = 20
@@ -81,8 +101,12 @@ const engineSettings = {
 
 /** Starts an engine process; closing the scope kills it, which closes its connections. */
 export const make: Effect.Effect<EngineHost, never, Scope.Scope> = Effect.gen(function* () {
+  const cancels = yield* Effect.acquireRelease(
+    Effect.sync(() => new Cancels()),
+    (file) => Effect.sync(() => file.close()),
+  )
   const session = yield* Effect.acquireRelease(
-    Effect.sync(() => new EngineSession()),
+    Effect.sync(() => new EngineSession(cancels)),
     ({ worker }) =>
       Effect.promise(() => {
         // The engine may be inside a blocking call, where only SIGKILL reaches it.
@@ -93,9 +117,7 @@ export const make: Effect.Effect<EngineHost, never, Scope.Scope> = Effect.gen(fu
   const { worker } = session
   return {
     pid: worker.pid,
-    cancel: Effect.sync(() => {
-      if (session.isBusy) worker.kill("SIGUSR2")
-    }),
+    cancelModel: Effect.sync(() => session.cancelModel()),
     settle: (work) =>
       // Finalizers cannot be interrupted, and neither could what they wait for.
       Effect.interruptible(Effect.ignore(work)).pipe(
@@ -106,25 +128,29 @@ export const make: Effect.Effect<EngineHost, never, Scope.Scope> = Effect.gen(fu
         }),
         Effect.flatten,
       ),
-    request: <R extends AnsweredRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
+    request: <R extends EngineRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
       Effect.async<Answer<R>, ClusterError>((resume) => {
         const job = jobOf(request, onEvent ?? ignoreEvent, resume)
         session.submit(job)
-        return Effect.sync(() => session.abandon(job))
+        return Effect.sync(() => session.cancel(job))
       }),
     begin: (request, onEvent, onEnd) => {
       const job = jobOf(request, onEvent, onEnd)
       session.submit(job)
-      return () => session.abandon(job)
+      return () => session.cancel(job)
     },
   }
 })
 
 /** A request and who waits for it. */
 interface Job {
-  readonly request: AnsweredRequest
+  readonly request: EngineRequest
+  /** 0 before it is sent. */
+  id: number
+  /** To be cancelled as soon as it is sent. */
+  isUnwanted: boolean
   onEvent: (event: EngineEvent) => void
-  readonly onEnd: (end: Either.Either<AnyAnswer, ClusterError>) => void
+  onEnd: (end: Either.Either<AnyAnswer, ClusterError>) => void
 }
 
 interface AnyAnswer {
@@ -132,12 +158,14 @@ interface AnyAnswer {
   readonly data: Uint8Array
 }
 
-const jobOf = <R extends AnsweredRequest>(
+const jobOf = <R extends EngineRequest>(
   request: R,
   onEvent: (event: EngineEvent) => void,
   onEnd: (end: Either.Either<Answer<R>, ClusterError>) => void,
 ): Job => ({
   request,
+  id: 0,
+  isUnwanted: false,
   onEvent,
   // The engine answers a request with the final event of its type.
   onEnd: (end) => onEnd(end as Either.Either<Answer<R>, ClusterError>),
@@ -145,19 +173,32 @@ const jobOf = <R extends AnsweredRequest>(
 
 const ignoreEvent = (): void => {}
 
-/** Sends one request at a time, and hands the engine's events to who waits for them. */
+const modelRequests: ReadonlySet<EngineRequest["type"]> = new Set([
+  "load",
+  "tokenize",
+  "generate",
+  "evaluate",
+])
+
+/** Numbers requests, sends them at once, and hands the engine's events to who waits for them. */
 class EngineSession {
-  readonly worker: Worker<EngineEvent>
-  private running: Job | undefined
-  private readonly waiting: Array<Job> = []
+  readonly worker: Worker<Numbered<EngineEvent>>
+  private readonly cancels: Cancels
+  private lastId = 0
+  /** Sent and not answered, by id, oldest first: the engine is at work on the first. */
+  private readonly outstanding = new Map<number, Job>()
+  /** Held back: so many are outstanding that their ids could not be told apart in a cancel. */
+  private readonly held: Array<Job> = []
   private ended: EngineEndedError | undefined
 
-  constructor() {
-    this.worker = new Worker<EngineEvent>(
+  constructor(cancels: Cancels) {
+    this.cancels = cancels
+    this.worker = new Worker<Numbered<EngineEvent>>(
       {
         module: "@ggml-rpc/client/engine",
         from: import.meta.dir,
         stdin: "pipe",
+        descriptors: [cancels.descriptor],
         settings: engineSettings,
         lastWordsCount: KEPT_LINES,
       },
@@ -169,55 +210,74 @@ class EngineSession {
     )
   }
 
-  private send(request: EngineRequest): void {
-    this.worker.write(request)
-  }
-
-  get isBusy(): boolean {
-    return this.running !== undefined
-  }
-
   submit(job: Job): void {
     if (this.ended !== undefined) {
       job.onEnd(Either.left(this.ended))
-    } else if (this.running !== undefined) {
-      this.waiting.push(job)
-    } else {
-      this.running = job
-      this.send(job.request)
+      return
+    }
+    this.held.push(job)
+    this.sendHeld()
+  }
+
+  private get oldestId(): number {
+    for (const id of this.outstanding.keys()) return id
+    return this.lastId + 1
+  }
+
+  private sendHeld(): void {
+    while (this.held.length > 0 && this.lastId + 1 - this.oldestId < CANCEL_SLOTS) {
+      this.send(this.held.shift()!)
     }
   }
 
-  /** Nobody waits for this one any more; whether it was dropped before it began. */
-  abandon(job: Job): boolean {
-    const index = this.waiting.indexOf(job)
-    if (index >= 0) this.waiting.splice(index, 1)
-    job.onEvent = ignoreEvent
-    return index >= 0
+  private send(job: Job): void {
+    job.id = ++this.lastId
+    this.outstanding.set(job.id, job)
+    if (job.isUnwanted) this.cancels.cancel(job.id)
+    this.worker.write({ ...job.request, id: job.id })
   }
 
-  /** Ends the running job; the next one is sent first, so that the engine has it while we go on. */
-  private finish(end: Either.Either<AnyAnswer, ClusterError>): void {
-    const done = this.running
-    this.running = this.waiting.shift()
-    if (this.running !== undefined) this.send(this.running.request)
-    done?.onEnd(end)
+  /** Whether it was waiting for others: then nobody hears of it any more. */
+  cancel(job: Job): boolean {
+    job.onEvent = ignoreEvent
+    const index = this.held.indexOf(job)
+    if (index >= 0) this.held.splice(index, 1)
+    if (this.outstanding.has(job.id)) this.cancels.cancel(job.id)
+    const isWaiting = this.oldestId !== job.id
+    if (isWaiting) job.onEnd = () => {}
+    return isWaiting
+  }
+
+  cancelModel(): void {
+    for (const { id, request } of this.outstanding.values()) {
+      if (modelRequests.has(request.type)) this.cancels.cancel(id)
+    }
+    for (const job of this.held) job.isUnwanted ||= modelRequests.has(job.request.type)
+  }
+
+  private finish(id: number, end: Either.Either<AnyAnswer, ClusterError>): void {
+    const job = this.outstanding.get(id)
+    this.outstanding.delete(id)
+    this.sendHeld()
+    job?.onEnd(end)
   }
 
   private end({ exitCode, signal, lastWords }: WorkerExit): void {
     const said = lastWords.join("\n").trim()
     const how = signal !== null ? `signal ${signal}` : `exit code ${exitCode}`
     this.ended = new EngineEndedError({ detail: said === "" ? how : `${how}; it said: ${said}` })
-    while (this.running !== undefined) this.finish(Either.left(this.ended))
+    const lost = [...this.outstanding.values(), ...this.held.splice(0)]
+    this.outstanding.clear()
+    for (const job of lost) job.onEnd(Either.left(this.ended))
   }
 
-  private dispatch(event: EngineEvent, data: Uint8Array): void {
+  private dispatch(event: Numbered<EngineEvent>, data: Uint8Array): void {
     if (!isFinal(event)) {
-      this.running?.onEvent(event)
+      this.outstanding.get(event.id)?.onEvent(event)
     } else if (event.type === "failed") {
-      this.finish(Either.left(errorFromData(event.error)))
+      this.finish(event.id, Either.left(errorFromData(event.error)))
     } else {
-      this.finish(Either.right({ event, data }))
+      this.finish(event.id, Either.right({ event, data }))
     }
   }
 }

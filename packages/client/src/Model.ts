@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
-import type { EngineHost } from "./EngineHost.ts"
+import { type EngineHost, requestSettled } from "./EngineHost.ts"
 import type { EngineEvent, GenerateStats, LoadStats } from "./engine/messages.ts"
 import { type ClusterError, ModelError } from "./errors.ts"
 import { type GeneratedToken, generateEach, tokenStream } from "./generateEach.ts"
@@ -91,7 +91,7 @@ export const loadModel = (
       if (place.holder !== holder) return Effect.void
       // What runs now is this load, or something on this model; the engine may also be gone already,
       // and then so is the model.
-      return engine.cancel.pipe(
+      return engine.cancelModel.pipe(
         Effect.zipRight(engine.settle(engine.request({ type: "unload" }))),
         Effect.ensuring(Effect.sync(leave)),
       )
@@ -115,7 +115,7 @@ export const loadModel = (
         return
       }
       place.holder = holder
-      const giveUp = engine.begin(
+      const cancel = engine.begin(
         {
           type: "load",
           path,
@@ -140,7 +140,9 @@ export const loadModel = (
         },
       )
       return Effect.suspend(() => {
-        if (!giveUp()) return release
+        if (!cancel()) return release
+        // Whatever becomes of it, behind the others: no model stays.
+        engine.begin({ type: "unload" }, ignore, ignore)
         leave()
         return Effect.void
       })
@@ -148,6 +150,8 @@ export const loadModel = (
     // The finalizer comes first: it does nothing before the place is taken, and nothing can come between.
     return Effect.zipRight(Scope.addFinalizer(scope, release), load)
   })
+
+const ignore = (): void => {}
 
 const modelOf = (
   engine: EngineHost,
@@ -182,7 +186,7 @@ const modelOf = (
       tokenStream((onToken) => generate(prompt, onToken, options), onStats),
     generateEach: generate,
     evaluate: (tokens) =>
-      Effect.map(engine.request({ type: "evaluate", tokens }), ({ event, data }) => ({
+      Effect.map(requestSettled(engine, { type: "evaluate", tokens }), ({ event, data }) => ({
         kind: event.kind,
         rowCount: event.rowCount,
         columnCount: event.columnCount,

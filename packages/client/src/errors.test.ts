@@ -13,6 +13,7 @@ import {
   PlanError,
   RemoteMemoryError,
   ServerLostError,
+  UnsupportedOpError,
 } from "./errors.ts"
 
 const endpoint = "10.0.0.2:50052"
@@ -25,10 +26,11 @@ const examples: ReadonlyArray<ClusterError> = [
   new ConnectError({ endpoint, reason: "other", detail: "Too many open files" }),
   new HandshakeError({ endpoint, reason: "not-a-server", detail: "it sent something else" }),
   new HandshakeError({ endpoint, reason: "closed", detail: "" }),
-  new HandshakeError({ endpoint, reason: "version", detail: "6.0.1" }),
+  new HandshakeError({ endpoint, reason: "version", detail: "the server speaks protocol 9.0.0" }),
   new HandshakeError({ endpoint, reason: "busy", detail: "5.0 s" }),
   new HandshakeError({ endpoint, reason: "no-devices", detail: "" }),
   new ServerLostError({ endpoint, during: "GET_TENSOR", detail: "it closed the connection" }),
+  new UnsupportedOpError({ endpoint, op: "TOP_K", version: "3.0.0" }),
   new RemoteMemoryError({ endpoint, device: "RPC0", sizeBytes: 3 * 2 ** 30 }),
   ...(["load", "context", "tokenize", "decode", "encode"] as const).map(
     (during) => new ModelError({ path: "/models/a.gguf", during, detail: "it is damaged." }),
@@ -36,7 +38,9 @@ const examples: ReadonlyArray<ClusterError> = [
   new PlanError({ reason: "does-not-fit", detail: "It does not fit.", missingBytes: 7 }),
   new PlanError({ reason: "unknown-device", detail: "There is no CUDA7." }),
   new EngineEndedError({ detail: "signal SIGKILL" }),
-  new EngineRequestError({ detail: "no model is loaded" }),
+  ...(["cancelled", "no-model", "failed"] as const).map(
+    (reason) => new EngineRequestError({ reason, detail: "out of luck" }),
+  ),
   new EndpointError({ text: "box", reason: "the port is missing" }),
 ]
 
@@ -68,7 +72,7 @@ test("the data has no stack and no message, which may hold paths of this machine
 
 test("data of no known error becomes an EngineRequestError", () => {
   expect(errorFromData({ _tag: "NewError", detail: "something new" })).toEqual(
-    new EngineRequestError({ detail: "something new" }),
+    new EngineRequestError({ reason: "failed", detail: "something new" }),
   )
   expect(errorFromData({ _tag: "toString" })._tag).toBe("EngineRequestError")
 })

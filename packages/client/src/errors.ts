@@ -3,7 +3,7 @@
  * that it survives the way from the engine's process to the caller (`errorToData`, `errorFromData`).
  */
 import { formatNeededMebibytes, TaggedError } from "@ggml-rpc/native/bindings"
-import { EndpointError } from "@ggml-rpc/protocol"
+import { EndpointError, versionRange } from "@ggml-rpc/protocol"
 
 /** No connection to a server came about. */
 export class ConnectError extends TaggedError("ConnectError")<{
@@ -28,15 +28,14 @@ export class ConnectError extends TaggedError("ConnectError")<{
 export class HandshakeError extends TaggedError("HandshakeError")<{
   readonly endpoint: string
   readonly reason: "not-a-server" | "closed" | "version" | "busy" | "no-devices"
-  /** What was seen. */
+  /** What was seen; for "version", the sentence that says what to do. */
   readonly detail: string
 }> {
   override get message() {
     const what = {
-      "not-a-server": `what answers there is not a ggml RPC server of protocol 7 (${this.detail}). Check the port; a server older than protocol 4 looks the same`,
-      closed:
-        "it closed the connection without an answer. It may serve as many clients as it is allowed to, which its log tells; or it is no ggml RPC server of protocol 4 or later: check the port",
-      version: `the server speaks RPC protocol ${this.detail}, this client 7.0. Use the same llama.cpp release line on both`,
+      "not-a-server": `what answers there is not a ggml RPC server of protocol ${versionRange} (${this.detail}). Check the port`,
+      closed: `it closed the connection without an answer. It may serve as many clients as it is allowed to, which its log tells; or it is no ggml RPC server of protocol ${versionRange}: check the port`,
+      version: this.detail,
       busy: `it accepted the connection but did not answer within ${this.detail}. An rpc-server of llama.cpp serves one client at a time: wait for the other one, or run 'ggml-rpc serve' there`,
       "no-devices": "the server offers no device",
     }[this.reason]
@@ -69,6 +68,19 @@ export class ServerLostError extends TaggedError("ServerLostError")<{
 }> {
   override get message() {
     return `Lost the server ${this.endpoint} during ${this.during}: ${this.detail}. Look at that server's log and whether its host is up; then start again.`
+  }
+}
+
+/** A graph that only this server could compute has an operation that its version lacks. */
+export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
+  readonly endpoint: string
+  /** ggml's name of it, without `GGML_OP_`. */
+  readonly op: string
+  /** The server's protocol, such as `3.0.0`. */
+  readonly version: string
+}> {
+  override get message() {
+    return `The server ${this.endpoint} of protocol ${this.version} does not know the operation ${this.op} that this model needs there. Give that server no layers, or update it.`
   }
 }
 
@@ -124,12 +136,19 @@ export class EngineEndedError extends TaggedError("EngineEndedError")<{
   }
 }
 
-/** The engine lives, and could not do what it was asked. Other requests are not affected. */
+/** The engine lives, and did not do what it was asked. Other requests are not affected. */
 export class EngineRequestError extends TaggedError("EngineRequestError")<{
+  /** `cancelled`: before it began; `no-model`: none is loaded any more; `failed`: anything else. */
+  readonly reason: "cancelled" | "no-model" | "failed"
+  /** What was seen, for `failed`. */
   readonly detail: string
 }> {
   override get message() {
-    return `The process that runs the model could not do what it was asked: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`
+    return {
+      cancelled: "The request was cancelled before it began: the model's scope was closed.",
+      "no-model": "No model is loaded: the model's scope was closed. Load it again.",
+      failed: `The process that runs the model could not do what it was asked: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`,
+    }[this.reason]
   }
 }
 
@@ -143,6 +162,7 @@ const classes = {
   PlanError,
   RemoteMemoryError,
   ServerLostError,
+  UnsupportedOpError,
 }
 
 /** Every error that a running engine can report. */
@@ -173,7 +193,7 @@ export const errorToData = (error: ClusterError): ErrorData => {
 /** The error again; what is no known error becomes an `EngineRequestError`: an engine that said it lives. */
 export const errorFromData = (data: ErrorData): ClusterError => {
   if (!Object.hasOwn(classes, data._tag)) {
-    return new EngineRequestError({ detail: String(data.detail ?? data._tag) })
+    return new EngineRequestError({ reason: "failed", detail: String(data.detail ?? data._tag) })
   }
   const { _tag, ...fields } = data
   const Class = classes[_tag as keyof typeof classes] as new (fields: unknown) => ClusterError

@@ -16,8 +16,9 @@ const stats: GenerateStats = {
 const request = { type: "generate", tokens: [1, 2, 3], maxTokens: -1, sampler: {} } as const
 
 /** An engine that says what the test says, and ends when it is cancelled. */
-class ScriptedEngine implements Pick<EngineHost, "begin" | "cancel" | "settle"> {
+class ScriptedEngine implements Pick<EngineHost, "begin" | "settle"> {
   cancelled = 0
+  settled = 0
   /** Another request keeps it busy: this one has not begun. */
   isWaiting = false
   #onEvent: (event: EngineEvent) => void = () => {}
@@ -26,16 +27,19 @@ class ScriptedEngine implements Pick<EngineHost, "begin" | "cancel" | "settle"> 
   readonly begin: EngineHost["begin"] = (_, onEvent, onEnd) => {
     this.#onEvent = onEvent
     this.#onEnd = onEnd as (end: never) => void
-    return () => this.isWaiting
+    return () => {
+      this.cancelled++
+      if (this.isWaiting) return true
+      this.tokens([[99, "too late"]])
+      setTimeout(() => this.end("", [[100, "later still"]]), 1)
+      return false
+    }
   }
 
-  readonly cancel = Effect.sync(() => {
-    this.cancelled++
-    this.tokens([[99, "too late"]])
-    setTimeout(() => this.end("", [[100, "later still"]]), 1)
-  })
-
-  readonly settle: EngineHost["settle"] = (work) => Effect.ignore(work)
+  readonly settle: EngineHost["settle"] = (work) => {
+    this.settled++
+    return Effect.ignore(work)
+  }
 
   tokens(tokens: ReadonlyArray<TokenData>): void {
     this.#onEvent({ type: "generating", tokens })
@@ -110,13 +114,16 @@ test("an interruption stops the engine, waits for its end, and gives no token mo
   expect(seen).toEqual([{ id: 1, text: "a" }])
 })
 
-test("an interruption before its turn drops it and leaves the engine to the others", async () => {
+test("an interruption before its turn waits for nothing", async () => {
   const { engine, end, fiber } = started(() => {})
   engine.isWaiting = true
   await Bun.sleep(1)
   await Effect.runPromise(Fiber.interrupt(fiber))
   expect(Exit.isInterrupted(await end())).toBe(true)
-  expect(engine.cancelled).toBe(0)
+  expect({ cancelled: engine.cancelled, settled: engine.settled }).toEqual({
+    cancelled: 1,
+    settled: 0,
+  })
 })
 
 test.each(["generating", "generated"])(

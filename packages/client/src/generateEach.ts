@@ -25,7 +25,7 @@ type End = Either.Either<Answer<GenerateRequest>, ClusterError>
  * this machine, and with an Effect a token the host would take three times its processor time.
  */
 export const generateEach = (
-  engine: Pick<EngineHost, "begin" | "cancel" | "settle">,
+  engine: Pick<EngineHost, "begin" | "settle">,
   request: GenerateRequest,
   onToken: (token: GeneratedToken) => void,
 ): Effect.Effect<GenerateStats, ClusterError> =>
@@ -33,7 +33,7 @@ export const generateEach = (
     let end: End | undefined
     let isWanted = true
     let onEnd = (): void => {}
-    let giveUp = (): boolean => true
+    let cancel = (): boolean => true
     const deliver = (tokens: ReadonlyArray<TokenData>): void => {
       for (const [id, text] of tokens) {
         if (isWanted) onToken({ id, text })
@@ -48,7 +48,7 @@ export const generateEach = (
           resume(Effect.die(error))
         }
       }
-      giveUp = engine.begin(
+      cancel = engine.begin(
         request,
         (event) => {
           if (event.type === "generating") guard(() => deliver(event.tokens))
@@ -74,9 +74,7 @@ export const generateEach = (
     // After an interruption the engine works on until it notices the cancel; what it has not begun it never will.
     const stop = Effect.suspend(() => {
       isWanted = false
-      return end !== undefined || giveUp()
-        ? Effect.void
-        : Effect.zipRight(engine.cancel, engine.settle(finished))
+      return end !== undefined || cancel() ? Effect.void : engine.settle(finished)
     })
     return Effect.ensuring(generated, stop)
   })

@@ -1,10 +1,10 @@
 // libllama calls that take or return structs by value.
 
+#include "abort_flag.h"
 #include "api.h"
 #include "llama-ext.h"
 #include "llama.h"
 
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -14,10 +14,6 @@
 namespace {
 
 thread_local std::string g_error;
-
-bool abort_requested(void * flag) {
-    return static_cast<std::atomic<int> *>(flag)->load(std::memory_order_relaxed) != 0;
-}
 
 bool progress_unless_aborted(float, void * flag) {
     return flag == nullptr || !abort_requested(flag);
@@ -46,7 +42,7 @@ struct model_options {
     double vocab_only;
     double check_tensors;
     double use_extra_bufts;
-    double abort_flag;    // address of an int, 0: none
+    double abort_flag;    // address of an abort_flag, 0: none
 };
 
 API llama_model * ls_model_load(const char * path, const model_options * options) {
@@ -88,7 +84,7 @@ struct context_options {
     double pooling;         // llama_pooling_type, -1: the model's
     double offload_kqv;
     double swa_full;
-    double abort_flag;      // address of an int, 0: none
+    double abort_flag;      // address of an abort_flag, 0: none
 };
 
 API llama_context * ls_context_new(llama_model * model, const context_options * options) {

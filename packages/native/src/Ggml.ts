@@ -24,7 +24,7 @@ export interface DeviceState extends Device, MemorySize {}
 export interface BackendOptions {
   /** Threads of a CPU backend; one per physical core. */
   readonly threads?: number
-  /** Address of an int that stops a running graph of a CPU backend when it is not 0. */
+  /** `io_abort_flag()`: lets it stop a running graph of a CPU backend. */
   readonly abortFlag?: Address
 }
 

@@ -2,11 +2,11 @@
  * A loaded model: its facts, its tokenizer, and what can be made of it. Synchronous, without Effect: what
  * can fail throws, and whoever opens it releases it. `Llama.ts` gives the scoped face of this.
  */
-import { type Pointer, ptr, read } from "bun:ffi"
+import { type Pointer, ptr } from "bun:ffi"
 import { existsSync } from "node:fs"
 import { Detokenizer } from "./Detokenizer.ts"
 import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
-import { type Address, asPointer, cString } from "./io.ts"
+import { type Address, asPointer, cString, io } from "./io.ts"
 import { takeLog } from "./libggml.ts"
 import { llama } from "./libllama.ts"
 import { type ContextOptions, type ModelContext, openModelContext } from "./ModelContext.ts"
@@ -31,7 +31,7 @@ export interface ModelOptions {
   readonly checkTensors?: boolean
   /** Lets the CPU repack weights into layouts that it computes faster; true. */
   readonly extraBufferTypes?: boolean
-  /** Address of an int that stops the loading when it is not 0. */
+  /** `io_abort_flag()`: lets it stop the loading. */
   readonly abortFlag?: Address
 }
 
@@ -309,7 +309,7 @@ const inUse = new Set<object>()
 
 const loadError = (path: string, options: ModelOptions): ModelLoadError => {
   const log = takeFailureLog()
-  if (options.abortFlag !== undefined && read.i32(asPointer(options.abortFlag), 0) !== 0) {
+  if (options.abortFlag !== undefined && io().io_abort_requested() !== 0) {
     return new ModelLoadError({
       reason: "aborted",
       path,

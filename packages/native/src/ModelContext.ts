@@ -49,7 +49,7 @@ export interface ContextOptions {
   readonly offloadKqv?: boolean
   /** Gives layers with sliding-window attention a full-size cache. */
   readonly swaFull?: boolean
-  /** Address of an int that stops a running computation on a local CPU when it is not 0. */
+  /** `io_abort_flag()`: lets it stop a running computation on a local CPU. */
   readonly abortFlag?: Address
   /** Independent sequences that the cache can hold; 1. */
   readonly sequenceCount?: number
@@ -269,6 +269,8 @@ export class ModelContext {
     if (this.#released) return
     this.#released = true
     this.#view = new Float32Array(0)
+    // After a failure answers of remote devices may be on their way, to memory that is freed here.
+    this.#library.llama_synchronize(this.#pointer)
     this.#library.llama_free(this.#pointer)
   }
 

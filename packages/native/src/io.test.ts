@@ -1,6 +1,15 @@
 import { read } from "bun:ffi"
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test"
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from "node:fs"
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { asPointer, cString, errno, io, ioErrorText, socketPair } from "./io.ts"
@@ -270,6 +279,28 @@ test("io_copy writes at an offset", () => {
   const target = new Uint8Array(4)
   io().io_copy(target, 1, Uint8Array.of(7, 8, 9), 2)
   expect([...target]).toEqual([0, 7, 8, 0])
+})
+
+test("a cancel stops the request that it names, and no other", () => {
+  expect(io().io_map_cancels(-1)).toBe(expected.badDescriptor)
+  const fd = openSync(join(folder, "cancels"), "wx+")
+  ftruncateSync(fd, 4096)
+  expect(io().io_map_cancels(fd)).toBe(0)
+  const cancel = (id: number): number => writeSync(fd, Uint32Array.of(id), 0, 4, (id % 1024) * 4)
+  const isStopped = (id: number): boolean => {
+    io().io_set_running(id)
+    return io().io_abort_requested() === 1
+  }
+  cancel(7)
+  cancel(2000)
+  expect([0, 6, 7, 8, 7 + 1024, 2000].map(isStopped)).toEqual([
+    ...[false, false, true, false, false, true],
+  ])
+  expect([7, 8, 2000].map((id) => io().io_is_cancelled(id))).toEqual([1, 0, 1])
+  cancel(7 + 1024)
+  expect([7, 7 + 1024].map(isStopped)).toEqual([false, true])
+  io().io_set_running(0)
+  closeSync(fd)
 })
 
 test("the abort flag is raised and lowered", () => {

@@ -109,7 +109,7 @@ export class Dialect {
 
   /** By command id: a `PayloadKind`. */
   readonly requestKinds = new Uint8Array(COMMAND_COUNT)
-  /** By command id: bytes of the payload, or of what comes before its data or its counts. */
+  /** By command id: bytes of the payload, before its data if it has some; of GRAPH_COMPUTE, those of an empty graph. */
   readonly requestBytes = new Int32Array(COMMAND_COUNT)
   /** By command id: bytes of the answer's payload, of one with data those before it; -1: not a byte comes back. */
   readonly responseBytes = new Int32Array(COMMAND_COUNT)

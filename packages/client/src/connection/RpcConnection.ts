@@ -11,17 +11,22 @@
 import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   Command,
+  Dialect,
+  decodeResponse,
   describeCommand,
   type Endpoint,
+  encodeRequest,
   formatEndpoint,
   type MessageId,
+  newest,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
-import { helloRequest, readHello, requestOf, responseOf, responseSizeBytes } from "./dialect.ts"
+import { describeGraphStatus } from "./graphStatus.ts"
+import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
@@ -32,13 +37,24 @@ export const COPY_LIMIT_BYTES = 32 * 1024
  * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
  */
 const SEND_AHEAD_BYTES = 48 * 1024
+/** Small answers that may be outstanding: no system's socket buffers are full of so few. */
+const SMALL_ANSWER_LIMIT = 32
 /** A host that vanished while nothing was sent is noticed after about twice this time. */
 const KEEPALIVE_S = 5
+
+/** The target of an answer that carries no tensor data. */
+const DISCARD: Address = 0
+
+/** Of a connection that has not been opened. */
+const defaultDialect = new Dialect(newest)
 
 export class RpcConnection {
   readonly endpoint: string
   /** What broke the connection; set once. */
   failure: ClusterError | undefined
+  /** How the server speaks; known after `open`. */
+  dialect: Dialect = defaultDialect
+  kind: ServerKind = "llama.cpp"
   /** The server said that it has no cache; one of upstream's never tells. */
   lacksCache = false
   /** The server said that a tensor takes just its own bytes on every device of it: no need to ask. */
@@ -50,9 +66,12 @@ export class RpcConnection {
   readonly blockView = new DataView(this.block.buffer)
   private blockSize = 0
   private fd = -1
-  /** Destinations and sizes of the answers to asynchronous reads that are on their way. */
+  /** Answers that are on their way: to what, of which size, and where a read's data goes; `DISCARD` for none. */
+  private readonly pendingCommands: Array<number> = []
   private readonly pendingTargets: Array<Address> = []
   private readonly pendingSizes: Array<number> = []
+  /** How many of them are no reads. */
+  private pendingSmallCount = 0
   /** Bytes of requests since the oldest outstanding read. */
   private sentAheadBytes = 0
   private readonly answer = new Uint8Array(64)
@@ -81,38 +100,48 @@ export class RpcConnection {
    * @throws {ConnectError | HandshakeError}
    */
   open(timeoutMs: number): void {
+    try {
+      for (const form of helloForms) {
+        this.connect(timeoutMs)
+        if (this.hello(form, timeoutMs)) return
+        this.close()
+      }
+    } catch (error) {
+      this.close()
+      throw error
+    }
+    throw new HandshakeError({ endpoint: this.endpoint, reason: "closed", detail: "" })
+  }
+
+  private connect(timeoutMs: number): void {
     const fd = io().io_connect(cString(this.address.host), this.address.port, timeoutMs)
     if (fd < 0) throw connectError(this.endpoint, fd)
     this.fd = fd
     this.patienceMs = timeoutMs
     io().io_tune_socket(fd, KEEPALIVE_S)
     io().io_watch_server(fd)
-    try {
-      this.hello(timeoutMs)
-    } catch (error) {
-      this.close()
-      throw error
-    }
   }
 
-  private hello(timeoutMs: number): void {
-    const request = helloRequest()
-    io().io_send(this.fd, request, request.length)
-    const size = responseSizeBytes(Command.HELLO)
-    const result = this.receiveSoon(size, timeoutMs)
+  /** False when the server hung up without a byte of an answer, as one does that knows HELLO in another form. */
+  private hello(form: HelloForm, timeoutMs: number): boolean {
+    io().io_send(this.fd, form.request, form.request.length)
+    const result = this.receiveSoon(form.answerBytes, timeoutMs)
     if (result === errno.again) throw this.busyError(timeoutMs)
-    if (result < 0) {
-      const isOther = result === errno.protocol
+    if (result === errno.protocol) {
       throw new HandshakeError({
         endpoint: this.endpoint,
-        reason: isOther ? "not-a-server" : "closed",
-        detail: isOther ? "it sent something else than a HELLO response" : "",
+        reason: "not-a-server",
+        detail: "it sent something else than a HELLO response",
       })
     }
-    const greeting = readHello(this.endpoint, this.answer.subarray(0, size))
+    if (result < 0) return false
+    const greeting = readHello(this.endpoint, form, this.answer.subarray(0, form.answerBytes))
     if (greeting instanceof HandshakeError) throw greeting
+    this.dialect = greeting.dialect
+    this.kind = greeting.kind
     this.lacksCache = greeting.lacksCache
     this.hasPlainSizes = greeting.hasPlainSizes
+    return true
   }
 
   /**
@@ -190,7 +219,8 @@ export class RpcConnection {
   }
 
   private limitSendAhead(sizeBytes: number): void {
-    if (this.pendingSizes.length === 0) return
+    // Of small answers a server can write any number that may be outstanding.
+    if (this.pendingSizes.length === this.pendingSmallCount) return
     this.sentAheadBytes += sizeBytes
     if (this.sentAheadBytes > SEND_AHEAD_BYTES) this.drain()
   }
@@ -214,8 +244,23 @@ export class RpcConnection {
    * are there at the latest when `drain` returns.
    */
   expect(target: Address, sizeBytes: number): void {
+    this.pendingCommands.push(Command.GET_TENSOR)
     this.pendingTargets.push(target)
     this.pendingSizes.push(sizeBytes)
+  }
+
+  /**
+   * Notes the answer that the server's version gives to the request collected last, if it does: old versions answer what is
+   * silent today. Nobody waits for it; it is checked when it is its turn.
+   */
+  expectAnswer(command: number): void {
+    const sizeBytes = this.dialect.responseBytes[command]!
+    if (sizeBytes < 0) return
+    this.pendingCommands.push(command)
+    this.pendingTargets.push(DISCARD)
+    this.pendingSizes.push(sizeBytes)
+    this.pendingSmallCount++
+    if (this.pendingSmallCount > SMALL_ANSWER_LIMIT) this.drain()
   }
 
   /** Sends all that has collected and waits for all outstanding reads. */
@@ -224,11 +269,25 @@ export class RpcConnection {
     if (count === 0) return
     this.flush()
     for (let index = 0; index < count && this.failure === undefined; index++) {
-      this.receive(Command.GET_TENSOR, this.pendingTargets[index]!, this.pendingSizes[index]!)
+      const command = this.pendingCommands[index]!
+      const target = this.pendingTargets[index]!
+      const isRead = target !== DISCARD
+      const sizeBytes = this.pendingSizes[index]!
+      if (!this.receive(command, isRead ? target : this.answer, sizeBytes)) break
+      if (command === Command.GRAPH_COMPUTE) this.checkGraphStatus()
     }
+    this.pendingCommands.length = 0
     this.pendingTargets.length = 0
     this.pendingSizes.length = 0
+    this.pendingSmallCount = 0
     this.sentAheadBytes = 0
+  }
+
+  private checkGraphStatus(): void {
+    const status = this.answer[0]!
+    if (status === 0) return
+    const detail = describeGraphStatus(status)
+    this.broken(new ServerLostError({ endpoint: this.endpoint, during: "GRAPH_COMPUTE", detail }))
   }
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
@@ -265,30 +324,38 @@ export class RpcConnection {
   /** Request and response through the codec, for commands that are not hot. */
   call<C extends MessageId>(command: C, value: RequestOf<C>): ResponseOf<C> | undefined {
     this.post(command, value)
-    const payload = this.roundTrip(command, responseSizeBytes(command))
-    return payload && responseOf(command, payload)
+    const payload = this.roundTrip(command, this.dialect.responseBytes[command]!)
+    return payload && decodeResponse(command, payload, this.dialect.spec)
   }
 
   /** Collects a request through the codec, for silent commands that are not hot. */
   post<C extends MessageId>(command: C, value: RequestOf<C>): void {
-    const request = requestOf(command, value)
+    const request = encodeRequest(command, value, this.dialect.spec)
     this.block.set(request, this.reserve(request.length))
   }
 
   private fail(during: string, result: number): void {
     if (this.failure !== undefined) return
     const isSilent = io().io_unwatch_server(this.fd) === 1
-    this.failure = new ServerLostError({
-      endpoint: this.endpoint,
-      during,
-      detail: isSilent
-        ? "its host gives no sign of life"
-        : result === errno.brokenPipe
-          ? "it closed the connection"
-          : result === errno.protocol
-            ? "its answer has another size than the protocol says"
-            : ioErrorText(result),
-    })
+    this.broken(
+      new ServerLostError({
+        endpoint: this.endpoint,
+        during,
+        detail: isSilent
+          ? "its host gives no sign of life"
+          : result === errno.brokenPipe
+            ? "it closed the connection"
+            : result === errno.protocol
+              ? "its answer has another size than the protocol says"
+              : ioErrorText(result),
+      }),
+    )
+  }
+
+  /** Ends all use of the connection. */
+  broken(failure: ClusterError): void {
+    if (this.failure !== undefined) return
+    this.failure = failure
     // Stops a model load at its next tensor and a local graph at its next node.
     io().io_raise_abort()
   }

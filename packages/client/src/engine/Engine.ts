@@ -1,5 +1,4 @@
 /** Devices of the engine's process, and what is loaded on them. */
-import { type Pointer, read } from "bun:ffi"
 import {
   type Address,
   ContextError,
@@ -29,7 +28,15 @@ export class Engine {
   remote: RemoteDevices | undefined
   private readonly local: Array<Device> = []
   private loaded: Loaded | undefined
-  private readonly abortFlag = io().io_abort_flag() as Pointer & Address
+  private readonly abortFlag = io().io_abort_flag() as Address
+  private runningId = 0
+
+  /** From now on a cancel of this request stops what runs; 0: none. */
+  setRunning(id: number): void {
+    this.runningId = id
+    io().io_clear_abort()
+    io().io_set_running(id)
+  }
 
   /** The local devices of these names; undefined: every GPU. */
   useLocal(names: ReadonlyArray<string> | undefined): void {
@@ -89,9 +96,9 @@ export class Engine {
     if (this.remote?.failure !== undefined) throw this.remote.failure
   }
 
-  /** The abort flag also rises with a lost connection, which is reported first. */
+  /** The host wants the running request stopped. */
   get isCancelled(): boolean {
-    return read.i32(this.abortFlag, 0) !== 0
+    return io().io_is_cancelled(this.runningId) !== 0
   }
 
   /** Model and context of a placement; `release` of the model frees both. */
@@ -158,7 +165,7 @@ export class Engine {
 
   /** @throws {EngineRequestError} when nothing is loaded */
   required(): Loaded {
-    if (this.loaded === undefined) throw new EngineRequestError({ detail: "no model is loaded" })
+    if (this.loaded === undefined) throw new EngineRequestError({ reason: "no-model", detail: "" })
     return this.loaded
   }
 }

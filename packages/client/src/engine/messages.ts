@@ -1,7 +1,8 @@
 /**
- * What goes between the host process and the engine. One request at a time; the engine answers each with
- * any number of events and one final one. SIGUSR2 cancels the running request. A message is a JSON line;
- * `bytes` says how many raw bytes follow it.
+ * What goes between the host process and the engine. Every request has an id, which the host counts up; the engine
+ * answers each with any number of events and one final one, all with that id. Requests may be sent before earlier ones
+ * are answered. A request is cancelled through a file that both share (Cancels.ts). A message is a JSON line; `bytes`
+ * says how many raw bytes follow it.
  */
 import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
 import type { Endpoint } from "@ggml-rpc/protocol"
@@ -40,6 +41,9 @@ export interface EngineContextOptions {
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
 }
+
+/** A request with its id, or an event with that of the request it belongs to: 1, 2, … */
+export type Numbered<T> = T & { readonly id: number }
 
 export type EngineRequest =
   | {
@@ -155,6 +159,6 @@ export type EngineEvent =
     }
   | { readonly type: "failed"; readonly error: ErrorData }
 
-/** Events after which the engine waits for the next request. */
+/** Events that end their request. */
 export const isFinal = (event: EngineEvent): boolean =>
   event.type !== "progress" && event.type !== "generating"

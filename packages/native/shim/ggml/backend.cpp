@@ -1,9 +1,8 @@
 // Devices and backends of this machine.
 
+#include "abort_flag.h"
 #include "api.h"
 #include "ggml-backend.h"
-
-#include <atomic>
 
 API void gs_load_backends(const char * folder) {
     ggml_backend_load_all_from_path(folder);
@@ -30,11 +29,7 @@ API int gs_backend_set_threads(ggml_backend_t backend, int threads) {
     return 1;
 }
 
-static bool abort_requested(void * flag) {
-    return static_cast<std::atomic<int> *>(flag)->load(std::memory_order_relaxed) != 0;
-}
-
-// Lets the int at flag (see io_abort_flag) stop a running graph, where the backend can be stopped.
+// Lets the flag at this address (see io_abort_flag) stop a running graph, where the backend can be stopped.
 API int gs_backend_set_abort_flag(ggml_backend_t backend, void * flag) {
     ggml_backend_dev_t device = ggml_backend_get_device(backend);
     ggml_backend_reg_t reg = device ? ggml_backend_dev_backend_reg(device) : nullptr;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <atomic>
+#include "abort_flag.h"
 
-// What raises it: a signal, a client that is gone, TypeScript. Whoever computes looks at it (io_abort_flag).
-extern std::atomic<int> g_abort_flag;
+// This process's. Whoever computes looks at it (io_abort_flag).
+extern abort_flag g_abort_flag;

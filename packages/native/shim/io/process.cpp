@@ -8,23 +8,41 @@
 #include <cstdio>
 #include <fcntl.h>
 #include <initializer_list>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-std::atomic<int> g_abort_flag{0};
+abort_flag g_abort_flag;
 
-// The flag that ggml's abort callback reads (see gs_backend_set_abort_flag).
+// What ggml's and libllama's abort callbacks read (see gs_backend_set_abort_flag).
 API void * io_abort_flag() {
     return &g_abort_flag;
 }
 
-// Makes SIGUSR2 raise the abort flag: the only way into a process that is inside a blocking call.
-API int io_abort_on_signal() {
-    struct sigaction action{};
-    action.sa_handler = [](int) { g_abort_flag.store(1); };
-    action.sa_flags   = SA_RESTART;
-    sigemptyset(&action.sa_mask);
-    return sigaction(SIGUSR2, &action, nullptr) == 0 ? 0 : -errno;
+// 1 when what runs must stop.
+API int io_abort_requested() {
+    return abort_requested(&g_abort_flag) ? 1 : 0;
+}
+
+// Maps the file in which the host names requests that are to stop: kCancelSlots ids of 4 bytes. It is the only way into
+// a process that is inside a blocking call, and what it says is about one request, whenever it is read.
+API int io_map_cancels(int fd) {
+    void * memory = mmap(nullptr, kCancelSlots * sizeof(uint32_t), PROT_READ, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) {
+        return -errno;
+    }
+    g_abort_flag.cancelled = static_cast<const std::atomic<uint32_t> *>(memory);
+    return 0;
+}
+
+// The request whose cancel stops what runs from now on; 0 none.
+API void io_set_running(uint32_t id) {
+    g_abort_flag.running.store(id);
+}
+
+// 1 when the host wants this request stopped, whether it runs or not.
+API int io_is_cancelled(uint32_t id) {
+    return is_cancelled(g_abort_flag, id) ? 1 : 0;
 }
 
 // Ctrl-C and a closed terminal signal the whole group: for a child whose parent decides when it ends.
@@ -34,11 +52,11 @@ API void io_ignore_terminal_signals() {
 }
 
 API void io_clear_abort() {
-    g_abort_flag.store(0);
+    g_abort_flag.raised.store(0);
 }
 
 API void io_raise_abort() {
-    g_abort_flag.store(1);
+    g_abort_flag.raised.store(1);
 }
 
 namespace {

@@ -134,7 +134,7 @@ void * watch(void *) {
         }
         const bool silent = ready == 0 && is_silent(client);
         if (silent || (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
-            g_abort_flag.store(1);
+            g_abort_flag.raised.store(1);
             if (silent) {
                 // Ends a blocking receive, too.
                 shutdown(client, SHUT_RDWR);
@@ -191,7 +191,7 @@ void wake_watcher() {
 API void io_watch_client(int fd) {
     {
         std::lock_guard<std::mutex> lock(g_client_mutex);
-        g_abort_flag.store(0);
+        g_abort_flag.raised.store(0);
         g_client_fd = fd;
         g_client_number++;
     }

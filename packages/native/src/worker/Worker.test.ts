@@ -135,6 +135,18 @@ describe("a worker", () => {
     expect(() => start([], { module: "./nothing.ts" })).toThrow("nothing.ts")
   })
 
+  test("takes what has come without waiting for more", async () => {
+    const { worker, heard } = start([{ pollAfterMs: 300 }], { stdin: "pipe" })
+    worker.write({ a: 1 })
+    await Bun.sleep(50)
+    worker.write({ b: 2 })
+    worker.write({ c: 3 })
+    await worker.ended
+    expect(heard.messages.map(({ message }) => message)).toEqual([
+      { first: { a: 1 }, others: [{ b: 2 }, { c: 3 }] },
+    ])
+  })
+
   test("hears messages, of any length, in their order", async () => {
     const { worker, heard } = start([{ echo: 4 }], { stdin: "pipe" })
     const long = "ü".repeat(100_000)

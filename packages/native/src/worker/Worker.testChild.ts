@@ -10,6 +10,8 @@ export type Step =
   | { readonly sleepMs: number }
   /** Answers this many messages with what they are. */
   | { readonly echo: number }
+  /** Waits for one message, sleeps, and says which others have come. */
+  | { readonly pollAfterMs: number }
   /** A process of its own keeps the pipes open. */
   | { readonly leaveBehindMs: number }
   | { readonly exit: number }
@@ -18,6 +20,19 @@ export type Step =
 const echo = (count: number): void => {
   const messages = new MessageReader<object>()
   for (let at = 0; at < count; at++) send({ echo: messages.next() ?? null })
+}
+
+const poll = (afterMs: number): void => {
+  const messages = new MessageReader<object>()
+  const isReadable = (): boolean => io().io_wait_readable(0, 0) > 0
+  const first = messages.next()
+  Bun.sleepSync(afterMs)
+  const others: Array<object> = []
+  for (let other = messages.poll(isReadable); other !== undefined; ) {
+    others.push(other)
+    other = messages.poll(isReadable)
+  }
+  send({ first, others })
 }
 
 const perform = (step: Step): void => {
@@ -32,6 +47,7 @@ const perform = (step: Step): void => {
     )
   } else if ("sleepMs" in step) Bun.sleepSync(step.sleepMs)
   else if ("echo" in step) echo(step.echo)
+  else if ("pollAfterMs" in step) poll(step.pollAfterMs)
   else if ("leaveBehindMs" in step) {
     const program = `Bun.sleepSync(${step.leaveBehindMs})`
     Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", 1, 2] }).unref()

@@ -24,21 +24,46 @@ export class MessageReader<Message extends object> {
   readonly #chunk = new Uint8Array(64 * 1024)
   readonly #decoder = new TextDecoder()
   #text = ""
+  /** Of that text, what holds no end of a line. */
+  #searched = 0
+  #isClosed = false
 
   /** Waits for the next one; undefined when stdin is closed. */
   next(): Message | undefined {
-    // A line of many chunks is searched once.
-    for (let from = 0; ; ) {
-      const end = this.#text.indexOf("\n", from)
-      if (end >= 0) {
-        const line = this.#text.slice(0, end)
-        this.#text = this.#text.slice(end + 1)
-        return JSON.parse(line) as Message
-      }
-      from = this.#text.length
-      const size = readSync(0, this.#chunk)
-      if (size === 0) return undefined
-      this.#text += this.#decoder.decode(this.#chunk.subarray(0, size), { stream: true })
+    for (;;) {
+      const message = this.#take()
+      if (message !== undefined) return message
+      if (!this.#read()) return undefined
     }
+  }
+
+  /** The next one if it is there, without waiting. `isReadable` tells whether stdin has something to read now. */
+  poll(isReadable: () => boolean): Message | undefined {
+    for (;;) {
+      const message = this.#take()
+      if (message !== undefined) return message
+      if (this.#isClosed || !isReadable() || !this.#read()) return undefined
+    }
+  }
+
+  #take(): Message | undefined {
+    const end = this.#text.indexOf("\n", this.#searched)
+    if (end < 0) {
+      // A line of many chunks is searched once.
+      this.#searched = this.#text.length
+      return undefined
+    }
+    const line = this.#text.slice(0, end)
+    this.#text = this.#text.slice(end + 1)
+    this.#searched = 0
+    return JSON.parse(line) as Message
+  }
+
+  /** False when stdin is closed. */
+  #read(): boolean {
+    const size = this.#isClosed ? 0 : readSync(0, this.#chunk)
+    this.#isClosed = size === 0
+    this.#text += this.#decoder.decode(this.#chunk.subarray(0, size), { stream: true })
+    return size > 0
   }
 }

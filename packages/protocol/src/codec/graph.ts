@@ -6,7 +6,10 @@ import { RpcTensor } from "./tensor.ts"
 export interface GraphComputeRequest {
   /** Device index; 0 on the wire of versions that know one device. */
   readonly device: number
-  /** Under which GRAPH_RECOMPUTE finds it again; 0 or absent: it is not stored. Nothing before 8.0.0. */
+  /**
+   * Under which GRAPH_RECOMPUTE finds it again; 0 or absent: it is not stored. Versions before 8.0.0 leave it out, and
+   * decode as 0.
+   */
   readonly uid?: bigint
   /** Tensor ids in execution order. Only these are computed. */
   readonly nodes: readonly bigint[]
@@ -161,10 +164,8 @@ export class GraphFormat implements PayloadCodec<GraphComputeRequest> {
     for (let index = 0; index < layout.tensorCount; index++) {
       tensors.push(RpcTensor.decode(view, offset + layout.tensorsOffset + index * RpcTensor.size))
     }
-    const graph = { device: layout.device, nodes, tensors }
-    return this.uidOffset < 0
-      ? graph
-      : { ...graph, uid: view.getBigUint64(offset + this.uidOffset, true) }
+    const uid = this.uidOffset < 0 ? 0n : view.getBigUint64(offset + this.uidOffset, true)
+    return { device: layout.device, uid, nodes, tensors }
   }
 }
 

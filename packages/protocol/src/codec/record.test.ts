@@ -5,11 +5,14 @@ import {
   ABSENT_TENSOR,
   AllocBufferRequest,
   AllocBufferResponse,
+  AllocOnlyBufferRequest,
   array,
   BufferClearRequest,
   BufferGetBaseResponse,
   BufferRequest,
   bytes,
+  CommAllReduceRequest,
+  CommInitRequest,
   CopyTensorRequest,
   cstring,
   DeviceCountResponse,
@@ -19,7 +22,10 @@ import {
   GetAllocSizeResponse,
   GetDeviceMemoryResponse,
   GetMaxSizeResponse,
+  GetTensor2dRequest,
   GetTensorRequest,
+  GraphRecomputeRequest,
+  GraphStatusResponse,
   HelloRequest,
   HelloResponse,
   InitTensorRequest,
@@ -29,11 +35,16 @@ import {
   ResultResponse,
   RpcTensor,
   record,
+  SetTensor2dPrefix,
   SetTensorHashRequest,
   SetTensorPrefix,
+  SourcelessAllocSizeRequest,
+  TensorAllocSizeRequest,
+  UnflaggedSetTensorPrefix,
   u8,
   u32,
   u64,
+  VersionResponse,
 } from "../index.ts"
 
 const room = (size: number) => new DataView(new ArrayBuffer(size))
@@ -62,6 +73,18 @@ test("every size is C's sizeof of the packed struct", () => {
     [GetAllocSizeRequest, 3260],
     [GetAllocSizeResponse, 8],
     [MemsetTensorRequest, 313],
+    [GraphRecomputeRequest, 12],
+    [SetTensor2dPrefix, 328],
+    [GetTensor2dRequest, 328],
+    [CommInitRequest, 80],
+    [CommAllReduceRequest, 300],
+    // Of older versions.
+    [VersionResponse, 3],
+    [AllocOnlyBufferRequest, 8],
+    [TensorAllocSizeRequest, 296],
+    [SourcelessAllocSizeRequest, 300],
+    [UnflaggedSetTensorPrefix, 304],
+    [GraphStatusResponse, 1],
   ] as const
   for (const [layout, size] of sizes)
     expect(`${layout.name} ${layout.size}`).toBe(`${layout.name} ${size}`)
@@ -85,6 +108,15 @@ test("the offsets of rpc_tensor are C's offsetof", () => {
     useCount: 292,
   })
   expect(SetTensorPrefix.offsets).toEqual({ tensor: 0, cacheFlag: 296, offsetBytes: 297 })
+  expect(SetTensor2dPrefix.offsets).toEqual({
+    tensor: 0,
+    offsetBytes: 296,
+    sizeBytes: 304,
+    runCount: 312,
+    strideBytes: 320,
+  })
+  expect(GetTensor2dRequest.offsets).toEqual(SetTensor2dPrefix.offsets)
+  expect(CommInitRequest.offsets).toEqual({ device: 0, rank: 4, worldSize: 8, port: 12, host: 16 })
   expect(GetAllocSizeRequest.offsets).toEqual({ device: 0, tensor: 4, srcs: 300 })
 })
 

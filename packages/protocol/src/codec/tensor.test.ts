@@ -8,7 +8,7 @@ import {
   TYPE_SIZE,
   tensorByteSize,
   typeId,
-  V7_0_0,
+  types,
   writeU64FromNumber,
 } from "../index.ts"
 
@@ -23,7 +23,7 @@ const byteSize = (type: number, ne: readonly number[], nb: readonly number[]): n
 
 /** ggml_nbytes with integers of any size. */
 const exactByteSize = (type: number, ne: readonly number[], nb: readonly number[]): bigint => {
-  const info = V7_0_0.types.find((entry) => entry.id === type)
+  const info = types.find(({ id }) => id === type)
   if (info === undefined) return -1n
   if (ne.includes(0)) return 0n
   const strided = (dim: number) => BigInt(ne[dim]! - 1) * BigInt(nb[dim]!)
@@ -95,7 +95,7 @@ describe("tensorByteSize", () => {
 test("the type tables hold the table's sizes and 0 elsewhere", () => {
   expect(TYPE_SIZE.length).toBe(43)
   for (let id = 0; id < TYPE_SIZE.length; id++) {
-    const info = V7_0_0.types.find((type) => type.id === id)
+    const info = types.find((type) => type.id === id)
     expect([TYPE_BLOCK_SIZE[id]!, TYPE_SIZE[id]!]).toEqual([
       info?.blockSize ?? 0,
       info?.typeSize ?? 0,

@@ -69,10 +69,14 @@ export const clientAccepts = (client: Version, server: Version): boolean =>
 /** The version to speak with a server, or one sentence for people why there is none. */
 export type Selection = { readonly spec: ProtocolSpec } | { readonly refusal: string }
 
-/** Releases whose protocol is known by its number only; a table each when their bytes are known. */
-const announced: readonly { readonly major: number; readonly releases: string }[] = [
-  { major: 9, releases: "llama.cpp v1.0" },
-]
+/** Numbers whose bytes are not known, and who uses them; one becomes a table when they are. */
+const unread: readonly { readonly major: number; readonly minor?: number; readonly by: string }[] =
+  [
+    { major: 9, minor: 0, by: "llama.cpp v1.0's" },
+    { major: 9, minor: 1, by: "a fork's own" },
+    { major: 107, by: "a fork's own" },
+    { major: 108, by: "a fork's own" },
+  ]
 
 /**
  * Chooses how to speak with a server that announced a version. An allow-list: only a version with a table is spoken, since
@@ -87,19 +91,24 @@ const isSame = (a: Version, b: Version): boolean =>
   a.major === b.major && a.minor === b.minor && a.patch === b.patch
 
 const refusalOf = (version: Version): string => {
-  const theirs = formatVersion(version)
+  const { major } = version
+  const theirs = `the server speaks protocol ${formatVersion(version)}`
   const ours = `this client ${versionRange}`
-  const upcoming = announced.find(({ major }) => major === version.major && version.minor === 0)
-  if (upcoming !== undefined) {
-    return `the server speaks protocol ${theirs} (${upcoming.releases}), ${ours}; the newest servers that work are those of ${first.releases}: use one there, or 'ggml-rpc serve', until an update of this client`
+  const instead = `run the server of ${first.releases} there, or 'ggml-rpc serve'`
+  const user = unread.find((entry) => entry.major === major && matches(entry.minor, version.minor))
+  if (user !== undefined) return `${theirs}, which is ${user.by}, and ${ours}: ${instead}`
+  if (major < last.version.major) {
+    return `${theirs}, and ${ours}: the server is too old, so update it, or run 'ggml-rpc serve' there`
   }
-  if (version.major < last.version.major) {
-    return `the server speaks protocol ${theirs}, ${ours}; update the server`
-  }
-  const isLater =
-    version.major === first.version.major ||
-    versions.some(({ version: known }) => known.major === version.major)
-  return isLater
-    ? `the server speaks protocol ${theirs}, which is newer than what ${ours} knows of ${version.major}; its operations may be numbered otherwise: update this client, or use a server of ${first.releases} there`
-    : `the server speaks protocol ${theirs}, a number that no release of llama.cpp has used: it is a fork's, whose bytes are not known; ${ours}, so use llama.cpp's own server there, or 'ggml-rpc serve'`
+  const known = versions.find((spec) => spec.version.major === major)
+  return known !== undefined && isLater(version, known.version)
+    ? `${theirs}, and ${ours}, where ${formatVersion(known.version)} is the last of ${major}: a later one may number operations otherwise, so update this client, or ${instead}`
+    : `${theirs}, which this client does not know, and ${ours}: if a newer llama.cpp runs there, update this client, and if it is a fork, ${instead}`
 }
+
+const matches = (minor: number | undefined, seen: number): boolean =>
+  minor === undefined || minor === seen
+
+/** Whether `a` came after `b`, of the same major. */
+const isLater = (a: Version, b: Version): boolean =>
+  a.minor === b.minor ? a.patch > b.patch : a.minor > b.minor

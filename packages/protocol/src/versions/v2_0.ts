@@ -16,8 +16,8 @@ import { noSources } from "./v3_5.ts"
 const firstDevice = { device: 0 }
 const noDevice = lacking(empty, firstDevice, ["device"])
 
-/** Precision F32 was 1 for three days (until ggml 61fe29c8), and is 10. */
-const precision = { slot: 0, from: 1, to: 10 }
+/** Where PAD says how much it pads before its source: came within 2.0.0 (ggml 0e2040fb); older builds pad behind it only. */
+const padsBefore = [0, 2, 4, 6]
 
 /**
  * ggml c9207d32, 2025-04-25: a server is one device. Builds before August 2025 (82 to 86 operations) have other meanings of
@@ -49,6 +49,15 @@ export const v2_0 = older(v3_0, {
   numberings: [ops87, ops88, ops89, ops90, ops90With16Unary],
   features: {
     deviceField: false,
-    fills: [...v3_0.features.fills, { op: "MUL_MAT", ...precision }],
+    limits: [
+      ...v3_0.features.limits,
+      ...padsBefore.map((slot) => ({
+        op: "PAD" as const,
+        slot,
+        mask: 0xffff_ffff,
+        min: 0,
+        max: 0,
+      })),
+    ],
   },
 })

@@ -49,6 +49,7 @@ test("after the last one it begins again, and says so", () => {
   const news = offers(true).map(() => book.ended("a", book.next("a"), hungUp)!)
   expect(news.map(({ kind }) => kind)).toEqual(["next", "next", "next", "next", "nothing left"])
   expect(versionOf(book, "a")).toBe("8.0.0")
+  expect(book.ended("a", book.next("a"), hungUp)).toBeUndefined()
   expect(describeNews("a", news[0]!)).toContain("--protocol 7.0")
   expect(describeNews("a", news[4]!)).toContain("speaks 9")
 })
@@ -62,8 +63,17 @@ test("a client that comes much later is another one", () => {
 })
 
 test("an updated client is noticed by its hang-ups", () => {
-  const book = new VersionOffers({ a: [2, 0] })
-  for (let round = 0; round < 4; round++) book.ended("a", book.next("a"), hungUp)
+  let now = 1_000_000
+  const book = new VersionOffers({ a: [2, 0] }, () => now)
+  const starts = (count: number, msBetween: number): void => {
+    for (let start = 0; start < count; start++) {
+      now += msBetween
+      book.ended("a", book.next("a"), hungUp)
+    }
+  }
+  starts(20, 5)
+  expect(versionOf(book, "a")).toBe("6.0.0")
+  starts(1, 5000)
   expect(versionOf(book, "a")).toBe("5.0.0")
 })
 

@@ -7,8 +7,10 @@ interface Known {
   index: number
   /** They went on with it once. */
   works: boolean
-  /** Connections in a row that ended with HELLO. */
+  /** Starts in a row that ended with HELLO, of clients at an address where something works. */
   hangUps: number
+  /** They hung up at all there is. */
+  exhausted: boolean
   /** When the last one ended, in milliseconds. */
   endedAt: number
 }
@@ -31,10 +33,11 @@ export type SavedOffers = Readonly<Record<string, readonly [number, number]>>
 const RETRY_MS = 120_000
 
 /**
- * Upstream's clients end some connections of each run after HELLO. So many in a row, and none that went on, are somebody
- * whose program was updated.
+ * Upstream's clients end some connections of each run after HELLO, within milliseconds of others that go on. So many in a
+ * row, each so long after the one before, are somebody whose program was updated and who starts it again and again.
  */
-const HANG_UPS_OF_A_CHANGED_CLIENT = 4
+const HANG_UPS_OF_A_CHANGED_CLIENT = 2
+const BETWEEN_STARTS_MS = 1000
 
 /** Addresses that are remembered; the ones used longest ago go. */
 const MAX_ADDRESSES = 4096
@@ -77,22 +80,29 @@ export class VersionOffers {
     if ("pinned" in offer) return undefined
     const known = this.#of(address)[connection.helloCaps ? "withCaps" : "withoutCaps"]
     const offered = connection.helloCaps ? offer.withCaps : offer.withoutCaps
+    const previousEnd = known.endedAt
     known.endedAt = this.#now()
     const list = offers(connection.helloCaps)
     if (connection.hasAsked) {
       const isNews = !known.works && offered > 0
       known.index = offered
       known.works = true
+      known.exhausted = false
       known.hangUps = 0
       return isNews ? { kind: "works", spec: list[offered]! } : undefined
     }
-    known.hangUps++
-    if (known.works && known.hangUps < HANG_UPS_OF_A_CHANGED_CLIENT) return undefined
+    if (known.works) {
+      if (this.#now() - previousEnd > BETWEEN_STARTS_MS) known.hangUps++
+      if (known.hangUps < HANG_UPS_OF_A_CHANGED_CLIENT) return undefined
+    }
     // Connections that began together were offered the same: they are one refusal.
     if (offered !== known.index) return undefined
     known.works = false
     known.index = (offered + 1) % list.length
     const refused = list[offered]!
+    // All were offered before: nothing new is to be said of somebody who only says HELLO.
+    if (known.exhausted) return undefined
+    known.exhausted = known.index === 0
     return known.index === 0
       ? { kind: "nothing left", refused }
       : { kind: "next", refused, spec: list[known.index]! }
@@ -139,7 +149,7 @@ export const describeNews = (address: string, news: VersionNews): string => {
 
 const nameOf = ({ version }: ProtocolSpec): string => `${version.major}.${version.minor}`
 
-const unknown = (): Known => ({ index: 0, works: false, hangUps: 0, endedAt: 0 })
+const unknown = (): Known => ({ index: 0, works: false, hangUps: 0, exhausted: false, endedAt: 0 })
 
 /** What a file said; nothing when it says something else. */
 export const parseSavedOffers = (text: string): SavedOffers => {

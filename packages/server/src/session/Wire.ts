@@ -75,10 +75,13 @@ export class Wire {
     this.#pending = 0
     this.#io.io_set_receive_timeout(fd, helloTimeoutMs)
     this.spoken = greeting
-    this.next()
-    if (this.command !== Command.HELLO) {
-      refuse("command", "must be HELLO on a new connection", describeCommand(this.command))
+    this.#ensure(HEADER_BYTES)
+    const command = this.#inbox[this.#read]!
+    if (command !== Command.HELLO) {
+      this.command = command
+      refuse("command", "must be HELLO on a new connection", describeCommand(command))
     }
+    this.next()
     const { sizeBytes } = this
     if (sizeBytes !== HELLO_BYTES && sizeBytes !== OLD_HELLO_BYTES) {
       const reason = `must be ${HELLO_BYTES}, or ${OLD_HELLO_BYTES} from an older client`

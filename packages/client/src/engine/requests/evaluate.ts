@@ -10,7 +10,7 @@ export const evaluate = (
   request: EngineRequest & { type: "evaluate" },
   send: Send,
 ): void => {
-  const { model, context, options, path } = engine.required()
+  const { model, context, options } = engine.required()
   const { info } = model
   const tokens = Int32Array.from(request.tokens)
   checkLength(engine, tokens.length)
@@ -31,9 +31,7 @@ export const evaluate = (
     if (!info.hasDecoder) take(0, tokens.length)
   }
   for (let at = 0; info.hasDecoder && at < tokens.length; at += context.batchSize) {
-    if (engine.isCancelled) {
-      throw new ModelError({ path, during: "decode", detail: "it was stopped." })
-    }
+    if (engine.isCancelled) throw stopped(engine)
     const batch = tokens.subarray(at, at + context.batchSize)
     check(engine, context.decode(batch, { firstPosition: at, allOutputs: true }), "decode")
     take(at, batch.length)
@@ -73,9 +71,13 @@ const checkLength = (engine: Engine, tokenCount: number): void => {
   }
 }
 
+const stopped = (engine: Engine): ModelError =>
+  new ModelError({ path: engine.required().path, during: "decode", detail: "it was stopped." })
+
 const check = (engine: Engine, status: number, during: "decode" | "encode"): void => {
   engine.failIfLost()
   if (status !== 0) {
+    if (engine.isCancelled) throw stopped(engine)
     const { path } = engine.required()
     throw new ModelError({ path, during, detail: `${decodeStatusText(status)}.` })
   }
