@@ -15,7 +15,9 @@ import {
   Dialect,
   decodeResponse,
   describeCommand,
+  type Endpoint,
   encodeRequest,
+  formatEndpoint,
   type MessageId,
   newest,
   RESPONSE_HEADER_SIZE_BYTES,
@@ -23,7 +25,6 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
 import { AnswerQueue, DISCARD } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
@@ -299,11 +300,8 @@ export class RpcConnection {
     this.broken(new ServerLostError({ endpoint: this.endpoint, during: "GRAPH_COMPUTE", detail }))
   }
 
-  private checkGraphStatus(): void {
-    const status = this.answer[0]!
-    if (status === 0) return
-    const detail = describeGraphStatus(status)
-    this.broken(new ServerLostError({ endpoint: this.endpoint, during: "GRAPH_COMPUTE", detail }))
+  private flushPeers(): void {
+    for (const peer of this.peers) peer.flush()
   }
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
