@@ -1,5 +1,5 @@
 /** A server that passes everything on to another one, frame by frame, and may change it on the way. */
-import { Command, commandSpec } from "@ggml-rpc/protocol"
+import { commandSpec } from "@ggml-rpc/protocol"
 
 export interface ProxyHooks {
   /** May change a request's payload in place. */

@@ -1,9 +1,12 @@
+export { formatVersion, type Version } from "@ggml-rpc/protocol"
 export * as Cluster from "./Cluster.ts"
+export type { ServerKind } from "./connection/hello.ts"
 export * from "./connection/probe.ts"
 export * from "./endpoint.ts"
 export type {
   EngineContextOptions,
   EngineDevice,
+  EngineServer,
   GenerateStats,
   LoadStats,
   StopReason,

@@ -5,6 +5,7 @@
  * says how many raw bytes follow it.
  */
 import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
+import type { ServerKind } from "../connection/hello.ts"
 import type { Endpoint } from "../endpoint.ts"
 import type { ErrorData } from "../errors.ts"
 
@@ -17,6 +18,16 @@ export interface EngineDevice {
   readonly endpoint?: string
   readonly freeBytes: number
   readonly totalBytes: number
+}
+
+/** A server as its HELLO and its answers showed it. */
+export interface EngineServer {
+  readonly endpoint: string
+  readonly kind: ServerKind
+  /** Its protocol, such as `7.0.0`. */
+  readonly version: string
+  /** Why it does less than it could, and what to do. */
+  readonly warning?: string
 }
 
 /** How a model is put onto devices; units are counted as in planner.ts. */
@@ -113,6 +124,7 @@ export type TokenData = readonly [id: number, text: string]
 export type EngineEvent =
   | {
       readonly type: "opened"
+      readonly servers: ReadonlyArray<EngineServer>
       readonly devices: ReadonlyArray<EngineDevice>
       readonly host: EngineDevice
     }
