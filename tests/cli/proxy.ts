@@ -69,7 +69,7 @@ export const startProxy = (port: number, hooks: ProxyHooks): Proxy => {
         const toClient = new Outbox((bytes) => client.write(bytes))
         const unanswered: Array<number> = []
         const responses = new Frames(8, (frame) => {
-          hooks.onResponse?.(unanswered.shift() ?? Command.NONE, frame.subarray(8))
+          hooks.onResponse?.(unanswered.shift() ?? -1, frame.subarray(8))
           toClient.push(frame)
         })
         let toServer: Outbox | undefined
