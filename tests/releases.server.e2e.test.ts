@@ -114,7 +114,8 @@ describe.each(enabled.map((release) => [release.protocol, release] as const))(
           return generate(release, "demo", [server.endpoint])
         }, MOST_STARTS)
         expect(failures).toBeLessThan(MOST_STARTS)
-        if (failures > 0) expect(server.stdout() + server.stderr()).toContain(`speak protocol ${name}`)
+        if (failures > 0)
+          expect(server.stdout() + server.stderr()).toContain(`speak protocol ${name}`)
         expect(await generate(release, "demo", [server.endpoint])).toEqual(local)
         expect(await generate(release, "demo", [server.endpoint])).toEqual(local)
       }
