@@ -9,11 +9,11 @@ import {
 import type { TCPSocketListener } from "bun"
 import { startProcess, waitUntil } from "./peers/process.ts"
 
-/** The bytes to send; `close` ends the connection, `nothing` leaves the client waiting. */
-export type Answer = Uint8Array | "close" | "nothing"
+/** The bytes to send, now or later; `close` ends the connection, `nothing` leaves the client waiting. */
+export type Answer = Uint8Array | Promise<Uint8Array> | "close" | "nothing"
 
-/** What to answer to a command. */
-export type Answers = Readonly<Record<number, () => Answer>>
+/** What to answer to a command; `payload` is valid during the call. */
+export type Answers = Readonly<Record<number, (payload: Uint8Array) => Answer>>
 
 export interface FakeServer extends Disposable {
   /** `127.0.0.1:port`. */
@@ -51,14 +51,20 @@ export const startFakeServer = (answers: Answers, spec: ProtocolSpec = newest): 
     port: 0,
     socket: {
       open(socket) {
-        const onCommand = (command: number): void => {
+        const onCommand = (command: number, payload: Uint8Array = new Uint8Array(0)): void => {
           commands.push(command)
-          const answer = answers[command]?.() ?? "nothing"
+          const answer = answers[command]?.(payload) ?? "nothing"
           if (answer === "close") socket.end()
+          else if (answer instanceof Promise) void answer.then((bytes) => socket.write(bytes))
           else if (answer !== "nothing") socket.write(answer)
         }
         socket.data = new RequestDecoder(
-          { message: onCommand, streamStart() {}, streamData() {}, streamEnd: onCommand },
+          {
+            message: onCommand,
+            streamStart() {},
+            streamData() {},
+            streamEnd: (command) => onCommand(command),
+          },
           { spec },
         )
       },

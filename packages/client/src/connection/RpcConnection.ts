@@ -3,7 +3,8 @@
  *
  * Commands without a response collect in one block, which leaves in one write before the next command
  * that needs an answer, or when it is full. Responses come in request order, so an asynchronous read is
- * a request now and a place in a queue until somebody waits for it.
+ * a request now and a place in a queue until somebody waits for it, by its ticket: answers before it are put where they
+ * belong on the way, and those after it stay on the wire.
  *
  * After the first failure the connection is broken for good: calls return quietly (their callers sit
  * under C++ frames and must not throw) and `failure` tells what happened.
@@ -14,7 +15,9 @@ import {
   Dialect,
   decodeResponse,
   describeCommand,
+  type Endpoint,
   encodeRequest,
+  formatEndpoint,
   type MessageId,
   newest,
   RESPONSE_HEADER_SIZE_BYTES,
@@ -22,8 +25,8 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
+import { AnswerQueue, DISCARD } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 
@@ -40,9 +43,6 @@ const SEND_AHEAD_BYTES = 48 * 1024
 const SMALL_ANSWER_LIMIT = 32
 /** A host that vanished while nothing was sent is noticed after about twice this time. */
 const KEEPALIVE_S = 5
-
-/** The target of an answer that carries no tensor data. */
-const DISCARD: Address = 0
 
 /** Of a connection that has not been opened. */
 const defaultDialect = new Dialect(newest)
@@ -65,14 +65,14 @@ export class RpcConnection {
   readonly blockView = new DataView(this.block.buffer)
   private blockSize = 0
   private fd = -1
-  /** Answers that are on their way: to what, of which size, and where a read's data goes; `DISCARD` for none. */
-  private readonly pendingCommands: Array<number> = []
-  private readonly pendingTargets: Array<Address> = []
-  private readonly pendingSizes: Array<number> = []
-  /** How many of them are no reads. */
-  private pendingSmallCount = 0
-  /** Bytes of requests since the oldest outstanding read. */
-  private sentAheadBytes = 0
+  /** Answers that are on their way; the oldest has the ticket `answersDone + 1`. */
+  private readonly answers = new AnswerQueue()
+  private answersAsked = 0
+  private answersDone = 0
+  /** Bytes of all requests so far. */
+  private requestedBytes = 0
+  /** All connections of this process: what they have collected leaves before this one waits. */
+  peers: ReadonlyArray<RpcConnection> = [this]
   private readonly answer = new Uint8Array(64)
   private readonly answerView = new DataView(this.answer.buffer)
 
@@ -217,11 +217,16 @@ export class RpcConnection {
     }
   }
 
+  /** Counts what is about to be requested, and takes so many answers first that it may be sent. */
   private limitSendAhead(sizeBytes: number): void {
-    // Of small answers a server can write any number that may be outstanding.
-    if (this.pendingSizes.length === this.pendingSmallCount) return
-    this.sentAheadBytes += sizeBytes
-    if (this.sentAheadBytes > SEND_AHEAD_BYTES) this.drain()
+    this.requestedBytes += sizeBytes
+    // Of small answers alone a server can write any number that may be outstanding.
+    while (
+      this.answers.readCount > 0 &&
+      this.requestedBytes - this.answers.firstRequestedBytes > SEND_AHEAD_BYTES
+    ) {
+      this.drainTo(this.answersDone + 1)
+    }
   }
 
   /** Sends what has collected. */
@@ -239,13 +244,13 @@ export class RpcConnection {
   }
 
   /**
-   * Notes that the GET_TENSOR request reserved last will be answered with `sizeBytes` for `target`; they
-   * are there at the latest when `drain` returns.
+   * Notes that the GET_TENSOR request reserved last will be answered with `sizeBytes` for `target`.
+   *
+   * @returns the read's ticket: 1, 2, …; its bytes are there when `drainTo` of it returns, at the latest
    */
-  expect(target: Address, sizeBytes: number): void {
-    this.pendingCommands.push(Command.GET_TENSOR)
-    this.pendingTargets.push(target)
-    this.pendingSizes.push(sizeBytes)
+  expect(target: Address, sizeBytes: number): number {
+    this.answers.push(Command.GET_TENSOR, target, sizeBytes, this.requestedBytes)
+    return ++this.answersAsked
   }
 
   /**
@@ -255,31 +260,37 @@ export class RpcConnection {
   expectAnswer(command: number): void {
     const sizeBytes = this.dialect.responseBytes[command]!
     if (sizeBytes < 0) return
-    this.pendingCommands.push(command)
-    this.pendingTargets.push(DISCARD)
-    this.pendingSizes.push(sizeBytes)
-    this.pendingSmallCount++
-    if (this.pendingSmallCount > SMALL_ANSWER_LIMIT) this.drain()
+    this.answers.push(command, DISCARD, sizeBytes, this.requestedBytes)
+    this.answersAsked++
+    const { count, readCount } = this.answers
+    if (count - readCount > SMALL_ANSWER_LIMIT) this.drainTo(this.answersAsked)
   }
 
-  /** Sends all that has collected and waits for all outstanding reads. */
-  drain(): void {
-    const count = this.pendingSizes.length
-    if (count === 0) return
-    this.flush()
-    for (let index = 0; index < count && this.failure === undefined; index++) {
-      const command = this.pendingCommands[index]!
-      const target = this.pendingTargets[index]!
-      const isRead = target !== DISCARD
-      const sizeBytes = this.pendingSizes[index]!
-      if (!this.receive(command, isRead ? target : this.answer, sizeBytes)) break
-      if (command === Command.GRAPH_COMPUTE) this.checkGraphStatus()
+  /**
+   * Waits until the read of this ticket is there, and with it all answers that were asked for before it. First everything
+   * leaves that has collected on any connection, so that other servers work meanwhile.
+   */
+  drainTo(ticket: number): void {
+    if (this.answersDone >= ticket) return
+    this.flushPeers()
+    while (this.answersDone < ticket && this.failure === undefined) {
+      this.receiveNext()
+      this.answersDone++
     }
-    this.pendingCommands.length = 0
-    this.pendingTargets.length = 0
-    this.pendingSizes.length = 0
-    this.pendingSmallCount = 0
-    this.sentAheadBytes = 0
+    if (this.failure === undefined) return
+    // Nothing comes any more, and nobody may keep the memory that it was for.
+    this.answers.clear()
+    this.answersDone = this.answersAsked
+  }
+
+  private receiveNext(): void {
+    const { answers } = this
+    const command = answers.firstCommand
+    const isRead = answers.firstTarget !== DISCARD
+    const target = isRead ? answers.firstTarget : this.answer
+    const isThere = this.receive(command, target, answers.firstSizeBytes)
+    answers.shift()
+    if (isThere && command === Command.GRAPH_COMPUTE) this.checkGraphStatus()
   }
 
   private checkGraphStatus(): void {
@@ -287,6 +298,10 @@ export class RpcConnection {
     if (status === 0) return
     const detail = describeGraphStatus(status)
     this.broken(new ServerLostError({ endpoint: this.endpoint, during: "GRAPH_COMPUTE", detail }))
+  }
+
+  private flushPeers(): void {
+    for (const peer of this.peers) peer.flush()
   }
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
@@ -312,8 +327,8 @@ export class RpcConnection {
    */
   roundTrip(command: number, responseSize: number): Uint8Array | undefined {
     // Earlier answers come first.
-    this.drain()
-    this.flush()
+    this.drainTo(this.answersAsked)
+    this.flushPeers()
     if (this.failure !== undefined) return undefined
     if (!this.receive(command, this.answer, responseSize)) return undefined
     this.isBehind = false

@@ -93,17 +93,19 @@ export class DeviceOperations {
     if (isWeight) this.weights.done(sizeBytes)
   }
 
+  /** Returns the read's ticket, for `synchronize`. */
   getTensor(
     device: number,
     target: Address,
     offset: number,
     sizeBytes: number,
     isAsync: boolean,
-  ): void {
+  ): number {
     const { connection } = this.states[device]!
     putGetTensor(connection, this.exchange, offset, sizeBytes)
-    connection.expect(target, sizeBytes)
-    if (!isAsync) connection.drain()
+    const ticket = connection.expect(target, sizeBytes)
+    if (!isAsync) connection.drainTo(ticket)
+    return ticket
   }
 
   copyTensor(device: number): number {
@@ -137,8 +139,9 @@ export class DeviceOperations {
     return computeGraph(this.states[device]!, graph, uidLow, uidHigh)
   }
 
-  synchronize(device: number): void {
-    this.states[device]!.connection.drain()
+  /** Waits for a read of the device; those that others asked for later may still be on their way. */
+  synchronize(device: number, ticket: number): void {
+    this.states[device]!.connection.drainTo(ticket)
   }
 }
 
@@ -153,7 +156,7 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
   const make = (
     callback: (...args: Array<never>) => unknown,
     args: ReadonlyArray<"i32" | "f64" | "ptr">,
-    returns: "i32" | "void",
+    returns: "i32" | "f64" | "void",
   ) => new JSCallback(callback, { args: [...args], returns })
   return [
     make(
@@ -184,7 +187,7 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
       (device: number, target: Address, offset: number, sizeBytes: number, isAsync: number) =>
         operations.getTensor(device, target, offset, sizeBytes, isAsync !== 0),
       ["i32", "ptr", "f64", "f64", "i32"],
-      "void",
+      "f64",
     ),
     make((device: number) => operations.copyTensor(device), ["i32", "i32"], "i32"),
     make((device: number) => operations.getAllocSize(device), ["i32"], "i32"),
@@ -195,6 +198,10 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
       ["i32", "ptr", "f64", "f64"],
       "i32",
     ),
-    make((device: number) => operations.synchronize(device), ["i32"], "void"),
+    make(
+      (device: number, ticket: number) => operations.synchronize(device, ticket),
+      ["i32", "f64"],
+      "void",
+    ),
   ]
 }

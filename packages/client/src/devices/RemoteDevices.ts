@@ -45,6 +45,7 @@ export class RemoteDevices {
       BigUint64Array.from(this.callbacks, (callback) => BigInt(callback.ptr as Address)),
     )
     this.connections = connections
+    for (const connection of connections) connection.peers = connections
     connections.forEach((connection, connectionIndex) => {
       const count = countDevices(connection)
       if (count === undefined) return

@@ -31,12 +31,12 @@ struct remote_callbacks {
     void (*init_tensor)(int device);
     void (*memset_tensor)(int device, int value, double offset, double size);
     void (*set_tensor)(int device, const void * data, double offset, double size, int is_weight);
-    void (*get_tensor)(int device, void * data, double offset, double size, int is_async);
+    double (*get_tensor)(int device, void * data, double offset, double size, int is_async); // the read's ticket
     int  (*copy_tensor)(int device, int source_device);
     int  (*get_alloc_size)(int device);
     int  (*get_memory)(int device);
     int  (*graph_compute)(int device, const void * graph, double uid_low, double uid_high);
-    void (*synchronize)(int device);
+    void (*synchronize)(int device, double ticket);
 };
 
 namespace {
@@ -53,7 +53,6 @@ struct remote_device {
     size_t      alignment = 0;
     size_t      max_size = 0;
     bool        sizes_are_plain = false; // see gs_buft_sizes_are_plain
-    bool        has_reads = false; // asynchronous reads since the last synchronize
     ggml_backend_buffer_type buffer_type{};
     ggml_backend_device device{};
     // Answers of get_alloc_size by alloc_size_key.
@@ -247,8 +246,18 @@ size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * te
     return known[key] = asked < plain ? plain : asked;
 }
 
+// One for each llama_context and device.
+struct remote_backend {
+    remote_device * device;
+    double          last_ticket; // of its asynchronous reads since it last synchronized; 0 none
+};
+
+remote_backend * backend_of(ggml_backend_t backend) {
+    return static_cast<remote_backend *>(backend->context);
+}
+
 remote_device * device_of(ggml_backend_t backend) {
-    return static_cast<remote_device *>(backend->context);
+    return backend_of(backend)->device;
 }
 
 remote_device * device_of(ggml_backend_dev_t device) {
@@ -260,6 +269,7 @@ const char * remote_backend_name(ggml_backend_t backend) {
 }
 
 void remote_backend_free(ggml_backend_t backend) {
+    delete backend_of(backend);
     delete backend;
 }
 
@@ -270,16 +280,17 @@ void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * 
 
 void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     record_from_tensor(tensor, device_of(backend)->server, g_exchange.tensor);
-    device_of(backend)->has_reads = true;
-    g_remote.get_tensor(device_of(backend)->index, data, double(offset), double(size), 1);
+    backend_of(backend)->last_ticket = g_remote.get_tensor(device_of(backend)->index, data, double(offset), double(size), 1);
 }
 
 void remote_synchronize(ggml_backend_t backend) {
-    remote_device * device = device_of(backend);
-    // Libllama synchronizes ten times a token, most often with nothing to wait for.
-    if (device->has_reads) {
-        device->has_reads = false;
-        g_remote.synchronize(device->index);
+    remote_backend * context = backend_of(backend);
+    // Libllama synchronizes ten times a token, most often with nothing to wait for. What other contexts read later
+    // is theirs to wait for.
+    if (context->last_ticket > 0) {
+        const double ticket = context->last_ticket;
+        context->last_ticket = 0;
+        g_remote.synchronize(context->device->index, ticket);
     }
 }
 
@@ -332,7 +343,7 @@ ggml_backend_t remote_device_init(ggml_backend_dev_t device, const char *) {
     auto * backend = new ggml_backend{};
     backend->guid    = remote_guid();
     backend->device  = device;
-    backend->context = device_of(device);
+    backend->context = new remote_backend{device_of(device), 0};
     backend->iface.get_name         = remote_backend_name;
     backend->iface.free             = remote_backend_free;
     backend->iface.set_tensor_async = remote_set_tensor_async;
