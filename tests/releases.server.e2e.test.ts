@@ -6,12 +6,14 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { formatVersion, versions } from "@ggml-rpc/protocol"
+import { cellOf } from "./matrix.ts"
 import { ensureModel } from "./models/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
 import { ProcessError } from "./peers/process.ts"
 import { enabledReleases, type Release } from "./peers/releases.ts"
 import { runUpstreamClient } from "./peers/upstreamClient.ts"
-import { type OurServer, startOurServer } from "./servers.ts"
+import { type OurServer, recite, startOurServer } from "./servers.ts"
 
 setDefaultTimeout(60_000)
 
@@ -61,6 +63,17 @@ const expectSame = async (release: Release, name: ModelName, endpoint: string): 
 /** The name of a version for `--protocol`. */
 const shortName = ({ protocol }: Release): string => protocol.split(".").slice(0, 2).join(".")
 
+/** Where a server that listens for several versions does so for one. */
+const endpointFor = (server: OurServer, name: string): string => {
+  const line = new RegExp(`^listening on (.+) for protocol ${RegExp.escape(name)}$`, "m")
+  return line.exec(server.stdout())![1]!
+}
+
+const listenFor = (names: readonly string[]): string[] => [
+  "--listen",
+  names.map((name) => `0=${name}`).join(","),
+]
+
 const startServer = (stateFolder: string, ...flags: string[]): Promise<OurServer> =>
   startOurServer({ flags, env: { XDG_STATE_HOME: join(scratch, stateFolder) } })
 
@@ -82,25 +95,27 @@ const MOST_STARTS = 5
 let sideBySide: OurServer | undefined
 beforeAll(async () => {
   const names = [...new Set(enabled.map(shortName))]
-  sideBySide = await startServer("side", "--listen", names.map((name) => `0=${name}`).join(","))
+  sideBySide = await startServer("side", ...listenFor(names))
 }, 60_000)
 afterAll(() => sideBySide?.stop())
 
 describe.each(enabled.map((release) => [release.protocol, release] as const))(
   "a client of protocol %s",
-  (_, release) => {
+  (protocol, release) => {
     const name = shortName(release)
+    const cell = cellOf("upstream-ours", protocol, 5)
+    beforeAll(cell.begin)
     const modelNames = ["demo", "mixed"] as const
 
     test.each(modelNames)("over a server that speaks this version alone: %s", async (model) => {
       await using server = await startServer("pinned", "--protocol", name)
       await expectSame(release, model, server.endpoint)
+      cell.passed()
     })
 
     test.each(modelNames)("on a port for this version, beside others: %s", async (model) => {
-      const line = new RegExp(`^listening on (.+) for protocol ${RegExp.escape(name)}$`, "m")
-      const endpoint = line.exec(sideBySide!.stdout())?.[1]
-      await expectSame(release, model, endpoint!)
+      await expectSame(release, model, endpointFor(sideBySide!, name))
+      cell.passed()
     })
 
     test("finds its version by starting again, which the server remembers", async () => {
@@ -122,6 +137,29 @@ describe.each(enabled.map((release) => [release.protocol, release] as const))(
       console.log(`protocol ${release.protocol}: the client's start number ${starts} works`)
       await using restarted = await startServer(state)
       expect(await generate(release, "demo", [restarted.endpoint])).toEqual(local)
+      cell.passed()
     })
   },
 )
+
+describe("our client over our server", () => {
+  const names = versions.map(({ version }) => formatVersion(version))
+  let server: OurServer
+  beforeAll(async () => {
+    server = await startServer("ours", ...listenFor(names))
+  }, 60_000)
+  afterAll(() => server.stop())
+
+  test.each(names)("in protocol %s", async (name) => {
+    const cell = cellOf("ours-ours", name, 1)
+    cell.begin()
+    const path = await ensureModel("demo")
+    const options = { prompt: "What is this?", maxTokens: 16 }
+    const local = await recite([], path, options)
+    const remote = await recite([endpointFor(server, name)], path, options)
+    expect(local.tokens).toHaveLength(options.maxTokens)
+    expect(remote.tokens).toEqual(local.tokens)
+    expect(remote.unitCounts[0]).toBeGreaterThan(0)
+    cell.passed()
+  })
+})
