@@ -15,13 +15,13 @@
  * Effect.runPromise(Effect.scoped(program))
  * ```
  */
+import type { GgufError } from "@ggml-rpc/gguf"
+import type { Endpoint } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as EngineHost from "./EngineHost.ts"
-import type { Endpoint } from "./endpoint.ts"
 import type { EngineDevice, EngineServer } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
-import type { GgufError } from "./gguf/index.ts"
 import { type ClusterModel, type LoadProgress, loadModel, type Place } from "./Model.ts"
 import { type ModelPlan, type PlanOptions, planModel } from "./ModelPlan.ts"
 

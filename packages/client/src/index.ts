@@ -1,8 +1,14 @@
-export { formatVersion, type Version } from "@ggml-rpc/protocol"
+export * from "@ggml-rpc/gguf"
+export {
+  type Endpoint,
+  EndpointError,
+  formatEndpoint,
+  formatVersion,
+  type Version,
+} from "@ggml-rpc/protocol"
 export * as Cluster from "./Cluster.ts"
 export type { ServerKind } from "./connection/hello.ts"
 export * from "./connection/probe.ts"
-export * from "./endpoint.ts"
 export type {
   EngineContextOptions,
   EngineDevice,
@@ -12,6 +18,6 @@ export type {
   StopReason,
 } from "./engine/messages.ts"
 export * from "./errors.ts"
-export * from "./gguf/index.ts"
+export { loadGguf } from "./loadGguf.ts"
 export * from "./parseEndpoint.ts"
-export * from "./planner.ts"
+export * from "./planner/index.ts"

@@ -6,7 +6,7 @@ import {
   probe,
   type ServerKind,
 } from "@ggml-rpc/client"
-import { deviceMemory, listDevices, loadBackends } from "@ggml-rpc/native"
+import { deviceMemory, formatBytes, listDevices, loadBackends } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import { ReportedError } from "../errors.ts"
@@ -16,7 +16,6 @@ import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
-import { formatBytes } from "../units.ts"
 import { endpointsOf, prepareNative } from "./inputs.ts"
 
 interface ListedDevice {

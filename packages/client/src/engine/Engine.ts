@@ -11,11 +11,10 @@ import {
   type ModelContext,
   ModelLoadError,
 } from "@ggml-rpc/native/bindings/llama"
-import { formatVersion } from "@ggml-rpc/protocol"
+import { type Endpoint, formatVersion } from "@ggml-rpc/protocol"
 import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
-import type { Endpoint } from "../endpoint.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
 import type {
   EngineContextOptions,

@@ -5,8 +5,8 @@
  * says how many raw bytes follow it.
  */
 import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
+import type { Endpoint } from "@ggml-rpc/protocol"
 import type { ServerKind } from "../connection/hello.ts"
-import type { Endpoint } from "../endpoint.ts"
 import type { ErrorData } from "../errors.ts"
 
 /** A device as the engine sees it; its place in the list is its index in every other message. */
@@ -30,7 +30,7 @@ export interface EngineServer {
   readonly warning?: string
 }
 
-/** How a model is put onto devices; units are counted as in planner.ts. */
+/** How a model is put onto devices; units are counted as in planner/plan.ts. */
 export interface Placement {
   /** Units for each device; the rest stays on the CPU of this host. */
   readonly unitCounts: ReadonlyArray<number>
