@@ -19,6 +19,8 @@ const usage = "Usage: bun run check [-- --only types|lint|unit|e2e|PATH] [--jobs
 const TEST_TIMEOUT_MS = 60_000
 /** A test file that takes longer hangs; all of upstream's operation tests take half an hour. */
 const JOB_TIMEOUT_MS = process.env.GGML_RPC_ALL_OPS === "1" ? 7_200_000 : 300_000
+/** The peers of all releases, fetched and compiled, where two cores do other things as well. */
+const PEERS_TIMEOUT_MS = 1_200_000
 const END_GRACE_MS = 1000
 /** With more at a time, the tests' own servers and engines would starve each other. */
 const MAX_JOBS = 4
@@ -31,6 +33,8 @@ interface Job {
   readonly command: ReadonlyArray<string>
   /** Where `bun test` leaves its counts; without it the exit code is the one result. */
   readonly reportPath?: string
+  /** Default {@link JOB_TIMEOUT_MS}. */
+  readonly timeoutMs?: number
 }
 
 interface Counts {
@@ -107,11 +111,15 @@ const jobsOf = (reports: string): ReadonlyArray<Job> => {
   ]
 }
 
-/** Compiled before the tests that need them, or several would compile the same ones at a time. */
+/**
+ * Compiled before the tests that need them, or several would compile the same ones at a time; with those of
+ * the llama.cpp releases that the tests try, all of them where `GGML_RPC_ALL_RELEASES` is 1.
+ */
 const peersJob: Job = {
   kind: "peers",
   name: "upstream peers",
   command: [process.execPath, join(root, "tests", "peers", "peers.ts")],
+  timeoutMs: PEERS_TIMEOUT_MS,
 }
 
 const isWanted = (job: Job, only: string | undefined): boolean =>
@@ -161,11 +169,12 @@ const runJob = async (job: Job): Promise<Outcome> => {
     detached: true,
   })
   groups.add(child.pid)
+  const timeoutMs = job.timeoutMs ?? JOB_TIMEOUT_MS
   let hasTimedOut = false
   const timer = setTimeout(() => {
     hasTimedOut = true
     void endGroup(child.pid)
-  }, JOB_TIMEOUT_MS)
+  }, timeoutMs)
   const [stdout, stderr, exitCode] = await Promise.all([
     child.stdout.text(),
     child.stderr.text(),
@@ -175,7 +184,7 @@ const runJob = async (job: Job): Promise<Outcome> => {
   signalGroup(child.pid, "SIGKILL")
   groups.delete(child.pid)
   const ending = hasTimedOut
-    ? `\n${job.name} took longer than ${JOB_TIMEOUT_MS / 1000} s and was ended`
+    ? `\n${job.name} took longer than ${timeoutMs / 1000} s and was ended`
     : child.signalCode !== null
       ? `\n${job.name} was ended by ${child.signalCode}`
       : ""

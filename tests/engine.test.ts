@@ -57,16 +57,16 @@ const withHello = (hello: () => Answer): Answers => ({ ...goodAnswers, [Command.
 
 const cases: ReadonlyArray<Case> = [
   {
-    title: "speaks an older version",
+    title: "speaks a version that no release has",
     answers: withHello(() => helloOf(6, 1, 0)),
     error: { _tag: "HandshakeError", reason: "version" },
-    says: "RPC protocol 6.1.0",
+    says: "the server speaks protocol 6.1.0",
   },
   {
     title: "speaks a newer version",
-    answers: withHello(() => helloOf(8, 0, 0)),
+    answers: withHello(() => helloOf(9, 0, 0)),
     error: { _tag: "HandshakeError", reason: "version" },
-    says: "RPC protocol 8.0.0",
+    says: "the server speaks protocol 9.0.0 (llama.cpp v1.0)",
   },
   {
     title: "is a web server",
@@ -193,10 +193,10 @@ describe.each(ways)("%s: a server that", (_, failWith) => {
   })
 })
 
-test("a server of the same version line is taken, with an extension level of another project", async () => {
+test("a server is taken with an extension level that is not known yet", async () => {
   using server = startFakeServer(
     withHello(() => {
-      const hello = helloOf(7, 0, 9)
+      const hello = helloOf(7, 0, 0)
       hello[8 + 3] = 200
       return hello
     }),
@@ -204,7 +204,8 @@ test("a server of the same version line is taken, with an extension level of ano
   const probed = await Effect.runPromise(probe(endpointOf(server.endpoint)))
   expect(probed).toEqual({
     endpoint: server.endpoint,
-    version: { major: 7, minor: 0, patch: 9 },
+    version: { major: 7, minor: 0, patch: 0 },
+    kind: "ggml-rpc",
     devices: [{ index: 0, freeBytes: 512 * 2 ** 20, totalBytes: 1024 * 2 ** 20 }],
   })
   const devices = await run(

@@ -1,5 +1,11 @@
 /** A server that answers as a test wants: what real ones never say. For the probe and the engine. */
-import { Command, encodeResponse, RequestDecoder } from "@ggml-rpc/protocol"
+import {
+  Command,
+  encodeResponse,
+  newest,
+  type ProtocolSpec,
+  RequestDecoder,
+} from "@ggml-rpc/protocol"
 import type { TCPSocketListener } from "bun"
 import { startProcess, waitUntil } from "./peers/process.ts"
 
@@ -34,8 +40,11 @@ export const goodAnswers: Answers = {
     encodeResponse(Command.GET_DEVICE_MEMORY, { freeBytes: 512n * MIB, totalBytes: 1024n * MIB }),
 }
 
-/** Starts it on a free port; what `answers` does not name, it is silent about. */
-export const startFakeServer = (answers: Answers): FakeServer => {
+/**
+ * Starts it on a free port; what `answers` does not name, it is silent about. It reads what comes as a version's requests, and
+ * hangs up on what is none.
+ */
+export const startFakeServer = (answers: Answers, spec: ProtocolSpec = newest): FakeServer => {
   const commands: Array<number> = []
   const listener: TCPSocketListener<RequestDecoder> = Bun.listen<RequestDecoder>({
     hostname: "127.0.0.1",
@@ -49,15 +58,22 @@ export const startFakeServer = (answers: Answers): FakeServer => {
           else if (answer instanceof Promise) void answer.then((bytes) => socket.write(bytes))
           else if (answer !== "nothing") socket.write(answer)
         }
-        socket.data = new RequestDecoder({
-          message: onCommand,
-          streamStart() {},
-          streamData() {},
-          streamEnd: (command) => onCommand(command),
-        })
+        socket.data = new RequestDecoder(
+          {
+            message: onCommand,
+            streamStart() {},
+            streamData() {},
+            streamEnd: (command) => onCommand(command),
+          },
+          { spec },
+        )
       },
       data(socket, bytes) {
-        socket.data.push(bytes)
+        try {
+          socket.data.push(bytes)
+        } catch {
+          socket.end()
+        }
       },
       error() {},
     },

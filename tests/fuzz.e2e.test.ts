@@ -3,7 +3,7 @@
  * over. GGML_RPC_FUZZ_SEED and GGML_RPC_FUZZ_SECONDS choose another one.
  */
 import { expect, setDefaultTimeout, test } from "bun:test"
-import { fuzz } from "@ggml-rpc/server/fuzz"
+import { fuzz } from "../packages/server/test/fuzz.ts"
 import { ensureModel } from "./models/models.ts"
 import { waitUntil } from "./peers/process.ts"
 import { recite, startOurServer } from "./servers.ts"

@@ -10,8 +10,10 @@
  */
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -349,9 +351,21 @@ class Slots {
   }
 }
 
+/** Bytes of all files below a folder. */
+const folderBytes = (folder: string): number =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .reduce((sum, entry) => sum + lstatSync(join(entry.parentPath, entry.name)).size, 0)
+
 if (import.meta.main) {
   console.log(await ensurePeers())
-  for (const release of enabledReleases()) {
-    if (release !== newestRelease) console.log(await ensurePeers(releasePeers, { release }))
+  for (const release of enabledReleases().filter((enabled) => enabled !== newestRelease)) {
+    const started = performance.now()
+    console.log(await ensurePeers(releasePeers, { release }))
+    const seconds = ((performance.now() - started) / 1000).toFixed(1)
+    const megabytes = (folderBytes(releaseFolder(release)) / 1e6).toFixed(0)
+    process.stderr.write(
+      `peers: llama.cpp ${release.llamaVersion} (protocol ${release.protocol}) in ${seconds} s, ${megabytes} MB\n`,
+    )
   }
 }

@@ -445,6 +445,20 @@ export const serveFlags = {
     },
     { min: 0, max: 65535 },
   ),
+  protocol: nonEmpty({
+    name: "protocol",
+    aliases: [],
+    value: "X.Y",
+    about: "speak this version of the protocol only (default: auto, what suits each client)",
+    group: "Network",
+  }),
+  listen: names({
+    name: "listen",
+    aliases: [],
+    value: "PORT=X.Y,…",
+    about: "more ports, each for one version of the protocol, such as 50053=7.0",
+    group: "Network",
+  }),
   maxSessions: integer(
     {
       name: "max-sessions",

@@ -13,6 +13,7 @@ import {
   PlanError,
   RemoteMemoryError,
   ServerLostError,
+  UnsupportedOpError,
 } from "./errors.ts"
 
 const endpoint = "10.0.0.2:50052"
@@ -25,10 +26,11 @@ const examples: ReadonlyArray<ClusterError> = [
   new ConnectError({ endpoint, reason: "other", detail: "Too many open files" }),
   new HandshakeError({ endpoint, reason: "not-a-server", detail: "it sent something else" }),
   new HandshakeError({ endpoint, reason: "closed", detail: "" }),
-  new HandshakeError({ endpoint, reason: "version", detail: "6.0.1" }),
+  new HandshakeError({ endpoint, reason: "version", detail: "the server speaks protocol 9.0.0" }),
   new HandshakeError({ endpoint, reason: "busy", detail: "5.0 s" }),
   new HandshakeError({ endpoint, reason: "no-devices", detail: "" }),
   new ServerLostError({ endpoint, during: "GET_TENSOR", detail: "it closed the connection" }),
+  new UnsupportedOpError({ endpoint, op: "TOP_K", version: "3.0.0" }),
   new RemoteMemoryError({ endpoint, device: "RPC0", sizeBytes: 3 * 2 ** 30 }),
   ...(["load", "context", "tokenize", "decode", "encode"] as const).map(
     (during) => new ModelError({ path: "/models/a.gguf", during, detail: "it is damaged." }),

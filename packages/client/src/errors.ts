@@ -3,6 +3,7 @@
  * that it survives the way from the engine's process to the caller (`errorToData`, `errorFromData`).
  */
 import { TaggedError } from "@ggml-rpc/native/bindings"
+import { versionRange } from "@ggml-rpc/protocol"
 import { EndpointError } from "./endpoint.ts"
 
 /** No connection to a server came about. */
@@ -28,15 +29,14 @@ export class ConnectError extends TaggedError("ConnectError")<{
 export class HandshakeError extends TaggedError("HandshakeError")<{
   readonly endpoint: string
   readonly reason: "not-a-server" | "closed" | "version" | "busy" | "no-devices"
-  /** What was seen. */
+  /** What was seen; for "version", the sentence that says what to do. */
   readonly detail: string
 }> {
   override get message() {
     const what = {
-      "not-a-server": `what answers there is not a ggml RPC server of protocol 7 (${this.detail}). Check the port; a server older than protocol 4 looks the same`,
-      closed:
-        "it closed the connection without an answer. It may serve as many clients as it is allowed to, which its log tells; or it is no ggml RPC server of protocol 4 or later: check the port",
-      version: `the server speaks RPC protocol ${this.detail}, this client 7.0. Use the same llama.cpp release line on both`,
+      "not-a-server": `what answers there is not a ggml RPC server of protocol ${versionRange} (${this.detail}). Check the port`,
+      closed: `it closed the connection without an answer. It may serve as many clients as it is allowed to, which its log tells; or it is no ggml RPC server of protocol ${versionRange}: check the port`,
+      version: this.detail,
       busy: `it accepted the connection but did not answer within ${this.detail}. An rpc-server of llama.cpp serves one client at a time: wait for the other one, or run 'ggml-rpc serve' there`,
       "no-devices": "the server offers no device",
     }[this.reason]
@@ -69,6 +69,19 @@ export class ServerLostError extends TaggedError("ServerLostError")<{
 }> {
   override get message() {
     return `Lost the server ${this.endpoint} during ${this.during}: ${this.detail}. Look at that server's log and whether its host is up; then start again.`
+  }
+}
+
+/** A graph that only this server could compute has an operation that its version lacks. */
+export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
+  readonly endpoint: string
+  /** ggml's name of it, without `GGML_OP_`. */
+  readonly op: string
+  /** The server's protocol, such as `3.0.0`. */
+  readonly version: string
+}> {
+  override get message() {
+    return `The server ${this.endpoint} of protocol ${this.version} does not know the operation ${this.op} that this model needs there. Give that server no layers, or update it.`
   }
 }
 
@@ -152,6 +165,7 @@ const classes = {
   PlanError,
   RemoteMemoryError,
   ServerLostError,
+  UnsupportedOpError,
 }
 
 /** Every error that a running engine can report. */

@@ -58,8 +58,10 @@ const openGgml = (set: LibrarySet) => {
       args: ["i32", "i32", "ptr", "ptr", "f64", "f64", "i32"],
       returns: "ptr",
     },
+    gs_remote_device_set_dialect: { args: ["ptr", "ptr", "ptr", "ptr"], returns: "void" },
+    gs_remote_device_supports: { args: ["ptr", "i32", "i32", "i32", "ptr"], returns: "i32" },
     gs_remote_device_free: { args: ["ptr"], returns: "void" },
-    gs_graph_flatten: { args: ["ptr", "i32", "ptr"], returns: "void" },
+    gs_graph_flatten: { args: ["ptr", "ptr", "ptr"], returns: "i32" },
     gs_flat_nodes: { args: [], returns: "ptr" },
     gs_flat_records: { args: [], returns: "ptr" },
   }).symbols

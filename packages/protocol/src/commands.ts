@@ -1,6 +1,7 @@
 /**
- * Command ids; ggml-rpc.cpp `rpc_cmd`. No version ever renumbered one, so a single table serves all of them; which
- * commands exist in a version is in its `ProtocolSpec`.
+ * Command ids; ggml-rpc.cpp `rpc_cmd` (8.0.0). No version ever renumbered one, so a single table serves all of them; which
+ * commands exist in a version is in its `ProtocolSpec`. Upstream's `NONE`, a queue marker inside its client, never
+ * travels and is left out: it was 18, and is 23 since 8.0.0.
  */
 export const Command = {
   ALLOC_BUFFER: 0,
@@ -21,30 +22,33 @@ export const Command = {
   DEVICE_COUNT: 15,
   GRAPH_RECOMPUTE: 16,
   MEMSET_TENSOR: 17,
-  /** A queue marker inside upstream's client; never on the wire, and an error if it is. */
-  NONE: 18,
+  SET_TENSOR_2D: 18,
+  GET_TENSOR_2D: 19,
+  COMM_INIT: 20,
+  COMM_ALLREDUCE: 21,
+  COMM_FREE: 22,
 } as const
 
-export type CommandName = keyof typeof Command
-export type CommandId = (typeof Command)[CommandName]
-
-/** The commands that travel: all but `NONE`. */
-export type MessageName = Exclude<CommandName, "NONE">
+/** The commands by name. */
+export type MessageName = keyof typeof Command
 export type MessageId = (typeof Command)[MessageName]
 
 /** The name of a command id, as a type. */
-export type NameOf<C extends CommandId> = {
-  [N in CommandName]: (typeof Command)[N] extends C ? N : never
-}[CommandName]
+export type NameOf<C extends MessageId> = {
+  [N in MessageName]: (typeof Command)[N] extends C ? N : never
+}[MessageName]
 
-const names: readonly CommandName[] = Object.keys(Command) as CommandName[]
+const names: readonly MessageName[] = Object.keys(Command) as MessageName[]
+
+/** How many ids of upstream's there are: all below it have a name. */
+export const COMMAND_COUNT: number = names.length
 
 /** `commandName(6)` is `"SET_TENSOR"`; an id without a name gives `undefined`. */
-export const commandName = (id: number): CommandName | undefined => names[id]
+export const commandName = (id: number): MessageName | undefined => names[id]
 
-/** Whether `id` is a command that may be sent (0 … 17). */
+/** Whether `id` is a command of any version. */
 export const isMessageId = (id: number): id is MessageId =>
-  Number.isInteger(id) && id >= 0 && id < Command.NONE
+  Number.isInteger(id) && id >= 0 && id < names.length
 
 /** For messages to people: the name, or the number when there is none. */
 export const describeCommand = (id: number): string => names[id] ?? `command ${id}`

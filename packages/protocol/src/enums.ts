@@ -1,33 +1,39 @@
-import { V7_0_0 } from "./v7/spec.ts"
-import type { ProtocolSpec } from "./version.ts"
+import { types } from "./codec/types.ts"
+import { libraryNumbering } from "./versions/index.ts"
+import type { Numbering, OpName } from "./versions/numbering.ts"
 
-/** `opName(29)` is `"MUL_MAT"`; `undefined` for an id that the version does not have. */
-export const opName = (id: number, spec: ProtocolSpec = V7_0_0): string | undefined => spec.ops[id]
+/** `opName(29)` is `"MUL_MAT"`; `undefined` for a number that means nothing. Default: the ggml that these packages load. */
+export const opName = (id: number, numbering: Numbering = libraryNumbering): string | undefined =>
+  numbering.ops[id] || undefined
 
-/** The id of an op name (without `GGML_OP_`), or -1 when the version does not have it. */
-export const opId = (name: string, spec: ProtocolSpec = V7_0_0): number => spec.ops.indexOf(name)
+/** The id of an op name (without `GGML_OP_`), or -1. */
+export const opId = (name: string, numbering: Numbering = libraryNumbering): number =>
+  numbering.ops.indexOf(name)
 
-/** `typeName(12)` is `"Q4_K"`; `undefined` for an id that is unknown or was removed. */
-export const typeName = (id: number, spec: ProtocolSpec = V7_0_0): string | undefined =>
-  spec.types.find((type) => type.id === id)?.name
+/** `typeName(12)` is `"Q4_K"`; `undefined` for an id that is unknown or was removed. Ids are the same everywhere. */
+export const typeName = (id: number): string | undefined =>
+  types.find((type) => type.id === id)?.name
 
 /** The id of a type name such as `"Q8_0"`, or -1. */
-export const typeId = (name: string, spec: ProtocolSpec = V7_0_0): number =>
-  spec.types.find((type) => type.name === name)?.id ?? -1
+export const typeId = (name: string): number => types.find((type) => type.name === name)?.id ?? -1
 
 /** The kind in `opParams[0]` of a UNARY node. */
-export const unaryOpName = (id: number, spec: ProtocolSpec = V7_0_0): string | undefined =>
-  spec.unaryOps[id]
+export const unaryOpName = (
+  id: number,
+  numbering: Numbering = libraryNumbering,
+): string | undefined => numbering.unaryOps[id] || undefined
 
 /** The kind in `opParams[0]` of a GLU node. */
-export const gluOpName = (id: number, spec: ProtocolSpec = V7_0_0): string | undefined =>
-  spec.gluOps[id]
+export const gluOpName = (
+  id: number,
+  numbering: Numbering = libraryNumbering,
+): string | undefined => numbering.gluOps[id] || undefined
 
 /**
  * Ops whose `opParams` carry function pointers of the sender. A server must refuse them: running one would jump to an
  * address that a client chose.
  */
-export const CALLBACK_OPS: readonly string[] = [
+export const CALLBACK_OPS: readonly OpName[] = [
   "MAP_CUSTOM1",
   "MAP_CUSTOM2",
   "MAP_CUSTOM3",

@@ -1,16 +1,11 @@
+import { REQUEST_HEADER_SIZE_BYTES, RESPONSE_HEADER_SIZE_BYTES } from "./codec/header.ts"
+import type { PayloadCodec } from "./codec/payload.ts"
+import { readU64AsNumber } from "./codec/tensor.ts"
 import { describeCommand, type MessageId, type MessageName } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
-import {
-  checkPayloadSize,
-  REQUEST_HEADER_SIZE_BYTES,
-  RESPONSE_HEADER_SIZE_BYTES,
-  requestCodec,
-  responseCodec,
-} from "./messages.ts"
-import type { PayloadCodec } from "./payload.ts"
-import { readU64AsNumber } from "./tensor.ts"
-import { V7_0_0 } from "./v7/spec.ts"
-import type { ProtocolSpec } from "./version.ts"
+import { checkPayloadSize, requestCodec, responseCodec } from "./messages.ts"
+import { newest } from "./versions/index.ts"
+import type { ProtocolSpec } from "./versions/spec.ts"
 
 /*
  * Bytes from a socket, in whatever pieces they come, to messages. Upstream takes whatever size a header says and
@@ -30,7 +25,7 @@ export const DEFAULT_PAYLOAD_LIMITS: PayloadLimits = { GRAPH_COMPUTE: 64 * 1024 
 export interface FrameSink {
   /** The header is there and acceptable; no payload byte has been looked at. */
   header?(command: MessageId, payloadSizeBytes: number): void
-  /** A whole payload: every message but SET_TENSOR requests and GET_TENSOR responses. */
+  /** A whole payload: every message but those with tensor data. */
   message(command: MessageId, payload: Uint8Array): void
   /** A payload with tensor data begins: what comes before the data (for SET_TENSOR, `SetTensorPrefix`), and its size. */
   streamStart(command: MessageId, prefix: Uint8Array, dataSizeBytes: number): void
@@ -41,7 +36,7 @@ export interface FrameSink {
 }
 
 export interface FrameOptions {
-  /** Default `V7_0_0`. */
+  /** Default: the newest version. */
   readonly spec?: ProtocolSpec
   /** Entries replace those of `DEFAULT_PAYLOAD_LIMITS`. */
   readonly maxPayloadBytes?: PayloadLimits
@@ -83,7 +78,7 @@ export const checkRequestHeader = (
   view: DataView,
   offset = 0,
   limits: PayloadLimits = DEFAULT_PAYLOAD_LIMITS,
-  spec: ProtocolSpec = V7_0_0,
+  spec: ProtocolSpec = newest,
 ): number => {
   if (offset < 0 || offset + REQUEST_HEADER_SIZE_BYTES > view.byteLength) {
     throw new ProtocolError({ field: "header", reason: `needs 9 bytes at offset ${offset}` })
@@ -276,7 +271,7 @@ export class FrameDecoder {
 /** The server's side of a connection: bytes to requests. */
 export class RequestDecoder extends FrameDecoder {
   constructor(sink: FrameSink, options: FrameOptions = {}) {
-    const spec = options.spec ?? V7_0_0
+    const spec = options.spec ?? newest
     const limits = { ...DEFAULT_PAYLOAD_LIMITS, ...options.maxPayloadBytes }
     const open = (header: DataView): Opened => {
       const gatherBytes = checkRequestHeader(header, 0, limits, spec)
@@ -303,7 +298,7 @@ export class ResponseDecoder extends FrameDecoder {
     const limits = { ...DEFAULT_PAYLOAD_LIMITS, ...options.maxPayloadBytes }
     const expected: Expected[] = []
     super(RESPONSE_HEADER_SIZE_BYTES, (header) => openResponse(header, expected, limits), sink)
-    this.#spec = options.spec ?? V7_0_0
+    this.#spec = options.spec ?? newest
     this.#expected = expected
   }
 

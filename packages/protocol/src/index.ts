@@ -2,22 +2,45 @@
  * The ggml RPC wire protocol: messages, tensors, graphs, framing, versions and the hash of the tensor cache. Pure
  * TypeScript that imports nothing; every failure is a `ProtocolError`. See README.md for where to start.
  *
- * Facts about the wire come from llama.cpp v0.5.0, ggml/src/ggml-rpc (protocol 7.0.0).
+ * Facts about the wire come from ggml/src/ggml-rpc of llama.cpp's releases; which, is said with each.
  */
 
+export * from "./codec/graph.ts"
+export * from "./codec/header.ts"
+export type { PayloadCodec } from "./codec/payload.ts"
+export * from "./codec/record.ts"
+export * from "./codec/tensor.ts"
+export * from "./codec/types.ts"
 export * from "./commands.ts"
+export * from "./Dialect.ts"
 export * from "./enums.ts"
 export * from "./errors.ts"
+export * from "./extension.ts"
 export * from "./fnv1a64.ts"
 export * from "./frame.ts"
-export * from "./graph.ts"
 export * from "./messages.ts"
-export type { PayloadCodec } from "./payload.ts"
-export * from "./record.ts"
-export * from "./tensor.ts"
-export * from "./v7/buffer.ts"
-export * from "./v7/device.ts"
-export * from "./v7/hello.ts"
-export * from "./v7/spec.ts"
-export * from "./v7/tensor.ts"
-export * from "./version.ts"
+export * from "./versions/index.ts"
+export * from "./versions/layouts/buffer.ts"
+export * from "./versions/layouts/comm.ts"
+export * from "./versions/layouts/device.ts"
+export * from "./versions/layouts/hello.ts"
+export * from "./versions/layouts/tensor.ts"
+export {
+  commonNumbering,
+  type GluOpName,
+  type Numbering,
+  type OpName,
+  type UnaryOpName,
+} from "./versions/numbering.ts"
+export {
+  type CommandSpec,
+  type CommandTable,
+  formatVersion,
+  type ParamFill,
+  type ParamLimit,
+  type ProtocolFeatures,
+  type ProtocolSpec,
+  type Requests,
+  type Responses,
+  type Version,
+} from "./versions/spec.ts"

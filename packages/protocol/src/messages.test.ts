@@ -1,30 +1,26 @@
 import { describe, expect, test } from "bun:test"
 import fc from "fast-check"
-import { requests, responses, tensor } from "../fixtures/arbitraries.ts"
-import { vectors } from "../fixtures/vectors.ts"
+import { requestOf, requests, responseOf, responses } from "../fixtures/arbitraries.ts"
+import { specOf, vectors } from "../fixtures/vectors.ts"
 import {
   Command,
+  commandSpec,
   decodeRequest,
   decodeResponse,
   encodeRequest,
   encodeResponse,
-  Fnv1a64,
+  formatVersion,
   type MessageId,
   type MessageName,
+  newest,
   ProtocolError,
-  RpcTensor,
-  SET_TENSOR_PREFIX_SIZE_BYTES,
-  writeGetTensorRequest,
-  writeGraphRecomputeRequest,
+  versions,
   writeRequestHeader,
   writeResponseHeader,
-  writeSetTensorHashRequest,
-  writeSetTensorPrefix,
 } from "./index.ts"
 
 const names = Object.keys(requests) as MessageName[]
-const answered = Object.keys(responses) as (keyof typeof responses)[]
-const silent = names.filter((name) => !(name in responses))
+const silent = names.filter((name) => newest.commands[name]?.response === null)
 
 /** Runs `decode`; anything but a value or a `ProtocolError` fails the test. */
 const onlyProtocolError = (decode: () => unknown): void => {
@@ -35,48 +31,75 @@ const onlyProtocolError = (decode: () => unknown): void => {
   }
 }
 
-test("the generators cover every command that travels", () => {
-  expect(names.map((name) => Command[name]).toSorted((a, b) => a - b)).toEqual(
-    Array.from({ length: 18 }, (_, id) => id as MessageId),
+test("the generators cover every command", () => {
+  expect(names.toSorted()).toEqual(Object.keys(Command).toSorted() as MessageName[])
+  const answered = names.filter((name) =>
+    versions.some((spec) => (spec.commands[name]?.response?.maxSizeBytes ?? 0) > 0),
   )
+  expect(Object.keys(responses).toSorted()).toEqual(answered.toSorted())
 })
 
-describe("round trips", () => {
-  for (const name of names) {
-    test(`${name} request`, () => {
-      const command = Command[name]
-      fc.assert(
-        fc.property(requests[name] as fc.Arbitrary<never>, (value) => {
-          const frame = encodeRequest(command, value)
-          const view = new DataView(frame.buffer)
-          expect(frame[0]).toBe(command)
-          expect(view.getBigUint64(1, true)).toBe(BigInt(frame.length - 9))
-          expect<unknown>(decodeRequest(command, frame.subarray(9))).toEqual(value)
-        }),
-        { numRuns: 50 },
-      )
-    })
-  }
+for (const spec of versions) {
+  describe(`round trips of ${formatVersion(spec.version)}`, () => {
+    const numRuns = spec === newest ? 50 : 15
 
-  for (const name of answered) {
-    test(`${name} response`, () => {
+    for (const name of names.filter((name) => spec.commands[name] !== undefined)) {
       const command = Command[name]
-      fc.assert(
-        fc.property(responses[name] as fc.Arbitrary<never>, (value) => {
-          const frame = encodeResponse(command, value)
-          const view = new DataView(frame.buffer)
-          expect(view.getBigUint64(0, true)).toBe(BigInt(frame.length - 8))
-          expect<unknown>(decodeResponse(command, frame.subarray(8))).toEqual(value)
-        }),
-        { numRuns: 50 },
-      )
+      test(`${name} request`, () => {
+        fc.assert(
+          fc.property(requestOf(name, spec) as fc.Arbitrary<never>, (value) => {
+            const frame = encodeRequest(command, value, spec)
+            const view = new DataView(frame.buffer)
+            expect(frame[0]).toBe(command)
+            expect(view.getBigUint64(1, true)).toBe(BigInt(frame.length - 9))
+            expect<unknown>(decodeRequest(command, frame.subarray(9), spec)).toEqual(value)
+          }),
+          { numRuns },
+        )
+      })
+
+      if (spec.commands[name]!.response === null) continue
+      test(`${name} response`, () => {
+        fc.assert(
+          fc.property(responseOf(name, spec) as fc.Arbitrary<never>, (value) => {
+            const frame = encodeResponse(command, value, spec)
+            const view = new DataView(frame.buffer)
+            expect(view.getBigUint64(0, true)).toBe(BigInt(frame.length - 8))
+            expect<unknown>(decodeResponse(command, frame.subarray(8), spec)).toEqual(value)
+          }),
+          { numRuns },
+        )
+      })
+    }
+  })
+}
+
+describe("what a version cannot say is refused, where leaving it out would change its meaning", () => {
+  const oldest = versions[versions.length - 1]!
+  const sample = (name: MessageName): object =>
+    fc.sample(requestOf(name, oldest) as fc.Arbitrary<object>, 1)[0]!
+  const oneDevice = [
+    "ALLOC_BUFFER",
+    "GET_ALIGNMENT",
+    "GET_MAX_SIZE",
+    "GET_DEVICE_MEMORY",
+    "GET_ALLOC_SIZE",
+    "GRAPH_COMPUTE",
+  ] as const
+  for (const name of oneDevice) {
+    test(`${name} of a second device`, () => {
+      const value = { ...sample(name), device: 1 }
+      const encode = () => encodeRequest(Command[name], value as never, oldest)
+      expect(encode).toThrow("device must be 0 in this version (got 1)")
     })
   }
 })
 
 describe("decoding anything", () => {
   const command = fc.nat(255) as fc.Arbitrary<MessageId>
-  const sizes = fc.constantFrom(0, 1, 4, 8, 9, 12, 16, 24, 28, 296, 305, 312, 313, 592, 3260)
+  const sizes = fc.constantFrom(
+    ...[0, 1, 3, 4, 8, 9, 12, 16, 20, 24, 28, 80, 296, 300, 304, 305, 312, 313, 328, 592, 3260],
+  )
   const payload = fc.oneof(
     fc.uint8Array({ maxLength: 4000 }),
     sizes.chain((size) => fc.uint8Array({ minLength: size, maxLength: size })),
@@ -84,9 +107,9 @@ describe("decoding anything", () => {
 
   test("random bytes as any command give a value or a ProtocolError", () => {
     fc.assert(
-      fc.property(command, payload, (id, bytes) => {
-        onlyProtocolError(() => decodeRequest(id, bytes))
-        onlyProtocolError(() => decodeResponse(id, bytes))
+      fc.property(command, payload, fc.constantFrom(...versions), (id, bytes, spec) => {
+        onlyProtocolError(() => decodeRequest(id, bytes, spec))
+        onlyProtocolError(() => decodeResponse(id, bytes, spec))
       }),
       { numRuns: 2000 },
     )
@@ -113,26 +136,28 @@ describe("decoding anything", () => {
     cut: fc.option(fc.nat(), { nil: undefined }),
     tail: fc.uint8Array({ maxLength: 20 }),
   })
-  const messages = vectors.filter((vector) => vector.direction !== "struct")
+  const messages = vectors.filter(({ direction }) => ["request", "response"].includes(direction))
 
   test("mutated vectors give a value or a ProtocolError", () => {
     fc.assert(
-      fc.property(
-        fc.constantFrom(...messages),
-        mutation,
-        ({ command, direction, payload }, change) => {
-          const kept = change.cut === undefined ? payload.length : change.cut % (payload.length + 1)
-          const bytes = Uint8Array.of(...payload.subarray(0, kept), ...change.tail)
-          for (const [at, value] of change.flips)
-            if (bytes.length > 0) bytes[at % bytes.length] = value
-          const decode = direction === "request" ? decodeRequest : decodeResponse
-          onlyProtocolError(() => decode(Command[command as MessageName], bytes))
-        },
-      ),
+      fc.property(fc.constantFrom(...messages), mutation, (vector, change) => {
+        const { command, direction, payload } = vector
+        const kept = change.cut === undefined ? payload.length : change.cut % (payload.length + 1)
+        const bytes = Uint8Array.of(...payload.subarray(0, kept), ...change.tail)
+        for (const [at, value] of change.flips)
+          if (bytes.length > 0) bytes[at % bytes.length] = value
+        const decode = direction === "request" ? decodeRequest : decodeResponse
+        onlyProtocolError(() => decode(Command[command as MessageName], bytes, specOf(vector)))
+      }),
       { numRuns: 3000 },
     )
   })
 })
+
+const hasVariableSize = (name: MessageName): boolean => {
+  const { minSizeBytes, maxSizeBytes } = newest.commands[name]!.request
+  return minSizeBytes !== maxSizeBytes
+}
 
 describe("refusals name the command and the field", () => {
   const caught = (run: () => unknown): ProtocolError => {
@@ -145,7 +170,7 @@ describe("refusals name the command and the field", () => {
     throw new Error("nothing was thrown")
   }
 
-  for (const name of names.filter((name) => !["SET_TENSOR", "GRAPH_COMPUTE"].includes(name))) {
+  for (const name of names.filter((name) => !hasVariableSize(name))) {
     test(`${name} one byte too long and one too short`, () => {
       const sample = fc.sample(requests[name] as fc.Arbitrary<never>, 1)[0]!
       const size = encodeRequest(Command[name], sample).length - 9
@@ -168,11 +193,24 @@ describe("refusals name the command and the field", () => {
     expect(error.message).toBe("SET_TENSOR: payload_size must be at least 305 bytes (got 304)")
   })
 
-  test("NONE and unknown commands", () => {
-    for (const id of [18, 19, 128, 255]) {
+  test("unknown commands", () => {
+    for (const id of [23, 24, 128, 255]) {
       const error = caught(() => decodeRequest(id as MessageId, new Uint8Array(0)))
       expect(error.field).toBe("command")
       expect(error.value).toBe(id)
+    }
+  })
+
+  test("a command that a version lacks", () => {
+    for (const spec of versions) {
+      for (const name of names) {
+        if (commandSpec(Command[name], spec) !== undefined) continue
+        const error = caught(() => decodeRequest(Command[name], new Uint8Array(0), spec))
+        const version = formatVersion(spec.version)
+        expect(error.message).toBe(
+          `${name}: command does not exist in protocol ${version} (got ${Command[name]})`,
+        )
+      }
     }
   })
 
@@ -184,97 +222,11 @@ describe("refusals name the command and the field", () => {
   }
 })
 
-describe("writers without allocation emit what the tables emit", () => {
-  const size = fc.oneof(
-    fc.nat(5000),
-    fc.maxSafeNat().map((value) => Math.floor(value / 2)),
-  )
-  const tensorBytes = (value: RpcTensor, start: number): Uint8Array => {
-    const bytes = new Uint8Array(start + RpcTensor.size)
-    RpcTensor.encode(value, new DataView(bytes.buffer), start)
-    return bytes
-  }
-
-  test("writeSetTensorPrefix", () => {
-    fc.assert(
-      fc.property(
-        requests.SET_TENSOR,
-        fc.constantFrom<0 | 1>(0, 1),
-        size,
-        fc.nat(300),
-        (value, cacheFlag, at, start) => {
-          const whole = encodeRequest(Command.SET_TENSOR, {
-            ...value,
-            cacheFlag,
-            offsetBytes: BigInt(at),
-          })
-          const target = new Uint8Array(start + SET_TENSOR_PREFIX_SIZE_BYTES)
-          const tensors = tensorBytes(value.tensor, start)
-          const end = writeSetTensorPrefix(
-            target,
-            start,
-            tensors,
-            start,
-            cacheFlag,
-            at,
-            value.data.length,
-          )
-          expect(end).toBe(target.length)
-          expect(target.subarray(start)).toEqual(whole.subarray(0, SET_TENSOR_PREFIX_SIZE_BYTES))
-        },
-      ),
-    )
-  })
-
-  test("writeSetTensorPrefix announces data of more than 4 GiB", () => {
-    const target = new Uint8Array(SET_TENSOR_PREFIX_SIZE_BYTES)
-    writeSetTensorPrefix(target, 0, new Uint8Array(296), 0, 0, 0, 5 * 2 ** 30)
-    expect(new DataView(target.buffer).getBigUint64(1, true)).toBe(5n * 2n ** 30n + 305n)
-  })
-
-  test("writeGetTensorRequest", () => {
-    fc.assert(
-      fc.property(tensor, size, size, (value, at, count) => {
-        const whole = encodeRequest(Command.GET_TENSOR, {
-          tensor: value,
-          offsetBytes: BigInt(at),
-          sizeBytes: BigInt(count),
-        })
-        const target = new Uint8Array(5 + whole.length)
-        expect(writeGetTensorRequest(target, 5, tensorBytes(value, 2), 2, at, count)).toBe(
-          target.length,
-        )
-        expect(target.subarray(5)).toEqual(whole)
-      }),
-    )
-  })
-
-  test("writeSetTensorHashRequest", () => {
-    fc.assert(
-      fc.property(tensor, size, fc.uint8Array(), (value, at, data) => {
-        const hash = new Fnv1a64().update(data)
-        const whole = encodeRequest(Command.SET_TENSOR_HASH, {
-          tensor: value,
-          offsetBytes: BigInt(at),
-          hash: hash.digest(),
-        })
-        const target = new Uint8Array(whole.length)
-        const tensors = tensorBytes(value, 0)
-        writeSetTensorHashRequest(target, 0, tensors, 0, at, hash.digestLo(), hash.digestHi())
-        expect(target).toEqual(whole)
-      }),
-    )
-  })
-
-  test("writeGraphRecomputeRequest and the headers", () => {
-    const whole = encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0x0102_0304 })
-    const target = new Uint8Array(whole.length)
-    expect(writeGraphRecomputeRequest(target, 0, 0x0102_0304)).toBe(13)
-    expect(target).toEqual(whole)
-    const header = new DataView(new ArrayBuffer(10))
-    writeRequestHeader(header, 1, Command.GRAPH_RECOMPUTE, 4)
-    expect(new Uint8Array(header.buffer, 1)).toEqual(whole.subarray(0, 9))
-    writeResponseHeader(header, 1, 2 ** 40 + 1)
-    expect(header.getBigUint64(1, true)).toBe(2n ** 40n + 1n)
-  })
+test("headers written by hand are the encoder's", () => {
+  const whole = encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0x0102_0304, uid: 5n })
+  const header = new DataView(new ArrayBuffer(10))
+  writeRequestHeader(header, 1, Command.GRAPH_RECOMPUTE, 12)
+  expect(new Uint8Array(header.buffer, 1)).toEqual(whole.subarray(0, 9))
+  writeResponseHeader(header, 1, 2 ** 40 + 1)
+  expect(header.getBigUint64(1, true)).toBe(2n ** 40n + 1n)
 })

@@ -1,23 +1,20 @@
-import { Command, commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
+import {
+  REQUEST_HEADER_SIZE_BYTES,
+  RESPONSE_HEADER_SIZE_BYTES,
+  writeRequestHeader,
+} from "./codec/header.ts"
+import type { PayloadCodec } from "./codec/payload.ts"
+import { writeU64FromNumber } from "./codec/tensor.ts"
+import { commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
-import type { PayloadCodec } from "./payload.ts"
-import { RpcTensor, writeU64FromNumber } from "./tensor.ts"
-import { DeviceRequest } from "./v7/device.ts"
-import { V7_0_0 } from "./v7/spec.ts"
-import { GetTensorRequest, SetTensorHashRequest, SetTensorPrefix } from "./v7/tensor.ts"
+import { newest } from "./versions/index.ts"
 import {
   type CommandSpec,
   formatVersion,
   type ProtocolSpec,
   type Requests,
   type Responses,
-} from "./version.ts"
-
-/** `u8 command, u64 payload_size`. */
-export const REQUEST_HEADER_SIZE_BYTES = 9
-
-/** `u64 payload_size`; a response names no command and has no status. */
-export const RESPONSE_HEADER_SIZE_BYTES = 8
+} from "./versions/spec.ts"
 
 type MessageName<C extends MessageId> = Extract<NameOf<C>, keyof Requests>
 
@@ -30,10 +27,10 @@ export type ResponseOf<C extends MessageId> = Responses[MessageName<C>]
 /** The command's table entry in a version, or `undefined` when the version lacks it. */
 export const commandSpec = (
   command: number,
-  spec: ProtocolSpec = V7_0_0,
+  spec: ProtocolSpec = newest,
 ): CommandSpec<unknown, unknown> | undefined => {
   const name = commandName(command)
-  return name === undefined || name === "NONE"
+  return name === undefined
     ? undefined
     : (spec.commands[name] as CommandSpec<unknown, unknown> | undefined)
 }
@@ -100,7 +97,7 @@ const decodePayload = (
 export const encodeRequest = <C extends MessageId>(
   command: C,
   value: RequestOf<C>,
-  spec: ProtocolSpec = V7_0_0,
+  spec: ProtocolSpec = newest,
 ): Uint8Array<ArrayBuffer> => {
   const codec = requestCodec(command, spec)
   const payloadSize = codec.sizeOf(value)
@@ -118,14 +115,14 @@ export const encodeRequest = <C extends MessageId>(
 export const decodeRequest = <C extends MessageId>(
   command: C,
   payload: Uint8Array,
-  spec: ProtocolSpec = V7_0_0,
+  spec: ProtocolSpec = newest,
 ): RequestOf<C> => decodePayload(command, requestCodec(command, spec), payload) as RequestOf<C>
 
 /** The whole response, header included. Throws `ProtocolError` for a command without a response. */
 export const encodeResponse = <C extends MessageId>(
   command: C,
   value: ResponseOf<C>,
-  spec: ProtocolSpec = V7_0_0,
+  spec: ProtocolSpec = newest,
 ): Uint8Array<ArrayBuffer> => {
   const codec = responseCodec(command, spec)
   const payloadSize = codec.sizeOf(value)
@@ -140,132 +137,5 @@ export const encodeResponse = <C extends MessageId>(
 export const decodeResponse = <C extends MessageId>(
   command: C,
   payload: Uint8Array,
-  spec: ProtocolSpec = V7_0_0,
+  spec: ProtocolSpec = newest,
 ): ResponseOf<C> => decodePayload(command, responseCodec(command, spec), payload) as ResponseOf<C>
-
-/** Writes the 9 bytes before a request's payload; `payloadSize` is a safe integer. */
-export const writeRequestHeader = (
-  view: DataView,
-  offset: number,
-  command: number,
-  payloadSize: number,
-): void => {
-  view.setUint8(offset, command)
-  writeU64FromNumber(view, offset + 1, payloadSize)
-}
-
-/** Writes the 8 bytes before a response's payload; `payloadSize` is a safe integer. */
-export const writeResponseHeader = (view: DataView, offset: number, payloadSize: number): void =>
-  writeU64FromNumber(view, offset, payloadSize)
-
-/*
- * The requests that a client sends for every token, written straight into a block of pending bytes: no view, no bigint,
- * no allocation. `tensors[tensorStart..+296]` is an encoded `RpcTensor`; sizes and offsets are safe integers. Each returns
- * the offset after what it wrote; the caller guarantees the room.
- */
-
-const putU32 = (target: Uint8Array, offset: number, value: number): void => {
-  target[offset] = value
-  target[offset + 1] = value >>> 8
-  target[offset + 2] = value >>> 16
-  target[offset + 3] = value >>> 24
-}
-
-const putU64 = (target: Uint8Array, offset: number, value: number): void => {
-  putU32(target, offset, value >>> 0)
-  putU32(target, offset + 4, Math.floor(value / 0x1_0000_0000))
-}
-
-const putTensor = (
-  target: Uint8Array,
-  offset: number,
-  tensors: Uint8Array,
-  tensorStart: number,
-): void => {
-  for (let index = 0; index < RpcTensor.size; index++) {
-    target[offset + index] = tensors[tensorStart + index]!
-  }
-}
-
-/** Header; returns the offset of the payload. */
-const putHeader = (
-  target: Uint8Array,
-  offset: number,
-  command: number,
-  payloadSize: number,
-): number => {
-  target[offset] = command
-  putU64(target, offset + 1, payloadSize)
-  return offset + REQUEST_HEADER_SIZE_BYTES
-}
-
-/** Bytes that `writeSetTensorPrefix` writes (314): header, tensor, cache flag, offset. The data follows. */
-export const SET_TENSOR_PREFIX_SIZE_BYTES: number = REQUEST_HEADER_SIZE_BYTES + SetTensorPrefix.size
-
-/**
- * Everything of a SET_TENSOR request (7.0.0) but its data, which is to follow: 314 bytes. `dataOffsetBytes` is where in
- * the tensor the data goes.
- */
-export const writeSetTensorPrefix = (
-  target: Uint8Array,
-  offset: number,
-  tensors: Uint8Array,
-  tensorStart: number,
-  cacheFlag: 0 | 1,
-  dataOffsetBytes: number,
-  dataSizeBytes: number,
-): number => {
-  const size = SetTensorPrefix.size + dataSizeBytes
-  const payload = putHeader(target, offset, Command.SET_TENSOR, size)
-  putTensor(target, payload, tensors, tensorStart)
-  target[payload + SetTensorPrefix.offsets.cacheFlag] = cacheFlag
-  putU64(target, payload + SetTensorPrefix.offsets.offsetBytes, dataOffsetBytes)
-  return payload + SetTensorPrefix.size
-}
-
-/** A whole SET_TENSOR_HASH request: 321 bytes. The hash comes in two halves, as `Fnv1a64` gives it. */
-export const writeSetTensorHashRequest = (
-  target: Uint8Array,
-  offset: number,
-  tensors: Uint8Array,
-  tensorStart: number,
-  dataOffsetBytes: number,
-  hashLo: number,
-  hashHi: number,
-): number => {
-  const { offsets, size } = SetTensorHashRequest
-  const payload = putHeader(target, offset, Command.SET_TENSOR_HASH, size)
-  putTensor(target, payload, tensors, tensorStart)
-  putU64(target, payload + offsets.offsetBytes, dataOffsetBytes)
-  putU32(target, payload + offsets.hash, hashLo)
-  putU32(target, payload + offsets.hash + 4, hashHi)
-  return payload + size
-}
-
-/** A whole GET_TENSOR request: 321 bytes. */
-export const writeGetTensorRequest = (
-  target: Uint8Array,
-  offset: number,
-  tensors: Uint8Array,
-  tensorStart: number,
-  dataOffsetBytes: number,
-  dataSizeBytes: number,
-): number => {
-  const { offsets, size } = GetTensorRequest
-  const payload = putHeader(target, offset, Command.GET_TENSOR, size)
-  putTensor(target, payload, tensors, tensorStart)
-  putU64(target, payload + offsets.offsetBytes, dataOffsetBytes)
-  putU64(target, payload + offsets.sizeBytes, dataSizeBytes)
-  return payload + size
-}
-
-/** A whole GRAPH_RECOMPUTE request: 13 bytes. */
-export const writeGraphRecomputeRequest = (
-  target: Uint8Array,
-  offset: number,
-  device: number,
-): number => {
-  const payload = putHeader(target, offset, Command.GRAPH_RECOMPUTE, DeviceRequest.size)
-  putU32(target, payload, device)
-  return payload + DeviceRequest.size
-}

@@ -1,34 +1,34 @@
 import { describe, expect, test } from "bun:test"
 import {
   commandOf,
+  expectedMessage,
   expectedValue,
   hashVectors,
-  messagesOf,
   named,
+  specOf,
+  transcripts,
   vectors,
 } from "../fixtures/vectors.ts"
 import {
-  BufferRequest,
-  Command,
+  commandSpec,
   decodeRequest,
   decodeResponse,
   encodeRequest,
   encodeResponse,
   Fnv1a64,
   type FrameSink,
+  findVersion,
   fnv1a64,
-  HelloResponse,
-  type PayloadCodec,
+  formatVersion,
+  type MessageId,
+  newest,
+  noConnCaps,
   ProtocolError,
-  type ProtocolSpec,
-  parseGraphHeader,
   RequestDecoder,
+  ResponseDecoder,
   RpcTensor,
-  record,
-  SetTensorPrefix,
-  V7_0_0,
+  versions,
 } from "./index.ts"
-import { empty, fixed, withData } from "./payload.ts"
 
 const view = (bytes: Uint8Array): DataView =>
   new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
@@ -39,32 +39,35 @@ const tensorBytes = (value: RpcTensor): Uint8Array => {
   return bytes
 }
 
-describe("7.0.0 requests", () => {
-  for (const vector of messagesOf("7.0.0", "request")) {
-    test(vector.name, () => {
+describe("requests", () => {
+  for (const vector of vectors.filter(({ direction }) => direction === "request")) {
+    test(`${vector.protocol}: ${vector.name}`, () => {
       const command = commandOf(vector)
+      const spec = specOf(vector)
       expect<number>(command).toBe(vector.decoded.commandId as number)
+      expect(vector.bytes[0]).toBe(command)
       expect(vector.payload.length).toBe(vector.decoded.payloadSize as number)
-      const value = decodeRequest(command, vector.payload)
-      expect<unknown>(value).toEqual(expectedValue(vector.decoded))
-      expect(encodeRequest(command, value)).toEqual(vector.bytes)
+      const value = decodeRequest(command, vector.payload, spec)
+      expect<unknown>(value).toEqual(expectedMessage(vector))
+      expect(encodeRequest(command, value, spec)).toEqual(vector.bytes)
     })
   }
 })
 
-describe("7.0.0 responses", () => {
-  for (const vector of messagesOf("7.0.0", "response")) {
-    test(vector.name, () => {
+describe("responses", () => {
+  for (const vector of vectors.filter(({ direction }) => direction === "response")) {
+    test(`${vector.protocol}: ${vector.name}`, () => {
       const command = commandOf(vector)
+      const spec = specOf(vector)
       expect(vector.payload.length).toBe(vector.decoded.payloadSize as number)
-      const value = decodeResponse(command, vector.payload)
-      expect<unknown>(value).toEqual(expectedValue(vector.decoded))
-      expect(encodeResponse(command, value)).toEqual(vector.bytes)
+      const value = decodeResponse(command, vector.payload, spec)
+      expect<unknown>(value).toEqual(expectedMessage(vector))
+      expect(encodeResponse(command, value, spec)).toEqual(vector.bytes)
     })
   }
 })
 
-describe("tensors of every version", () => {
+describe("tensors", () => {
   for (const vector of vectors.filter((vector) => vector.direction === "struct")) {
     test(vector.name, () => {
       const value = RpcTensor.decode(view(vector.bytes))
@@ -72,149 +75,140 @@ describe("tensors of every version", () => {
       expect(tensorBytes(value)).toEqual(vector.bytes)
     })
   }
+})
 
-  // Where the tensors lie in messages whose other parts older versions lay out differently.
-  const embedded = [
-    { name: "3.0.0 set tensor a", offset: 0 },
-    { name: "3.0.0 alloc size request", offset: 4 },
-  ]
-  for (const { name, offset } of embedded) {
-    test(name, () => {
-      const vector = named(name)
-      const value = RpcTensor.decode(view(vector.payload), offset)
-      const { tensor } = expectedValue(vector.decoded)
-      expect<unknown>(value).toEqual(tensor)
-    })
-  }
-
-  test("2.0.0 graph of 1 node", () => {
-    const vector = named("2.0.0 graph of 1 node")
-    const { tensors } = expectedValue(vector.decoded)
-    const first = vector.payload.length - 2 * RpcTensor.size
-    const values = [0, 1].map((n) =>
-      RpcTensor.decode(view(vector.payload), first + n * RpcTensor.size),
+describe("between two servers", () => {
+  test("the capabilities are those of HELLO", () => {
+    expect<Uint8Array>(named("peer link: caps, rank 1 first, then rank 0").bytes).toEqual(
+      noConnCaps(),
     )
-    expect<unknown>(values).toEqual(tensors)
   })
+
+  test("a partial sum is the tensor's bytes", () => {
+    const { bytes } = named("peer link: partial 1,2,3,4 below 32768 elements")
+    expect([...new Float32Array(bytes.buffer)]).toEqual([1, 2, 3, 4])
+  })
+})
+
+test("every vector is of a direction that is checked above", () => {
+  const checked = ["request", "response", "struct", "peer"]
+  expect(vectors.filter(({ direction }) => !checked.includes(direction))).toEqual([])
+  expect(vectors.filter(({ direction }) => direction === "peer").length).toBe(2)
 })
 
 test("the linux RDMA hello keeps its capability bytes", () => {
   const vector = vectors.find((vector) => vector.name.includes("Linux RDMA"))!
-  const caps = view(decodeRequest(14, vector.payload).connCaps)
+  const caps = view(decodeRequest(14, vector.payload, specOf(vector)).connCaps)
   expect(caps.getUint32(0, true)).toBe(vector.decoded.qpn as number)
   expect(caps.getUint32(4, true)).toBe(vector.decoded.psn as number)
 })
 
-test("the graph vector's layout is found without decoding it", () => {
-  const vector = named("graph of 3 nodes")
-  const layout = parseGraphHeader(view(vector.payload), vector.payload.length)
-  expect(layout).toEqual({
-    device: 0,
-    nodeCount: 3,
-    nodeIdsOffset: 8,
-    tensorCount: 5,
-    tensorsOffset: 36,
-    trailingBytes: 0,
-  })
-})
+describe("one version's message in another version", () => {
+  /** Every message of a vector whose payload a version cannot take, as its size or its command says. */
+  const refused = (name: string): readonly string[] => {
+    const vector = named(name)
+    const decode = vector.direction === "request" ? decodeRequest : decodeResponse
+    return versions
+      .filter((spec) => {
+        try {
+          decode(commandOf(vector), vector.payload, spec)
+          return false
+        } catch (error) {
+          expect(error).toBeInstanceOf(ProtocolError)
+          return true
+        }
+      })
+      .map(({ version }) => formatVersion(version))
+      .toReversed()
+  }
+  const all = versions.map(({ version }) => formatVersion(version)).toReversed()
+  const from = (first: string) => all.slice(all.indexOf(first))
+  const before = (first: string) => all.slice(0, all.indexOf(first))
 
-describe("older versions", () => {
-  /** Same layout as 7.0.0, so its codec reads them. */
-  const shared = ["4.0.1 hello response", "3.0.0 graph of 1 node"]
-
-  /** Only their tensors are checked above; the messages wait for the tables of their versions. */
-  const later = [
-    "3.0.0 hello request",
-    "3.0.0 hello response",
-    "3.6.0 hello response",
-    "3.0.0 set tensor a",
-    "3.0.0 alloc size request",
-    "3.0.0 graph response, success",
-    "3.0.0 free buffer response",
-    "2.0.0 alloc request",
-    "2.0.0 graph of 1 node",
+  const cases: readonly [name: string, refusing: readonly string[]][] = [
+    ["3.0.0 hello request", from("4.0.0")],
+    ["3.0.0 hello response", from("4.0.0")],
+    ["8.0.0 hello request, no RDMA", before("4.0.0")],
+    ["8.0.0 hello response, no RDMA", before("4.0.0")],
+    ["2.0.0 alloc request", from("3.0.0")],
+    ["3.0.0 alloc size request", ["2.0.0", ...from("3.6.0")]],
+    ["3.0.0 graph response, success", from("3.5.0")],
+    ["3.0.0 free buffer response", from("6.0.0")],
+    ["recompute a uid on device 0", before("8.0.0")],
+    ["get columns 0..1 of both rows of m", before("8.0.0")],
+    ["set columns 2..3 of both rows of m (4x2 f32)", before("8.0.0")],
+    ["comm free", before("8.0.0")],
   ]
-
-  test("every message is either read here or listed as later", () => {
-    const names = vectors
-      .filter((vector) => vector.protocol !== "7.0.0" && vector.direction !== "struct")
-      .map((vector) => vector.name)
-    expect(names.toSorted()).toEqual([...shared, ...later].toSorted())
-  })
-
-  test("4.0.1 hello response", () => {
-    const vector = named("4.0.1 hello response")
-    const value = HelloResponse.decode(view(vector.payload))
-    expect<unknown>(value).toEqual(expectedValue(vector.decoded))
-  })
-
-  test("3.0.0 graph of 1 node", () => {
-    const vector = named("3.0.0 graph of 1 node")
-    const value = decodeRequest(10, vector.payload)
-    expect<unknown>(value).toEqual(expectedValue(vector.decoded))
-    expect(encodeRequest(10, value)).toEqual(vector.bytes)
-  })
-
-  // A SET_TENSOR without the cache flag has no size of its own and cannot be told apart.
-  for (const name of later.filter((name) => name !== "3.0.0 set tensor a")) {
-    test(`7.0.0 refuses ${name}`, () => {
-      const vector = named(name)
-      const decode = vector.direction === "request" ? decodeRequest : decodeResponse
-      expect(() => decode(commandOf(vector), vector.payload)).toThrow(ProtocolError)
-    })
+  for (const [name, refusing] of cases) {
+    test(name, () => expect(refused(name)).toEqual(refusing))
   }
 })
 
-describe("an older version is a difference", () => {
-  const { cacheFlag: _, ...fields } = SetTensorPrefix.fields
-  const prefix = withData(record("SetTensorPrefix", fields))
-  const acknowledgement: PayloadCodec<undefined> = {
-    ...empty,
-    sizeOf: () => 0,
-    decode: () => undefined,
-    encode: () => {},
-  }
-  const older: ProtocolSpec = {
-    ...V7_0_0,
-    version: { major: 5, minor: 1, patch: 0 },
-    commands: {
-      ...V7_0_0.commands,
-      SET_TENSOR: {
-        request: {
-          ...prefix,
-          decode: (...payload) => ({ ...prefix.decode(...payload), cacheFlag: 0 }),
-        },
-        response: null,
-      },
-      FREE_BUFFER: { request: fixed(BufferRequest), response: acknowledgement },
-    },
-    features: { ...V7_0_0.features, setTensorCacheFlag: false },
-  }
-
-  test("SET_TENSOR without its cache flag has the same value", () => {
-    const vector = named("3.0.0 set tensor a")
-    const value = decodeRequest(6, vector.payload, older)
-    expect<unknown>(value).toEqual({ ...expectedValue(vector.decoded), cacheFlag: 0 })
-    expect(encodeRequest(6, value, older)).toEqual(vector.bytes)
-  })
-
-  test("the frame decoder streams from where the version's data starts", () => {
-    const seen: number[] = []
+describe("data streams from where the version's data starts", () => {
+  const seen = (name: string): readonly number[] => {
+    const vector = named(name)
+    const sizes: number[] = []
     const sink: FrameSink = {
       message: () => {},
-      streamStart: (_, prefix, dataSizeBytes) => seen.push(prefix.length, dataSizeBytes),
+      streamStart: (_, prefix, dataSizeBytes) => sizes.push(prefix.length, dataSizeBytes),
       streamData: () => {},
       streamEnd: () => {},
     }
-    new RequestDecoder(sink, { spec: older }).push(named("3.0.0 set tensor a").bytes)
-    expect(seen).toEqual([304, 16])
-  })
+    new RequestDecoder(sink, { spec: specOf(vector) }).push(vector.bytes)
+    return sizes
+  }
 
-  test("FREE_BUFFER is answered by 8 zero bytes", () => {
-    const vector = named("3.0.0 free buffer response")
-    expect(encodeResponse(Command.FREE_BUFFER, undefined, older)).toEqual(vector.bytes)
-    expect(decodeResponse(Command.FREE_BUFFER, vector.payload, older)).toBeUndefined()
+  test("SET_TENSOR", () => expect(seen("3.0.0 set tensor a")).toEqual([304, 16]))
+  test("SET_TENSOR_2D", () => {
+    expect(seen("set columns 2..3 of both rows of m (4x2 f32)")).toEqual([328, 16])
   })
+})
+
+describe("recorded connections", () => {
+  const spec = findVersion("8.0.0")!
+
+  /** Reads a whole connection as both of its ends do, and puts together again what they heard. */
+  const replay = (messages: (typeof transcripts)[number]["messages"], pieceBytes: number) => {
+    const heard: { from: string; command: MessageId; bytes: Uint8Array }[] = []
+    const hear = (from: "client" | "server"): FrameSink => {
+      const data: number[] = []
+      const value = (command: MessageId, payload: Uint8Array) => {
+        const bytes =
+          from === "client"
+            ? encodeRequest(command, decodeRequest(command, payload, spec), spec)
+            : encodeResponse(command, decodeResponse(command, payload, spec), spec)
+        heard.push({ from, command, bytes })
+      }
+      return {
+        message: value,
+        streamStart: (_, prefix) => data.splice(0, data.length, ...prefix),
+        streamData: (_, chunk) => data.push(...chunk),
+        streamEnd: (command) => value(command, Uint8Array.from(data)),
+      }
+    }
+    const server = new RequestDecoder(hear("client"), { spec })
+    const client = new ResponseDecoder(hear("server"), { spec })
+    for (const { from, command, bytes } of messages) {
+      if (from === "client" && commandSpec(command, spec)?.response !== null) client.expect(command)
+      const decoder = from === "client" ? server : client
+      for (let at = 0; at < bytes.length; at += pieceBytes) {
+        decoder.push(bytes.subarray(at, at + pieceBytes))
+      }
+    }
+    server.finish()
+    client.finish()
+    expect(client.expectedCount).toBe(0)
+    return heard
+  }
+
+  for (const { name, messages } of transcripts) {
+    for (const pieceBytes of [1 << 20, 7, 1]) {
+      test(`${name}, in pieces of ${pieceBytes} bytes`, () => {
+        expect(messages.length).toBeGreaterThan(3)
+        expect<unknown>(replay(messages, pieceBytes)).toEqual(messages)
+      })
+    }
+  }
 })
 
 describe("fnv1a64", () => {
@@ -239,7 +233,7 @@ describe("fnv1a64", () => {
   }
 
   test("the hash that the SET_TENSOR_HASH vector offers", () => {
-    const { hash } = decodeRequest(7, named("offer a hash").payload)
+    const { hash } = decodeRequest(7, named("offer a hash").payload, newest)
     expect(fnv1a64(new Uint8Array(12582912).fill(7))).toBe(hash)
   })
 })

@@ -7,6 +7,7 @@ import {
   Command,
   encodeRequest,
   HelloExtension,
+  newest,
   noConnCaps,
   type RpcTensor,
 } from "@ggml-rpc/protocol"
@@ -27,7 +28,7 @@ const withClient = <A>(
   })
 
 describe("questions", () => {
-  test("HELLO answers 7.0.0, what needs not be asked for, and no capabilities", async () => {
+  test("HELLO answers the newest version, what needs not be asked for, and no capabilities", async () => {
     const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-"))
     const { LEVEL, NO_CACHE, PLAIN_SIZES } = HelloExtension
     try {
@@ -39,8 +40,7 @@ describe("questions", () => {
         await withServer(options, async ({ port }) => {
           const client = await TestClient.open(port)
           const answer = await client.ask(Command.HELLO, { connCaps: new Uint8Array(24).fill(7) })
-          const version = { major: 7, minor: 0, patch: 0 }
-          expect(answer).toEqual({ ...version, extension, connCaps: noConnCaps() })
+          expect(answer).toEqual({ ...newest.version, extension, connCaps: noConnCaps() })
           client.close()
         })
       }
@@ -280,10 +280,10 @@ describe("graphs", () => {
   test("compute, and compute again with other inputs", () =>
     withClient(async (client) => {
       const { a, b, c, result } = await sum(client)
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [103n], tensors: [a, b, c] })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [103n], tensors: [a, b, c] })
       expect(await result()).toEqual([11, 22, 33, 44])
       client.setTensor(a, floats(5, 5, 5, 5))
-      client.send(Command.GRAPH_RECOMPUTE, { device: 0 })
+      client.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
       expect(await result()).toEqual([15, 25, 35, 45])
     }))
 
@@ -293,7 +293,7 @@ describe("graphs", () => {
       const second: RpcTensor = { ...a, data: b.data }
       const junk: RpcTensor = { ...a, id: 999n, type: 77, op: 5000 }
       const tensors = [junk, c, b, a, second]
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [103n], tensors })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [103n], tensors })
       expect(await result()).toEqual([11, 22, 33, 44])
     }))
 
@@ -306,7 +306,7 @@ describe("graphs", () => {
         { ...b, id: ids[1] },
         { ...c, id: ids[2], src: [ids[0], ids[1], 0n, 0n, 0n, 0n, 0n, 0n, 0n, 0n] },
       ]
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [ids[2]], tensors })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [ids[2]], tensors })
       expect(await result()).toEqual([11, 22, 33, 44])
     }))
 
@@ -315,7 +315,7 @@ describe("graphs", () => {
       const { buffer, a } = await sum(client)
       const half = { type: 1, nb: [2, 8, 8, 8] }
       const cast = f32Tensor(104, buffer, 256, [4], { ...half, ...node("CPY", 101, 104) })
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [104n], tensors: [a, cast] })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [104n], tensors: [a, cast] })
       const halves = await client.getTensor(cast, 8)
       expect([...new Uint16Array(halves.slice().buffer)]).toEqual([0x3c00, 0x4000, 0x4200, 0x4400])
     }))
@@ -327,15 +327,15 @@ describe("graphs", () => {
       const nowhere = { remotePtr: 0n, basePtr: 0n }
       const skipped = f32Tensor(105, nowhere, 0, [4], { ...node("ADD", 101, 102), flags: 0 })
       const tensors = [a, b, { ...c, flags: 0 }, skipped]
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [103n, 105n], tensors })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [103n, 105n], tensors })
       expect(await result()).toEqual([0, 0, 0, 0])
     }))
 
   test("no nodes, and bytes behind the last tensor, are accepted", () =>
     withClient(async (client) => {
       const { a, b, c, result } = await sum(client)
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [], tensors: [] })
-      client.send(Command.GRAPH_RECOMPUTE, { device: 0 })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [], tensors: [] })
+      client.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
       const graph = { device: 0, nodes: [103n], tensors: [a, b, c] }
       const request = encodeRequest(Command.GRAPH_COMPUTE, graph)
       const longer = new Uint8Array(request.length + 7)
@@ -351,13 +351,13 @@ describe("graphs", () => {
         const first = await sum(client, 0)
         const second = await sum(client, 1)
         for (const [device, { a, b, c }] of [first, second].entries()) {
-          client.send(Command.GRAPH_COMPUTE, { device, nodes: [103n], tensors: [a, b, c] })
+          client.send(Command.GRAPH_COMPUTE, { uid: 1n, device, nodes: [103n], tensors: [a, b, c] })
         }
         client.send(Command.FREE_BUFFER, { remotePtr: second.buffer.remotePtr })
         client.setTensor(first.a, floats(0, 0, 0, 0))
-        client.send(Command.GRAPH_RECOMPUTE, { device: 0 })
+        client.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
         expect(await first.result()).toEqual([10, 20, 30, 40])
-        client.send(Command.GRAPH_RECOMPUTE, { device: 1 })
+        client.send(Command.GRAPH_RECOMPUTE, { device: 1, uid: 1n })
         await client.closed
         await logged("GRAPH_RECOMPUTE", "device", "no computed graph", "(got 1)")
       },
@@ -380,7 +380,7 @@ describe("graphs", () => {
         )
       }
       const last = BigInt(2 + depth)
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [last], tensors })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [last], tensors })
       expect(toFloats(await client.getTensor(start, 16))).toEqual([2, 2, 3, 4])
     }))
 })

@@ -8,10 +8,11 @@
 import {
   Command,
   encodeRequest,
+  libraryNumbering,
   opId,
   type RpcTensor,
   TensorFlag,
-  V7_0_0,
+  types,
 } from "@ggml-rpc/protocol"
 import { f32Tensor, floats, sources, type TestBuffer, TestClient, toFloats } from "./TestClient.ts"
 import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
@@ -71,7 +72,7 @@ const dims = [1, 2, 3, 4, 8, 16, 32, 64, 256]
 
 /** A dense tensor of a random type and shape somewhere in the buffer. */
 const randomTensor = (random: Random, id: number, buffer: TestBuffer): RpcTensor => {
-  const type = random.chance(0.6) ? V7_0_0.types[0]! : random.pick(V7_0_0.types)
+  const type = random.chance(0.6) ? types[0]! : random.pick(types)
   const ne = Array.from({ length: 4 }, (_, dim) =>
     dim < 2 ? random.pick(dims) : random.pick([1, 1, 2, 4]),
   )
@@ -96,7 +97,7 @@ const randomGraph = (random: Random, buffer: TestBuffer): Uint8Array => {
     const ids = Array.from({ length: 1 + random.below(4) }, () => 1 + random.below(id - 1))
     tensors.push({
       ...base,
-      op: random.below(V7_0_0.ops.length),
+      op: random.below(libraryNumbering.ops.length),
       opParams: Array.from({ length: 16 }, () =>
         random.chance(0.7) ? random.below(4) : random.below(2 ** 31),
       ),
@@ -106,14 +107,14 @@ const randomGraph = (random: Random, buffer: TestBuffer): Uint8Array => {
     })
     nodes.push(BigInt(id))
   }
-  return encodeRequest(Command.GRAPH_COMPUTE, { device: 0, nodes, tensors })
+  return encodeRequest(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
 }
 
 /** A graph of one valid node, of any operation. */
 const validNode = (random: Random, buffer: TestBuffer): Uint8Array => {
   const tensors = tensorsOf(random.pick(validNodes), buffer)
   const nodes = [BigInt(tensors.length)]
-  return encodeRequest(Command.GRAPH_COMPUTE, { device: 0, nodes, tensors })
+  return encodeRequest(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
 }
 
 const simpleGraph = (buffer: TestBuffer): Uint8Array => {
@@ -130,7 +131,12 @@ const simpleGraph = (buffer: TestBuffer): Uint8Array => {
       opParams: [0x3f80_0000, ...Array<number>(15).fill(0)],
     }),
   ]
-  return encodeRequest(Command.GRAPH_COMPUTE, { device: 0, nodes: [3n, 4n, 5n, 6n], tensors })
+  return encodeRequest(Command.GRAPH_COMPUTE, {
+    uid: 1n,
+    device: 0,
+    nodes: [3n, 4n, 5n, 6n],
+    tensors,
+  })
 }
 
 /** Valid requests with live handles, as a client would send them. */
@@ -163,7 +169,7 @@ const validRequests = (random: Random, buffer: TestBuffer): Uint8Array[] => {
     () => encodeRequest(Command.GET_ALIGNMENT, { device: 0 }),
     () => encodeRequest(Command.GET_MAX_SIZE, { device: 0 }),
     () => encodeRequest(Command.DEVICE_COUNT, {}),
-    () => encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0 }),
+    () => encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n }),
     () => simpleGraph(buffer),
     () => simpleGraph(buffer),
     () => randomGraph(random, buffer),
@@ -311,14 +317,14 @@ const startWitness = async (port: number) => {
     src: sources(1, 1),
   })
   const tensors = [input, scaled]
-  client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [2n], tensors })
+  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors })
   let rounds = 0
   let running = true
   const loop = (async () => {
     while (running) {
       const scale = rounds % 100
       client.setTensor(input, floats(scale, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3))
-      client.send(Command.GRAPH_RECOMPUTE, { device: 0 })
+      client.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
       const result = toFloats(await client.getTensor(scaled, 64))
       const expected = [scale * scale, 0, 0, 0, 0, 1, 0, 0, 0, 0, 4, 0, 0, 0, 0, 9]
       if (result.some((value, index) => value !== expected[index])) {

@@ -11,13 +11,13 @@ const startWitness = async (port: number) => {
   const buffer = await client.allocate(4096)
   const a = f32Tensor(1, buffer, 0, [4])
   const c = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
-  client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [2n], tensors: [a, c] })
+  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, c] })
   let rounds = 0
   let running = true
   const loop = (async () => {
     while (running) {
       client.setTensor(a, floats(rounds, 1, 2, 3))
-      client.send(Command.GRAPH_RECOMPUTE, { device: 0 })
+      client.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
       expect(toFloats(await client.getTensor(c, 16))).toEqual([2 * rounds, 2, 4, 6])
       rounds++
       await Bun.sleep(1)
@@ -64,7 +64,12 @@ describe("a session that dies", () => {
       const index = f32Tensor(2, buffer, 64, [1], { type: 26 })
       const row = f32Tensor(3, buffer, 128, [4], node("GET_ROWS", 1, 2))
       client.setTensor(index, Uint8Array.of(4, 0, 0, 0))
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [3n], tensors: [rows, index, row] })
+      client.send(Command.GRAPH_COMPUTE, {
+        uid: 1n,
+        device: 0,
+        nodes: [3n],
+        tensors: [rows, index, row],
+      })
       await client.closed
       await server.logged("session of 127.0.0.1", "died: ggml abort:", "GGML_ASSERT")
     }))
@@ -129,7 +134,7 @@ describe("a client that goes", () => {
         tensors.push(f32Tensor(id, buffer, 8 * MIB, [1024, 1024], node("MUL_MAT", 1, 1)))
         nodes.push(BigInt(id))
       }
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes, tensors })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
       await Bun.sleep(300)
       expect(isAlive(pid)).toBe(true)
       client.reset()
@@ -148,7 +153,7 @@ describe("a client that goes", () => {
       const a = f32Tensor(1, buffer, 0, [1], rows)
       const b = f32Tensor(2, buffer, 0, [1], rows)
       const c = f32Tensor(3, buffer, 100 * MIB, [64, 64], node("MUL_MAT", 1, 2))
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [3n], tensors: [a, b, c] })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [3n], tensors: [a, b, c] })
       await Bun.sleep(300)
       expect(isAlive(pid)).toBe(true)
       client.reset()

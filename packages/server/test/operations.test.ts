@@ -1,6 +1,6 @@
 /** Every operation runs as ggml builds it, and no other way. */
 import { expect, test } from "bun:test"
-import { Command, V7_0_0 } from "@ggml-rpc/protocol"
+import { Command, libraryNumbering } from "@ggml-rpc/protocol"
 import { TestClient } from "./TestClient.ts"
 import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
 import { withServer } from "./withServer.ts"
@@ -14,7 +14,7 @@ test("a valid node of each operation is computed", () =>
       client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
       const tensors = tensorsOf(node, buffer)
       const nodes = [BigInt(tensors.length)]
-      client.send(Command.GRAPH_COMPUTE, { device: 0, nodes, tensors })
+      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
       try {
         await client.ask(Command.DEVICE_COUNT, {})
       } catch {
@@ -32,7 +32,7 @@ test("there is a valid node for each operation that runs and can be built", () =
   const without = ["NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "FLASH_ATTN_BACK"]
   const callbacks = ["MAP_CUSTOM1", "MAP_CUSTOM2", "MAP_CUSTOM3", "CUSTOM"]
   const covered = new Set(validNodes.map(({ op }) => op))
-  const missing = V7_0_0.ops.filter((op) => !covered.has(op))
+  const missing = libraryNumbering.ops.filter((op) => !covered.has(op))
   expect(missing.toSorted()).toEqual([...without, ...callbacks].toSorted())
-  expect(validNodes.filter(({ op }) => !V7_0_0.ops.includes(op))).toEqual([])
+  expect(validNodes.filter(({ op }) => !libraryNumbering.ops.includes(op))).toEqual([])
 })

@@ -72,15 +72,14 @@ describe("framing", () => {
       "DEVICE_COUNT: command must be HELLO",
     ],
     [
-      "an old client's HELLO",
-      (c) => c.write(raw(14, 0n)),
-      "HELLO: payload_size must be 24 (got 0)",
+      "a longer HELLO",
+      (c) => c.write(raw(14, 25n)),
+      "HELLO: payload_size must be 24, or 0 from an older client (got 25)",
     ],
-    ["a longer HELLO", (c) => c.write(raw(14, 25n)), "HELLO: payload_size must be 24 (got 25)"],
     [
       "HTTP",
       (c) => c.write(new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n")),
-      "command is unknown (got 71)",
+      "command must be HELLO on a new connection (got command 71)",
     ],
   ]
   test.each(first)("%s instead of HELLO", async (_, send, expected) => {
@@ -91,7 +90,7 @@ describe("framing", () => {
 
   const later: ReadonlyArray<readonly [string, Send, string]> = [
     ["a second HELLO", (c) => c.send(Command.HELLO, hello), "HELLO: command is only allowed once"],
-    ["NONE", (c) => c.write(raw(18, 0n)), "NONE: command is unknown (got 18)"],
+    ["NONE", (c) => c.write(raw(23, 0n)), "command is unknown (got 23)"],
     ["an unknown command", (c) => c.write(raw(200, 0n)), "command is unknown (got 200)"],
     [
       "a size of 2^53",
@@ -134,7 +133,7 @@ describe("framing", () => {
     ["INIT_TENSOR", Command.INIT_TENSOR, 296],
     ["GET_ALLOC_SIZE", Command.GET_ALLOC_SIZE, 3260],
     ["DEVICE_COUNT", Command.DEVICE_COUNT, 0],
-    ["GRAPH_RECOMPUTE", Command.GRAPH_RECOMPUTE, 4],
+    ["GRAPH_RECOMPUTE", Command.GRAPH_RECOMPUTE, 12],
     ["MEMSET_TENSOR", Command.MEMSET_TENSOR, 313],
   ]
   test.each(fixedSizes)("%s of another size", async (name, command, size) => {
@@ -177,12 +176,12 @@ describe("devices and handles", () => {
     ],
     [
       "GRAPH_RECOMPUTE",
-      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 1 }),
+      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 1, uid: 1n }),
       "device must be below the device count 1 (got 1)",
     ],
     [
       "GRAPH_RECOMPUTE",
-      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 0 }),
+      (c) => c.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n }),
       "device has no computed graph",
     ],
     [
@@ -568,7 +567,7 @@ describe("graphs", () => {
   test.each(cases)("%s", async (_, change, expected) => {
     const client = await TestClient.connect(server.port)
     const buffer = await client.allocate(BUFFER_BYTES)
-    client.send(Command.GRAPH_COMPUTE, { device: 0, ...graph(buffer, change) })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, ...graph(buffer, change) })
     expect(await refusal(client)).toContain(`GRAPH_COMPUTE: ${expected}`)
   })
 
@@ -582,7 +581,7 @@ describe("graphs", () => {
       tensors[2] = { ...tensors[2]!, ...node("MUL_MAT", 1, 2), ne: [1, 1, 1, 1] }
       return { tensors }
     })
-    client.send(Command.GRAPH_COMPUTE, { device: 0, ...parts })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, ...parts })
     expect(await refusal(client)).toContain(
       "GRAPH_COMPUTE: tensors[2].op is no operation that CPU can run with these types and shapes (got MUL_MAT)",
     )
@@ -601,7 +600,7 @@ describe("graphs", () => {
       f32Tensor(2, buffer, 2 * columns, [columns, rows], { nb: [4, 0, 0, 0] }),
       f32Tensor(3, buffer, 6 * columns, [1, rows], node("MUL_MAT", 1, 2)),
     ]
-    client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [3n], tensors })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [3n], tensors })
     expect(await refusal(client)).toContain(
       "GRAPH_COMPUTE: nodes need more memory besides the tensors than this machine has now (got ",
     )
@@ -609,18 +608,18 @@ describe("graphs", () => {
 
   test("another device", async () => {
     const client = await TestClient.connect(server.port)
-    client.send(Command.GRAPH_COMPUTE, { device: 1, nodes: [], tensors: [] })
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 1, nodes: [], tensors: [] })
     expect(await refusal(client)).toContain(
       "GRAPH_COMPUTE: device must be below the device count 1 (got 1)",
     )
   })
 
   const shortened: ReadonlyArray<readonly [string, (view: DataView) => number, string]> = [
-    ["nothing", () => 11, "payload_size must be at least 12 (got 11)"],
+    ["nothing", () => 11, "payload_size must be at least 20 (got 11)"],
     [
       "fewer ids than announced",
       (view) => {
-        view.setUint32(13, 2 ** 32 - 1, true)
+        view.setUint32(21, 2 ** 32 - 1, true)
         return -1
       },
       "n_nodes does not fit a payload of",
@@ -628,7 +627,7 @@ describe("graphs", () => {
     [
       "fewer tensors than announced",
       (view) => {
-        view.setUint32(25, 4, true)
+        view.setUint32(33, 4, true)
         return -1
       },
       "n_tensors does not fit a payload of",
@@ -661,7 +660,7 @@ test("a flag alone does not run a node that has no operation", async () => {
   const buffer = await client.allocate(BUFFER_BYTES)
   const tensor = f32Tensor(1, buffer, 0, [4], { flags: TensorFlag.COMPUTE })
   client.setTensor(tensor, floats(1, 2, 3, 4))
-  client.send(Command.GRAPH_COMPUTE, { device: 0, nodes: [1n], tensors: [tensor] })
+  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [1n], tensors: [tensor] })
   expect(await client.getTensor(tensor, 16)).toEqual(floats(1, 2, 3, 4))
   client.close()
 })

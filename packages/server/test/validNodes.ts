@@ -1,5 +1,5 @@
 /** A valid node of every operation: what ggml's constructors make (7.0.0), small. */
-import { ABSENT_TENSOR, opId, type RpcTensor, TensorFlag, typeId, V7_0_0 } from "@ggml-rpc/protocol"
+import { ABSENT_TENSOR, opId, type RpcTensor, TensorFlag, typeId, types } from "@ggml-rpc/protocol"
 import { sources, type TestBuffer } from "./TestClient.ts"
 
 /** `type ne0,ne1,…`; dimensions that are missing are 1. */
@@ -204,7 +204,7 @@ export const VALID_NODE_BYTES = 9 * TENSOR_BYTES
 
 const tensorOf = (text: TensorText, id: number, buffer: TestBuffer): RpcTensor => {
   const [typeText, dimensions] = text.split(" ") as [string, string]
-  const type = V7_0_0.types.find((candidate) => candidate.id === typeId(typeText))!
+  const type = types.find((candidate) => candidate.id === typeId(typeText))!
   const ne = [1, 1, 1, 1]
   dimensions.split(",").forEach((dimension, index) => {
     ne[index] = Number(dimension)

@@ -1,8 +1,11 @@
 /** `ggml-rpc serve`: this machine's devices for others. */
+import { homedir } from "node:os"
+import { join } from "node:path"
 import { formatBanner, serve as listen } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
 import type { FlagValues, serveFlags } from "../flags.ts"
 import { printLine } from "../terminal.ts"
+import { UsageError } from "../UsageError.ts"
 import { prepareNative } from "./inputs.ts"
 
 type ServeValues = FlagValues<typeof serveFlags>
@@ -17,9 +20,15 @@ export const serve = (values: ServeValues) =>
         ...(values.device === undefined ? {} : { devices: values.device }),
         ...(values.threads === undefined ? {} : { threadCount: values.threads }),
         ...(values.maxSessions === undefined ? {} : { maxSessions: values.maxSessions }),
+        ...(values.protocol === undefined ? {} : { protocol: values.protocol }),
+        ...(values.listen === undefined ? {} : { listen: yield* pinnedPorts(values.listen) }),
+        versionsFile: versionsFile(),
         cache: values.cache,
       })
       printLine(formatBanner(server))
+      for (const { endpoint, protocol } of server.pinned) {
+        printLine(`listening on ${endpoint} for protocol ${protocol}`)
+      }
       printLine(`listening on ${server.endpoint}`)
       return yield* Effect.never
     }),
@@ -27,3 +36,22 @@ export const serve = (values: ServeValues) =>
 
 /** IPv6 addresses with the brackets that an endpoint needs, or without. */
 const hostOf = (text: string): string => text.replace(/^\[(.*)\]$/, "$1")
+
+/** `50053=7.0`, each. */
+const pinnedPorts = (texts: readonly string[]) =>
+  Effect.forEach(texts, (text) => {
+    const [, port, protocol] = /^(\d{1,5})=([\d.]+|auto)$/.exec(text) ?? []
+    return port === undefined || protocol === undefined || Number(port) > 65535
+      ? Effect.fail(
+          new UsageError(
+            `--listen takes PORT=X.Y, such as 50053=7.0, with commas between, not '${text}'`,
+          ),
+        )
+      : Effect.succeed({ port: Number(port), protocol })
+  })
+
+/** Which version of the protocol suits the clients of an address, where programs keep such things. */
+const versionsFile = (): string => {
+  const state = process.env.XDG_STATE_HOME || join(homedir(), ".local", "state")
+  return join(state, "ggml-rpc", "client-versions.json")
+}

@@ -12,8 +12,12 @@
 import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   Command,
+  Dialect,
+  decodeResponse,
   describeCommand,
+  encodeRequest,
   type MessageId,
+  newest,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
   type ResponseOf,
@@ -21,8 +25,9 @@ import {
 } from "@ggml-rpc/protocol"
 import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
-import { helloRequest, readHello, requestOf, responseOf, responseSizeBytes } from "./dialect.ts"
-import { ReadQueue } from "./ReadQueue.ts"
+import { AnswerQueue, DISCARD } from "./AnswerQueue.ts"
+import { describeGraphStatus } from "./graphStatus.ts"
+import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
@@ -33,13 +38,21 @@ export const COPY_LIMIT_BYTES = 32 * 1024
  * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
  */
 const SEND_AHEAD_BYTES = 48 * 1024
+/** Small answers that may be outstanding: no system's socket buffers are full of so few. */
+const SMALL_ANSWER_LIMIT = 32
 /** A host that vanished while nothing was sent is noticed after about twice this time. */
 const KEEPALIVE_S = 5
+
+/** Of a connection that has not been opened. */
+const defaultDialect = new Dialect(newest)
 
 export class RpcConnection {
   readonly endpoint: string
   /** What broke the connection; set once. */
   failure: ClusterError | undefined
+  /** How the server speaks; known after `open`. */
+  dialect: Dialect = defaultDialect
+  kind: ServerKind = "llama.cpp"
   /** The server said that it has no cache; one of upstream's never tells. */
   lacksCache = false
   /** The server said that a tensor takes just its own bytes on every device of it: no need to ask. */
@@ -51,10 +64,10 @@ export class RpcConnection {
   readonly blockView = new DataView(this.block.buffer)
   private blockSize = 0
   private fd = -1
-  /** Reads that are on their way; the oldest is number `readsDone + 1`. */
-  private readonly reads = new ReadQueue()
-  private readsAsked = 0
-  private readsDone = 0
+  /** Answers that are on their way; the ticket of the oldest is `answersDone + 1`. */
+  private readonly pending = new AnswerQueue()
+  private answersAsked = 0
+  private answersDone = 0
   /** Bytes of all requests so far. */
   private requestedBytes = 0
   /** All connections of this process: what they have collected leaves before this one waits. */
@@ -85,38 +98,48 @@ export class RpcConnection {
    * @throws {ConnectError | HandshakeError}
    */
   open(timeoutMs: number): void {
+    try {
+      for (const form of helloForms) {
+        this.connect(timeoutMs)
+        if (this.hello(form, timeoutMs)) return
+        this.close()
+      }
+    } catch (error) {
+      this.close()
+      throw error
+    }
+    throw new HandshakeError({ endpoint: this.endpoint, reason: "closed", detail: "" })
+  }
+
+  private connect(timeoutMs: number): void {
     const fd = io().io_connect(cString(this.address.host), this.address.port, timeoutMs)
     if (fd < 0) throw connectError(this.endpoint, fd)
     this.fd = fd
     this.patienceMs = timeoutMs
     io().io_tune_socket(fd, KEEPALIVE_S)
     io().io_watch_server(fd)
-    try {
-      this.hello(timeoutMs)
-    } catch (error) {
-      this.close()
-      throw error
-    }
   }
 
-  private hello(timeoutMs: number): void {
-    const request = helloRequest()
-    io().io_send(this.fd, request, request.length)
-    const size = responseSizeBytes(Command.HELLO)
-    const result = this.receiveSoon(size, timeoutMs)
+  /** False when the server hung up without a byte of an answer, as one does that knows HELLO in another form. */
+  private hello(form: HelloForm, timeoutMs: number): boolean {
+    io().io_send(this.fd, form.request, form.request.length)
+    const result = this.receiveSoon(form.answerBytes, timeoutMs)
     if (result === errno.again) throw this.busyError(timeoutMs)
-    if (result < 0) {
-      const isOther = result === errno.protocol
+    if (result === errno.protocol) {
       throw new HandshakeError({
         endpoint: this.endpoint,
-        reason: isOther ? "not-a-server" : "closed",
-        detail: isOther ? "it sent something else than a HELLO response" : "",
+        reason: "not-a-server",
+        detail: "it sent something else than a HELLO response",
       })
     }
-    const greeting = readHello(this.endpoint, this.answer.subarray(0, size))
+    if (result < 0) return false
+    const greeting = readHello(this.endpoint, form, this.answer.subarray(0, form.answerBytes))
     if (greeting instanceof HandshakeError) throw greeting
+    this.dialect = greeting.dialect
+    this.kind = greeting.kind
     this.lacksCache = greeting.lacksCache
     this.hasPlainSizes = greeting.hasPlainSizes
+    return true
   }
 
   /**
@@ -196,11 +219,12 @@ export class RpcConnection {
   /** Counts what is about to be requested, and takes so many answers first that it may be sent. */
   private limitSendAhead(sizeBytes: number): void {
     this.requestedBytes += sizeBytes
+    // Of small answers a server can write any number that may be outstanding.
     while (
-      this.readsDone < this.readsAsked &&
-      this.requestedBytes - this.reads.firstRequestedBytes > SEND_AHEAD_BYTES
+      this.pending.hasReads &&
+      this.requestedBytes - this.pending.firstReadRequestedBytes > SEND_AHEAD_BYTES
     ) {
-      this.drainTo(this.readsDone + 1)
+      this.drainTo(this.answersDone + 1)
     }
   }
 
@@ -224,30 +248,54 @@ export class RpcConnection {
    * @returns the read's ticket: 1, 2, …; its bytes are there when `drainTo` of it returns, at the latest
    */
   expect(target: Address, sizeBytes: number): number {
-    this.reads.push(target, sizeBytes, this.requestedBytes)
-    return ++this.readsAsked
+    this.pending.push(Command.GET_TENSOR, target, sizeBytes, this.requestedBytes)
+    return ++this.answersAsked
   }
 
   /**
-   * Waits until the read of this ticket is there, and with it all that were asked before it. First everything leaves
-   * that has collected on any connection, so that other servers work meanwhile.
+   * Notes the answer that the server's version gives to the request collected last, if it does: old versions answer what is
+   * silent today. Nobody waits for it; it is checked when it is its turn.
+   */
+  expectAnswer(command: number): void {
+    const sizeBytes = this.dialect.responseBytes[command]!
+    if (sizeBytes < 0) return
+    this.pending.push(command, DISCARD, sizeBytes, this.requestedBytes)
+    this.answersAsked++
+    // All of them: one write and one wait for so many.
+    if (this.pending.smallCount > SMALL_ANSWER_LIMIT) this.drainTo(this.answersAsked)
+  }
+
+  /**
+   * Waits until the answer of this ticket is there, and with it all that were asked for before it. First everything
+   * leaves that has collected on any connection, so that other servers work meanwhile.
    */
   drainTo(ticket: number): void {
-    if (this.readsDone >= ticket) return
+    if (this.answersDone >= ticket) return
     this.flushPeers()
-    while (this.readsDone < ticket && this.failure === undefined) {
-      this.receive(Command.GET_TENSOR, this.reads.firstTarget, this.reads.firstSizeBytes)
-      this.reads.shift()
-      this.readsDone++
-    }
+    while (this.answersDone < ticket && this.failure === undefined) this.takeAnswer()
     if (this.failure === undefined) return
     // Nothing comes any more, and nobody may keep the memory that it was for.
-    this.reads.clear()
-    this.readsDone = this.readsAsked
+    this.pending.clear()
+    this.answersDone = this.answersAsked
+  }
+
+  private takeAnswer(): void {
+    const { firstCommand: command, firstTarget: target, firstSizeBytes: sizeBytes } = this.pending
+    const isThere = this.receive(command, target === DISCARD ? this.answer : target, sizeBytes)
+    this.pending.shift()
+    this.answersDone++
+    if (isThere && command === Command.GRAPH_COMPUTE) this.checkGraphStatus()
   }
 
   private flushPeers(): void {
     for (const peer of this.peers) peer.flush()
+  }
+
+  private checkGraphStatus(): void {
+    const status = this.answer[0]!
+    if (status === 0) return
+    const detail = describeGraphStatus(status)
+    this.broken(new ServerLostError({ endpoint: this.endpoint, during: "GRAPH_COMPUTE", detail }))
   }
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
@@ -273,7 +321,7 @@ export class RpcConnection {
    */
   roundTrip(command: number, responseSize: number): Uint8Array | undefined {
     // Earlier answers come first.
-    this.drainTo(this.readsAsked)
+    this.drainTo(this.answersAsked)
     this.flushPeers()
     if (this.failure !== undefined) return undefined
     if (!this.receive(command, this.answer, responseSize)) return undefined
@@ -284,30 +332,38 @@ export class RpcConnection {
   /** Request and response through the codec, for commands that are not hot. */
   call<C extends MessageId>(command: C, value: RequestOf<C>): ResponseOf<C> | undefined {
     this.post(command, value)
-    const payload = this.roundTrip(command, responseSizeBytes(command))
-    return payload && responseOf(command, payload)
+    const payload = this.roundTrip(command, this.dialect.responseBytes[command]!)
+    return payload && decodeResponse(command, payload, this.dialect.spec)
   }
 
   /** Collects a request through the codec, for silent commands that are not hot. */
   post<C extends MessageId>(command: C, value: RequestOf<C>): void {
-    const request = requestOf(command, value)
+    const request = encodeRequest(command, value, this.dialect.spec)
     this.block.set(request, this.reserve(request.length))
   }
 
   private fail(during: string, result: number): void {
     if (this.failure !== undefined) return
     const isSilent = io().io_unwatch_server(this.fd) === 1
-    this.failure = new ServerLostError({
-      endpoint: this.endpoint,
-      during,
-      detail: isSilent
-        ? "its host gives no sign of life"
-        : result === errno.brokenPipe
-          ? "it closed the connection"
-          : result === errno.protocol
-            ? "its answer has another size than the protocol says"
-            : ioErrorText(result),
-    })
+    this.broken(
+      new ServerLostError({
+        endpoint: this.endpoint,
+        during,
+        detail: isSilent
+          ? "its host gives no sign of life"
+          : result === errno.brokenPipe
+            ? "it closed the connection"
+            : result === errno.protocol
+              ? "its answer has another size than the protocol says"
+              : ioErrorText(result),
+      }),
+    )
+  }
+
+  /** Ends all use of the connection. */
+  broken(failure: ClusterError): void {
+    if (this.failure !== undefined) return
+    this.failure = failure
     // Stops a model load at its next tensor and a local graph at its next node.
     io().io_raise_abort()
   }

@@ -1,7 +1,10 @@
 /** Asks a server what it offers, without starting an engine: one short connection, asynchronous. */
 import {
   Command,
+  type Dialect,
+  decodeResponse,
   describeCommand,
+  encodeRequest,
   type MessageId,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
@@ -13,7 +16,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "../errors.ts"
-import { helloRequest, readHello, requestOf, responseOf, responseSizeBytes } from "./dialect.ts"
+import { type Greeting, type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 
 export interface ProbedDevice {
   readonly index: number
@@ -24,6 +27,8 @@ export interface ProbedDevice {
 export interface ProbedServer {
   readonly endpoint: string
   readonly version: Version
+  /** Whose server it is. */
+  readonly kind: ServerKind
   readonly devices: ReadonlyArray<ProbedDevice>
 }
 
@@ -126,92 +131,127 @@ type Exchanged = { readonly payload: Uint8Array } | { readonly problem: string }
 
 const closed = { problem: "it closed the connection" }
 
-/** One request and its response. */
+/** A connection to a server, and how long it may take to answer. */
+interface Line {
+  readonly endpoint: string
+  readonly socket: Socket
+  readonly inbox: Inbox
+  readonly timeoutMs: number
+}
+
+/** One request and its response of `sizeBytes`. */
 const exchange = async (
-  socket: Socket,
-  inbox: Inbox,
-  command: MessageId,
+  { socket, inbox }: Line,
   request: Uint8Array,
+  sizeBytes: number,
 ): Promise<Exchanged> => {
   socket.write(request)
   const header = await inbox.take(RESPONSE_HEADER_SIZE_BYTES)
   if (header.length < RESPONSE_HEADER_SIZE_BYTES) return closed
-  const size = responseSizeBytes(command)
   const announced = readU64AsNumber(new DataView(header.buffer, header.byteOffset, 8), 0)
-  if (announced !== size) return { problem: "its answer has another size than the protocol says" }
-  const payload = await inbox.take(size)
-  return payload.length < size ? closed : { payload }
+  if (announced !== sizeBytes) {
+    return { problem: "its answer has another size than the protocol says" }
+  }
+  const payload = await inbox.take(sizeBytes)
+  return payload.length < sizeBytes ? closed : { payload }
 }
+
+const answerOf = (
+  line: Line,
+  request: Uint8Array,
+  sizeBytes: number,
+): Effect.Effect<Exchanged, HandshakeError> =>
+  Effect.promise(() => exchange(line, request, sizeBytes)).pipe(
+    Effect.timeoutFail({
+      duration: line.timeoutMs,
+      onTimeout: () =>
+        new HandshakeError({
+          endpoint: line.endpoint,
+          reason: "busy",
+          detail: `${(line.timeoutMs / 1000).toFixed(1)} s`,
+        }),
+    }),
+  )
+
+const ask = <C extends MessageId>(
+  line: Line,
+  { spec, responseBytes }: Dialect,
+  command: C,
+  value: RequestOf<C>,
+): Effect.Effect<ResponseOf<C>, ProbeError> =>
+  Effect.flatMap(
+    answerOf(line, encodeRequest(command, value, spec), responseBytes[command]!),
+    (answer) =>
+      "payload" in answer
+        ? Effect.succeed(decodeResponse(command, answer.payload, spec))
+        : Effect.fail(
+            new ServerLostError({
+              endpoint: line.endpoint,
+              during: describeCommand(command),
+              detail: answer.problem,
+            }),
+          ),
+  )
+
+/** A connection past HELLO; undefined when the server hung up on this form of it. */
+const greet = (
+  endpoint: Endpoint,
+  form: HelloForm,
+  timeoutMs: number,
+): Effect.Effect<readonly [Line, Greeting] | undefined, ProbeError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const inbox = new Inbox()
+    const socket = yield* connect(endpoint, inbox, timeoutMs)
+    const line: Line = { endpoint: formatEndpoint(endpoint), socket, inbox, timeoutMs }
+    const answer = yield* answerOf(line, form.request, form.answerBytes)
+    if ("problem" in answer) {
+      if (answer === closed) return undefined
+      const problem = { reason: "not-a-server", detail: answer.problem } as const
+      return yield* Effect.fail(new HandshakeError({ endpoint: line.endpoint, ...problem }))
+    }
+    const greeting = readHello(line.endpoint, form, answer.payload)
+    if (greeting instanceof HandshakeError) return yield* Effect.fail(greeting)
+    return [line, greeting] as const
+  })
 
 /** What a server is and what its devices have free now. `timeoutMs` bounds connecting and each answer. */
 export const probe = (
   endpoint: Endpoint,
   timeoutMs = 5000,
-): Effect.Effect<ProbedServer, ProbeError> => {
-  const name = formatEndpoint(endpoint)
-  return Effect.scoped(
+): Effect.Effect<ProbedServer, ProbeError> =>
+  Effect.scoped(
     Effect.gen(function* () {
-      const inbox = new Inbox()
-      const socket = yield* connect(endpoint, inbox, timeoutMs)
-      const payloadOf = (
-        command: MessageId,
-        request: Uint8Array,
-        onProblem: (detail: string) => ProbeError,
-      ): Effect.Effect<Uint8Array, ProbeError> =>
-        Effect.promise(() => exchange(socket, inbox, command, request)).pipe(
-          Effect.timeoutFail({
-            duration: timeoutMs,
-            onTimeout: () =>
-              new HandshakeError({
-                endpoint: name,
-                reason: "busy",
-                detail: `${(timeoutMs / 1000).toFixed(1)} s`,
-              }),
-          }),
-          Effect.flatMap((answer) =>
-            "payload" in answer
-              ? Effect.succeed(answer.payload)
-              : Effect.fail(onProblem(answer.problem)),
-          ),
-        )
-      const ask = <C extends MessageId>(
-        command: C,
-        value: RequestOf<C>,
-      ): Effect.Effect<ResponseOf<C>, ProbeError> =>
-        Effect.map(
-          payloadOf(
-            command,
-            requestOf(command, value),
-            (detail) =>
-              new ServerLostError({ endpoint: name, during: describeCommand(command), detail }),
-          ),
-          (payload) => responseOf(command, payload),
-        )
-      const hello = yield* payloadOf(
-        Command.HELLO,
-        helloRequest(),
-        (detail) =>
-          new HandshakeError(
-            detail === closed.problem
-              ? { endpoint: name, reason: "closed", detail: "" }
-              : { endpoint: name, reason: "not-a-server", detail },
-          ),
-      )
-      const greeting = readHello(name, hello)
-      if (greeting instanceof HandshakeError) return yield* Effect.fail(greeting)
-      const { deviceCount } = yield* ask(Command.DEVICE_COUNT, {})
-      const countError = deviceCountError(name, deviceCount)
-      if (countError !== undefined) return yield* Effect.fail(countError)
-      const devices: Array<ProbedDevice> = []
-      for (let index = 0; index < deviceCount; index++) {
-        const memory = yield* ask(Command.GET_DEVICE_MEMORY, { device: index })
-        devices.push({
-          index,
-          freeBytes: Number(memory.freeBytes),
-          totalBytes: Number(memory.totalBytes),
-        })
+      for (const form of helloForms) {
+        const greeted = yield* greet(endpoint, form, timeoutMs)
+        if (greeted !== undefined) return yield* describe(...greeted)
       }
-      return { endpoint: name, version: greeting.version, devices }
+      const name = formatEndpoint(endpoint)
+      return yield* Effect.fail(
+        new HandshakeError({ endpoint: name, reason: "closed", detail: "" }),
+      )
     }),
   )
-}
+
+const describe = (
+  line: Line,
+  { dialect, version, kind }: Greeting,
+): Effect.Effect<ProbedServer, ProbeError> =>
+  Effect.gen(function* () {
+    const { endpoint } = line
+    // Before there was such a question, a server was one device.
+    const deviceCount = dialect.has("DEVICE_COUNT")
+      ? (yield* ask(line, dialect, Command.DEVICE_COUNT, {})).deviceCount
+      : 1
+    const countError = deviceCountError(endpoint, deviceCount)
+    if (countError !== undefined) return yield* Effect.fail(countError)
+    const devices: Array<ProbedDevice> = []
+    for (let index = 0; index < deviceCount; index++) {
+      const memory = yield* ask(line, dialect, Command.GET_DEVICE_MEMORY, { device: index })
+      devices.push({
+        index,
+        freeBytes: Number(memory.freeBytes),
+        totalBytes: Number(memory.totalBytes),
+      })
+    }
+    return { endpoint, version, kind, devices }
+  })

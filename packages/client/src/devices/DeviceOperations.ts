@@ -12,6 +12,8 @@ import { computeGraph, forgetGraphs } from "./graphs.ts"
 import {
   askAllocSize,
   askCopyTensor,
+  putBufferClear,
+  putFreeBuffer,
   putGetTensor,
   putInitTensor,
   putMemsetTensor,
@@ -55,13 +57,13 @@ export class DeviceOperations {
 
   freeBuffer(device: number): void {
     const { connection } = this.states[device]!
-    connection.post(Command.FREE_BUFFER, { remotePtr: this.exchange.remotePtr })
+    putFreeBuffer(connection, this.exchange.remotePtr)
     forgetGraphs(this.states, connection)
   }
 
   clearBuffer(device: number, value: number): void {
     const { connection } = this.states[device]!
-    connection.post(Command.BUFFER_CLEAR, { remotePtr: this.exchange.remotePtr, value })
+    putBufferClear(connection, this.exchange.remotePtr, value)
     // A KV cache takes the server a while, in which the batch that follows can be prepared here.
     connection.flush()
   }
@@ -84,7 +86,7 @@ export class DeviceOperations {
     const state = this.states[device]!
     const { connection } = state
     state.inputBytes += sizeBytes
-    const isCacheable = isWeight && this.weights.isCacheable(sizeBytes)
+    const isCacheable = isWeight && this.weights.isCacheable(connection, sizeBytes)
     if (isCacheable && this.weights.offer(connection, data, offset, sizeBytes)) return
     putSetTensor(connection, this.exchange, isCacheable ? 1 : 0, offset, sizeBytes)
     connection.append(data, sizeBytes)

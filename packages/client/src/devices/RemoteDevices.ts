@@ -9,12 +9,19 @@ import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
+import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import { WeightUpload } from "./WeightUpload.ts"
 import { warmUp } from "./warmUp.ts"
 
 const NO_LIMIT = 2n ** 64n - 1n
+
+/** Before there was such a question, a server was one device. */
+const countDevices = (connection: RpcConnection): number | undefined =>
+  connection.dialect.has("DEVICE_COUNT")
+    ? connection.call(Command.DEVICE_COUNT, {})?.deviceCount
+    : 1
 
 export class RemoteDevices {
   readonly devices: ReadonlyArray<RemoteDevice>
@@ -40,7 +47,7 @@ export class RemoteDevices {
     this.connections = connections
     for (const connection of connections) connection.peers = connections
     connections.forEach((connection, connectionIndex) => {
-      const count = connection.call(Command.DEVICE_COUNT, {})?.deviceCount
+      const count = countDevices(connection)
       if (count === undefined) return
       if (connection.lacksCache) this.weights.expectNoCache(connection)
       connection.failure = deviceCountError(connection.endpoint, count)
@@ -71,6 +78,7 @@ export class RemoteDevices {
       maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
       connection.hasPlainSizes ? 1 : 0,
     ) as Address
+    setDialect(address, connection.dialect)
     this.states.push(newDeviceState({ address, name, deviceIndex }, connection, connectionIndex))
   }
 

@@ -1,7 +1,6 @@
 import { toArrayBuffer } from "bun:ffi"
 import { type Address, asPointer } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
-import { HASH_THRESHOLD_BYTES } from "../connection/dialect.ts"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { Exchange } from "./Exchange.ts"
 import { askSetTensorHash } from "./requests.ts"
@@ -31,8 +30,8 @@ export class WeightUpload {
   }
 
   /** Whether a weight of this size is worth a place in a cache. */
-  isCacheable(sizeBytes: number): boolean {
-    return sizeBytes > HASH_THRESHOLD_BYTES
+  isCacheable({ dialect }: RpcConnection, sizeBytes: number): boolean {
+    return sizeBytes > dialect.features.hashThresholdBytes
   }
 
   /** Offers a large weight by its hash; true when the server had the data, and nothing is left to send. */

@@ -1,5 +1,6 @@
 import type { Address } from "@ggml-rpc/native/bindings"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { newStoredGraphs, type StoredGraphs } from "./StoredGraphs.ts"
 
 /** One device of one server. */
 export interface RemoteDevice {
@@ -16,9 +17,7 @@ export interface RemoteDevice {
 export interface DeviceState extends RemoteDevice {
   readonly connection: RpcConnection
   readonly connectionIndex: number
-  /** uid of the graph that the server has stored for this device; 0/0 none. */
-  graphUidLow: number
-  graphUidHigh: number
+  readonly storedGraphs: StoredGraphs
   /** Bytes of tensor data sent since the last graph. */
   inputBytes: number
   memoryRead: DeviceMemory | undefined
@@ -39,8 +38,7 @@ export const newDeviceState = (
   endpoint: connection.endpoint,
   connection,
   connectionIndex,
-  graphUidLow: 0,
-  graphUidHigh: 0,
+  storedGraphs: newStoredGraphs(connection.dialect.features.storedGraphs),
   inputBytes: 0,
   memoryRead: undefined,
   memoryReadAt: Number.NEGATIVE_INFINITY,

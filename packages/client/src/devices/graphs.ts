@@ -1,6 +1,8 @@
 /** Graphs on their way to a server: whole, or by a few bytes when the server has stored this very one. */
 import { type Address, asPointer, ggml, io } from "@ggml-rpc/native/bindings"
+import { formatVersion, opName } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { UnsupportedOpError } from "../errors.ts"
 import type { DeviceState } from "./device.ts"
 import { putGraphCompute, putGraphRecompute } from "./requests.ts"
 
@@ -25,17 +27,11 @@ export const computeGraph = (
   // A long prompt comes in several graphs: the host may not want the rest any more.
   if (io().io_abort_requested() !== 0 && state.connection.failure === undefined)
     return STATUS_ABORTED
-  const { connection, deviceIndex } = state
-  const isStored =
-    (uidLow !== 0 || uidHigh !== 0) &&
-    state.graphUidLow === uidLow &&
-    state.graphUidHigh === uidHigh
-  if (isStored) {
-    putGraphRecompute(connection, deviceIndex)
+  const { connection, deviceIndex, storedGraphs } = state
+  if (storedGraphs.has(uidLow, uidHigh)) {
+    putGraphRecompute(connection, deviceIndex, uidLow, uidHigh)
   } else {
-    sendGraph(state, graph)
-    state.graphUidLow = uidLow
-    state.graphUidHigh = uidHigh
+    sendGraph(state, graph, uidLow, uidHigh)
   }
   // A token's graph waits for the read that follows, so that both leave in one write. A prompt's
   // starts at once: the next batch is prepared here while the server computes.
@@ -44,11 +40,20 @@ export const computeGraph = (
   return connection.failure === undefined ? STATUS_SUCCESS : STATUS_FAILED
 }
 
-const sendGraph = (state: DeviceState, graph: Address): void => {
-  ggml().gs_graph_flatten(asPointer(graph), state.connectionIndex, counts)
+const sendGraph = (state: DeviceState, graph: Address, uidLow: number, uidHigh: number): void => {
+  const missing = ggml().gs_graph_flatten(asPointer(graph), asPointer(state.address), counts)
+  if (missing >= 0) {
+    const { connection, endpoint } = state
+    const version = formatVersion(connection.dialect.version)
+    connection.broken(new UnsupportedOpError({ endpoint, op: opName(missing)!, version }))
+    return
+  }
+  state.storedGraphs.sending(uidLow, uidHigh)
   putGraphCompute(
     state.connection,
     state.deviceIndex,
+    uidLow,
+    uidHigh,
     ggml().gs_flat_nodes() as Address,
     counts[0]!,
     ggml().gs_flat_records() as Address,
@@ -56,12 +61,12 @@ const sendGraph = (state: DeviceState, graph: Address): void => {
   )
 }
 
-/** Upstream's server drops every stored graph of the connection with any buffer (7.0.0). */
+/** A server drops every stored graph of the connection with any buffer (7.0.0). */
 export const forgetGraphs = (
   states: ReadonlyArray<DeviceState>,
   connection: RpcConnection,
 ): void => {
   for (const state of states) {
-    if (state.connection === connection) state.graphUidLow = state.graphUidHigh = 0
+    if (state.connection === connection) state.storedGraphs.freedBuffer()
   }
 }

@@ -1,30 +1,23 @@
 /**
  * The requests of the remote devices, written straight into a connection's block: no object, no bigint, no allocation.
- * Tensors come from the exchange block. With connection/dialect.ts the only code here that depends on the protocol's
- * version.
+ * Tensors come from the exchange block; layouts from the connection's dialect.
  */
+import { ptr } from "bun:ffi"
 import type { Address } from "@ggml-rpc/native/bindings"
 import {
   Command,
   type Fnv1a64,
-  GetAllocSizeRequest,
   GetTensorRequest,
-  graphSizeBytes,
   MemsetTensorRequest,
   type MessageId,
   REQUEST_HEADER_SIZE_BYTES,
   RpcTensor,
   readU64AsNumber,
-  SET_TENSOR_PREFIX_SIZE_BYTES,
   SetTensorHashRequest,
-  writeGetTensorRequest,
-  writeGraphRecomputeRequest,
   writeRequestHeader,
-  writeSetTensorHashRequest,
-  writeSetTensorPrefix,
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
-import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { COPY_LIMIT_BYTES, type RpcConnection } from "../connection/RpcConnection.ts"
 import {
   type Exchange,
   OTHER_OFFSET,
@@ -33,8 +26,6 @@ import {
   SOURCES_OFFSET,
   TENSOR_OFFSET,
 } from "./Exchange.ts"
-
-const GRAPH_RECOMPUTE_SIZE_BYTES = REQUEST_HEADER_SIZE_BYTES + 4
 
 const putTensor = (
   connection: RpcConnection,
@@ -55,11 +46,27 @@ const begin = (connection: RpcConnection, command: MessageId, sizeBytes: number)
   return at + REQUEST_HEADER_SIZE_BYTES
 }
 
+export const putFreeBuffer = (connection: RpcConnection, remotePtr: bigint): void => {
+  connection.post(Command.FREE_BUFFER, { remotePtr })
+  connection.expectAnswer(Command.FREE_BUFFER)
+}
+
+export const putBufferClear = (
+  connection: RpcConnection,
+  remotePtr: bigint,
+  value: number,
+): void => {
+  connection.post(Command.BUFFER_CLEAR, { remotePtr, value })
+  connection.expectAnswer(Command.BUFFER_CLEAR)
+}
+
 export const putInitTensor = (connection: RpcConnection, exchange: Exchange): void => {
   const payload = begin(connection, Command.INIT_TENSOR, RpcTensor.size)
   putTensor(connection, exchange, TENSOR_OFFSET, payload)
+  connection.expectAnswer(Command.INIT_TENSOR)
 }
 
+/** Sets `sizeBytes` of the exchange block's tensor to a byte; by its data where the version has no such command. */
 export const putMemsetTensor = (
   connection: RpcConnection,
   exchange: Exchange,
@@ -67,12 +74,35 @@ export const putMemsetTensor = (
   offset: number,
   sizeBytes: number,
 ): void => {
+  if (!connection.dialect.has("MEMSET_TENSOR")) {
+    putRepeated(connection, exchange, value, offset, sizeBytes)
+    return
+  }
   const { offsets, size } = MemsetTensorRequest
   const payload = begin(connection, Command.MEMSET_TENSOR, size)
   putTensor(connection, exchange, TENSOR_OFFSET, payload + offsets.tensor)
   writeU64FromNumber(connection.blockView, payload + offsets.offsetBytes, offset)
   writeU64FromNumber(connection.blockView, payload + offsets.sizeBytes, sizeBytes)
   connection.block[payload + offsets.value] = value
+  connection.expectAnswer(Command.MEMSET_TENSOR)
+}
+
+const repeated = new Uint8Array(COPY_LIMIT_BYTES)
+
+const putRepeated = (
+  connection: RpcConnection,
+  exchange: Exchange,
+  value: number,
+  offset: number,
+  sizeBytes: number,
+): void => {
+  repeated.fill(value)
+  const data = ptr(repeated) as Address
+  for (let at = 0; at < sizeBytes; at += repeated.length) {
+    const chunkBytes = Math.min(repeated.length, sizeBytes - at)
+    putSetTensor(connection, exchange, 0, offset + at, chunkBytes)
+    connection.append(data, chunkBytes)
+  }
 }
 
 /** All of SET_TENSOR but its `sizeBytes` of data, which follow. */
@@ -83,8 +113,9 @@ export const putSetTensor = (
   offset: number,
   sizeBytes: number,
 ): void => {
-  const at = connection.reserve(SET_TENSOR_PREFIX_SIZE_BYTES)
-  writeSetTensorPrefix(
+  const { dialect } = connection
+  const at = connection.reserve(dialect.setTensorRequestBytes)
+  dialect.writeSetTensorPrefix(
     connection.block,
     at,
     exchange.bytes,
@@ -103,7 +134,7 @@ export const askSetTensorHash = (
   hash: Fnv1a64,
 ): boolean => {
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + SetTensorHashRequest.size)
-  writeSetTensorHashRequest(
+  connection.dialect.writeSetTensorHash(
     connection.block,
     at,
     exchange.bytes,
@@ -122,7 +153,14 @@ export const putGetTensor = (
   sizeBytes: number,
 ): void => {
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetTensorRequest.size)
-  writeGetTensorRequest(connection.block, at, exchange.bytes, TENSOR_OFFSET, offset, sizeBytes)
+  connection.dialect.writeGetTensor(
+    connection.block,
+    at,
+    exchange.bytes,
+    TENSOR_OFFSET,
+    offset,
+    sizeBytes,
+  )
 }
 
 /** Copies the exchange block's tensor to its other one, on one server: 1 when that did it. */
@@ -133,54 +171,73 @@ export const askCopyTensor = (connection: RpcConnection, exchange: Exchange): nu
   return connection.roundTrip(Command.COPY_TENSOR, 1)?.[0] ?? 0
 }
 
-/** Bytes that the exchange block's tensor takes with its sources; negative when the server gives no number. */
+/**
+ * Bytes that the exchange block's tensor takes with its sources; negative when the server gives no number. On the wire:
+ * `[u32 device] rpc_tensor [rpc_tensor srcs[10]]`.
+ */
 export const askAllocSize = (
   connection: RpcConnection,
   exchange: Exchange,
   deviceIndex: number,
 ): number => {
-  const { offsets, size } = GetAllocSizeRequest
+  const { features, requestBytes } = connection.dialect
+  const size = requestBytes[Command.GET_ALLOC_SIZE]!
   const payload = begin(connection, Command.GET_ALLOC_SIZE, size)
-  connection.blockView.setUint32(payload + offsets.device, deviceIndex, true)
-  putTensor(connection, exchange, TENSOR_OFFSET, payload + offsets.tensor)
-  connection.block.set(exchange.bytes.subarray(SOURCES_OFFSET, SOURCES_END), payload + offsets.srcs)
+  const tensorAt = payload + (features.deviceField ? 4 : 0)
+  if (features.deviceField) connection.blockView.setUint32(payload, deviceIndex, true)
+  putTensor(connection, exchange, TENSOR_OFFSET, tensorAt)
+  const sourcesAt = tensorAt + RpcTensor.size
+  if (sourcesAt < payload + size) {
+    connection.block.set(exchange.bytes.subarray(SOURCES_OFFSET, SOURCES_END), sourcesAt)
+  }
   const answer = connection.roundTrip(Command.GET_ALLOC_SIZE, 8)
   if (answer === undefined) return -1
   return readU64AsNumber(new DataView(answer.buffer, answer.byteOffset, 8), 0)
 }
 
-/**
- * GRAPH_COMPUTE: u32 device, u32 N, u64 id[N], u32 M, rpc_tensor[M]; ids and records go out from native memory.
- */
+/** GRAPH_COMPUTE; ids and records go out from native memory. */
 export const putGraphCompute = (
   connection: RpcConnection,
   deviceIndex: number,
+  uidLow: number,
+  uidHigh: number,
   ids: Address,
   nodeCount: number,
   records: Address,
   tensorCount: number,
 ): void => {
+  const { graph } = connection.dialect
   const view = connection.blockView
-  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + 8)
-  writeRequestHeader(view, at, Command.GRAPH_COMPUTE, graphSizeBytes(nodeCount, tensorCount))
-  view.setUint32(at + REQUEST_HEADER_SIZE_BYTES, deviceIndex, true)
-  view.setUint32(at + REQUEST_HEADER_SIZE_BYTES + 4, nodeCount, true)
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + graph.nodeIdsOffset)
+  writeRequestHeader(view, at, Command.GRAPH_COMPUTE, graph.sizeBytes(nodeCount, tensorCount))
+  graph.writeHead(view, at + REQUEST_HEADER_SIZE_BYTES, deviceIndex, uidLow, uidHigh, nodeCount)
   connection.append(ids, nodeCount * 8)
   const countAt = connection.reserve(4)
   view.setUint32(countAt, tensorCount, true)
   connection.append(records, tensorCount * RpcTensor.size)
+  connection.expectAnswer(Command.GRAPH_COMPUTE)
 }
 
-export const putGraphRecompute = (connection: RpcConnection, deviceIndex: number): void => {
-  const at = connection.reserve(GRAPH_RECOMPUTE_SIZE_BYTES)
-  writeGraphRecomputeRequest(connection.block, at, deviceIndex)
+export const putGraphRecompute = (
+  connection: RpcConnection,
+  deviceIndex: number,
+  uidLow: number,
+  uidHigh: number,
+): void => {
+  const { dialect } = connection
+  const at = connection.reserve(dialect.graphRecomputeBytes)
+  dialect.writeGraphRecompute(connection.block, at, deviceIndex, uidLow, uidHigh)
 }
 
 /** Asks something that needs no work, after what came before: the answer comes when all of that is done. */
-export const putFence = (connection: RpcConnection): void =>
-  connection.post(Command.DEVICE_COUNT, {})
+export const putFence = (connection: RpcConnection): void => {
+  if (connection.dialect.has("DEVICE_COUNT")) connection.post(Command.DEVICE_COUNT, {})
+  else connection.post(Command.GET_ALIGNMENT, { device: 0 })
+}
 
 /** Waits for the answer to `putFence`. */
 export const awaitFence = (connection: RpcConnection): void => {
-  connection.roundTrip(Command.DEVICE_COUNT, 4)
+  const { dialect } = connection
+  const command = dialect.has("DEVICE_COUNT") ? Command.DEVICE_COUNT : Command.GET_ALIGNMENT
+  connection.roundTrip(command, dialect.responseBytes[command]!)
 }

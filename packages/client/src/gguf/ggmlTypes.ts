@@ -1,8 +1,8 @@
-import { type TypeInfo, V7_0_0 } from "@ggml-rpc/protocol"
+import { type TypeInfo, types } from "@ggml-rpc/protocol"
 
-// GGUF numbers tensor types as ggml does, so the newest protocol's table describes files too.
-const byId = new Map(V7_0_0.types.map((type) => [type.id, type]))
-const byName = new Map(V7_0_0.types.map((type) => [type.name, type]))
+// GGUF numbers tensor types as ggml does, so the protocol's table describes files too.
+const byId: ReadonlyMap<number, TypeInfo> = new Map(types.map((type) => [type.id, type]))
+const byName: ReadonlyMap<string, TypeInfo> = new Map(types.map((type) => [type.name, type]))
 
 /** The ggml type of a number, or undefined for numbers that are unknown or were removed. */
 export const ggmlTypeById = (id: number): TypeInfo | undefined => byId.get(id)

@@ -117,7 +117,7 @@ struct flat_graph {
 
 flat_graph g_flat;
 
-void flatten_tensor(const ggml_tensor * root, const ggml_cgraph * graph, int connection, std::unordered_set<const ggml_tensor *> & seen) {
+void flatten_tensor(const ggml_tensor * root, const ggml_cgraph * graph, const remote_server & server, std::unordered_set<const ggml_tensor *> & seen) {
     // Own stack: a deep graph must not overflow the thread's.
     struct frame {
         const ggml_tensor * tensor;
@@ -141,10 +141,12 @@ void flatten_tensor(const ggml_tensor * root, const ggml_cgraph * graph, int con
         }
         g_flat.records.emplace_back();
         tensor_record & record = g_flat.records.back();
-        record_from_tensor(top.tensor, connection, record);
-        const size_t slot = ggml_hash_find(&graph->visited_hash_set, top.tensor);
-        if (slot != GGML_HASHSET_FULL && ggml_bitset_get(graph->visited_hash_set.used, slot)) {
-            record.use_count = graph->use_counts[slot];
+        record_from_tensor(top.tensor, server, record);
+        if (server.dialect.has_use_counts) {
+            const size_t slot = ggml_hash_find(&graph->visited_hash_set, top.tensor);
+            if (slot != GGML_HASHSET_FULL && ggml_bitset_get(graph->visited_hash_set.used, slot)) {
+                record.use_count = graph->use_counts[slot];
+            }
         }
         stack.pop_back();
     }
@@ -152,20 +154,27 @@ void flatten_tensor(const ggml_tensor * root, const ggml_cgraph * graph, int con
 
 } // namespace
 
-// Flattens a graph for one connection: node ids in execution order, and a record for every tensor that
-// they reach, sources before users (the order of GRAPH_COMPUTE, protocol 7.0.0). counts receives the
-// number of nodes and of records; the arrays stay valid until the next call.
-API void gs_graph_flatten(const ggml_cgraph * graph, int connection, uint32_t * counts) {
+// Flattens a graph for the server of a device: node ids in execution order, and a record for every tensor that
+// they reach, sources before users (the order of GRAPH_COMPUTE, all protocol versions). counts receives the
+// number of nodes and of records; the arrays stay valid until the next call. Returns -1, or the operation of
+// a node that the server has no number for: the graph must not be sent then.
+API int gs_graph_flatten(const ggml_cgraph * graph, ggml_backend_dev_t device, uint32_t * counts) {
+    const remote_server & server = server_of(device);
+    int missing = -1;
     static std::unordered_set<const ggml_tensor *> seen;
     seen.clear();
     g_flat.nodes.clear();
     g_flat.records.clear();
     for (int i = 0; i < graph->n_nodes; i++) {
         g_flat.nodes.push_back(reinterpret_cast<uint64_t>(graph->nodes[i]));
-        flatten_tensor(graph->nodes[i], graph, connection, seen);
+        flatten_tensor(graph->nodes[i], graph, server, seen);
+        if (missing < 0 && !server.dialect.has_number(graph->nodes[i])) {
+            missing = int(graph->nodes[i]->op);
+        }
     }
     counts[0] = uint32_t(g_flat.nodes.size());
     counts[1] = uint32_t(g_flat.records.size());
+    return missing;
 }
 
 API void * gs_flat_nodes() {

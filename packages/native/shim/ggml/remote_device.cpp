@@ -46,7 +46,7 @@ remote_exchange  g_exchange{};
 
 struct remote_device {
     int         index = 0;
-    int         connection = 0; // devices of one server share a connection
+    remote_server server;
     std::string name;
     std::string description;
     std::string buffer_type_name;
@@ -84,7 +84,11 @@ remote_buffer * remote_of(ggml_backend_buffer_t buffer) {
 
 } // namespace
 
-void record_from_tensor(const ggml_tensor * tensor, int connection, tensor_record & record) {
+const remote_server & server_of(ggml_backend_dev_t device) {
+    return static_cast<remote_device *>(device->context)->server;
+}
+
+void record_from_tensor(const ggml_tensor * tensor, const remote_server & server, tensor_record & record) {
     record.id   = reinterpret_cast<uint64_t>(tensor);
     record.type = uint32_t(tensor->type);
     record.buffer = 0;
@@ -92,7 +96,7 @@ void record_from_tensor(const ggml_tensor * tensor, int connection, tensor_recor
     if (is_remote_buffer(tensor->buffer)) {
         const remote_buffer * context = remote_of(tensor->buffer);
         // A handle means something only to the server that gave it.
-        if (connection < 0 || context->device->connection == connection) {
+        if (context->device->server.connection == server.connection) {
             record.buffer = context->remote_ptr;
             record.data   = reinterpret_cast<uint64_t>(tensor->data);
         }
@@ -101,8 +105,8 @@ void record_from_tensor(const ggml_tensor * tensor, int connection, tensor_recor
         record.ne[i] = uint32_t(tensor->ne[i]);
         record.nb[i] = uint32_t(tensor->nb[i]);
     }
-    record.op = uint32_t(tensor->op);
     memcpy(record.op_params, tensor->op_params, sizeof(record.op_params));
+    server.dialect.translate(tensor, record);
     record.flags = tensor->flags;
     for (int i = 0; i < GGML_MAX_SRC; i++) {
         record.src[i] = reinterpret_cast<uint64_t>(tensor->src[i]);
@@ -129,24 +133,24 @@ bool may_be_padded(const ggml_tensor * tensor) {
 
 ggml_status remote_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
     if (may_be_padded(tensor)) {
-        record_from_tensor(tensor, -1, g_exchange.tensor);
+        record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
         g_remote.init_tensor(remote_of(buffer)->device->index);
     }
     return GGML_STATUS_SUCCESS;
 }
 
 void remote_memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, uint8_t value, size_t offset, size_t size) {
-    record_from_tensor(tensor, -1, g_exchange.tensor);
+    record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
     g_remote.memset_tensor(remote_of(buffer)->device->index, value, double(offset), double(size));
 }
 
 void remote_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    record_from_tensor(tensor, -1, g_exchange.tensor);
+    record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
     g_remote.set_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
 }
 
 void remote_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
-    record_from_tensor(tensor, -1, g_exchange.tensor);
+    record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
     g_remote.get_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), 0);
 }
 
@@ -156,11 +160,11 @@ bool remote_copy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * source
     }
     remote_device * from = remote_of(source->buffer)->device;
     remote_device * to   = remote_of(buffer)->device;
-    if (from->connection != to->connection) {
+    if (from->server.connection != to->server.connection) {
         return false;
     }
-    record_from_tensor(source, -1, g_exchange.tensor);
-    record_from_tensor(target, -1, g_exchange.other);
+    record_from_tensor(source, to->server, g_exchange.tensor);
+    record_from_tensor(target, to->server, g_exchange.other);
     return g_remote.copy_tensor(to->index, from->index) != 0;
 }
 
@@ -216,7 +220,8 @@ std::string alloc_size_key(const ggml_tensor * tensor) {
 
 size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * tensor) {
     const size_t plain = ggml_nbytes(tensor);
-    if (device_of(type)->sizes_are_plain || (!may_be_padded(tensor) && !ggml_op_alloc_size_may_expand(tensor->op))) {
+    const remote_server & server = device_of(type)->server;
+    if (device_of(type)->sizes_are_plain || (!may_be_padded(tensor) && !server.dialect.may_expand(tensor->op))) {
         return plain;
     }
     // Asked hundreds of times for each new graph: the cache is here, not behind the callback.
@@ -226,10 +231,10 @@ size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * te
     if (found != known.end()) {
         return found->second;
     }
-    record_from_tensor(tensor, -1, g_exchange.tensor);
+    record_from_tensor(tensor, server, g_exchange.tensor);
     for (int i = 0; i < GGML_MAX_SRC; i++) {
         if (tensor->src[i] != nullptr) {
-            record_from_tensor(tensor->src[i], -1, g_exchange.sources[i]);
+            record_from_tensor(tensor->src[i], server, g_exchange.sources[i]);
         } else {
             memset(&g_exchange.sources[i], 0, sizeof(tensor_record));
         }
@@ -274,7 +279,7 @@ void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * 
 }
 
 void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
-    record_from_tensor(tensor, -1, g_exchange.tensor);
+    record_from_tensor(tensor, device_of(backend)->server, g_exchange.tensor);
     backend_of(backend)->last_ticket = g_remote.get_tensor(device_of(backend)->index, data, double(offset), double(size), 1);
 }
 
@@ -352,18 +357,9 @@ ggml_backend_buffer_type_t remote_device_buft(ggml_backend_dev_t device) {
     return &device_of(device)->buffer_type;
 }
 
-bool remote_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
-    switch (op->op) {
-        // These carry host function pointers.
-        case GGML_OP_MAP_CUSTOM1:
-        case GGML_OP_MAP_CUSTOM2:
-        case GGML_OP_MAP_CUSTOM3:
-        case GGML_OP_CUSTOM:
-            return false;
-        default:
-            // The protocol has no capability query: a server is assumed to run every operation.
-            return true;
-    }
+// The protocol has no capability query: a server is assumed to run every operation of its version.
+bool remote_supports_op(ggml_backend_dev_t device, const ggml_tensor * op) {
+    return device_of(device)->server.dialect.supports(op);
 }
 
 bool remote_supports_buft(ggml_backend_dev_t device, ggml_backend_buffer_type_t type) {
@@ -415,7 +411,7 @@ API int gs_remote_exchange_size() {
 API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const char * name, const char * description, double alignment, double max_size, int sizes_are_plain) {
     auto * device = new remote_device();
     device->index            = index;
-    device->connection       = connection;
+    device->server.connection = connection;
     device->name             = name;
     device->description      = description;
     device->buffer_type_name = std::string(name) + "[" + description + "]";
@@ -442,6 +438,35 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
     device->device.context = device;
     g_devices.push_back(device);
     return &device->device;
+}
+
+// How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
+// each is, then the number of limits of five words each, then whether use counts are read.
+API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
+    remote_dialect & dialect = device_of(device)->server.dialect;
+    std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
+    for (std::vector<int16_t> * target : targets) {
+        target->assign(tables, tables + *counts);
+        tables += *counts++;
+    }
+    dialect.limits.clear();
+    for (uint32_t i = 0; i < counts[0]; i++, limits += 5) {
+        dialect.limits.push_back({limits[0], limits[1], limits[2], limits[3], limits[4]});
+    }
+    dialect.has_use_counts = counts[1] != 0;
+}
+
+// Whether a device's server can be asked to compute a tensor of this operation, for tests: type of the result and of its
+// one source (< 0: none), and the parameters.
+API int gs_remote_device_supports(ggml_backend_dev_t device, int op, int type, int source_type, const int32_t * op_params) {
+    ggml_tensor source{};
+    source.type = ggml_type(source_type);
+    ggml_tensor tensor{};
+    tensor.op   = ggml_op(op);
+    tensor.type = ggml_type(type);
+    memcpy(tensor.op_params, op_params, sizeof(tensor.op_params));
+    tensor.src[0] = source_type < 0 ? nullptr : &source;
+    return remote_supports_op(device, &tensor) ? 1 : 0;
 }
 
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.

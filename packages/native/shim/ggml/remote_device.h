@@ -1,7 +1,17 @@
 #pragma once
 
+#include "ggml-backend.h"
+#include "remote_dialect.h"
 #include "tensor_record.h"
 
-// Fills a record from a tensor, as the server of `connection` may see it: a buffer of another server is 0, for its
-// handle means nothing there. connection < 0: keep the handle whichever connection the buffer belongs to.
-void record_from_tensor(const ggml_tensor * tensor, int connection, tensor_record & record);
+// The server of a device, as far as graphs must know it.
+struct remote_server {
+    int            connection = 0; // devices of one server share a connection
+    remote_dialect dialect;
+};
+
+const remote_server & server_of(ggml_backend_dev_t device);
+
+// Fills a record from a tensor as a server may see it: with its numbers, and without the buffers of other servers, whose
+// handles mean nothing there. Fields that only a graph knows are 0.
+void record_from_tensor(const ggml_tensor * tensor, const remote_server & server, tensor_record & record);

@@ -39,10 +39,10 @@ API int io_socketpair(int * out) {
     return 0;
 }
 
-// Sends one byte and a descriptor over a local socket; the receiver gets its own copy of it.
-API int io_send_descriptor(int channel, int fd) {
-    char tag = 'f';
-    iovec part{&tag, 1};
+// Sends a byte and a descriptor over a local socket; the receiver gets its own copy of it.
+API int io_send_descriptor(int channel, int fd, int tag) {
+    char byte = char(tag);
+    iovec part{&byte, 1};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
     msghdr message{};
     message.msg_iov        = &part;
@@ -64,11 +64,11 @@ API int io_send_descriptor(int channel, int fd) {
     }
 }
 
-// Waits for a descriptor from io_send_descriptor. -EPIPE when the other end is gone.
-API int io_receive_descriptor(int channel) {
+// Waits for a descriptor from io_send_descriptor, whose byte goes to *tag. -EPIPE when the other end is gone.
+API int io_receive_descriptor(int channel, int * tag) {
     for (;;) {
-        char tag = 0;
-        iovec part{&tag, 1};
+        unsigned char byte = 0;
+        iovec part{&byte, 1};
         alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
         msghdr message{};
         message.msg_iov        = &part;
@@ -87,6 +87,7 @@ API int io_receive_descriptor(int channel) {
                 int fd = -1;
                 memcpy(&fd, CMSG_DATA(header), sizeof(int));
                 fcntl(fd, F_SETFD, FD_CLOEXEC);
+                *tag = byte;
                 return fd;
             }
         }

@@ -44,6 +44,12 @@ export type SessionEvent =
       /** The client closed; it sent a bad request; ggml failed. */
       readonly reason: "left" | "refused" | "failed"
       readonly message: string
+      /** Payload bytes of its HELLO; absent when it was not answered. */
+      readonly helloBytes?: number
+      /** It went on after HELLO: the version that it was offered suits it. */
+      readonly hasAsked: boolean
       /** The client left no state behind: the process waits for the next one. Otherwise it ends. */
       readonly again: boolean
     }
+  /** A client wants this server to dial another one, which waits for that; see commands/comm.ts. */
+  | { readonly event: "link"; readonly host: string; readonly port: number }

@@ -9,19 +9,21 @@ import { writeSync } from "node:fs"
 import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
-import { Cache, VerifiedFiles } from "./cache.ts"
-import { ServedDevice, selectDevices } from "./devices.ts"
+import { Cache } from "./cache/Cache.ts"
+import { VerifiedFiles } from "./cache/VerifiedFiles.ts"
+import { ClientGone, ComputeError } from "./errors.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
-import { Promises } from "./promises.ts"
-import { ComputeError, Session } from "./Session.ts"
+import { ServedDevice, selectDevices } from "./memory/devices.ts"
+import { MemoryLedger } from "./memory/MemoryLedger.ts"
+import { decodeOffer, type Offer } from "./offer.ts"
+import { Session } from "./Session.ts"
 import { warmUp } from "./warmUp.ts"
-import { ClientGone } from "./wire.ts"
 
 /** The socket to the front process. */
 const CHANNEL = 3
 
-/** What all sessions promised to their clients; see `Promises`. */
-const PROMISES = 4
+/** What all sessions promised to their clients; see `MemoryLedger`. */
+const LEDGER = 4
 
 /** The list of cache files that are known to be good. */
 const VERIFIED = 5
@@ -72,30 +74,34 @@ const main = (config: SessionConfig): void => {
       config.cacheDir === undefined
         ? undefined
         : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
-    promises: new Promises(PROMISES, config.slot),
+    ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
     helloTimeoutMs: config.helloTimeoutMs,
+    onLink: (host, port) => tell({ event: "link", host, port }),
     onRequest: config.debug
       ? (command, sizeBytes) =>
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)
       : undefined,
   })
+  const tag = new Int32Array(1)
   while (!session.stateful) {
-    const fd = io().io_receive_descriptor(CHANNEL)
+    const fd = io().io_receive_descriptor(CHANNEL, tag)
     // The front process is gone.
     if (fd < 0) return
-    const ended = serveClient(session, fd)
-    tell({ event: "closed", ...ended, again: !session.stateful })
+    const ended = serveClient(session, fd, decodeOffer(tag[0]!))
+    const { helloBytes, hasAsked } = session
+    const hello = helloBytes === undefined ? {} : { helloBytes }
+    tell({ event: "closed", ...ended, ...hello, hasAsked, again: !session.stateful })
   }
 }
 
 type Ended = Pick<Extract<SessionEvent, { event: "closed" }>, "reason" | "message">
 
-const serveClient = (session: Session, fd: number): Ended => {
+const serveClient = (session: Session, fd: number, offer: Offer): Ended => {
   io().io_tune_socket(fd, KEEPALIVE_S)
   io().io_watch_client(fd)
   try {
-    return session.serve(fd)
+    return session.serve(fd, offer)
   } catch (error) {
     return endOf(error, session)
   } finally {

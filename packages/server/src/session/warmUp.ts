@@ -4,20 +4,22 @@ import {
   ABSENT_TENSOR,
   Command,
   encodeRequest,
+  type MessageId,
   noConnCaps,
-  opId,
+  REQUEST_HEADER_SIZE_BYTES,
   type RequestOf,
   type RpcTensor,
   TensorFlag,
   TYPE_SIZE,
-  typeId,
 } from "@ggml-rpc/protocol"
-import { Buffers, FIRST_BASE, FIRST_ID } from "./buffers.ts"
-import type { ServedDevice } from "./devices.ts"
-import { GraphCheck } from "./graphCheck.ts"
-import { noPromises } from "./promises.ts"
+import { ClientGone } from "./errors.ts"
+import { GraphCheck } from "./graph/GraphCheck.ts"
+import { Buffers, FIRST_BASE, FIRST_ID } from "./memory/buffers.ts"
+import type { ServedDevice } from "./memory/devices.ts"
+import { noLedger } from "./memory/MemoryLedger.ts"
+import { firstOffer } from "./offer.ts"
 import { Session } from "./Session.ts"
-import { ClientGone } from "./wire.ts"
+import { loaded, loadedOpId, loadedTypeId, newestSpoken } from "./spoken.ts"
 
 /**
  * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;
@@ -36,6 +38,9 @@ const TOKEN_COUNT = 30
 /** Room for each tensor of the graph. */
 const TENSOR_BYTES = 1024
 
+const encode = <C extends MessageId>(command: C, value: RequestOf<C>): Uint8Array<ArrayBuffer> =>
+  encodeRequest(command, value, newestSpoken.spec)
+
 /** A client's ids are its addresses, which lie on both sides of 2^31 in their lower halves. */
 const idOf = (number: number): bigint =>
   number === 0 ? 0n : 0x7f3a_8000_0000n + BigInt(number - 16) * 0x150n
@@ -50,16 +55,16 @@ const tensor = (
   opParams: readonly number[] = [],
 ): RpcTensor => {
   const shape = [0, 1, 2, 3].map((dim) => ne[dim] ?? 1)
-  const nb = [TYPE_SIZE[typeId(type)]!]
+  const nb = [TYPE_SIZE[loadedTypeId(type)]!]
   for (let dim = 0; dim < 3; dim++) nb.push(nb[dim]! * shape[dim]!)
   return {
     ...ABSENT_TENSOR,
     id: idOf(number),
-    type: typeId(type),
+    type: loadedTypeId(type),
     buffer: BigInt(FIRST_ID),
     ne: shape,
     nb,
-    op: opId(op),
+    op: loadedOpId(op),
     opParams: Array.from({ length: 16 }, (_, index) => opParams[index] ?? 0),
     flags: op === "NONE" ? 0 : TensorFlag.COMPUTE,
     src: Array.from({ length: 10 }, (_, index) => idOf(sources[index] ?? 0)),
@@ -82,8 +87,8 @@ const view = (
   viewOffset: BigInt(offset),
 })
 
-const SILU = 10
-const SWIGLU = 2
+const SILU = loaded.unaryOps.indexOf("SILU")
+const SWIGLU = loaded.gluOps.indexOf("SWIGLU")
 
 /** What every model computes, in small: inputs, then nodes. */
 const tensors: readonly RpcTensor[] = [
@@ -123,6 +128,7 @@ const BUFFER_BYTES = TENSOR_BYTES * tensors.length
 
 const graph: RequestOf<typeof Command.GRAPH_COMPUTE> = {
   device: 0,
+  uid: 1n,
   nodes: tensors.filter(({ src }) => src[0] !== 0n).map(({ id }) => id),
   tensors,
 }
@@ -136,8 +142,8 @@ const warmCheck = (): void => {
   const address = 0x7f3a_0000_0000
   const memory = { native: address, nativeBase: address + 64, sizeBytes: BUFFER_BYTES }
   buffers.add({ device: 0, ...memory, isHost: true }, 32)
-  const check = new GraphCheck(buffers)
-  const request = encodeRequest(Command.GRAPH_COMPUTE, graph).subarray(9)
+  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!)
+  const request = encode(Command.GRAPH_COMPUTE, graph).subarray(REQUEST_HEADER_SIZE_BYTES)
   const words = new Uint32Array(request.length / 4)
   for (let round = 0; round < WARM_CHECKS; round++) {
     new Uint8Array(words.buffer).set(request)
@@ -152,22 +158,22 @@ const requests = (): Uint8Array => {
   const data = new Uint8Array(128)
   const srcs = [input!, input!, ...Array.from({ length: 8 }, () => ABSENT_TENSOR)]
   const remotePtr = BigInt(FIRST_ID)
-  const question = encodeRequest(Command.GET_ALLOC_SIZE, { device: 0, tensor: result, srcs })
+  const question = encode(Command.GET_ALLOC_SIZE, { device: 0, tensor: result, srcs })
   const prefix = { tensor: input!, cacheFlag: 0, offsetBytes: 0n }
-  const upload = encodeRequest(Command.SET_TENSOR, { ...prefix, data })
-  const again = encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0 })
-  const read = encodeRequest(Command.GET_TENSOR, {
+  const upload = encode(Command.SET_TENSOR, { ...prefix, data })
+  const again = encode(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
+  const read = encode(Command.GET_TENSOR, {
     tensor: result,
     offsetBytes: 0n,
     sizeBytes: 128n,
   })
   return Buffer.concat([
-    encodeRequest(Command.HELLO, { connCaps: noConnCaps() }),
-    encodeRequest(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(BUFFER_BYTES) }),
-    encodeRequest(Command.BUFFER_GET_BASE, { remotePtr }),
-    encodeRequest(Command.BUFFER_CLEAR, { remotePtr, value: 0 }),
+    encode(Command.HELLO, { connCaps: noConnCaps() }),
+    encode(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(BUFFER_BYTES) }),
+    encode(Command.BUFFER_GET_BASE, { remotePtr }),
+    encode(Command.BUFFER_CLEAR, { remotePtr, value: 0 }),
     ...Array.from({ length: UPLOAD_COUNT }, () => [question, upload, upload]).flat(),
-    encodeRequest(Command.GRAPH_COMPUTE, graph),
+    encode(Command.GRAPH_COMPUTE, graph),
     ...Array.from({ length: TOKEN_COUNT }, () => [
       upload,
       upload,
@@ -176,7 +182,7 @@ const requests = (): Uint8Array => {
       again,
       read,
     ]).flat(),
-    encodeRequest(Command.FREE_BUFFER, { remotePtr }),
+    encode(Command.FREE_BUFFER, { remotePtr }),
   ])
 }
 
@@ -200,13 +206,13 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
   const session = new Session({
     devices,
     cache: undefined,
-    promises: noPromises,
+    ledger: noLedger,
     directMemory: true,
     helloTimeoutMs: 1000,
     onRequest: undefined,
   })
   try {
-    session.serve(server)
+    session.serve(server, firstOffer)
   } catch (error) {
     if (!(error instanceof ClientGone)) throw error
   } finally {

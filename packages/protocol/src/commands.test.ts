@@ -1,0 +1,54 @@
+import { expect, test } from "bun:test"
+import {
+  COMMAND_COUNT,
+  Command,
+  commandName,
+  commandSpec,
+  describeCommand,
+  formatVersion,
+  isMessageId,
+  newest,
+  versions,
+} from "./index.ts"
+
+test("every id has its name and back, without gaps", () => {
+  const ids = Object.values(Command)
+  expect<readonly number[]>(ids).toEqual(Array.from({ length: COMMAND_COUNT }, (_, id) => id))
+  for (const [name, id] of Object.entries(Command)) {
+    expect<string | undefined>(commandName(id)).toBe(name)
+    expect(describeCommand(id)).toBe(name)
+    expect(isMessageId(id)).toBe(true)
+  }
+  expect(commandName(23)).toBeUndefined()
+  expect(describeCommand(23)).toBe("command 23")
+  for (const id of [-1, 23, 0.5, Number.NaN]) expect(isMessageId(id)).toBe(false)
+})
+
+test("a table without a command makes it unknown", () => {
+  const { GET_TENSOR, ...commands } = newest.commands
+  expect(GET_TENSOR).toBeDefined()
+  expect(commandSpec(Command.GET_TENSOR, { ...newest, commands })).toBeUndefined()
+})
+
+test("each version has the commands that its release knew", () => {
+  const known = versions.map((spec) => [
+    formatVersion(spec.version),
+    Object.values(Command).filter((id) => commandSpec(id, spec) !== undefined).length,
+  ])
+  expect(Object.fromEntries(known)).toEqual({
+    "8.0.0": 23,
+    "7.0.0": 18,
+    "6.0.0": 18,
+    "5.1.0": 18,
+    "5.0.0": 18,
+    "4.0.3": 17,
+    "4.0.2": 17,
+    "4.0.1": 17,
+    "4.0.0": 17,
+    "3.6.1": 17,
+    "3.6.0": 17,
+    "3.5.0": 17,
+    "3.0.0": 16,
+    "2.0.0": 15,
+  })
+})

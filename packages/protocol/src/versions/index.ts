@@ -1,0 +1,114 @@
+/*
+ * Every version that is spoken, and the only place where versions are compared. A new version is a file beside this one and
+ * an entry in the list; docs/protocol-versions.md says how.
+ */
+import type { ProtocolSpec, Version } from "./spec.ts"
+import { formatVersion } from "./spec.ts"
+import { v2_0 } from "./v2_0.ts"
+import { v3_0 } from "./v3_0.ts"
+import { v3_5 } from "./v3_5.ts"
+import { v3_6 } from "./v3_6.ts"
+import { v4_0 } from "./v4_0.ts"
+import { v5_0 } from "./v5_0.ts"
+import { v5_1 } from "./v5_1.ts"
+import { v6_0 } from "./v6_0.ts"
+import { v7_0 } from "./v7_0.ts"
+import { v8_0 } from "./v8_0.ts"
+
+export { ops101 as libraryNumbering } from "./numbering.ts"
+export { v8_0 as newest } from "./v8_0.ts"
+
+/** All versions that these packages speak, newest first. */
+export const versions: readonly ProtocolSpec[] = [
+  ...[v8_0, v7_0, v6_0, v5_1, v5_0, ...v4_0, ...v3_6, v3_5, v3_0, v2_0],
+]
+
+const first = versions[0]!
+const last = versions[versions.length - 1]!
+
+/** `"2.0 to 8.0"`, for messages. */
+export const versionRange = `${last.version.major}.${last.version.minor} to ${first.version.major}.${first.version.minor}`
+
+/** The version of that name: `"7"`, `"7.0"` or `"7.0.0"`, the newest that fits; `undefined` when none does. */
+export const findVersion = (name: string): ProtocolSpec | undefined =>
+  versions.find(({ version }) => `${formatVersion(version)}.`.startsWith(`${name}.`))
+
+/** A version whose clients ignore the patch: any of its numberings may come. */
+const anyPatch = (patches: readonly [ProtocolSpec, ...ProtocolSpec[]]): ProtocolSpec => ({
+  ...patches[patches.length - 1]!,
+  numberings: [...new Set(patches.toReversed().flatMap(({ numberings }) => numberings))],
+})
+
+const offersWithCaps: readonly ProtocolSpec[] = [v8_0, v7_0, v6_0, v5_0, anyPatch(v4_0)]
+const offersWithoutCaps: readonly ProtocolSpec[] = [anyPatch(v3_6), v3_5, v3_0, v2_0]
+
+/**
+ * What a server announces to a client whose HELLO tells no more than whether it has capabilities (24 bytes): the first, and
+ * the next one each time the client hangs up. Each stands for all clients that accept it and no earlier one: 5.0 for 5.1 too,
+ * whose one difference is what a client may leave out.
+ */
+export const offers = (helloCaps: boolean): readonly ProtocolSpec[] =>
+  helloCaps ? offersWithCaps : offersWithoutCaps
+
+/** The version to serve under a name as `findVersion` takes it; without a patch, that of any patch. */
+export const findOffer = (name: string): ProtocolSpec | undefined => {
+  const isPrefix = ({ version }: ProtocolSpec): boolean =>
+    `${formatVersion(version)}.`.startsWith(`${name}.`)
+  const isWhole = name.split(".").length > 2
+  const offered = isWhole ? undefined : [...offersWithCaps, ...offersWithoutCaps].find(isPrefix)
+  return offered ?? findVersion(name)
+}
+
+/**
+ * What an upstream client makes of a server's version: it goes on when the major is its own and the minor not above its own;
+ * ggml-rpc.cpp `negotiate_hello` (8.0.0). Patches are not looked at.
+ */
+export const clientAccepts = (client: Version, server: Version): boolean =>
+  server.major === client.major && server.minor <= client.minor
+
+/** The version to speak with a server, or one sentence for people why there is none. */
+export type Selection = { readonly spec: ProtocolSpec } | { readonly refusal: string }
+
+/** Numbers whose bytes are not known, and who uses them; one becomes a table when they are. */
+const unread: readonly { readonly major: number; readonly minor?: number; readonly by: string }[] =
+  [
+    { major: 9, minor: 0, by: "llama.cpp v1.0's" },
+    { major: 9, minor: 1, by: "a fork's own" },
+    { major: 107, by: "a fork's own" },
+    { major: 108, by: "a fork's own" },
+  ]
+
+/**
+ * Chooses how to speak with a server that announced a version. An allow-list: only a version with a table is spoken, since
+ * a patch may move every operation's number, and forks announce numbers of their own.
+ */
+export const select = (version: Version): Selection => {
+  const spec = versions.find((candidate) => isSame(candidate.version, version))
+  return spec === undefined ? { refusal: refusalOf(version) } : { spec }
+}
+
+const isSame = (a: Version, b: Version): boolean =>
+  a.major === b.major && a.minor === b.minor && a.patch === b.patch
+
+const refusalOf = (version: Version): string => {
+  const { major } = version
+  const theirs = `the server speaks protocol ${formatVersion(version)}`
+  const ours = `this client ${versionRange}`
+  const instead = `run the server of ${first.releases} there, or 'ggml-rpc serve'`
+  const user = unread.find((entry) => entry.major === major && matches(entry.minor, version.minor))
+  if (user !== undefined) return `${theirs}, which is ${user.by}, and ${ours}: ${instead}`
+  if (major < last.version.major) {
+    return `${theirs}, and ${ours}: the server is too old, so update it, or run 'ggml-rpc serve' there`
+  }
+  const known = versions.find((spec) => spec.version.major === major)
+  return known !== undefined && isLater(version, known.version)
+    ? `${theirs}, and ${ours}, where ${formatVersion(known.version)} is the last of ${major}: a later one may number operations otherwise, so update this client, or ${instead}`
+    : `${theirs}, which this client does not know, and ${ours}: if a newer llama.cpp runs there, update this client, and if it is a fork, ${instead}`
+}
+
+const matches = (minor: number | undefined, seen: number): boolean =>
+  minor === undefined || minor === seen
+
+/** Whether `a` came after `b`, of the same major. */
+const isLater = (a: Version, b: Version): boolean =>
+  a.minor === b.minor ? a.patch > b.patch : a.minor > b.minor

@@ -1,0 +1,297 @@
+import { describe, expect, test } from "bun:test"
+import {
+  clientAccepts,
+  commonNumbering,
+  findOffer,
+  findVersion,
+  formatVersion,
+  libraryNumbering,
+  newest,
+  offers,
+  select,
+  type Version,
+  versionRange,
+  versions,
+} from "../index.ts"
+
+const version = (text: string): Version => {
+  const [major, minor, patch] = text.split(".").map(Number)
+  return { major: major!, minor: minor!, patch: patch! }
+}
+const names = versions.map((spec) => formatVersion(spec.version))
+
+describe("the list", () => {
+  test("is newest first, each once", () => {
+    const rank = (spec: (typeof versions)[number]) => {
+      const { major, minor, patch } = spec.version
+      return major * 10_000 + minor * 100 + patch
+    }
+    const ranks = versions.map(rank)
+    expect(ranks).toEqual(ranks.toSorted((a, b) => b - a))
+    expect(new Set(names).size).toBe(names.length)
+    expect(versions[0]).toBe(newest)
+    expect(versionRange).toBe("2.0 to 8.0")
+  })
+
+  test("is found by name, the newest that fits", () => {
+    for (const spec of versions) expect(findVersion(formatVersion(spec.version))).toBe(spec)
+    const found = (name: string) => {
+      const spec = findVersion(name)
+      return spec === undefined ? undefined : formatVersion(spec.version)
+    }
+    expect(found("8")).toBe("8.0.0")
+    expect(found("4.0")).toBe("4.0.3")
+    expect(found("5")).toBe("5.1.0")
+    expect(found("3")).toBe("3.6.1")
+    for (const name of ["", "1", "3.", "30", "4.0.9", "4.0.3.0", "v8", "9.0.0"]) {
+      expect(found(name)).toBeUndefined()
+    }
+  })
+})
+
+describe("an upstream client", () => {
+  const cases: readonly [server: string, client: string, accepted: boolean][] = [
+    ["7.0.0", "7.0.0", true],
+    ["7.0.9", "7.0.0", true],
+    ["7.0.0", "7.0.9", true],
+    ["5.0.0", "5.1.0", true],
+    ["5.1.0", "5.0.0", false],
+    ["3.0.0", "3.6.1", true],
+    ["7.1.0", "7.0.0", false],
+    ["6.0.0", "7.0.0", false],
+    ["8.0.0", "7.0.0", false],
+    ["6.9.9", "7.0.0", false],
+  ]
+  for (const [server, client, accepted] of cases) {
+    test(`of ${client} ${accepted ? "accepts" : "drops"} a server of ${server}`, () => {
+      expect(clientAccepts(version(client), version(server))).toBe(accepted)
+    })
+  }
+})
+
+/** Payload sizes of all commands: what a peer must agree on. */
+const sizesOf = ({ commands }: (typeof versions)[number]) =>
+  Object.fromEntries(
+    Object.entries(commands).map(([name, { request, response }]) => [
+      name,
+      [request.minSizeBytes, request.maxSizeBytes, response?.minSizeBytes, response?.maxSizeBytes],
+    ]),
+  )
+
+describe("what a server offers", () => {
+  for (const client of versions) {
+    test(`a client of ${formatVersion(client.version)} takes first what speaks as it does`, () => {
+      const offered = offers(client.features.helloCaps).find(({ version }) =>
+        clientAccepts(client.version, version),
+      )!
+      expect(sizesOf(offered)).toEqual(sizesOf(client))
+      expect(offered.numberings).toEqual(expect.arrayContaining([...client.numberings]))
+      expect(offered.features.helloCaps).toBe(client.features.helloCaps)
+    })
+  }
+
+  test("is found by name: a version of any patch without one, the very table with it", () => {
+    expect(findOffer("4.0")).toBe(offers(true).at(-1)!)
+    expect(findOffer("4")).toBe(offers(true).at(-1)!)
+    expect(findOffer("4.0.2")).toBe(findVersion("4.0.2")!)
+    expect(findOffer("5.1")).toBe(findVersion("5.1.0")!)
+    expect(findOffer("3.6")!.numberings).toEqual([...findVersion("3.6.0")!.numberings])
+    for (const name of ["", "1", "9", "auto"]) expect(findOffer(name)).toBeUndefined()
+  })
+})
+
+describe("a server that announces a version without a table is refused", () => {
+  const refusalOf = (announced: string): string => {
+    const selection = select(version(announced))
+    if (!("refusal" in selection)) throw new Error(`${announced} was accepted`)
+    return selection.refusal
+  }
+  const instead = "run the server of llama.cpp v0.6 to v0.9 there, or 'ggml-rpc serve'"
+  const later = (theirs: string, last: string): string =>
+    `the server speaks protocol ${theirs}, and this client 2.0 to 8.0, where ${last} is the last of ${last[0]}: a later one may number operations otherwise, so update this client, or ${instead}`
+  const unknown = (theirs: string): string =>
+    `the server speaks protocol ${theirs}, which this client does not know, and this client 2.0 to 8.0: if a newer llama.cpp runs there, update this client, and if it is a fork, ${instead}`
+  const unread = (theirs: string, by: string): string =>
+    `the server speaks protocol ${theirs}, which is ${by}, and this client 2.0 to 8.0: ${instead}`
+
+  test.each([
+    [
+      "1.0.0",
+      "the server speaks protocol 1.0.0, and this client 2.0 to 8.0: the server is too old, so update it, or run 'ggml-rpc serve' there",
+    ],
+    ["9.0.0", unread("9.0.0", "llama.cpp v1.0's")],
+    ["9.1.0", unread("9.1.0", "a fork's own")],
+    ["107.0.0", unread("107.0.0", "a fork's own")],
+    ["108.0.0", unread("108.0.0", "a fork's own")],
+    ["8.0.1", later("8.0.1", "8.0.0")],
+    ["8.1.0", later("8.1.0", "8.0.0")],
+    ["7.1.0", later("7.1.0", "7.0.0")],
+    ["4.0.9", later("4.0.9", "4.0.3")],
+    ["3.7.0", later("3.7.0", "3.6.1")],
+    // Between two that are known: no later one.
+    ["3.1.0", unknown("3.1.0")],
+    ["10.0.0", unknown("10.0.0")],
+    ["255.255.255", unknown("255.255.255")],
+  ])("%s", (announced, sentence) => expect(refusalOf(announced)).toBe(sentence))
+
+  test("in one sentence, whatever it announces", () => {
+    for (let major = 0; major < 256; major++) {
+      for (const rest of ["0.0", "0.7", "9.0", "6.1"]) {
+        const announced = `${major}.${rest}`
+        if (names.includes(announced)) continue
+        const sentence = refusalOf(announced)
+        expect(sentence).toStartWith(`the server speaks protocol ${announced}, `)
+        expect(sentence).toContain("this client 2.0 to 8.0")
+        expect(sentence).toContain("ggml-rpc serve")
+        expect(sentence).not.toMatch(/\.$|\. |undefined/)
+      }
+    }
+  })
+})
+
+describe("each version", () => {
+  for (const spec of versions) {
+    describe(formatVersion(spec.version), () => {
+      test("selects itself by what it announces", () => {
+        expect(select({ ...spec.version })).toEqual({ spec })
+      })
+
+      test("has numberings of different names, whose names are unique and known", () => {
+        expect(spec.numberings.length).toBeGreaterThan(0)
+        const labels = spec.numberings.map(({ name }) => name)
+        expect(new Set(labels).size).toBe(labels.length)
+        for (const { ops, unaryOps, gluOps } of spec.numberings) {
+          const pairs = [
+            [ops, libraryNumbering.ops],
+            [unaryOps, libraryNumbering.unaryOps],
+            [gluOps, libraryNumbering.gluOps],
+          ] as const
+          for (const [theirs, ours] of pairs) {
+            expect(new Set(theirs).size).toBe(theirs.length)
+            expect(theirs.filter((name) => !ours.includes(name))).toEqual([])
+          }
+        }
+      })
+
+      test("names ops that exist, and parameters that an operation has", () => {
+        const { expandingOps, changedOps, limits, fills } = spec.features
+        const rules = [...limits, ...fills]
+        for (const op of [...expandingOps, ...changedOps, ...rules.map(({ op }) => op)]) {
+          expect(libraryNumbering.ops).toContain(op)
+        }
+        for (const { slot } of rules) {
+          expect(Number.isInteger(slot) && slot >= 0 && slot < 16).toBe(true)
+        }
+        const isU32 = (value: number) => value >>> 0 === value
+        for (const { mask, min, max } of limits) {
+          expect([mask, min, max].every(isU32)).toBe(true)
+          expect(mask).toBeGreaterThan(0)
+          expect(min).toBeLessThanOrEqual(max)
+          expect((min & mask) >>> 0).toBe(min)
+        }
+        for (const { from, to } of fills) {
+          expect([from, to].every(isU32)).toBe(true)
+          expect(from).not.toBe(to)
+        }
+        const slots = limits.map(({ op, slot }) => `${op} ${slot}`)
+        expect(new Set(slots).size).toBe(slots.length)
+        // What is filled in must be what the limits let through, or the version could not say it back.
+        for (const { op, slot, to } of fills) {
+          const limit = limits.find((limit) => limit.op === op && limit.slot === slot)
+          if (limit === undefined) continue
+          const value = (to & limit.mask) >>> 0
+          expect(value >= limit.min && value <= limit.max).toBe(true)
+        }
+      })
+
+      test("has features that agree with its commands", () => {
+        const { commands, features } = spec
+        expect(features.helloCaps).toBe(commands.HELLO!.request.minSizeBytes === 24)
+        expect(features.deviceField).toBe(commands.DEVICE_COUNT !== undefined)
+        expect(features.deviceField).toBe(commands.GET_ALIGNMENT!.request.minSizeBytes === 4)
+        expect(features.graphStatus).toBe(commands.GRAPH_COMPUTE!.response !== null)
+        expect(features.setTensorCacheFlag).toBe(commands.SET_TENSOR!.request.minSizeBytes === 305)
+        const recompute = commands.GRAPH_RECOMPUTE?.request.minSizeBytes
+        const stored = recompute === undefined ? "none" : recompute === 12 ? "uid" : "last"
+        expect(features.storedGraphs).toBe(stored)
+      })
+    })
+  }
+})
+
+describe("payload sizes by version", () => {
+  const sizes = (
+    command: keyof typeof newest.commands,
+    side: "request" | "response",
+  ): readonly (number | string)[] =>
+    versions.toReversed().map(({ commands }) => {
+      const entry = commands[command]
+      if (entry === undefined) return "n/a"
+      return entry[side]?.minSizeBytes ?? "silent"
+    })
+  const spans = (...parts: readonly (readonly [value: number | string, count: number])[]) =>
+    parts.flatMap(([value, count]) => Array.from({ length: count }, () => value))
+
+  // Oldest first: 2.0 | 3.0 | 3.5 | 3.6 (2) | 4.0 (4) | 5.0, 5.1 | 6.0 | 7.0 | 8.0
+  test.each([
+    ["HELLO", "request", spans([0, 5], [24, 9])],
+    ["HELLO", "response", spans([3, 5], [28, 9])],
+    ["ALLOC_BUFFER", "request", spans([8, 1], [12, 13])],
+    ["GET_ALIGNMENT", "request", spans([0, 1], [4, 13])],
+    ["GET_MAX_SIZE", "request", spans([0, 1], [4, 13])],
+    ["GET_DEVICE_MEMORY", "request", spans([0, 1], [4, 13])],
+    ["GET_ALLOC_SIZE", "request", spans([296, 1], [300, 2], [3260, 11])],
+    ["GRAPH_COMPUTE", "request", spans([8, 1], [12, 12], [20, 1])],
+    ["GRAPH_COMPUTE", "response", spans([1, 2], ["silent", 12])],
+    ["GRAPH_RECOMPUTE", "request", spans(["n/a", 2], [4, 11], [12, 1])],
+    ["GRAPH_RECOMPUTE", "response", spans(["n/a", 2], ["silent", 12])],
+    ["SET_TENSOR", "request", spans([304, 12], [305, 2])],
+    ["SET_TENSOR", "response", spans(["silent", 14])],
+    ["FREE_BUFFER", "response", spans([0, 11], ["silent", 3])],
+    ["BUFFER_CLEAR", "response", spans([0, 11], ["silent", 3])],
+    ["INIT_TENSOR", "response", spans([0, 11], ["silent", 3])],
+    ["MEMSET_TENSOR", "response", spans(["n/a", 9], [0, 2], ["silent", 3])],
+    ["DEVICE_COUNT", "response", spans(["n/a", 1], [4, 13])],
+    ["SET_TENSOR_2D", "request", spans(["n/a", 13], [328, 1])],
+    ["COMM_INIT", "response", spans(["n/a", 13], [1, 1])],
+    ["COMM_ALLREDUCE", "response", spans(["n/a", 13], ["silent", 1])],
+  ] as const)("%s %s", (command, side, expected) => {
+    expect(sizes(command, side)).toEqual(expected)
+  })
+})
+
+describe("what numberings have in common", () => {
+  test("of one is that one", () => {
+    const [only] = newest.numberings
+    expect(commonNumbering([only!])).toBe(only!)
+    expect(() => commonNumbering([])).toThrow(RangeError)
+  })
+
+  for (const spec of versions.filter(({ numberings }) => numberings.length > 1)) {
+    test(`of ${formatVersion(spec.version)} leaves ambiguous numbers empty`, () => {
+      const { numberings } = spec
+      const common = commonNumbering(numberings)
+      for (const kind of ["ops", "unaryOps", "gluOps"] as const) {
+        const longest = Math.max(...numberings.map((numbering) => numbering[kind].length))
+        for (let id = 0; id < longest; id++) {
+          const meanings = new Set(numberings.map((numbering) => numbering[kind][id]))
+          const [meaning] = meanings
+          const expected = meanings.size === 1 ? meaning! : ""
+          expect(common[kind][id] ?? "").toBe(expected)
+        }
+      }
+      for (const { types } of numberings) {
+        for (const type of common.types) expect(types).toContain(type)
+      }
+    })
+  }
+  test("leaves the products of matrices where only later operations were inserted", () => {
+    const keeps = (version: string) =>
+      commonNumbering(findVersion(version)!.numberings).ops.includes("MUL_MAT")
+    expect(keeps("2.0.0")).toBe(true)
+    expect(keeps("3.6.0")).toBe(true)
+    // CUMSUM was inserted before it: without knowing the build nothing beyond SUM_ROWS has a number.
+    expect(keeps("3.0.0")).toBe(false)
+    expect(commonNumbering(findVersion("3.0.0")!.numberings).ops[15]).toBe("SUM_ROWS")
+  })
+})

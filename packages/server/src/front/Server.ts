@@ -1,0 +1,256 @@
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs"
+import { availableParallelism, tmpdir } from "node:os"
+import { dirname, join } from "node:path"
+import { findOffer, type ProtocolSpec } from "@ggml-rpc/protocol"
+import * as Effect from "effect/Effect"
+import * as Runtime from "effect/Runtime"
+import type * as Scope from "effect/Scope"
+import { removeStaleParts } from "../session/cache/Cache.ts"
+import type { DeviceReport, SessionConfig } from "../session/events.ts"
+import { cacheFolder } from "./cacheFolder.ts"
+import { endpointOf, isLoopback } from "./endpoint.ts"
+import {
+  CacheFolderError,
+  type ServeError,
+  SessionStartError,
+  SharedFileError,
+  UnknownDeviceError,
+  UnknownProtocolError,
+} from "./errors.ts"
+import { listen } from "./listen.ts"
+import type { LogEntry, LogSink } from "./log.ts"
+import { SessionPool } from "./SessionPool.ts"
+import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
+
+export interface ServeOptions {
+  /** Address or name to listen on; IPv6 without brackets. Default `127.0.0.1`. */
+  readonly host?: string
+  /** Default 50052; 0 picks a free one. */
+  readonly port?: number
+  /**
+   * Version of the protocol to speak with every client, such as `7.0`. Default `auto`: the newest that suits a client, see
+   * `VersionOffers`.
+   */
+  readonly protocol?: string
+  /** More ports, each for one version of the protocol. */
+  readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
+  /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
+  readonly versionsFile?: string
+  /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
+  readonly devices?: readonly string[]
+  /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
+  readonly threadCount?: number
+  /** Keep weights on disk, in the folder that upstream's rpc-server uses. Default false. */
+  readonly cache?: boolean
+  /** Keep them in this folder instead; implies `cache`. */
+  readonly cacheDir?: string
+  /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
+  readonly debug?: boolean
+  /** Clients served at the same time; more are turned away. Default 64. */
+  readonly maxSessions?: number
+  /** Session processes kept waiting for a client. Default 1; 0 makes a client wait for its process to start. */
+  readonly spareCount?: number
+  /** A new connection that has not said HELLO is closed when nothing came for so long. Default 10000. */
+  readonly helloTimeoutMs?: number
+  /**
+   * Whether tensor data goes straight between the socket and tensor memory where that is host memory. Default
+   * true; false sends all of it through the backend, as on a GPU.
+   */
+  readonly directMemory?: boolean
+  /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
+  readonly log?: LogSink
+}
+
+/** A server that listens; it ends with the scope it was made in. */
+export interface RunningServer {
+  readonly host: string
+  readonly port: number
+  /** `host:port`, IPv6 in brackets. */
+  readonly endpoint: string
+  /** `7.0` when it speaks that alone; undefined when it speaks what suits the client. */
+  readonly protocol: string | undefined
+  /** The ports of `ServeOptions.listen`. */
+  readonly pinned: readonly { readonly endpoint: string; readonly protocol: string }[]
+  /** Memory as it was at the start. */
+  readonly devices: readonly DeviceReport[]
+  readonly threadCount: number
+  readonly cacheDir: string | undefined
+  /** Clients that are connected now. */
+  readonly clientCount: () => number
+  /** Ids of the session processes now, waiting ones included. */
+  readonly processIds: () => readonly number[]
+}
+
+/** The port of upstream's rpc-server. */
+export const DEFAULT_PORT = 50052
+
+const DEFAULT_MAX_SESSIONS = 64
+
+/** A connection that says nothing keeps a session process from others. */
+const HELLO_TIMEOUT_MS = 10_000
+
+/**
+ * Starts a server: loads ggml in a first session process, listens, and hands each client to a process of
+ * its own. When the scope closes, the port is free and no process is left.
+ */
+export const serve = (
+  options: ServeOptions = {},
+): Effect.Effect<RunningServer, ServeError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const log = options.log ?? (yield* effectLog)
+    const protocol = yield* pinnedProtocol(options.protocol ?? AUTO)
+    const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
+      Effect.map(pinnedProtocol(protocol), (spec) => ({ port, spec })),
+    )
+    const cacheDir = yield* prepareCache(options)
+    const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
+    const config: Omit<SessionConfig, "describe" | "slot"> = {
+      threadCount,
+      helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
+      directMemory: options.directMemory ?? true,
+      debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
+      ...(options.devices === undefined ? {} : { devices: options.devices }),
+      ...(cacheDir === undefined ? {} : { cacheDir }),
+    }
+    const ledger = yield* namelessFile("wx+")
+    const verified = yield* namelessFile("ax+")
+    const pool = yield* Effect.acquireRelease(
+      Effect.sync(
+        () =>
+          new SessionPool({
+            config,
+            maxSessions: options.maxSessions ?? DEFAULT_MAX_SESSIONS,
+            spareCount: options.spareCount ?? 1,
+            log,
+            shared: [ledger, verified],
+            ...rememberedVersions(options.versionsFile, log),
+          }),
+      ),
+      (made) => Effect.promise(() => made.close()),
+    )
+    const devices = yield* startPool(pool)
+    const host = options.host ?? "127.0.0.1"
+    const port = yield* listen(host, options.port ?? DEFAULT_PORT, pool, protocol)
+    const pinned = yield* Effect.forEach(ports, ({ port, spec }) =>
+      Effect.map(listen(host, port, pool, spec), (found) => ({
+        endpoint: endpointOf(host, found),
+        protocol: spec === undefined ? AUTO : nameOf(spec),
+      })),
+    )
+    if (!isLoopback(host)) {
+      log({
+        level: "warning",
+        message: `listening on ${endpointOf(host, port)}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
+      })
+    }
+    return {
+      host,
+      port,
+      endpoint: endpointOf(host, port),
+      protocol: protocol && nameOf(protocol),
+      pinned,
+      devices,
+      threadCount,
+      cacheDir,
+      clientCount: () => pool.clientCount,
+      processIds: () => pool.processIds,
+    }
+  })
+
+const AUTO = "auto"
+
+const nameOf = ({ version }: ProtocolSpec): string => `${version.major}.${version.minor}`
+
+const pinnedProtocol = (
+  name: string,
+): Effect.Effect<ProtocolSpec | undefined, UnknownProtocolError> => {
+  if (name === AUTO) return Effect.succeed(undefined)
+  const spec = findOffer(name)
+  return spec === undefined ? new UnknownProtocolError({ protocol: name }) : Effect.succeed(spec)
+}
+
+/** What a former server learned of its clients; what cannot be kept is learned again. */
+const rememberedVersions = (file: string | undefined, log: LogSink) => {
+  if (file === undefined) return {}
+  const read = (): string => {
+    try {
+      return readFileSync(file, "utf8")
+    } catch {
+      return ""
+    }
+  }
+  return {
+    savedOffers: parseSavedOffers(read()),
+    onOffers: (offers: SavedOffers): void => {
+      try {
+        mkdirSync(dirname(file), { recursive: true })
+        writeFileSync(`${file}.${process.pid}`, JSON.stringify(offers))
+        renameSync(`${file}.${process.pid}`, file)
+      } catch (cause) {
+        const reason = cause instanceof Error ? cause.message : String(cause)
+        log({ level: "debug", message: `${file} cannot be written: ${reason}` })
+      }
+    },
+  }
+}
+
+const effectLog: Effect.Effect<LogSink> = Effect.map(Effect.runtime<never>(), (runtime) => {
+  const run = Runtime.runSync(runtime)
+  const levels = {
+    debug: Effect.logDebug,
+    info: Effect.logInfo,
+    warning: Effect.logWarning,
+    error: Effect.logError,
+  }
+  return ({ level, message }: LogEntry) => run(levels[level](message))
+})
+
+const prepareCache = (
+  options: ServeOptions,
+): Effect.Effect<string | undefined, CacheFolderError> => {
+  if (options.cacheDir === undefined && options.cache !== true) return Effect.succeed(undefined)
+  const folder = cacheFolder(options.cacheDir)
+  return Effect.try({
+    try: () => {
+      mkdirSync(folder, { recursive: true })
+      removeStaleParts(folder)
+      return folder
+    },
+    catch: (cause) => new CacheFolderError({ folder, cause }),
+  })
+}
+
+/** A file for the session processes to share, which is gone with the last of them. */
+const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.try({
+      try: () => {
+        const path = join(tmpdir(), `ggml-rpc-${process.pid}-${crypto.randomUUID()}`)
+        const descriptor = openSync(path, flags)
+        unlinkSync(path)
+        return descriptor
+      },
+      catch: (cause) => new SharedFileError({ folder: tmpdir(), cause }),
+    }),
+    (descriptor) => Effect.sync(() => closeSync(descriptor)),
+  )
+
+const startPool = (
+  pool: SessionPool,
+): Effect.Effect<readonly DeviceReport[], UnknownDeviceError | SessionStartError> =>
+  Effect.flatMap(
+    Effect.promise(() => pool.start()),
+    (result): Effect.Effect<readonly DeviceReport[], UnknownDeviceError | SessionStartError> => {
+      if (!("kind" in result)) return Effect.succeed(result)
+      if (result.kind === "died") return new SessionStartError({ reason: result.reason })
+      return new UnknownDeviceError({ device: result.name, available: result.available })
+    },
+  )

@@ -1,0 +1,107 @@
+import { io, ioErrorText, socketPair } from "@ggml-rpc/native/bindings"
+import { smallHeap, Worker, type WorkerExit } from "@ggml-rpc/native/worker"
+import type { SessionConfig, SessionEvent } from "../session/events.ts"
+import { encodeOffer, type Offer } from "../session/offer.ts"
+
+/** What the runtime would do for long programs and growing heaps would take the cores from a client's graphs. */
+const sessionSettings = {
+  ...smallHeap,
+  // JavaScriptCore's last compiler. What its DFG compiles is compiled before the client comes (warmUp.ts).
+  BUN_JSC_useFTLJIT: "0",
+  // Runs of a function before DFG takes it, a fifth of the usual: few enough for the warm-up to reach them. The check
+  // of a client's first graph of 181 tensors takes 0.4 ms instead of 4, and the start of a process 0.04 s of a core more.
+  BUN_JSC_thresholdForOptimizeAfterWarmUp: "200",
+  BUN_JSC_thresholdForOptimizeAfterLongWarmUp: "200",
+  BUN_JSC_thresholdForOptimizeSoon: "200",
+}
+
+/** Lines that are kept for the log line about a death. */
+const KEPT_LINES = 8
+
+/** Events are short, but for a list of devices; what a client makes of its session shall not fill this process. */
+const MAX_EVENT_BYTES = 64 * 1024
+
+/** How a session process ended. */
+export interface SessionExit extends Omit<WorkerExit, "lastWords"> {
+  /** What ggml or the runtime said last; "" when nothing. */
+  readonly lastWords: string
+}
+
+export interface SessionListener {
+  readonly onEvent: (session: SessionProcess, event: SessionEvent) => void
+  /** A line on stderr, as it comes. */
+  readonly onLine: (session: SessionProcess, line: string) => void
+  /** Once, after the last event. */
+  readonly onExit: (session: SessionProcess, exit: SessionExit) => void
+}
+
+/** The front's end of one session process: hands it connections, and hears what it says. */
+export class SessionProcess {
+  readonly #worker: Worker<SessionEvent>
+  #channel: number
+  /** Settles when the process is gone and its last event was told. */
+  readonly ended: Promise<void>
+
+  /**
+   * `shared` are descriptors of files that all session processes have in common.
+   *
+   * @throws {Error} when the system refuses a new process or socket
+   */
+  constructor(config: SessionConfig, shared: readonly number[], listener: SessionListener) {
+    const [front, back] = socketPair()
+    try {
+      this.#worker = new Worker<SessionEvent>(
+        {
+          module: "@ggml-rpc/server/session",
+          from: import.meta.dir,
+          args: [JSON.stringify(config)],
+          settings: sessionSettings,
+          descriptors: [back, ...shared],
+          maxMessageBytes: MAX_EVENT_BYTES,
+          lastWordsCount: KEPT_LINES,
+        },
+        {
+          onMessage: (event) => listener.onEvent(this, event),
+          onLine: (line) => listener.onLine(this, line),
+          onExit: (exit) => {
+            this.stop()
+            listener.onExit(this, { ...exit, lastWords: lastWordsOf(exit) })
+          },
+        },
+      )
+    } catch (error) {
+      io().io_close(front)
+      throw error
+    } finally {
+      io().io_close(back)
+    }
+    this.#channel = front
+    this.ended = this.#worker.ended
+  }
+
+  get pid(): number {
+    return this.#worker.pid
+  }
+
+  /** Hands over a connection with what it is offered; the caller still owns its copy of the descriptor. "" or what went wrong. */
+  send(fd: number, offer: Offer): string {
+    const result = io().io_send_descriptor(this.#channel, fd, encodeOffer(offer))
+    return result < 0 ? ioErrorText(result) : ""
+  }
+
+  /** Ends the process at once, whatever it does: it watches for the end of this channel. */
+  stop(): void {
+    if (this.#channel < 0) return
+    io().io_close(this.#channel)
+    this.#channel = -1
+  }
+
+  /** For a process that `stop` did not end. */
+  kill(): void {
+    this.#worker.kill("SIGKILL")
+  }
+}
+
+/** ggml's own message about the death where there is one. */
+const lastWordsOf = ({ lastWords }: WorkerExit): string =>
+  lastWords.findLast((line) => /^ggml (abort|crash): /.test(line)) ?? lastWords.join(" | ")

@@ -1,0 +1,21 @@
+import { formatVersion, newest, versionRange } from "@ggml-rpc/protocol"
+import type { RunningServer } from "./Server.ts"
+
+const mebibytes = (bytes: number): number => Math.floor(bytes / 2 ** 20)
+
+/** What upstream's rpc-server prints at its start: protocol version, endpoint, cache, devices. No final line break. */
+export const formatBanner = (
+  server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir" | "protocol">,
+): string =>
+  [
+    `Starting RPC server v${server.protocol ?? formatVersion(newest.version)}`,
+    `  protocol       : ${server.protocol ?? `${versionRange}, as the client speaks`}`,
+    `  endpoint       : ${server.endpoint}`,
+    `  local cache    : ${server.cacheDir ?? "n/a"}`,
+    "Devices:",
+    ...server.devices.map(
+      (device) =>
+        `  ${device.name}: ${device.description} (${mebibytes(device.totalBytes)} MiB, ${mebibytes(device.freeBytes)} MiB free)`,
+    ),
+    "  transport      : TCP",
+  ].join("\n")

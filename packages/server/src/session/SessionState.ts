@@ -1,0 +1,140 @@
+import { ptr } from "bun:ffi"
+import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import type { Dialect } from "@ggml-rpc/protocol"
+import type { Cache } from "./cache/Cache.ts"
+import { ComputeError, refuse } from "./errors.ts"
+import { GraphCheck } from "./graph/GraphCheck.ts"
+import { StoredGraphs } from "./graph/StoredGraphs.ts"
+import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
+import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
+import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
+import type { ServedDevice } from "./memory/devices.ts"
+import type { Ledger } from "./memory/MemoryLedger.ts"
+import { newestSpoken, type Spoken } from "./spoken.ts"
+import { Wire } from "./Wire.ts"
+
+/** Tensor data of devices whose memory the host cannot reach passes through a block of this size. */
+export const STAGING_BYTES = 4 * 1024 * 1024
+
+export interface SessionOptions {
+  readonly devices: readonly ServedDevice[]
+  readonly cache: Cache | undefined
+  /** What this server's sessions promised to their clients. */
+  readonly ledger: Ledger
+  /** Whether data may go straight into and out of host memory. */
+  readonly directMemory: boolean
+  /** How long a new connection may take to say HELLO. */
+  readonly helloTimeoutMs: number
+  /** Asked to free an upstream server that waits for this one; see commands/comm.ts. */
+  readonly onLink?: (host: string, port: number) => void
+  /** Called with each request's command and payload size. */
+  readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
+}
+
+/** What the commands of a session work on, and what they ask of a request all the time. */
+export class SessionState {
+  readonly ggml = ggml()
+  readonly devices: readonly ServedDevice[]
+  readonly cache: Cache | undefined
+  readonly ledger: Ledger
+  readonly directMemory: boolean
+  readonly onLink: ((host: string, port: number) => void) | undefined
+  readonly wire: Wire
+  readonly buffers = new Buffers()
+  /** Looked at the tensor that `takeTensor` took last. */
+  readonly tensor: TensorCheck
+  readonly graph: GraphCheck
+  readonly stored: StoredGraphs
+  /** Holds a graph while it is checked and built. */
+  block: Words = new Uint32Array(0)
+  blockAddress: Address = 0
+  /** Whether the client left something that only the end of the process frees for sure. */
+  stateful = false
+  #spoken: Spoken = newestSpoken
+  /** What the client's numbers may mean; once its graphs have told, one. */
+  #dialects: readonly Dialect[] = newestSpoken.dialects
+  #staging: Uint8Array | undefined
+
+  constructor({ devices, cache, ledger, directMemory, onLink }: SessionOptions) {
+    this.onLink = onLink
+    this.devices = devices
+    this.cache = cache
+    this.ledger = ledger
+    this.directMemory = directMemory
+    this.wire = new Wire(newestSpoken)
+    this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
+    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!)
+    this.stored = new StoredGraphs(devices.length, (native) =>
+      this.ggml.gs_graph_free(asPointer(native)),
+    )
+  }
+
+  /** What the client speaks. */
+  get spoken(): Spoken {
+    return this.#spoken
+  }
+
+  /** From here on the client's requests are read, and answered, in this version. */
+  speak(version: Spoken): void {
+    this.#spoken = version
+    this.wire.spoken = version
+    this.dialects = version.dialects
+  }
+
+  get dialects(): readonly Dialect[] {
+    return this.#dialects
+  }
+
+  /** Those that are left after a graph; the first is taken until another graph tells more. */
+  set dialects(left: readonly Dialect[]) {
+    this.#dialects = left
+    this.tensor.dialect = left[0]!
+    this.graph.speak(left[0]!)
+  }
+
+  /** The index that the request names, of a device that exists. */
+  deviceIndex(): number {
+    const at = this.#spoken.offsets.device
+    const index = at < 0 ? 0 : this.wire.words[at / 4]!
+    if (index < this.devices.length) return index
+    return refuse("device", `must be below the device count ${this.devices.length}`, index)
+  }
+
+  /** The device that the request names. */
+  device(): ServedDevice {
+    return this.devices[this.deviceIndex()]!
+  }
+
+  /** The buffer whose handle is the u64 at the start of the payload. */
+  buffer(): SessionBuffer {
+    const { words } = this.wire
+    return (
+      this.buffers.find(words, 0) ??
+      refuse("remote_ptr", "is no buffer of this connection", hexU64(words, 0))
+    )
+  }
+
+  /** Checks the tensor at a byte of the request, and puts native addresses into its record. */
+  takeTensor(offsetBytes: number, name: string, rule: BufferRule): SessionBuffer | undefined {
+    const { words } = this.wire
+    const at = offsetBytes / 4
+    this.tensor.check(words, at, name, rule)
+    const { buffer, dataOffsetBytes } = this.tensor
+    writeU64(words, at + word.buffer, buffer?.native ?? 0)
+    writeU64(words, at + word.data, buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes)
+    return buffer
+  }
+
+  /** Native address of the block of `STAGING_BYTES`. */
+  stagingAddress(): Address {
+    this.#staging ??= new Uint8Array(STAGING_BYTES)
+    return ptr(this.#staging) as number
+  }
+
+  /** `ggml_backend_t` of a device. */
+  backend(device: number): Address {
+    const backend = this.devices[device]!.backend()
+    if (backend === 0) throw new ComputeError("the device could not be started")
+    return backend
+  }
+}

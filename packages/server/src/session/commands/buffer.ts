@@ -1,0 +1,60 @@
+import { type Address, asPointer } from "@ggml-rpc/native/bindings"
+import { answerNumber, answerPair } from "../answers.ts"
+import { readU64 } from "../graph/tensorWords.ts"
+import type { SessionBuffer } from "../memory/buffers.ts"
+import type { SessionState } from "../SessionState.ts"
+
+/** What does not fit is answered as out of memory: handle 0. */
+export const allocBuffer = (state: SessionState): void => {
+  const device = state.deviceIndex()
+  const sizeBytes = readU64(state.wire.words, state.spoken.offsets.allocSizeBytes / 4)
+  const buffer = tryAlloc(state, device, sizeBytes)
+  answerPair(state.wire, buffer?.id ?? 0, buffer?.sizeBytes ?? 0)
+}
+
+const tryAlloc = (
+  state: SessionState,
+  index: number,
+  sizeBytes: number,
+): SessionBuffer | undefined => {
+  const { buffers, ggml, ledger } = state
+  const device = state.devices[index]!
+  if (sizeBytes < 0) return undefined
+  if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
+  if (!buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
+  if (!device.hasMemoryFor(sizeBytes, ledger)) return undefined
+  state.stateful = true
+  const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
+  if (native === 0 || native === null) return undefined
+  const pointer = asPointer(native)
+  const size = ggml.gs_buffer_size(pointer)
+  const buffer = buffers.add(
+    {
+      device: index,
+      native,
+      sizeBytes: size,
+      nativeBase: size === 0 ? 0 : ggml.gs_buffer_base(pointer),
+      isHost: state.directMemory && ggml.ggml_backend_buffer_is_host(pointer),
+    },
+    device.alignmentBytes,
+  )
+  ledger.set(buffers.hostBytes)
+  return buffer
+}
+
+export const bufferGetBase = (state: SessionState): void =>
+  answerNumber(state.wire, state.buffer().base)
+
+export const freeBuffer = (state: SessionState): void => {
+  const buffer = state.buffer()
+  state.stored.dropTouching(buffer.id)
+  state.buffers.remove(buffer)
+  state.ledger.set(state.buffers.hostBytes)
+  state.ggml.ggml_backend_buffer_free(asPointer(buffer.native))
+}
+
+export const bufferClear = (state: SessionState): void => {
+  const buffer = state.buffer()
+  const value = state.wire.view.getUint8(state.spoken.offsets.bufferClear.value)
+  if (buffer.sizeBytes > 0) state.ggml.gs_buffer_clear(asPointer(buffer.native), value)
+}

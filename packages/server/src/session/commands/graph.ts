@@ -1,0 +1,130 @@
+import { ptr } from "bun:ffi"
+import { type Address, asPointer, takeLog } from "@ggml-rpc/native/bindings"
+import { ClientGone, ComputeError, refuse } from "../errors.ts"
+import { prepareInAny } from "../graph/guessNumbering.ts"
+import { type GraphKey, graphKey, LAST_GRAPH } from "../graph/StoredGraphs.ts"
+import { RECORD_WORDS, word } from "../graph/tensorWords.ts"
+import type { SessionState } from "../SessionState.ts"
+import { loaded } from "../spoken.ts"
+
+const GRAPH_BLOCK_BYTES = 256 * 1024
+
+/** A graph of ggml takes three times its payload besides it: larger ones only when there is memory. */
+const LARGE_GRAPH_BYTES = 4 * 1024 * 1024
+
+/** `ggml_status`. */
+const STATUS_SUCCESS = 0
+const STATUS_ABORTED = 1
+
+export const graphCompute = (state: SessionState): void => {
+  const { wire, graph, ggml, stored } = state
+  const size = wire.sizeBytes
+  if (size > state.block.byteLength) growBlock(state, size)
+  wire.take(state.blockAddress, size)
+  prepare(state, size)
+  const device = state.devices[graph.device]!
+  if (!device.hasWorkMemoryFor(graph.workBytes, state.ledger)) {
+    refuse(
+      "nodes",
+      "need more memory besides the tensors than this machine has now",
+      graph.workBytes,
+    )
+  }
+  const key = keyOf(state)
+  if (key !== undefined) stored.makeRoom(graph.device, state.spoken.storedGraphCount)
+  state.stateful = true
+  const native = ggml.gs_graph_build(
+    asPointer(graph.nodesAddress),
+    graph.nodeCount,
+    asPointer(state.blockAddress + graph.recordsOffset),
+    graph.tensorCount,
+  ) as Address
+  if (native === 0 || native === null) {
+    throw new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
+  }
+  if (key === undefined) {
+    try {
+      checkSupport(state, native)
+      compute(state, graph.device, native)
+    } finally {
+      ggml.gs_graph_free(asPointer(native))
+    }
+    return
+  }
+  checkSupport(state, native)
+  stored.put(graph.device, key, { native, buffers: graph.usedBuffers })
+  compute(state, graph.device, native)
+}
+
+const prepare = (state: SessionState, size: number): void => {
+  const { graph, dialects, block, devices } = state
+  const { threadCount } = devices[0]!
+  if (dialects.length === 1) {
+    graph.prepare(block, size, devices.length, threadCount)
+    return
+  }
+  const attempt = (): void => graph.prepare(block, size, devices.length, threadCount)
+  state.dialects = prepareInAny(graph, dialects, block, attempt, size)
+}
+
+/** Under which the graph in the block is kept; undefined when it is not. */
+const keyOf = ({ block, spoken, dialects }: SessionState): GraphKey | undefined => {
+  const { uidOffset } = dialects[0]!.graph
+  if (uidOffset < 0) return spoken.storedGraphCount > 0 ? LAST_GRAPH : undefined
+  const low = block[uidOffset / 4]!
+  const high = block[uidOffset / 4 + 1]!
+  return low === 0 && high === 0 ? undefined : graphKey(low, high)
+}
+
+const checkSupport = (state: SessionState, native: Address): void => {
+  const backend = state.backend(state.graph.device)
+  const unsupported = state.ggml.gs_graph_unsupported(asPointer(backend), asPointer(native))
+  if (unsupported >= 0) refuseNode(state, unsupported)
+}
+
+const growBlock = (state: SessionState, size: number): void => {
+  const { devices } = state
+  const device = devices.find(({ usesHostMemory }) => usesHostMemory) ?? devices[0]!
+  if (size > LARGE_GRAPH_BYTES && !device.hasMemoryFor(4 * size, state.ledger)) {
+    refuse("payload_size", "is larger than the memory of this machine allows now", size)
+  }
+  const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
+  state.block = new Uint32Array(bytes / 4)
+  state.blockAddress = ptr(state.block) as number
+}
+
+const refuseNode = (state: SessionState, node: number): never => {
+  const { graph, block } = state
+  const record = graph.nodes[node]! - 1
+  const op = block[graph.recordsOffset / 4 + record * RECORD_WORDS + word.op]!
+  const { name } = state.devices[graph.device]!.device
+  return refuse(
+    `tensors[${record}].op`,
+    `is no operation that ${name} can run with these types and shapes`,
+    loaded.ops[op],
+  )
+}
+
+export const graphRecompute = (state: SessionState): void => {
+  const device = state.deviceIndex()
+  const { words } = state.wire
+  const isNumbered = state.dialects[0]!.graph.uidOffset >= 0
+  const key = isNumbered ? graphKey(words[1]!, words[2]!) : LAST_GRAPH
+  const graph = state.stored.get(device, key)
+  if (graph === undefined) {
+    const which = isNumbered ? ` under uid ${key}` : ""
+    refuse("device", `has no computed graph${which} that could run again`, device)
+  }
+  compute(state, device, graph.native)
+}
+
+const compute = (state: SessionState, device: number, graph: Address): void => {
+  const backend = state.backend(device)
+  // Answers that wait need not wait for the graph.
+  state.wire.flush()
+  const status = state.ggml.gs_graph_compute(asPointer(backend), asPointer(graph))
+  if (status === STATUS_SUCCESS) return
+  if (status === STATUS_ABORTED) throw new ClientGone("closed while its graph ran")
+  const said = takeLog()
+  throw new ComputeError(`ggml gave status ${status}${said === "" ? "" : `: ${said}`}`)
+}

@@ -1,0 +1,134 @@
+import {
+  type Address,
+  asPointer,
+  type Device,
+  deviceMemory,
+  ggml,
+  io,
+  listDevices,
+  type MemorySize,
+} from "@ggml-rpc/native/bindings"
+import type { Ledger } from "./MemoryLedger.ts"
+
+/** Kept free for everything else on the machine; less on a small one. */
+const RESERVE_BYTES = 256 * 1024 * 1024
+
+/**
+ * A reading of the free memory takes a third of a millisecond, and a model's buffers come in a row: for a while
+ * one reading will do, for what it would allow this many times over.
+ */
+const READING_MS = 500
+const PLENTY = 8
+
+/** ggml may take so much to compute with unasked: what stays free is for that as well. */
+const UNASKED_WORK_BYTES = 16 * 1024 * 1024
+
+/** A device of this server, as the commands need it. */
+export class ServedDevice {
+  readonly device: Device
+  readonly bufferType: Address
+  readonly alignmentBytes: number
+  /** -1: no limit. */
+  readonly maxSizeBytes: number
+  /** Whether every tensor takes just its own bytes. */
+  readonly sizesArePlain: boolean
+  readonly threadCount: number
+  #backend: Address = 0
+  /** What was left for buffers at the last reading, when that was, and what has been granted of it. */
+  #spareBytes = 0
+  #readAt = Number.NEGATIVE_INFINITY
+  #grantedBytes = 0
+  /** What other sessions had promised then. */
+  #othersBytes = 0
+  /** What ggml has been granted to compute with, and keeps. */
+  #workBytes = 0
+
+  constructor(device: Device, threadCount: number) {
+    const symbols = ggml()
+    this.device = device
+    this.threadCount = threadCount
+    this.bufferType = symbols.ggml_backend_dev_buffer_type(asPointer(device.address)) as Address
+    this.alignmentBytes = symbols.gs_buft_alignment(asPointer(this.bufferType))
+    this.maxSizeBytes = symbols.gs_buft_max_size(asPointer(this.bufferType))
+    this.sizesArePlain = symbols.gs_buft_sizes_are_plain(asPointer(this.bufferType)) !== 0
+  }
+
+  /** Whether its memory is that of the host. */
+  get usesHostMemory(): boolean {
+    return this.device.type === "CPU" || this.device.type === "ACCEL"
+  }
+
+  /**
+   * Total bytes, and those that a client can have now: without what sessions promised and nobody has written yet,
+   * and without what stays free for the rest of the machine.
+   */
+  memory(ledger: Ledger): MemorySize {
+    const size = deviceMemory(this.device)
+    if (!this.usesHostMemory) return size
+    this.#othersBytes = ledger.othersBytes()
+    const reserve = Math.min(RESERVE_BYTES, size.totalBytes / 32)
+    this.#spareBytes = Math.max(0, size.freeBytes - ledger.unwrittenBytes() - reserve)
+    this.#readAt = performance.now()
+    this.#grantedBytes = 0
+    return { freeBytes: this.#spareBytes, totalBytes: size.totalBytes }
+  }
+
+  /**
+   * Whether `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory. What sessions
+   * promised and nobody has written yet is as good as taken.
+   */
+  hasMemoryFor(sizeBytes: number, ledger: Ledger): boolean {
+    if (!this.usesHostMemory) return true
+    const isRecent =
+      performance.now() - this.#readAt < READING_MS && ledger.othersBytes() === this.#othersBytes
+    const isPlenty = (this.#grantedBytes + sizeBytes) * PLENTY <= this.#spareBytes
+    if (!isRecent || !isPlenty) this.memory(ledger)
+    this.#grantedBytes += sizeBytes
+    return sizeBytes <= this.#spareBytes
+  }
+
+  /** The same for memory that ggml takes to compute a graph, and keeps for the next one. */
+  hasWorkMemoryFor(workBytes: number, ledger: Ledger): boolean {
+    if (workBytes <= Math.max(this.#workBytes, UNASKED_WORK_BYTES)) return true
+    if (!this.hasMemoryFor(workBytes - this.#workBytes, ledger)) return false
+    this.#workBytes = workBytes
+    return true
+  }
+
+  /**
+   * Its backend, made at the first use: on a GPU that takes memory and time, which a client that only
+   * asks questions should not cost. 0 when the device refuses.
+   */
+  backend(): Address {
+    if (this.#backend !== 0) return this.#backend
+    const symbols = ggml()
+    this.#backend = symbols.ggml_backend_dev_init(asPointer(this.device.address), null) as Address
+    if (this.#backend === 0) return 0
+    symbols.gs_backend_set_threads(asPointer(this.#backend), this.threadCount)
+    symbols.gs_backend_set_abort_flag(asPointer(this.#backend), io().io_abort_flag())
+    return this.#backend
+  }
+}
+
+/** All accelerators, else one CPU; upstream's rpc-server `get_devices` (7.0.0). */
+const defaultDevices = (devices: readonly Device[]): readonly Device[] => {
+  const accelerators = devices.filter((device) => device.type !== "CPU" && device.type !== "ACCEL")
+  return accelerators.length > 0
+    ? accelerators
+    : devices.filter((device) => device.type === "CPU").slice(0, 1)
+}
+
+/** The devices to serve, or the first name that no device has. */
+export const selectDevices = (
+  names: readonly string[] | undefined,
+): { readonly devices: readonly Device[] } | { readonly unknown: string } => {
+  const all = listDevices()
+  if (names === undefined) return { devices: defaultDevices(all) }
+  const devices: Device[] = []
+  for (const name of names) {
+    const device = all.find((candidate) => candidate.name === name)
+    if (device === undefined) return { unknown: name }
+    devices.push(device)
+  }
+  return { devices }
+}

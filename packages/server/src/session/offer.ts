@@ -1,0 +1,55 @@
+/**
+ * Which version a connection is offered. The front process decides and the session process answers HELLO, so an offer
+ * travels with the connection, as one byte.
+ */
+import { formatVersion, offers, type ProtocolSpec, versions } from "@ggml-rpc/protocol"
+import { refuse } from "./errors.ts"
+import { HELLO_BYTES } from "./spoken.ts"
+
+/** A pinned version, or what is offered to either kind of HELLO: places in `offers`. */
+export type Offer =
+  | { readonly pinned: ProtocolSpec }
+  | { readonly withCaps: number; readonly withoutCaps: number }
+
+/** What a client that nobody knows is offered. */
+export const firstOffer: Offer = { withCaps: 0, withoutCaps: 0 }
+
+/** All that may be pinned. */
+const pinnable: readonly ProtocolSpec[] = [...offers(true), ...offers(false), ...versions]
+
+const PINNED = 0x80
+
+/** @throws {RangeError} for a version that is none of the protocol package's */
+export const encodeOffer = (offer: Offer): number => {
+  if (!("pinned" in offer)) return offer.withCaps | (offer.withoutCaps << 3)
+  const index = pinnable.indexOf(offer.pinned)
+  if (index < 0) throw new RangeError("only a version of @ggml-rpc/protocol can be pinned")
+  return PINNED | index
+}
+
+export const decodeOffer = (byte: number): Offer =>
+  (byte & PINNED) !== 0
+    ? { pinned: pinnable[byte & ~PINNED]! }
+    : { withCaps: byte & 7, withoutCaps: (byte >> 3) & 7 }
+
+/**
+ * The version for a client that said HELLO with so many bytes.
+ *
+ * @throws {ProtocolError} when the pinned one is of the other kind: the answer's size alone would end the client
+ */
+export const choose = (offer: Offer, helloBytes: number): ProtocolSpec => {
+  const hasCaps = helloBytes === HELLO_BYTES
+  if (!("pinned" in offer)) {
+    return hasCaps ? offers(true)[offer.withCaps]! : offers(false)[offer.withoutCaps]!
+  }
+  const { features, version } = offer.pinned
+  if (features.helloCaps !== hasCaps) {
+    const kind = hasCaps ? "4.0 or later" : "3.6 or earlier"
+    refuse(
+      "payload_size",
+      `is that of protocol ${kind}, but this port speaks ${formatVersion(version)} only (--protocol)`,
+      helloBytes,
+    )
+  }
+  return offer.pinned
+}
