@@ -42,7 +42,11 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
 const ours = () =>
-  startOurServer({ flags: ["--cache"], env: { LLAMA_CACHE: folder, XDG_CACHE_HOME: undefined } })
+  startOurServer({
+    protocol: "peers",
+    flags: ["--cache"],
+    env: { LLAMA_CACHE: folder, XDG_CACHE_HOME: undefined },
+  })
 const theirs = () =>
   startUpstreamServer({
     threads: 1,
@@ -99,7 +103,10 @@ test("what upstream's client and server left is served by ours", async () => {
 })
 
 test("without --cache nothing is written, and our client asks for no hash", async () => {
-  await using server = await startOurServer({ env: { LLAMA_CACHE: folder, GGML_RPC_DEBUG: "1" } })
+  await using server = await startOurServer({
+    protocol: "peers",
+    env: { LLAMA_CACHE: folder, GGML_RPC_DEBUG: "1" },
+  })
   expect(await cachedBytes(server.endpoint)).toBe(0)
   expect(readdirSync(folder)).toEqual([])
   expect(server.stderr()).toContain("[SET_TENSOR]")

@@ -66,7 +66,7 @@ const cases: ReadonlyArray<Case> = [
     title: "speaks a newer version",
     answers: withHello(() => helloOf(9, 0, 0)),
     error: { _tag: "HandshakeError", reason: "version" },
-    says: "the server speaks protocol 9.0.0 (llama.cpp v1.0)",
+    says: "the server speaks protocol 9.0.0, which is llama.cpp v1.0's",
   },
   {
     title: "is a web server",

@@ -29,7 +29,9 @@ beforeAll(async () => {
   upstreamClient = (await ensurePeers(["upstream-client"]))["upstream-client"]
   await ensurePeers(["rpc-server"])
   for (const name of serverNames) {
-    const server = name.startsWith("ours") ? startOurServer() : startUpstreamServer({ threads: 1 })
+    const server = name.startsWith("ours")
+      ? startOurServer({ protocol: "peers" })
+      : startUpstreamServer({ threads: 1 })
     servers.set(name, stack.use(await server))
   }
 }, 300_000)
@@ -171,7 +173,7 @@ describe("a server with two devices", () => {
 
   test("our client and upstream's use both", async () => {
     const model = await models.mixed()
-    await using server = await startOurServer({ flags: twice })
+    await using server = await startOurServer({ protocol: "peers", flags: twice })
     const endpoints = [server.endpoint, server.endpoint]
     const ours = await recite([server.endpoint], model.path, { ...model, tensorSplit: [4, 5] })
     expect(ours.unitCounts).toEqual([4, 5, 0])
@@ -182,7 +184,7 @@ describe("a server with two devices", () => {
 
   test("our client splits over it and another server", async () => {
     const model = await models.mixed()
-    await using server = await startOurServer({ flags: twice })
+    await using server = await startOurServer({ protocol: "peers", flags: twice })
     const ours = await recite([server.endpoint, ...endpointsOf(["upstream1"])], model.path, {
       ...model,
       tensorSplit: [1, 1, 1],

@@ -16,6 +16,7 @@ import {
   startProcess,
   waitUntil,
 } from "./peers/process.ts"
+import { newestRelease } from "./peers/releases.ts"
 
 /** What runs `ggml-rpc`: put the command and its flags behind it. */
 export const ggmlRpc: readonly string[] = [
@@ -26,6 +27,11 @@ export const ggmlRpc: readonly string[] = [
 export interface OurServerOptions extends StartOptions {
   /** Default 1: the interop tests compare bits, and sums depend on the order of additions. */
   readonly threads?: number
+  /**
+   * Version to speak alone; `peers`: that of the newest release among the peers, whose clients end when they are offered
+   * another at first. Default: what suits the client.
+   */
+  readonly protocol?: string
   /** More flags of `ggml-rpc serve`. */
   readonly flags?: readonly string[]
   /** Put before the command. */
@@ -47,6 +53,7 @@ export const startOurServer = async (options: OurServerOptions = {}): Promise<Ou
     [
       ...[...(options.prefix ?? []), ...ggmlRpc],
       ...["serve", "--port", "0", "--threads", String(options.threads ?? 1)],
+      ...(options.protocol === undefined ? [] : ["--protocol", protocolOf(options.protocol)]),
       ...(options.flags ?? []),
     ],
     options,
@@ -69,6 +76,8 @@ export const startOurServer = async (options: OurServerOptions = {}): Promise<Ou
     sessionPids: () => groupMembers(child.pid).filter((pid) => pid !== child.pid),
   }
 }
+
+const protocolOf = (name: string): string => (name === "peers" ? newestRelease.protocol : name)
 
 export type AnyClusterError = ClusterError | EndpointError | GgufError
 

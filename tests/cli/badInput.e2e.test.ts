@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { writeGguf } from "@ggml-rpc/client"
+import { writeGguf } from "@ggml-rpc/gguf"
 import { Command } from "@ggml-rpc/protocol"
 import { demoModel, writeDemoModel } from "ggml-rpc/demo-model"
 import type { FinishedProcess } from "../peers/process.ts"

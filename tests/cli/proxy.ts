@@ -1,5 +1,5 @@
 /** A server that passes everything on to another one, frame by frame, and may change it on the way. */
-import { Command, commandSpec } from "@ggml-rpc/protocol"
+import { commandSpec } from "@ggml-rpc/protocol"
 
 export interface ProxyHooks {
   /** May change a request's payload in place. */
@@ -69,7 +69,8 @@ export const startProxy = (port: number, hooks: ProxyHooks): Proxy => {
         const toClient = new Outbox((bytes) => client.write(bytes))
         const unanswered: Array<number> = []
         const responses = new Frames(8, (frame) => {
-          hooks.onResponse?.(unanswered.shift() ?? Command.NONE, frame.subarray(8))
+          const command = unanswered.shift()
+          if (command !== undefined) hooks.onResponse?.(command, frame.subarray(8))
           toClient.push(frame)
         })
         let toServer: Outbox | undefined

@@ -4,13 +4,8 @@
  * caller's.
  */
 import { join } from "node:path"
-import {
-  constantTensor,
-  type GgufTensorToWrite,
-  type GgufToWrite,
-  randomTensor,
-  writeGguf,
-} from "@ggml-rpc/client"
+import { constantTensor, type GgufTensorToWrite, type GgufToWrite, writeGguf } from "@ggml-rpc/gguf"
+import { randomTensor } from "./random.ts"
 import { numberedVocabulary, vocabularyMetadata } from "./vocabulary.ts"
 
 const SEED = 43

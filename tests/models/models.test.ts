@@ -2,8 +2,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { layerBytes, quantize, readGguf, readGgufArray, writeGguf } from "@ggml-rpc/client"
+import { layerBytes, readGguf, readGgufArray, writeGguf } from "@ggml-rpc/gguf"
 import { ensureModel, type RandomModel, randomModel, randomModels } from "./models.ts"
+import { quantize } from "./quantize.ts"
 
 let folder = ""
 beforeAll(() => {

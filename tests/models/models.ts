@@ -5,15 +5,10 @@
 import { createHash } from "node:crypto"
 import { existsSync } from "node:fs"
 import { join } from "node:path"
-import {
-  constantTensor,
-  type GgufTensorToWrite,
-  type GgufToWrite,
-  randomTensor,
-  type WritableType,
-  writeGguf,
-} from "@ggml-rpc/client"
+import { constantTensor, type GgufTensorToWrite, type GgufToWrite, writeGguf } from "@ggml-rpc/gguf"
 import { demoModel } from "ggml-rpc/demo-model"
+import type { WritableType } from "./quantize.ts"
+import { randomTensor } from "./random.ts"
 import {
   llamaVocabulary,
   numberedVocabulary,

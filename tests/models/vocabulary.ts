@@ -1,5 +1,5 @@
 import { join } from "node:path"
-import { type GgufValueToWrite, readGguf, readGgufArray } from "@ggml-rpc/client"
+import { type GgufValueToWrite, readGguf, readGgufArray } from "@ggml-rpc/gguf"
 import { ensureSource } from "@ggml-rpc/native/source"
 
 /** A SentencePiece vocabulary as three columns, by token id; 0, 1, 2 are unknown, begin and end. */

@@ -7,9 +7,9 @@ import {
   constantTensor,
   type GgufTensorToWrite,
   type GgufValueToWrite,
-  randomTensor,
   writeGguf,
-} from "@ggml-rpc/client"
+} from "@ggml-rpc/gguf"
+import { randomTensor } from "../models/random.ts"
 import { numberedVocabulary, type Vocabulary, vocabularyMetadata } from "../models/vocabulary.ts"
 
 type Metadata = ReadonlyArray<readonly [key: string, value: GgufValueToWrite]>

@@ -162,6 +162,15 @@ const rpc = text({
 
 const clusterFlags = {
   rpc,
+  remoteBuild: text({
+    name: "remote-build",
+    aliases: [],
+    value: "A:PORT=OPS,…",
+    isList: true,
+    about:
+      "operations of an older server's ggml, such as 10.0.0.2:50052=95; only needed where a warning asks for it",
+    group: cluster,
+  }),
   device: names({
     name: "device",
     aliases: ["-dev"],
@@ -408,6 +417,7 @@ export const runFlags = {
 
 export const verifyFlags = {
   rpc,
+  remoteBuild: clusterFlags.remoteBuild,
   device: clusterFlags.device,
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,

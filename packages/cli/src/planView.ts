@@ -1,7 +1,8 @@
 /** A plan, and what a loaded model takes, for people and as JSON. */
+
 import type { Cluster, DevicePlan, DeviceUse, Measurement } from "@ggml-rpc/client"
+import { formatBytes } from "@ggml-rpc/native/bindings"
 import { type Column, formatTable, type TableOptions } from "./table.ts"
-import { formatBytes } from "./units.ts"
 
 /**
  * The layers of a run of units as text: `0–3`, `4–7, output`, `–` for none. Units are the blocks in

@@ -1,5 +1,6 @@
 /** How far the upload of a model's weights is, on a terminal as one line that changes. */
-import { formatBytes, formatEta, formatSeconds } from "./units.ts"
+import { formatBytes } from "@ggml-rpc/native/bindings"
+import { formatEta, formatSeconds } from "./units.ts"
 
 /** As `LoadProgress` of the client. */
 export interface Progress {

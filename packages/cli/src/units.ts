@@ -1,22 +1,5 @@
-/** Numbers for people. */
-
-const units = ["B", "KiB", "MiB", "GiB", "TiB"] as const
-
-/** Three digits: `1.27 GiB`, `849 MiB`, `512 B`. */
-export const formatBytes = (bytes: number): string => {
-  let value = bytes
-  let unit = 0
-  // 999.5 would be shown as 1000.
-  while (value >= 999.5 && unit < units.length - 1) {
-    value /= 1024
-    unit++
-  }
-  return `${unit === 0 ? Math.round(value) : digits(value)} ${units[unit]}`
-}
-
-/** Three significant digits of a number below 1024. */
-const digits = (value: number): string =>
-  value >= 99.95 ? value.toFixed(0) : value >= 9.995 ? value.toFixed(1) : value.toFixed(2)
+/** Times, rates and counts for people. */
+import { threeDigits } from "@ggml-rpc/native/bindings"
 
 /** `0.05 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`. */
 export const formatSeconds = (seconds: number): string => {
@@ -39,7 +22,7 @@ export const formatEta = (seconds: number): string => {
 
 /** `240.1 tokens/s`; nothing sensible where no time passed. */
 export const formatRate = (count: number, ms: number): string =>
-  ms > 0 ? `${digits((count * 1000) / ms)} tokens/s` : "–"
+  ms > 0 ? `${threeDigits((count * 1000) / ms)} tokens/s` : "–"
 
 export const formatCount = (count: number, noun: string): string =>
   `${count} ${noun}${count === 1 ? "" : "s"}`

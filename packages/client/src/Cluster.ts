@@ -15,13 +15,13 @@
  * Effect.runPromise(Effect.scoped(program))
  * ```
  */
+import type { GgufError } from "@ggml-rpc/gguf"
+import type { Endpoint } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as EngineHost from "./EngineHost.ts"
-import type { Endpoint } from "./endpoint.ts"
-import type { EngineDevice } from "./engine/messages.ts"
+import type { EngineDevice, EngineServer } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
-import type { GgufError } from "./gguf/index.ts"
 import { type ClusterModel, type LoadProgress, loadModel, type Place } from "./Model.ts"
 import { type ModelPlan, type PlanOptions, planModel } from "./ModelPlan.ts"
 
@@ -43,6 +43,8 @@ export interface ClusterDevice extends EngineDevice {
 }
 
 export interface Cluster {
+  /** In the order given. */
+  readonly servers: ReadonlyArray<EngineServer>
   /** In the order of the split: servers as given, then local devices. Memory as of opening. */
   readonly devices: ReadonlyArray<ClusterDevice>
   /** The CPU of this host. */
@@ -80,6 +82,7 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
     }))
     const places = devices.map((device) => device.place)
     return {
+      servers: opened.servers,
       devices,
       host: opened.host,
       enginePid: engine.pid,

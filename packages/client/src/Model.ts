@@ -9,7 +9,7 @@ import type { EngineEvent, GenerateStats, LoadStats } from "./engine/messages.ts
 import { type ClusterError, ModelError } from "./errors.ts"
 import { type GeneratedToken, generateEach, tokenStream } from "./generateEach.ts"
 import { type ModelPlan, measurementOf } from "./ModelPlan.ts"
-import type { Measurement } from "./planner.ts"
+import type { Measurement } from "./planner/index.ts"
 
 export interface LoadProgress {
   /** Weights that have reached their servers. */

@@ -1,11 +1,12 @@
 /** Where a model goes: what is asked for, what fits, and what the engine measured. */
+import { type GgufError, ggufString, layerBytes } from "@ggml-rpc/gguf"
 import type { KvTypeName } from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
 import { contextOptions, MIN_CONTEXT_SIZE } from "./contextOptions.ts"
 import type { EngineHost } from "./EngineHost.ts"
 import type { EngineContextOptions, MeasuredRow } from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
-import { type GgufError, ggufString, layerBytes, loadGguf } from "./gguf/index.ts"
+import { loadGguf } from "./loadGguf.ts"
 import {
   type Candidate,
   type DeviceUse,
@@ -13,7 +14,7 @@ import {
   type Plan,
   type PlannerInput,
   planSteps,
-} from "./planner.ts"
+} from "./planner/index.ts"
 
 /** Defaults are llama-cli's, by its names. */
 export interface PlanOptions {

@@ -1,7 +1,7 @@
 /** What a context is made with: llama-cli's defaults, and what the architecture asks for. */
+import { type GgufFile, ggufInteger, ggufString } from "@ggml-rpc/gguf"
 import { defaultThreadCount, kvTypes } from "@ggml-rpc/native/bindings/llama"
 import type { EngineContextOptions } from "./engine/messages.ts"
-import { type GgufFile, ggufInteger, ggufString } from "./gguf/index.ts"
 import type { PlanOptions } from "./ModelPlan.ts"
 
 /** llama.cpp shrinks a context that was not asked for no further than this. */

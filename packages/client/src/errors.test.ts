@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test"
-import { EndpointError } from "./endpoint.ts"
+import { EndpointError } from "@ggml-rpc/protocol"
 import {
   type ClusterError,
   ConnectError,

@@ -2,9 +2,8 @@
  * What can go wrong between a client and its servers. Every error is plain data besides its class, so
  * that it survives the way from the engine's process to the caller (`errorToData`, `errorFromData`).
  */
-import { TaggedError } from "@ggml-rpc/native/bindings"
-import { versionRange } from "@ggml-rpc/protocol"
-import { EndpointError } from "./endpoint.ts"
+import { formatNeededMebibytes, TaggedError } from "@ggml-rpc/native/bindings"
+import { EndpointError, versionRange } from "@ggml-rpc/protocol"
 
 /** No connection to a server came about. */
 export class ConnectError extends TaggedError("ConnectError")<{
@@ -92,7 +91,7 @@ export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
   readonly sizeBytes: number
 }> {
   override get message() {
-    return `${this.endpoint} cannot allocate ${formatMiB(this.sizeBytes)} on ${this.device}: give it fewer layers with --tensor-split, lower --ctx-size, or free memory there.`
+    return `${this.endpoint} cannot allocate ${formatNeededMebibytes(this.sizeBytes)} on ${this.device}: give it fewer layers with --tensor-split, lower --ctx-size, or free memory there.`
   }
 }
 
@@ -152,8 +151,6 @@ export class EngineRequestError extends TaggedError("EngineRequestError")<{
     }[this.reason]
   }
 }
-
-const formatMiB = (bytes: number): string => `${Math.ceil(bytes / 1024 / 1024)} MiB`
 
 const classes = {
   ConnectError,

@@ -1,14 +1,23 @@
+export * from "@ggml-rpc/gguf"
+export {
+  type Endpoint,
+  EndpointError,
+  formatEndpoint,
+  formatVersion,
+  type Version,
+} from "@ggml-rpc/protocol"
 export * as Cluster from "./Cluster.ts"
+export type { ServerKind } from "./connection/hello.ts"
 export * from "./connection/probe.ts"
-export * from "./endpoint.ts"
 export type {
   EngineContextOptions,
   EngineDevice,
+  EngineServer,
   GenerateStats,
   LoadStats,
   StopReason,
 } from "./engine/messages.ts"
 export * from "./errors.ts"
-export * from "./gguf/index.ts"
+export { loadGguf } from "./loadGguf.ts"
 export * from "./parseEndpoint.ts"
-export * from "./planner.ts"
+export * from "./planner/index.ts"

@@ -17,6 +17,7 @@ import {
   prebuiltPackage,
   type Variant,
 } from "../src/prebuilt.ts"
+import { TaggedError } from "../src/taggedError.ts"
 
 export * from "../src/prebuilt.ts"
 
@@ -49,20 +50,11 @@ export const pinnedRelease: SourceRelease = {
 const bundlePath = "package/llama/gitRelease.bundle"
 
 /** The source tree could not be made; the message says what is missing and what to do. */
-export class SourceError extends Error {
-  readonly _tag = "SourceError"
-  override readonly name = "SourceError"
+export class SourceError extends TaggedError("SourceError")<{
   readonly reason: "npm" | "git" | "network" | "checksum" | "bundle" | "disk"
-
-  constructor(fields: {
-    readonly reason: SourceError["reason"]
-    readonly message: string
-    readonly cause?: unknown
-  }) {
-    super(fields.message, { cause: fields.cause })
-    this.reason = fields.reason
-  }
-}
+  readonly message: string
+  readonly cause?: unknown
+}> {}
 
 export interface SourceOptions {
   /** Default {@link pinnedRelease}. */

@@ -2,6 +2,7 @@
  * The bindings alone, without Effect and the build: what a process that runs one synchronous loop
  * imports as `@ggml-rpc/native/bindings`, to stay small and start fast.
  */
+export * from "./bytes.ts"
 export * from "./io.ts"
 export * from "./libggml.ts"
 export * from "./libraries.ts"

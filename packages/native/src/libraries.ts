@@ -14,6 +14,7 @@ import {
   prebuiltDir,
   prebuiltPackage,
 } from "./prebuilt.ts"
+import { TaggedError } from "./taggedError.ts"
 
 /** `source` is what `bun run build:native --from-source` made; the others are npm packages. */
 export type LibraryVariant = "base" | "cuda" | "vulkan" | "source"
@@ -29,14 +30,10 @@ export interface LibrarySet {
 }
 
 /** The set, or the shim for it, is not there. */
-export class NativeLibraryError extends Error {
-  readonly _tag = "NativeLibraryError"
-  override readonly name = "NativeLibraryError"
-
-  constructor(fields: { readonly message: string; readonly cause?: unknown }) {
-    super(fields.message, { cause: fields.cause })
-  }
-}
+export class NativeLibraryError extends TaggedError("NativeLibraryError")<{
+  readonly message: string
+  readonly cause?: unknown
+}> {}
 
 /** The typed error for anything that was thrown while libraries were found and opened. */
 export const libraryErrorOf = (cause: unknown): NativeLibraryError | PrebuiltMissingError =>

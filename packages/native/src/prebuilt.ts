@@ -4,26 +4,18 @@
  */
 import { existsSync, realpathSync } from "node:fs"
 import { basename, dirname, join, resolve } from "node:path"
+import { TaggedError } from "./taggedError.ts"
 
 /** Version of `node-llama-cpp` and of every `@node-llama-cpp/<platform>` package. */
 export const packageVersion = "3.22.1"
 /** The llama.cpp release in that package. */
 export const llamaVersion = "v0.5.0"
 
-// Plain classes rather than Data.TaggedError, here and in libraries.ts: session and engine processes
-// load these modules, and importing Effect would cost each of them 20 MB. `catchTag` reads `_tag` alone.
-
 /** No package of prebuilt libraries for this platform and variant is installed. */
-export class PrebuiltMissingError extends Error {
-  readonly _tag = "PrebuiltMissingError"
-  override readonly name = "PrebuiltMissingError"
+export class PrebuiltMissingError extends TaggedError("PrebuiltMissingError")<{
   readonly packageName: string
-
-  constructor(fields: { readonly packageName: string; readonly message: string }) {
-    super(fields.message)
-    this.packageName = fields.packageName
-  }
-}
+  readonly message: string
+}> {}
 
 /** Folder of this package, also where this module is part of somebody's bundle. */
 export const packageFolder = (): string =>

@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test"
+import { describe, expect, test } from "bun:test"
 import {
   COMMAND_COUNT,
   Command,
@@ -30,25 +30,23 @@ test("a table without a command makes it unknown", () => {
   expect(commandSpec(Command.GET_TENSOR, { ...newest, commands })).toBeUndefined()
 })
 
-test("each version has the commands that its release knew", () => {
-  const known = versions.map((spec) => [
-    formatVersion(spec.version),
-    Object.values(Command).filter((id) => commandSpec(id, spec) !== undefined).length,
-  ])
-  expect(Object.fromEntries(known)).toEqual({
-    "8.0.0": 23,
-    "7.0.0": 18,
-    "6.0.0": 18,
-    "5.1.0": 18,
-    "5.0.0": 18,
-    "4.0.3": 17,
-    "4.0.2": 17,
-    "4.0.1": 17,
-    "4.0.0": 17,
-    "3.6.1": 17,
-    "3.6.0": 17,
-    "3.5.0": 17,
-    "3.0.0": 16,
+describe("each version has the commands that its release knew", () => {
+  /** Commands that did not exist before. */
+  const since: { readonly [version: string]: number } = {
     "2.0.0": 15,
-  })
+    "3.0.0": 16,
+    "3.5.0": 17,
+    "5.0.0": 18,
+    "8.0.0": 23,
+  }
+  let count = 0
+  for (const spec of versions.toReversed()) {
+    const version = formatVersion(spec.version)
+    count = since[version] ?? count
+    const expected = count
+    test(version, () => {
+      const known = Object.values(Command).filter((id) => commandSpec(id, spec) !== undefined)
+      expect<readonly number[]>(known).toEqual(Array.from({ length: expected }, (_, id) => id))
+    })
+  }
 })

@@ -11,8 +11,8 @@ export interface ProtocolErrorFields {
 }
 
 /**
- * Bytes or values that are not ggml RPC. The only error this package throws: whatever bytes a decoder is given, it
- * returns a value or throws this.
+ * Bytes or values that are not ggml RPC. Whatever bytes a decoder is given, it returns a value or throws this.
+ * The only other error to expect of this package is `EndpointError`, for texts.
  */
 export class ProtocolError extends Error {
   readonly _tag = "ProtocolError"

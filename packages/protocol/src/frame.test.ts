@@ -6,10 +6,14 @@ import {
   checkRequestHeader,
   type FrameOptions,
   type FrameSink,
+  formatVersion,
   type MessageId,
+  type MessageName,
+  newest,
   ProtocolError,
   RequestDecoder,
   ResponseDecoder,
+  versions,
   writeRequestHeader,
 } from "./index.ts"
 
@@ -50,11 +54,16 @@ class Recorder implements FrameSink {
   }
 }
 
-/** Messages of the last two versions that mean the same in both: all but a graph without a uid. */
-const requestVectors = ["7.0.0", "8.0.0"]
-  .flatMap((protocol) => messagesOf(protocol, "request"))
-  .filter(({ protocol, command }) => protocol === "8.0.0" || !command.startsWith("GRAPH_"))
-const responseVectors = ["7.0.0", "8.0.0"].flatMap((protocol) => messagesOf(protocol, "response"))
+/** Messages of any version that the newest would send just so. */
+const vectorsOf = (direction: "request" | "response") =>
+  versions.flatMap((spec) =>
+    messagesOf(formatVersion(spec.version), direction).filter(({ command }) => {
+      const name = command as MessageName
+      return newest.commands[name]![direction] === spec.commands[name]![direction]
+    }),
+  )
+const requestVectors = vectorsOf("request")
+const responseVectors = vectorsOf("response")
 const join = (parts: readonly Uint8Array[]): Uint8Array =>
   Uint8Array.from(parts.flatMap((part) => [...part]))
 const allRequests = join(requestVectors.map((vector) => vector.bytes))
@@ -259,7 +268,7 @@ describe("refusals", () => {
   test("text of another protocol", () => {
     const text = new TextEncoder().encode("GET / HTTP/1.1\r\n")
     expect(refusal(text).message).toBe(
-      "command 71: command does not exist in protocol 8.0.0 (got 71)",
+      `command 71: command does not exist in protocol ${formatVersion(newest.version)} (got 71)`,
     )
   })
 

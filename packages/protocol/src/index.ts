@@ -1,6 +1,7 @@
 /**
- * The ggml RPC wire protocol: messages, tensors, graphs, framing, versions and the hash of the tensor cache. Pure
- * TypeScript that imports nothing; every failure is a `ProtocolError`. See README.md for where to start.
+ * The ggml RPC wire protocol: messages, tensors, graphs, framing, versions and the hash of the tensor cache; and the text
+ * of endpoints. Pure TypeScript that imports nothing. Bytes and values that are wrong are a `ProtocolError`, texts that
+ * are no endpoint an `EndpointError`. See README.md for where to start.
  *
  * Facts about the wire come from ggml/src/ggml-rpc of llama.cpp's releases; which, is said with each.
  */
@@ -13,6 +14,7 @@ export * from "./codec/tensor.ts"
 export * from "./codec/types.ts"
 export * from "./commands.ts"
 export * from "./Dialect.ts"
+export * from "./endpoint.ts"
 export * from "./enums.ts"
 export * from "./errors.ts"
 export * from "./extension.ts"
@@ -42,5 +44,6 @@ export {
   type ProtocolSpec,
   type Requests,
   type Responses,
+  shortVersion,
   type Version,
 } from "./versions/spec.ts"

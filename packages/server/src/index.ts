@@ -1,6 +1,5 @@
 export { formatBanner } from "./front/banner.ts"
 export { cacheFolder } from "./front/cacheFolder.ts"
-export { endpointOf, isLoopback } from "./front/endpoint.ts"
 export * from "./front/errors.ts"
 export type { LogEntry, LogLevel, LogSink } from "./front/log.ts"
 export { DEFAULT_PORT, type RunningServer, type ServeOptions, serve } from "./front/Server.ts"

@@ -1,6 +1,12 @@
 /** `ggml-rpc devices`: what there is to run a model on. */
-import { type Endpoint, formatEndpoint, probe } from "@ggml-rpc/client"
-import { deviceMemory, listDevices, loadBackends } from "@ggml-rpc/native"
+import {
+  type Endpoint,
+  formatEndpoint,
+  formatVersion,
+  probe,
+  type ServerKind,
+} from "@ggml-rpc/client"
+import { deviceMemory, formatBytes, listDevices, loadBackends } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import { ReportedError } from "../errors.ts"
@@ -10,13 +16,18 @@ import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
-import { formatBytes } from "../units.ts"
 import { endpointsOf, prepareNative } from "./inputs.ts"
 
 interface ListedDevice {
   readonly name: string
   readonly place: string
   readonly description: string
+  /** Of a remote device: whose server, its protocol, and the device's index there. */
+  readonly server?: {
+    readonly kind: ServerKind
+    readonly protocol: string
+    readonly device: number
+  }
   readonly freeBytes: number
   readonly totalBytes: number
 }
@@ -51,10 +62,11 @@ export const devices = (values: FlagValues<typeof devicesFlags>) =>
 /** A server's devices without names, or why there are none. */
 const probeServer = (endpoint: Endpoint) =>
   Effect.either(
-    Effect.map(probe(endpoint), ({ version, devices: found }) =>
+    Effect.map(probe(endpoint), ({ version, kind, devices: found }) =>
       found.map((device) => ({
         place: formatEndpoint(endpoint),
-        description: `RPC ${version.major}.${version.minor}.${version.patch}, device ${device.index}`,
+        description: `${kind} ${formatVersion(version)}, device ${device.index}`,
+        server: { kind, protocol: formatVersion(version), device: device.index },
         freeBytes: device.freeBytes,
         totalBytes: device.totalBytes,
       })),

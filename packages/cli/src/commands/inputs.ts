@@ -2,6 +2,7 @@
 import {
   Cluster,
   type Endpoint,
+  formatEndpoint,
   type GgufFile,
   ggufInteger,
   ggufString,
@@ -62,6 +63,31 @@ export const endpointsOf = (rpc: string | undefined) =>
           : Effect.fail(new UsageError("--rpc names no server; write host:port")),
       )
 
+/** What `--remote-build` says of the servers. */
+const withBuilds = (
+  endpoints: ReadonlyArray<Endpoint>,
+  remoteBuild: string | undefined,
+): Effect.Effect<ReadonlyArray<Endpoint>, UsageError> =>
+  Effect.gen(function* () {
+    const counts = new Map<string, number>()
+    for (const part of remoteBuild?.split(",") ?? []) {
+      const [, server = "", count = ""] = /^(.*)=(\d+)$/.exec(part.trim()) ?? []
+      const endpoint = endpoints.find((candidate) => formatEndpoint(candidate) === server)
+      if (endpoint === undefined) {
+        return yield* Effect.fail(
+          new UsageError(
+            `--remote-build takes A:PORT=OPS with a server of --rpc and a number of operations, not '${part}'`,
+          ),
+        )
+      }
+      counts.set(server, Number(count))
+    }
+    return endpoints.map((endpoint) => {
+      const operationCount = counts.get(formatEndpoint(endpoint))
+      return operationCount === undefined ? endpoint : { ...endpoint, operationCount }
+    })
+  })
+
 /** `--device none` means none, as in llama-cli. */
 const localDevicesOf = (
   device: ReadonlyArray<string> | undefined,
@@ -70,15 +96,21 @@ const localDevicesOf = (
 
 export const openCluster = (values: {
   readonly rpc: string | undefined
+  readonly remoteBuild: string | undefined
   readonly device: ReadonlyArray<string> | undefined
 }) =>
-  Effect.flatMap(endpointsOf(values.rpc), (endpoints) =>
-    Cluster.open({ endpoints, localDevices: localDevicesOf(values.device) }),
-  )
+  Effect.gen(function* () {
+    const endpoints = yield* withBuilds(yield* endpointsOf(values.rpc), values.remoteBuild)
+    const cluster = yield* Cluster.open({ endpoints, localDevices: localDevicesOf(values.device) })
+    for (const { warning } of cluster.servers) {
+      if (warning !== undefined) noteLine(`warning: ${warning}`)
+    }
+    return cluster
+  })
 
 /** Flags that say how a model is split and computed, as the planner takes them. */
 export const planOptionsOf = (
-  values: Omit<FlagValues<typeof planFlags>, "rpc" | "device" | "model" | "json">,
+  values: Omit<FlagValues<typeof planFlags>, "rpc" | "remoteBuild" | "device" | "model" | "json">,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
   contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,

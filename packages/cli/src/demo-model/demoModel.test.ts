@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { type GgufFile, ggufString, layerBytes, readGguf, readGgufArray } from "@ggml-rpc/client"
+import { type GgufFile, ggufString, layerBytes, readGguf, readGgufArray } from "@ggml-rpc/gguf"
 import { demoModel, recitalText, recitalTokens, writeDemoModel } from "./index.ts"
 import { loadReference, makeReference, type ReferenceModel } from "./reference.ts"
 

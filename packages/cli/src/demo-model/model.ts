@@ -7,7 +7,7 @@ import {
   SeededRandom,
   seedFor,
   writeGguf,
-} from "@ggml-rpc/client"
+} from "@ggml-rpc/gguf"
 import { recitalText, recitalTokens } from "./recital.ts"
 import { makeVocabulary, type Vocabulary } from "./vocabulary.ts"
 

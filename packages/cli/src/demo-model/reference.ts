@@ -4,7 +4,7 @@
  * src/models/llama.cpp; rotary embedding over neighbouring pairs, base 10000.
  */
 import { readFileSync } from "node:fs"
-import { type GgufFile, ggufInteger, readGguf } from "@ggml-rpc/client"
+import { type GgufFile, ggufInteger, readGguf } from "@ggml-rpc/gguf"
 
 const ROPE_BASE = 10_000
 const NORM_EPSILON = 1e-5

@@ -15,7 +15,9 @@ import {
   Dialect,
   decodeResponse,
   describeCommand,
+  type Endpoint,
   encodeRequest,
+  formatEndpoint,
   type MessageId,
   newest,
   RESPONSE_HEADER_SIZE_BYTES,
@@ -23,9 +25,8 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
-import { AnswerQueue, DISCARD } from "./AnswerQueue.ts"
+import { AnswerQueue, NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 
@@ -38,8 +39,6 @@ export const COPY_LIMIT_BYTES = 32 * 1024
  * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
  */
 const SEND_AHEAD_BYTES = 48 * 1024
-/** Small answers that may be outstanding: no system's socket buffers are full of so few. */
-const SMALL_ANSWER_LIMIT = 32
 /** A host that vanished while nothing was sent is noticed after about twice this time. */
 const KEEPALIVE_S = 5
 
@@ -64,8 +63,8 @@ export class RpcConnection {
   readonly blockView = new DataView(this.block.buffer)
   private blockSize = 0
   private fd = -1
-  /** Answers that are on their way; the ticket of the oldest is `answersDone + 1`. */
-  private readonly pending = new AnswerQueue()
+  /** Answers that are on their way; the oldest is number `answersDone + 1`. */
+  private readonly answers = new AnswerQueue()
   private answersAsked = 0
   private answersDone = 0
   /** Bytes of all requests so far. */
@@ -219,10 +218,9 @@ export class RpcConnection {
   /** Counts what is about to be requested, and takes so many answers first that it may be sent. */
   private limitSendAhead(sizeBytes: number): void {
     this.requestedBytes += sizeBytes
-    // Of small answers a server can write any number that may be outstanding.
     while (
-      this.pending.hasReads &&
-      this.requestedBytes - this.pending.firstReadRequestedBytes > SEND_AHEAD_BYTES
+      this.answersDone < this.answersAsked &&
+      this.requestedBytes - this.answers.firstRequestedBytes > SEND_AHEAD_BYTES
     ) {
       this.drainTo(this.answersDone + 1)
     }
@@ -248,7 +246,7 @@ export class RpcConnection {
    * @returns the read's ticket: 1, 2, …; its bytes are there when `drainTo` of it returns, at the latest
    */
   expect(target: Address, sizeBytes: number): number {
-    this.pending.push(Command.GET_TENSOR, target, sizeBytes, this.requestedBytes)
+    this.answers.push(Command.GET_TENSOR, target, sizeBytes, this.requestedBytes)
     return ++this.answersAsked
   }
 
@@ -259,14 +257,12 @@ export class RpcConnection {
   expectAnswer(command: number): void {
     const sizeBytes = this.dialect.responseBytes[command]!
     if (sizeBytes < 0) return
-    this.pending.push(command, DISCARD, sizeBytes, this.requestedBytes)
+    this.answers.push(command, NO_TARGET, sizeBytes, this.requestedBytes)
     this.answersAsked++
-    // All of them: one write and one wait for so many.
-    if (this.pending.smallCount > SMALL_ANSWER_LIMIT) this.drainTo(this.answersAsked)
   }
 
   /**
-   * Waits until the answer of this ticket is there, and with it all that were asked for before it. First everything
+   * Waits until the read of this ticket is there, and with it all answers to what was asked before it. First everything
    * leaves that has collected on any connection, so that other servers work meanwhile.
    */
   drainTo(ticket: number): void {
@@ -275,20 +271,21 @@ export class RpcConnection {
     while (this.answersDone < ticket && this.failure === undefined) this.takeAnswer()
     if (this.failure === undefined) return
     // Nothing comes any more, and nobody may keep the memory that it was for.
-    this.pending.clear()
+    this.answers.clear()
     this.answersDone = this.answersAsked
-  }
-
-  private takeAnswer(): void {
-    const { firstCommand: command, firstTarget: target, firstSizeBytes: sizeBytes } = this.pending
-    const isThere = this.receive(command, target === DISCARD ? this.answer : target, sizeBytes)
-    this.pending.shift()
-    this.answersDone++
-    if (isThere && command === Command.GRAPH_COMPUTE) this.checkGraphStatus()
   }
 
   private flushPeers(): void {
     for (const peer of this.peers) peer.flush()
+  }
+
+  private takeAnswer(): void {
+    const { firstCommand, firstTarget, firstSizeBytes } = this.answers
+    const target = firstTarget === NO_TARGET ? this.answer : firstTarget
+    const isThere = this.receive(firstCommand, target, firstSizeBytes)
+    this.answers.shift()
+    this.answersDone++
+    if (isThere && firstCommand === Command.GRAPH_COMPUTE) this.checkGraphStatus()
   }
 
   private checkGraphStatus(): void {

@@ -4,7 +4,9 @@ import {
   type Dialect,
   decodeResponse,
   describeCommand,
+  type Endpoint,
   encodeRequest,
+  formatEndpoint,
   type MessageId,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
@@ -14,7 +16,6 @@ import {
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { type Endpoint, formatEndpoint } from "../endpoint.ts"
 import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "../errors.ts"
 import { type Greeting, type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 

@@ -11,11 +11,18 @@ import {
   type ModelContext,
   ModelLoadError,
 } from "@ggml-rpc/native/bindings/llama"
+import { type Endpoint, formatVersion } from "@ggml-rpc/protocol"
+import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
-import type { Endpoint } from "../endpoint.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
-import type { EngineContextOptions, EngineDevice, MeasuredRow, Placement } from "./messages.ts"
+import type {
+  EngineContextOptions,
+  EngineDevice,
+  EngineServer,
+  MeasuredRow,
+  Placement,
+} from "./messages.ts"
 
 export interface Loaded {
   readonly model: LlamaModel
@@ -26,6 +33,7 @@ export interface Loaded {
 
 export class Engine {
   remote: RemoteDevices | undefined
+  readonly servers: Array<EngineServer> = []
   private readonly local: Array<Device> = []
   private loaded: Loaded | undefined
   private readonly abortFlag = io().io_abort_flag() as Address
@@ -60,7 +68,13 @@ export class Engine {
 
   connect(endpoints: ReadonlyArray<Endpoint>, timeoutMs: number): void {
     const connections = endpoints.map((endpoint) => new RpcConnection(endpoint))
-    for (const connection of connections) connection.open(timeoutMs)
+    for (const [index, connection] of connections.entries()) {
+      connection.open(timeoutMs)
+      const warning = chooseNumbering(connection, endpoints[index]!.operationCount)
+      const { endpoint, kind, dialect } = connection
+      const server = { endpoint, kind, version: formatVersion(dialect.version) }
+      this.servers.push(warning === undefined ? server : { ...server, warning })
+    }
     this.remote = new RemoteDevices(connections)
     this.failIfLost()
   }

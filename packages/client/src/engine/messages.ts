@@ -5,7 +5,8 @@
  * says how many raw bytes follow it.
  */
 import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
-import type { Endpoint } from "../endpoint.ts"
+import type { Endpoint } from "@ggml-rpc/protocol"
+import type { ServerKind } from "../connection/hello.ts"
 import type { ErrorData } from "../errors.ts"
 
 /** A device as the engine sees it; its place in the list is its index in every other message. */
@@ -19,7 +20,17 @@ export interface EngineDevice {
   readonly totalBytes: number
 }
 
-/** How a model is put onto devices; units are counted as in planner.ts. */
+/** A server as its HELLO and its answers showed it. */
+export interface EngineServer {
+  readonly endpoint: string
+  readonly kind: ServerKind
+  /** Its protocol, such as `7.0.0`. */
+  readonly version: string
+  /** Why it does less than it could, and what to do. */
+  readonly warning?: string
+}
+
+/** How a model is put onto devices; units are counted as in planner/plan.ts. */
 export interface Placement {
   /** Units for each device; the rest stays on the CPU of this host. */
   readonly unitCounts: ReadonlyArray<number>
@@ -113,6 +124,7 @@ export type TokenData = readonly [id: number, text: string]
 export type EngineEvent =
   | {
       readonly type: "opened"
+      readonly servers: ReadonlyArray<EngineServer>
       readonly devices: ReadonlyArray<EngineDevice>
       readonly host: EngineDevice
     }

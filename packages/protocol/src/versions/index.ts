@@ -3,7 +3,7 @@
  * an entry in the list; docs/protocol-versions.md says how.
  */
 import type { ProtocolSpec, Version } from "./spec.ts"
-import { formatVersion } from "./spec.ts"
+import { formatVersion, shortVersion } from "./spec.ts"
 import { v2_0 } from "./v2_0.ts"
 import { v3_0 } from "./v3_0.ts"
 import { v3_5 } from "./v3_5.ts"
@@ -27,7 +27,7 @@ const first = versions[0]!
 const last = versions[versions.length - 1]!
 
 /** `"2.0 to 8.0"`, for messages. */
-export const versionRange = `${last.version.major}.${last.version.minor} to ${first.version.major}.${first.version.minor}`
+export const versionRange = `${shortVersion(last.version)} to ${shortVersion(first.version)}`
 
 /** The version of that name: `"7"`, `"7.0"` or `"7.0.0"`, the newest that fits; `undefined` when none does. */
 export const findVersion = (name: string): ProtocolSpec | undefined =>

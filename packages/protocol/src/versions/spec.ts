@@ -132,3 +132,6 @@ export const older = (newer: ProtocolSpec, difference: Difference): ProtocolSpec
 /** `"7.0.0"`. */
 export const formatVersion = (version: Version): string =>
   `${version.major}.${version.minor}.${version.patch}`
+
+/** `"7.0"`: what decides whether an upstream client goes on. */
+export const shortVersion = (version: Version): string => `${version.major}.${version.minor}`

@@ -9,14 +9,19 @@ import {
 } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
 import { dirname, join } from "node:path"
-import { findOffer, type ProtocolSpec } from "@ggml-rpc/protocol"
+import {
+  findOffer,
+  formatEndpoint,
+  isLoopback,
+  type ProtocolSpec,
+  shortVersion,
+} from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
 import { removeStaleParts } from "../session/cache/Cache.ts"
 import type { DeviceReport, SessionConfig } from "../session/events.ts"
 import { cacheFolder } from "./cacheFolder.ts"
-import { endpointOf, isLoopback } from "./endpoint.ts"
 import {
   CacheFolderError,
   type ServeError,
@@ -141,20 +146,20 @@ export const serve = (
     const port = yield* listen(host, options.port ?? DEFAULT_PORT, pool, protocol)
     const pinned = yield* Effect.forEach(ports, ({ port, spec }) =>
       Effect.map(listen(host, port, pool, spec), (found) => ({
-        endpoint: endpointOf(host, found),
+        endpoint: formatEndpoint({ host, port: found }),
         protocol: spec === undefined ? AUTO : nameOf(spec),
       })),
     )
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${endpointOf(host, port)}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
+        message: `listening on ${formatEndpoint({ host, port })}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
       })
     }
     return {
       host,
       port,
-      endpoint: endpointOf(host, port),
+      endpoint: formatEndpoint({ host, port }),
       protocol: protocol && nameOf(protocol),
       pinned,
       devices,
@@ -167,7 +172,7 @@ export const serve = (
 
 const AUTO = "auto"
 
-const nameOf = ({ version }: ProtocolSpec): string => `${version.major}.${version.minor}`
+const nameOf = ({ version }: ProtocolSpec): string => shortVersion(version)
 
 const pinnedProtocol = (
   name: string,

@@ -1,4 +1,4 @@
-import { formatVersion, offers, type ProtocolSpec } from "@ggml-rpc/protocol"
+import { formatVersion, offers, type ProtocolSpec, shortVersion } from "@ggml-rpc/protocol"
 import type { Offer } from "../session/offer.ts"
 
 /** What is known of the clients at one address that say HELLO in one of its two forms. */
@@ -147,7 +147,7 @@ export const describeNews = (address: string, news: VersionNews): string => {
   }
 }
 
-const nameOf = ({ version }: ProtocolSpec): string => `${version.major}.${version.minor}`
+const nameOf = ({ version }: ProtocolSpec): string => shortVersion(version)
 
 const unknown = (): Known => ({ index: 0, works: false, hangUps: 0, exhausted: false, endedAt: 0 })
 

@@ -1,7 +1,6 @@
+import { formatMebibytes } from "@ggml-rpc/native/bindings"
 import { formatVersion, newest, versionRange } from "@ggml-rpc/protocol"
 import type { RunningServer } from "./Server.ts"
-
-const mebibytes = (bytes: number): number => Math.floor(bytes / 2 ** 20)
 
 /** What upstream's rpc-server prints at its start: protocol version, endpoint, cache, devices. No final line break. */
 export const formatBanner = (
@@ -15,7 +14,7 @@ export const formatBanner = (
     "Devices:",
     ...server.devices.map(
       (device) =>
-        `  ${device.name}: ${device.description} (${mebibytes(device.totalBytes)} MiB, ${mebibytes(device.freeBytes)} MiB free)`,
+        `  ${device.name}: ${device.description} (${formatMebibytes(device.totalBytes)}, ${formatMebibytes(device.freeBytes)} free)`,
     ),
     "  transport      : TCP",
   ].join("\n")

@@ -1,4 +1,5 @@
-import { offers, versionRange } from "@ggml-rpc/protocol"
+import { formatMebibytes } from "@ggml-rpc/native/bindings"
+import { offers, shortVersion, versionRange } from "@ggml-rpc/protocol"
 import * as Data from "effect/Data"
 import type { DeviceReport } from "../session/events.ts"
 
@@ -23,8 +24,6 @@ export class ListenError extends Data.TaggedError("ListenError")<{
   }
 }
 
-const mebibytes = (bytes: number): string => `${Math.floor(bytes / 2 ** 20)} MiB`
-
 /** A device was asked for that this machine does not have. */
 export class UnknownDeviceError extends Data.TaggedError("UnknownDeviceError")<{
   readonly device: string
@@ -33,7 +32,7 @@ export class UnknownDeviceError extends Data.TaggedError("UnknownDeviceError")<{
   override get message() {
     const list = this.available.map(
       (device) =>
-        `  ${device.name}: ${device.description} (${mebibytes(device.totalBytes)}, ${mebibytes(device.freeBytes)} free)`,
+        `  ${device.name}: ${device.description} (${formatMebibytes(device.totalBytes)}, ${formatMebibytes(device.freeBytes)} free)`,
     )
     return `There is no device ${this.device}. Available devices:\n${list.join("\n")}`
   }
@@ -79,7 +78,7 @@ export class UnknownProtocolError extends Data.TaggedError("UnknownProtocolError
       true,
     )
       .slice(1, 2)
-      .map(({ version }) => `${version.major}.${version.minor}`)
+      .map(({ version }) => shortVersion(version))
       .join("")}.`
   }
 }

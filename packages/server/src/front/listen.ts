@@ -1,7 +1,6 @@
-import type { ProtocolSpec } from "@ggml-rpc/protocol"
+import { formatEndpoint, type ProtocolSpec } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { endpointOf } from "./endpoint.ts"
 import { ListenError, PortInUseError } from "./errors.ts"
 import type { SessionPool } from "./SessionPool.ts"
 
@@ -12,7 +11,7 @@ export const listen = (
   pool: SessionPool,
   pinned?: ProtocolSpec,
 ): Effect.Effect<number, PortInUseError | ListenError, Scope.Scope> => {
-  const endpoint = endpointOf(host, port)
+  const endpoint = formatEndpoint({ host, port })
   return Effect.map(
     Effect.acquireRelease(
       Effect.try({
@@ -26,7 +25,7 @@ export const listen = (
                 socket.pause()
                 pool.assign(
                   descriptorOf(socket),
-                  endpointOf(socket.remoteAddress, socket.remotePort),
+                  formatEndpoint({ host: socket.remoteAddress, port: socket.remotePort }),
                   pinned,
                 )
                 // Closes this process's copy only; `end` and `terminate` act on the connection.

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test"
-import { cacheFolder, endpointOf, formatBanner, isLoopback } from "../index.ts"
+import { cacheFolder, formatBanner } from "../index.ts"
 import { oneLine } from "./log.ts"
 
 test("the cache folder is upstream's", () => {
@@ -14,15 +14,6 @@ test("the cache folder is upstream's", () => {
   expect(cacheFolder(undefined, home, "linux")).toBe("/home/u/.cache/llama.cpp/rpc")
   expect(cacheFolder(undefined, home, "darwin")).toBe("/home/u/Library/Caches/llama.cpp/rpc")
   expect(cacheFolder("/own", { LLAMA_CACHE: "/c" }, "linux")).toBe("/own")
-})
-
-test("endpoints, and who can reach them", () => {
-  expect(endpointOf("127.0.0.1", 1)).toBe("127.0.0.1:1")
-  expect(endpointOf("::1", 50052)).toBe("[::1]:50052")
-  for (const host of ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-    expect(isLoopback(host)).toBe(true)
-  for (const host of ["0.0.0.0", "::", "10.0.0.1", "box", "127.0.0.1.example"])
-    expect(isLoopback(host)).toBe(false)
 })
 
 test("a log line stays one line, whatever is in it", () => {

@@ -10,7 +10,8 @@ export const open = (
 ): void => {
   engine.useLocal(request.localDevices)
   engine.connect(request.endpoints, request.connectTimeoutMs)
-  send({ type: "opened", devices: engine.devices(), host: engine.host() })
+  const { servers } = engine
+  send({ type: "opened", servers, devices: engine.devices(), host: engine.host() })
   engine.remote?.beginWork()
   // While the host reads the model file and thinks about a plan. The request is answered: nothing may come of this.
   try {

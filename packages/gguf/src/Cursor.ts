@@ -1,5 +1,5 @@
-import { readSync } from "node:fs"
 import { GgufError } from "./GgufError.ts"
+import type { Source } from "./Source.ts"
 
 const CHUNK_BYTES = 64 * 1024
 /** Longest string taken from a file; chat templates, the longest in practice, stay below 64 KiB. */
@@ -8,14 +8,15 @@ const MAX_STRING_BYTES = 16 * 1024 * 1024
 const MAX_STRINGS_BYTES = 128 * 1024 * 1024
 
 /**
- * Reads little-endian values from a file, in order, through one small buffer. Every read is checked
+ * Reads little-endian values from a source, in order, through one small buffer. Every read is checked
  * against the file's size first, so that an announced length never takes memory that the file could
- * not fill. Throws `GgufError`.
+ * not fill. Throws `GgufError`, and what the source throws.
  */
-export class FileCursor {
-  readonly path: string
+export class Cursor {
+  /** The source's, for messages. */
+  readonly name: string
   readonly fileBytes: number
-  private readonly fd: number
+  private readonly source: Source
   private readonly buffer = new Uint8Array(CHUNK_BYTES)
   private readonly view = new DataView(this.buffer.buffer)
   // A byte order mark is text here: vocabularies hold one as a token.
@@ -25,10 +26,10 @@ export class FileCursor {
   private at = 0
   private stringsBytes = 0
 
-  constructor(path: string, fd: number, fileBytes: number) {
-    this.path = path
-    this.fd = fd
-    this.fileBytes = fileBytes
+  constructor(source: Source) {
+    this.source = source
+    this.name = source.name
+    this.fileBytes = source.sizeBytes
   }
 
   get offsetBytes(): number {
@@ -111,7 +112,7 @@ export class FileCursor {
       return this.decoder.decode(this.buffer.subarray(at, at + sizeBytes))
     }
     const bytes = new Uint8Array(sizeBytes)
-    this.readInto(bytes, this.offsetBytes, what)
+    this.readInto(bytes, sizeBytes, this.offsetBytes, what)
     this.skip(sizeBytes, what)
     return this.decoder.decode(bytes)
   }
@@ -122,9 +123,9 @@ export class FileCursor {
 
   malformed(detail: string): GgufError {
     return new GgufError({
-      path: this.path,
+      path: this.name,
       reason: "malformed",
-      message: `${this.path} is not a usable GGUF file: ${detail}; download or convert the model again`,
+      message: `${this.name} is not a usable GGUF file: ${detail}; download or convert the model again`,
     })
   }
 
@@ -132,10 +133,10 @@ export class FileCursor {
   truncated(neededBytes: number, what: string): GgufError {
     const missing = neededBytes - this.fileBytes
     return new GgufError({
-      path: this.path,
+      path: this.name,
       reason: "truncated",
       message:
-        `${this.path} is truncated: at least ${missing} more bytes are needed for its ${what} ` +
+        `${this.name} is truncated: at least ${missing} more bytes are needed for its ${what} ` +
         `(it has ${this.fileBytes}); download or copy it again`,
     })
   }
@@ -158,37 +159,25 @@ export class FileCursor {
     this.expect(sizeBytes, what)
     const start = this.offsetBytes
     const length = Math.min(CHUNK_BYTES, this.fileBytes - start)
-    this.readInto(this.buffer.subarray(0, length), start, what)
+    this.bufferLength = this.readInto(this.buffer.subarray(0, length), sizeBytes, start, what)
     this.bufferStart = start
-    this.bufferLength = length
     this.at = 0
   }
 
-  private readInto(target: Uint8Array, offsetBytes: number, what: string): void {
+  /** Reads at least `leastBytes` into `target`, and more where the source has them at hand. */
+  private readInto(
+    target: Uint8Array,
+    leastBytes: number,
+    offsetBytes: number,
+    what: string,
+  ): number {
     let done = 0
-    while (done < target.byteLength) {
-      const read = this.readOnce(target, done, offsetBytes + done)
+    while (done < leastBytes) {
+      const read = this.source.read(target.subarray(done), offsetBytes + done)
       // The file shrank since its size was asked for.
-      if (read === 0) throw this.truncated(offsetBytes + target.byteLength, what)
+      if (read === 0) throw this.truncated(offsetBytes + leastBytes, what)
       done += read
     }
+    return done
   }
-
-  private readOnce(target: Uint8Array, from: number, offsetBytes: number): number {
-    try {
-      return readSync(this.fd, target, from, target.byteLength - from, offsetBytes)
-    } catch (cause) {
-      throw new GgufError({
-        path: this.path,
-        reason: "unreadable",
-        message: `${this.path} cannot be read (${causeText(cause)}); check the disk`,
-      })
-    }
-  }
-}
-
-/** The system's word for a failed file operation: its code, else its message. */
-export const causeText = (cause: unknown): string => {
-  if (cause instanceof Error) return "code" in cause ? String(cause.code) : cause.message
-  return String(cause)
 }

@@ -37,6 +37,8 @@ export const GGUF_VALUE_SIZE = {
   float64: 8,
 } as const satisfies Record<Exclude<GgufScalarType, "string">, number>
 
+export type GgufArrayElement = number | bigint | boolean | string
+
 /** An array's elements, or only its length and place when they were not read. */
 export interface GgufArray {
   readonly type: "array"
@@ -45,7 +47,7 @@ export interface GgufArray {
   /** Where the first element lies in the file, in bytes. */
   readonly offsetBytes: number
   /** Absent when the array is longer than the reader's limit; `readGgufArray` fetches it. */
-  readonly values?: readonly (number | bigint | boolean | string)[]
+  readonly values?: readonly GgufArrayElement[]
 }
 
 export type GgufValue =
@@ -74,6 +76,7 @@ export interface GgufTensorInfo {
 
 /** One file of a model; a model that is not split has exactly one. */
 export interface GgufPart {
+  /** Path or URL. */
   readonly path: string
   readonly fileBytes: number
   /** Where the data section starts in the file, in bytes. */
@@ -82,6 +85,7 @@ export interface GgufPart {
 
 /** What a GGUF model says of itself; tensors of every part, in file order. */
 export interface GgufFile {
+  /** Path or URL of the first part, as it was given. */
   readonly path: string
   readonly version: 2 | 3
   readonly alignmentBytes: number
@@ -91,4 +95,13 @@ export interface GgufFile {
   readonly parts: readonly GgufPart[]
   /** Sum of all tensors' bytes, without padding. */
   readonly tensorBytes: number
+}
+
+/** What one file of a model holds, besides weights. */
+export interface PartContent {
+  readonly part: GgufPart
+  readonly version: 2 | 3
+  readonly alignmentBytes: number
+  readonly metadata: ReadonlyMap<string, GgufValue>
+  readonly tensors: readonly GgufTensorInfo[]
 }

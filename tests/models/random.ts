@@ -1,33 +1,5 @@
-import { quantize, type WritableType } from "./quantize.ts"
-import type { GgufTensorToWrite } from "./write.ts"
-
-/** Deterministic numbers: the same seed gives the same sequence everywhere. Not for secrets. */
-export class SeededRandom {
-  private state: number
-
-  constructor(seed: number) {
-    this.state = nonZeroState(seed)
-  }
-
-  /** Uniform in [0, 1). */
-  uniform(): number {
-    this.state = step(this.state)
-    return (this.state >>> 0) / 2 ** 32
-  }
-
-  /** Normal with mean 0 and deviation 1. */
-  normal(): number {
-    const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()))
-    return radius * Math.cos(2 * Math.PI * this.uniform())
-  }
-}
-
-/** A number for a name within a seed, so that every tensor has a sequence of its own. */
-export const seedFor = (seed: number, name: string): number => {
-  let mixed = scramble(seed)
-  for (let i = 0; i < name.length; i++) mixed = scramble(mixed ^ name.charCodeAt(i))
-  return mixed
-}
+import { type GgufTensorToWrite, seedFor } from "@ggml-rpc/gguf"
+import type { WritableType } from "./quantize.ts"
 
 /**
  * A tensor of random weights, uniform around 0 with standard deviation `sigma` (default: 1 over the
@@ -51,38 +23,7 @@ export const randomTensor = (
   }
 }
 
-/** A tensor whose values are all `value`, as a norm's weights. */
-export const constantTensor = (
-  name: string,
-  type: WritableType,
-  ne: readonly number[],
-  value: number,
-): GgufTensorToWrite =>
-  computedTensor(name, type, ne, (row) => {
-    row.fill(value)
-  })
-
-/** A tensor computed row by row in float and packed as `type`. Rows are asked for in order. */
-export const computedTensor = (
-  name: string,
-  type: WritableType,
-  ne: readonly number[],
-  computeRow: (row: Float32Array, index: number) => void,
-): GgufTensorToWrite => {
-  const row = new Float32Array(ne[0]!)
-  const rowBytes = (ne[0]! / UNIT[type].elements) * UNIT[type].sizeBytes
-  const fill = (target: Uint8Array, firstRow: number) => {
-    const rowCount = target.byteLength / rowBytes
-    for (let index = 0; index < rowCount; index++) {
-      row.fill(0)
-      computeRow(row, firstRow + index)
-      quantize(type, row, target.subarray(index * rowBytes, (index + 1) * rowBytes))
-    }
-  }
-  return { name, type, ne, fill }
-}
-
-/** What one step of packing produces. */
+/** The smallest whole piece of a type. */
 const UNIT = {
   F32: { elements: 1, sizeBytes: 4 },
   F16: { elements: 1, sizeBytes: 2 },
@@ -186,11 +127,4 @@ const step = (state: number): number => {
 }
 
 /** Well-mixed start for neighbouring seeds; xorshift must not start at 0. */
-const nonZeroState = (seed: number): number => scramble(seed) || 0x9e3779b9
-
-/** The finalizer of MurmurHash3. */
-const scramble = (value: number): number => {
-  const a = Math.imul(value ^ (value >>> 16), 0x85ebca6b)
-  const b = Math.imul(a ^ (a >>> 13), 0xc2b2ae35)
-  return b ^ (b >>> 16)
-}
+const nonZeroState = (seed: number): number => seedFor(seed, "") || 0x9e3779b9

@@ -1,10 +1,15 @@
 import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
 import { dirname } from "node:path"
-import type { TypeInfo } from "@ggml-rpc/protocol"
-import { causeText } from "./FileCursor.ts"
 import { GgufError } from "./GgufError.ts"
-import { ggmlTypeByName, tensorSizeBytes } from "./ggmlTypes.ts"
-import { GGUF_VALUE_SIZE, GGUF_VALUE_TYPES, type GgufScalarType, type GgufValue } from "./types.ts"
+import { type GgmlType, ggmlTypeByName, tensorSizeBytes } from "./ggmlTypes.ts"
+import { causeText } from "./Source.ts"
+import {
+  GGUF_VALUE_SIZE,
+  GGUF_VALUE_TYPES,
+  type GgufArrayElement,
+  type GgufScalarType,
+  type GgufValue,
+} from "./types.ts"
 
 const VERSION = 3
 const ALIGNMENT_BYTES = 32
@@ -16,7 +21,7 @@ export type GgufValueToWrite =
   | {
       readonly type: "array"
       readonly elementType: GgufScalarType
-      readonly values: readonly (number | bigint | boolean | string)[]
+      readonly values: readonly GgufArrayElement[]
     }
 
 /** A tensor to write. Its bytes are asked for in pieces of whole rows, from first to last. */
@@ -91,7 +96,7 @@ const layoutOf = (path: string, tensor: GgufTensorToWrite): TensorLayout => {
 
 const isCount = (count: number): boolean => Number.isSafeInteger(count) && count > 0
 
-const rowBytesOf = (ne: readonly number[], type: TypeInfo): number =>
+const rowBytesOf = (ne: readonly number[], type: GgmlType): number =>
   (ne[0]! / type.blockSize) * type.typeSize
 
 const writeAll = (path: string, gguf: GgufToWrite, layouts: readonly TensorLayout[]): void => {
@@ -206,7 +211,7 @@ class ByteWriter {
     this.scalar("uint64", value)
   }
 
-  scalar(type: GgufScalarType, value: number | bigint | boolean | string): void {
+  scalar(type: GgufScalarType, value: GgufArrayElement): void {
     if (type === "string") {
       this.string(String(value))
       return
@@ -229,7 +234,7 @@ class ByteWriter {
 
 const ENCODE: Record<
   Exclude<GgufScalarType, "string">,
-  (view: DataView, value: number | bigint | boolean | string) => void
+  (view: DataView, value: GgufArrayElement) => void
 > = {
   uint8: (view, value) => view.setUint8(0, Number(value)),
   int8: (view, value) => view.setInt8(0, Number(value)),

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test"
 import fc from "fast-check"
-import { PlanError } from "./errors.ts"
+import { PlanError } from "../errors.ts"
 import {
   type Candidate,
   type DeviceUse,
@@ -11,7 +11,7 @@ import {
   type PlannerInput,
   planSteps,
   splitUnits,
-} from "./planner.ts"
+} from "./index.ts"
 
 const MIB = 1024 * 1024
 const GIB = 1024 * MIB

@@ -1,4 +1,4 @@
-/** ggml types that this package writes itself. */
+/** Types of the random models' tensors. */
 export type WritableType = "F32" | "F16" | "Q8_0" | "Q4_0"
 
 const BLOCK = 32

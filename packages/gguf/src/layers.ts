@@ -1,4 +1,4 @@
-import { ggufInteger, ggufString } from "./read.ts"
+import { ggufInteger, ggufString } from "./metadata.ts"
 import type { GgufFile, GgufTensorInfo } from "./types.ts"
 
 /** A model's tensor bytes by where libllama puts them. */

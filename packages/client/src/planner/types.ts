@@ -1,0 +1,83 @@
+/** What the planner is told and what it makes of it. All of it is data. */
+
+/** A device that can hold layers, remote or local. */
+export interface PlannerDevice {
+  /** `RPC0`, `CUDA0`. */
+  readonly name: string
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+/** Bytes that one candidate takes on one device. */
+export interface DeviceUse {
+  readonly weightBytes: number
+  /** KV cache and recurrent state. */
+  readonly contextBytes: number
+  /** Compute buffers. */
+  readonly computeBytes: number
+}
+
+/** A candidate: how many units each device gets, and the context length. */
+export interface Candidate {
+  readonly unitCounts: ReadonlyArray<number>
+  readonly contextSize: number
+}
+
+/** What a candidate takes: one entry a device, and the CPU of this host. */
+export interface Measurement {
+  readonly devices: ReadonlyArray<DeviceUse>
+  readonly host: DeviceUse
+  /**
+   * Of the host's weights, bytes in the file's own layout: these can be mapped from the file. Repacked
+   * ones (CPU_REPACK) are copies and need memory.
+   */
+  readonly hostFileLayoutBytes: number
+}
+
+export interface PlannerInput {
+  readonly devices: ReadonlyArray<PlannerDevice>
+  /** Memory of this host, for layers on its CPU, the input embedding and host buffers. */
+  readonly host: PlannerDevice
+  /** Exact weight bytes of each unit: the blocks, then the output layer. */
+  readonly unitBytes: ReadonlyArray<number>
+  /** The wanted proportions, one a device; undefined: in proportion to free memory. */
+  readonly tensorSplit?: ReadonlyArray<number> | undefined
+  /** How many units go to devices; undefined: all, fewer when they do not fit. */
+  readonly gpuLayers?: number | undefined
+  /** Tokens. */
+  readonly contextSize: number
+  /** Whether the context length may shrink to make the model fit, and how far. */
+  readonly minContextSize?: number | undefined
+  /** Bytes that stay free on every device and on this host. */
+  readonly headroomBytes: number
+  /** Weights on the CPU are mapped from the file, which needs no memory of its own to succeed. */
+  readonly mapsWeights: boolean
+}
+
+/** A device's share of a plan. */
+export interface DevicePlan extends DeviceUse {
+  readonly name: string
+  /** Index of the first unit, and how many follow; a unit count of 0 means the device is not used. */
+  readonly firstUnit: number
+  readonly unitCount: number
+  readonly freeBytes: number
+  readonly totalBytes: number
+  /** Free bytes once the model is loaded. */
+  readonly freeAfterBytes: number
+}
+
+export interface Plan {
+  readonly devices: ReadonlyArray<DevicePlan>
+  /** The CPU of this host: input embedding, and the units that no device got. */
+  readonly host: DevicePlan
+  /** Blocks and the output layer. */
+  readonly unitCount: number
+  readonly contextSize: number
+  /** The context length that was asked for, when it had to shrink. */
+  readonly wantedContextSize?: number
+}
+
+export const totalOf = (use: DeviceUse): number =>
+  use.weightBytes + use.contextBytes + use.computeBytes
+
+export const sum = (values: ReadonlyArray<number>): number => values.reduce((a, b) => a + b, 0)
