@@ -4,6 +4,11 @@ export interface Endpoint {
   /** Name, IPv4 address, or IPv6 address without brackets. */
   readonly host: string
   readonly port: number
+  /**
+   * Operations of the ggml there (`GGML_OP_COUNT`). Only for servers of a version that several builds speak with other
+   * numbers for their operations, and only to spare them the question.
+   */
+  readonly operationCount?: number
 }
 
 /** Text that is no `host:port`. */

@@ -26,7 +26,7 @@ import {
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
 import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
-import { AnswerQueue, DISCARD } from "./AnswerQueue.ts"
+import { AnswerQueue, NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 
@@ -39,8 +39,6 @@ export const COPY_LIMIT_BYTES = 32 * 1024
  * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
  */
 const SEND_AHEAD_BYTES = 48 * 1024
-/** Small answers that may be outstanding: no system's socket buffers are full of so few. */
-const SMALL_ANSWER_LIMIT = 32
 /** A host that vanished while nothing was sent is noticed after about twice this time. */
 const KEEPALIVE_S = 5
 
@@ -65,7 +63,7 @@ export class RpcConnection {
   readonly blockView = new DataView(this.block.buffer)
   private blockSize = 0
   private fd = -1
-  /** Answers that are on their way; the oldest has the ticket `answersDone + 1`. */
+  /** Answers that are on their way; the oldest is number `answersDone + 1`. */
   private readonly answers = new AnswerQueue()
   private answersAsked = 0
   private answersDone = 0
@@ -220,9 +218,8 @@ export class RpcConnection {
   /** Counts what is about to be requested, and takes so many answers first that it may be sent. */
   private limitSendAhead(sizeBytes: number): void {
     this.requestedBytes += sizeBytes
-    // Of small answers alone a server can write any number that may be outstanding.
     while (
-      this.answers.readCount > 0 &&
+      this.answersDone < this.answersAsked &&
       this.requestedBytes - this.answers.firstRequestedBytes > SEND_AHEAD_BYTES
     ) {
       this.drainTo(this.answersDone + 1)
@@ -260,37 +257,35 @@ export class RpcConnection {
   expectAnswer(command: number): void {
     const sizeBytes = this.dialect.responseBytes[command]!
     if (sizeBytes < 0) return
-    this.answers.push(command, DISCARD, sizeBytes, this.requestedBytes)
+    this.answers.push(command, NO_TARGET, sizeBytes, this.requestedBytes)
     this.answersAsked++
-    const { count, readCount } = this.answers
-    if (count - readCount > SMALL_ANSWER_LIMIT) this.drainTo(this.answersAsked)
   }
 
   /**
-   * Waits until the read of this ticket is there, and with it all answers that were asked for before it. First everything
+   * Waits until the read of this ticket is there, and with it all answers to what was asked before it. First everything
    * leaves that has collected on any connection, so that other servers work meanwhile.
    */
   drainTo(ticket: number): void {
     if (this.answersDone >= ticket) return
     this.flushPeers()
-    while (this.answersDone < ticket && this.failure === undefined) {
-      this.receiveNext()
-      this.answersDone++
-    }
+    while (this.answersDone < ticket && this.failure === undefined) this.takeAnswer()
     if (this.failure === undefined) return
     // Nothing comes any more, and nobody may keep the memory that it was for.
     this.answers.clear()
     this.answersDone = this.answersAsked
   }
 
-  private receiveNext(): void {
-    const { answers } = this
-    const command = answers.firstCommand
-    const isRead = answers.firstTarget !== DISCARD
-    const target = isRead ? answers.firstTarget : this.answer
-    const isThere = this.receive(command, target, answers.firstSizeBytes)
-    answers.shift()
-    if (isThere && command === Command.GRAPH_COMPUTE) this.checkGraphStatus()
+  private flushPeers(): void {
+    for (const peer of this.peers) peer.flush()
+  }
+
+  private takeAnswer(): void {
+    const { firstCommand, firstTarget, firstSizeBytes } = this.answers
+    const target = firstTarget === NO_TARGET ? this.answer : firstTarget
+    const isThere = this.receive(firstCommand, target, firstSizeBytes)
+    this.answers.shift()
+    this.answersDone++
+    if (isThere && firstCommand === Command.GRAPH_COMPUTE) this.checkGraphStatus()
   }
 
   private checkGraphStatus(): void {
@@ -298,10 +293,6 @@ export class RpcConnection {
     if (status === 0) return
     const detail = describeGraphStatus(status)
     this.broken(new ServerLostError({ endpoint: this.endpoint, during: "GRAPH_COMPUTE", detail }))
-  }
-
-  private flushPeers(): void {
-    for (const peer of this.peers) peer.flush()
   }
 
   private receive(command: number, target: Address | Uint8Array, sizeBytes: number): boolean {
