@@ -22,7 +22,7 @@ class Connection {
     client.sending(...uid)
     if (uid[0] === 0 && uid[1] === 0) return true
     this.server.makeRoom(device, STORED_GRAPH_LIMIT)
-    this.server.put(device, key, { native: ++this.built, buffers: new Set([buffer]) })
+    this.server.put(device, key, { native: ++this.built, buffers: new Set([buffer]), sizeBytes: 1 })
     return true
   }
 
@@ -53,6 +53,7 @@ test("the client names no graph that the server lacks", () => {
         else connection.compute(one.device, [one.low, one.high], one.buffer)
       }
       for (const device of [0, 1]) connection.server.clear(device)
+      expect(connection.server.sizeBytes).toBe(0)
       // Each graph was freed, and once.
       expect(connection.released.toSorted((a, b) => a - b)).toEqual(
         Array.from({ length: connection.built }, (_, index) => index + 1),

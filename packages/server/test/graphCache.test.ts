@@ -133,3 +133,30 @@ test("each device and each connection has its own", () =>
     await first.client.closed
     await second.client.closed
   }))
+
+test("graphs are kept as long as there is memory for them", () =>
+  withServer({}, async ({ port, logged }) => {
+    const holder = await TestClient.connect(port)
+    const { client, buffer, ran, send } = await open(port)
+    const { freeBytes } = await holder.ask(Command.GET_DEVICE_MEMORY, { device: 0 })
+    // What is left lies around what other programs take in between.
+    const sizeBytes = freeBytes - 128n * 1024n * 1024n
+    const { remotePtr } = await holder.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })
+    expect(remotePtr).not.toBe(0n)
+    send(1n)
+    await ran(1)
+
+    const tensors = Array.from({ length: 20_000 }, (_, id) => f32Tensor(1 + id, buffer, 0, [1]))
+    tensors.push(f32Tensor(20_001, buffer, 0, [1], node("ADD", 1, 2)))
+    const request = { device: 0, nodes: [20_001n], tensors }
+    let count = 0
+    while (!client.isClosed && count < 200) {
+      client.send(Command.GRAPH_COMPUTE, { ...request, uid: BigInt(++count) })
+      await client.flushed()
+    }
+    await client.closed
+    expect(count).toBeGreaterThan(1)
+    await logged("GRAPH_COMPUTE", "needs more memory than this machine has now")
+    expect((await holder.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
+    holder.close()
+  }))
