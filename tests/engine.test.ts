@@ -1,8 +1,15 @@
 /** The engine and the probe against servers that answer wrongly, and the engine's own ways to end. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { readFileSync } from "node:fs"
-import { type Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
-import { Command, encodeResponse, HelloExtension } from "@ggml-rpc/protocol"
+import { Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
+import {
+  Command,
+  encodeResponse,
+  findVersion,
+  HelloExtension,
+  type ProtocolSpec,
+  type Version,
+} from "@ggml-rpc/protocol"
 import { Effect, Either, Exit, Fiber, Scope, Stream } from "effect"
 import {
   type Answer,
@@ -190,6 +197,101 @@ describe.each(ways)("%s: a server that", (_, failWith) => {
   test("has a name that nobody knows", async () => {
     const found = await failWith("no-such-host.invalid:50052")
     expect(found).toMatchObject({ _tag: "ConnectError", reason: "unresolved" })
+  })
+})
+
+/** What a server of an older version answers; it hangs up on today's HELLO. */
+const oldAnswers = (version: Version, spec: ProtocolSpec): Answers => ({
+  ...goodAnswers,
+  [Command.HELLO]: () =>
+    encodeResponse(Command.HELLO, { ...version, extension: 0, connCaps: new Uint8Array(24) }, spec),
+})
+
+const specOf = (name: string): ProtocolSpec => {
+  const spec = findVersion(name)
+  if (spec === undefined) throw new Error(`there is no version ${name}`)
+  return spec
+}
+
+describe("an old server", () => {
+  test("that hangs up on today's HELLO is asked again in the old form", async () => {
+    const spec = specOf("3.5.0")
+    using server = startFakeServer(oldAnswers(spec.version, spec), spec)
+    const probed = await Effect.runPromise(probe(endpointOf(server.endpoint)))
+    expect(probed).toMatchObject({ version: spec.version, kind: "llama.cpp" })
+    const servers = await run(
+      Effect.map(openCluster([server.endpoint]), (cluster) => cluster.servers),
+    )
+    expect(servers).toEqual([{ endpoint: server.endpoint, kind: "llama.cpp", version: "3.5.0" }])
+    expect(server.commands.filter((command) => command === Command.HELLO)).toHaveLength(2)
+  })
+
+  test("before there was a count of devices is one device", async () => {
+    const spec = specOf("2.0.0")
+    using server = startFakeServer(oldAnswers(spec.version, spec), spec)
+    const probed = await Effect.runPromise(probe(endpointOf(server.endpoint)))
+    expect(probed.devices).toHaveLength(1)
+    expect(server.commands).not.toContain(Command.DEVICE_COUNT)
+  })
+
+  test.each(ways)(
+    "%s: of a version that no release has is refused in one sentence",
+    async (_, failWith) => {
+      const version = { major: 3, minor: 9, patch: 1 }
+      const spec = specOf("3.5.0")
+      using server = startFakeServer(oldAnswers(version, spec), spec)
+      const found = await failWith(server.endpoint)
+      expect(found).toMatchObject({ _tag: "HandshakeError", reason: "version" })
+      expect(found.message).toContain("the server speaks protocol 3.9.1")
+    },
+  )
+
+  /** Every question about its numbers is answered with this byte over and over. */
+  const vague = (spec: ProtocolSpec, fill: number): Answers => ({
+    ...oldAnswers(spec.version, spec),
+    [Command.ALLOC_BUFFER]: () =>
+      encodeResponse(Command.ALLOC_BUFFER, { remotePtr: 1n, remoteSizeBytes: 4096n }),
+    [Command.BUFFER_GET_BASE]: () => encodeResponse(Command.BUFFER_GET_BASE, { basePtr: 4096n }),
+    [Command.GRAPH_COMPUTE]: () => encodeResponse(Command.GRAPH_COMPUTE, { status: 0 }, spec),
+    [Command.GET_TENSOR]: () =>
+      encodeResponse(Command.GET_TENSOR, { data: new Uint8Array(32).fill(fill) }),
+    [Command.FREE_BUFFER]: () => new Uint8Array(8),
+  })
+
+  test("that does not show its numbers is used with a warning, which says what to do", async () => {
+    const spec = specOf("3.0.0")
+    using server = startFakeServer(vague(spec, 0x44), spec)
+    const [found] = await run(
+      Effect.map(openCluster([server.endpoint]), (cluster) => cluster.servers),
+    )
+    expect(found?.warning).toContain(`--remote-build ${server.endpoint}=N`)
+    expect(found?.warning).toContain("90, 94, 95")
+  })
+
+  test("is not asked for its numbers when the user says them", async () => {
+    const spec = specOf("3.0.0")
+    using server = startFakeServer(vague(spec, 0x44), spec)
+    const endpoint = { ...endpointOf(server.endpoint), operationCount: 95 }
+    const servers = await run(
+      Effect.map(
+        Cluster.open({ endpoints: [endpoint], localDevices: [] }),
+        (cluster) => cluster.servers,
+      ),
+    )
+    expect(servers).toEqual([{ endpoint: server.endpoint, kind: "llama.cpp", version: "3.0.0" }])
+    expect(server.commands).not.toContain(Command.GRAPH_COMPUTE)
+    const wrong = { ...endpoint, operationCount: 101 }
+    const error = await failureOf(Cluster.open({ endpoints: [wrong], localDevices: [] }))
+    expect(error.message).toContain("whose builds have 90, 94, 95 operations, not 101")
+  })
+
+  test("that ends over a question is not asked it again, the error says how", async () => {
+    const spec = specOf("3.6.0")
+    const answers = { ...vague(spec, 0), [Command.GRAPH_COMPUTE]: () => "close" as const }
+    using server = startFakeServer(answers, spec)
+    const error = await failureOf(openCluster([server.endpoint]))
+    expect(error).toMatchObject({ _tag: "ServerLostError" })
+    expect(error.message).toContain(`--remote-build ${server.endpoint}=N`)
   })
 })
 

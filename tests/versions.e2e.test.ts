@@ -1,5 +1,6 @@
 /** Our client over the server of each enabled release: the tokens are those of the run in this process. */
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { cellOf } from "./matrix.ts"
 import { ensureModel } from "./models/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
 import { startUpstreamServer } from "./peers/process.ts"
@@ -22,7 +23,9 @@ const models = {
 
 describe.each(enabled.map((release) => [release.protocol, release] as const))(
   "a server of protocol %s",
-  (_, release) => {
+  (protocol, release) => {
+    const cell = cellOf("ours-upstream", protocol, 2)
+    beforeAll(cell.begin)
     test.each(["demo", "mixed"] as const)(
       "computes the tokens of this process: %s",
       async (name) => {
@@ -33,6 +36,7 @@ describe.each(enabled.map((release) => [release.protocol, release] as const))(
         expect(local.tokens).toHaveLength(models[name].maxTokens)
         expect(remote.tokens).toEqual(local.tokens)
         expect(remote.unitCounts[0]).toBeGreaterThan(0)
+        cell.passed()
       },
     )
   },

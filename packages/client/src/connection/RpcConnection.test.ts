@@ -2,7 +2,7 @@
 import { ptr } from "bun:ffi"
 import { afterEach, describe, expect, test } from "bun:test"
 import { type Address, io, socketPair } from "@ggml-rpc/native/bindings"
-import { Command, encodeResponse } from "@ggml-rpc/protocol"
+import { Command, Dialect, encodeResponse, findVersion } from "@ggml-rpc/protocol"
 import { RpcConnection } from "./RpcConnection.ts"
 
 const cleanups: Array<() => void> = []
@@ -131,5 +131,87 @@ describe("a read", () => {
       arrived(far)
     }
     expect(connection.failure).toBeUndefined()
+  })
+})
+
+describe("an answer of an old version to what is silent today", () => {
+  const old = () => {
+    const connected = connect()
+    connected.connection.dialect = new Dialect(findVersion("3.0.0")!)
+    return connected
+  }
+
+  /** A request as 3.0.0 answers it. */
+  const request = (connection: RpcConnection, command: number): void => {
+    connection.block.fill(command, connection.reserve(10))
+    connection.expectAnswer(command)
+  }
+
+  const acknowledge = (far: number): void => {
+    const response = new Uint8Array(8)
+    io().io_send(far, response, response.length)
+  }
+
+  const tellStatus = (far: number, status: number): void => {
+    const { spec } = new Dialect(findVersion("3.0.0")!)
+    const response = encodeResponse(Command.GRAPH_COMPUTE, { status }, spec)
+    io().io_send(far, response, response.length)
+  }
+
+  test("is taken in its turn, and nobody waits for it", () => {
+    const { connection, far } = old()
+    request(connection, Command.INIT_TENSOR)
+    const first = read(connection, 1)
+    request(connection, Command.GRAPH_COMPUTE)
+    const second = read(connection, 1)
+    expect(arrived(far)).toBe(0)
+    acknowledge(far)
+    answer(far, 1)
+    tellStatus(far, 0)
+    answer(far, 2)
+    connection.drainTo(second.ticket)
+    expect(connection.failure).toBeUndefined()
+    expect([first.target[0], second.target[0]]).toEqual([1, 2])
+    expect(arrived(far)).toBe(40)
+  })
+
+  test("comes before that to a question", () => {
+    const { connection, far } = old()
+    request(connection, Command.FREE_BUFFER)
+    acknowledge(far)
+    const response = encodeResponse(Command.DEVICE_COUNT, { deviceCount: 3 })
+    io().io_send(far, response, response.length)
+    expect(connection.call(Command.DEVICE_COUNT, {})).toEqual({ deviceCount: 3 })
+  })
+
+  test("that a graph failed breaks the connection, and says with which status", () => {
+    const { connection, far } = old()
+    request(connection, Command.GRAPH_COMPUTE)
+    const { ticket } = read(connection, 1)
+    tellStatus(far, 0xff)
+    answer(far, 1)
+    connection.drainTo(ticket)
+    expect(connection.failure).toMatchObject({ _tag: "ServerLostError", during: "GRAPH_COMPUTE" })
+    expect(connection.failure?.message).toContain("status 255 (failed)")
+  })
+
+  test("that has another size breaks the connection", () => {
+    const { connection, far } = old()
+    request(connection, Command.BUFFER_CLEAR)
+    const { ticket } = read(connection, 1)
+    tellStatus(far, 0)
+    connection.drainTo(ticket)
+    expect(connection.failure).toMatchObject({ _tag: "ServerLostError", during: "BUFFER_CLEAR" })
+  })
+
+  test("is not expected of a version that is silent", () => {
+    const { connection, far } = connect()
+    for (const command of [Command.GRAPH_COMPUTE, Command.FREE_BUFFER, Command.INIT_TENSOR]) {
+      request(connection, command)
+    }
+    const { target, ticket } = read(connection, 1)
+    answer(far, 4)
+    connection.drainTo(ticket)
+    expect(target[0]).toBe(4)
   })
 })

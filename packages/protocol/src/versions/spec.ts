@@ -91,6 +91,11 @@ export interface ProtocolFeatures {
   readonly expandingOps: readonly OpName[]
   /** Operations that have the name of today's, and another meaning or layout: neither side of it runs them. */
   readonly changedOps: readonly OpName[]
+  /**
+   * Operations of today that do more than the version's, which no parameter tells: what its clients send is run, but its
+   * servers are not sent them.
+   */
+  readonly narrowerOps: readonly OpName[]
   /** What of today's operations the version lacks. */
   readonly limits: readonly ParamLimit[]
   /** What its operations leave out that today's need. */

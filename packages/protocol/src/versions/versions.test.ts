@@ -176,9 +176,10 @@ describe("each version", () => {
       })
 
       test("names ops that exist, and parameters that an operation has", () => {
-        const { expandingOps, changedOps, limits, fills } = spec.features
+        const { expandingOps, changedOps, narrowerOps, limits, fills } = spec.features
         const rules = [...limits, ...fills]
-        for (const op of [...expandingOps, ...changedOps, ...rules.map(({ op }) => op)]) {
+        const inRules = rules.map(({ op }) => op)
+        for (const op of [...expandingOps, ...changedOps, ...narrowerOps, ...inRules]) {
           expect(libraryNumbering.ops).toContain(op)
         }
         for (const { slot } of rules) {

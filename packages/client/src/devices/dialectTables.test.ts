@@ -1,0 +1,197 @@
+import { read, toArrayBuffer } from "bun:ffi"
+import { afterAll, describe, expect, test } from "bun:test"
+import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
+import {
+  ABSENT_TENSOR,
+  CALLBACK_OPS,
+  Dialect,
+  findVersion,
+  libraryNumbering,
+  opId,
+  type ProtocolSpec,
+  RpcTensor,
+  TensorFlag,
+  typeId,
+} from "@ggml-rpc/protocol"
+import { setDialect } from "./dialectTables.ts"
+
+const devices: Array<Address> = []
+afterAll(() => {
+  for (const device of devices) ggml().gs_remote_device_free(asPointer(device))
+})
+
+const deviceOf = (dialect: Dialect): Address => {
+  const device = ggml().gs_remote_device_new(
+    ...([devices.length, 0, cString("RPC0"), cString("a server"), 64, -1, 0] as const),
+  ) as Address
+  devices.push(device)
+  setDialect(device, dialect)
+  return device
+}
+
+interface Node {
+  readonly op: string
+  readonly type?: string
+  readonly source?: string
+  readonly opParams?: ReadonlyArray<number>
+}
+
+const supports = (dialect: Dialect, { op, type = "F32", source, opParams = [] }: Node): boolean =>
+  ggml().gs_remote_device_supports(
+    asPointer(deviceOf(dialect)),
+    opId(op),
+    typeId(type),
+    source === undefined ? -1 : typeId(source),
+    Int32Array.from({ length: 16 }, (_, slot) => opParams[slot] ?? 0),
+  ) === 1
+
+const versionOf = (name: string): ProtocolSpec => {
+  const spec = findVersion(name)
+  if (spec === undefined) throw new Error(`there is no version ${name}`)
+  return spec
+}
+
+const dialectOf = (name: string, operationCount?: number): Dialect => {
+  const spec = versionOf(name)
+  const numbering = spec.numberings.find(({ ops }) => ops.length === operationCount)
+  return new Dialect(spec, numbering)
+}
+
+describe("a server is asked to compute", () => {
+  test("all that has a number in its version, and nothing that has none", () => {
+    expect(supports(dialectOf("3.0.0", 94), { op: "CUMSUM" })).toBe(true)
+    expect(supports(dialectOf("3.0.0", 94), { op: "TOP_K" })).toBe(false)
+    expect(supports(dialectOf("3.0.0", 95), { op: "TOP_K" })).toBe(true)
+    expect(supports(dialectOf("2.0.0", 90), { op: "CUMSUM" })).toBe(false)
+    expect(supports(dialectOf("2.0.0", 90), { op: "MUL_MAT" })).toBe(true)
+  })
+
+  test("of a build that is not known, what all builds number alike", () => {
+    expect(supports(dialectOf("3.0.0"), { op: "ADD" })).toBe(true)
+    expect(supports(dialectOf("3.0.0"), { op: "MUL_MAT" })).toBe(false)
+  })
+
+  test("views, whatever their number: they compute nothing", () => {
+    for (const op of ["NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"]) {
+      expect(supports(dialectOf("3.0.0"), { op })).toBe(true)
+    }
+  })
+
+  test("no kind of an operation that it lacks", () => {
+    const expm1 = { op: "UNARY", opParams: [libraryNumbering.unaryOps.indexOf("EXPM1")] }
+    expect(supports(dialectOf("2.0.0", 90), expm1)).toBe(false)
+    expect(supports(dialectOf("3.0.0", 94), expm1)).toBe(true)
+    const clamped = { op: "GLU", opParams: [libraryNumbering.gluOps.indexOf("SWIGLU_CLAMP")] }
+    expect(supports(dialectOf("5.1.0"), clamped)).toBe(false)
+    expect(supports(dialectOf("6.0.0"), clamped)).toBe(true)
+    expect(supports(dialectOf("6.0.0"), { op: "UNARY", opParams: [-1] })).toBe(false)
+  })
+
+  test("no parameter that it would not look at", () => {
+    const interleaved = { op: "ROPE", opParams: [0, 64, 40] }
+    expect(supports(dialectOf("3.0.0", 95), interleaved)).toBe(false)
+    expect(supports(dialectOf("3.5.0"), interleaved)).toBe(true)
+    expect(supports(dialectOf("3.0.0", 95), { op: "ROPE", opParams: [0, 64, 2] })).toBe(true)
+  })
+
+  test("no type that it does not know, of a result or of a source", () => {
+    const old = dialectOf("3.6.0", 95)
+    expect(supports(old, { op: "MUL_MAT", source: "NVFP4" })).toBe(false)
+    expect(supports(old, { op: "MUL_MAT", source: "Q4_K" })).toBe(true)
+    expect(supports(old, { op: "CPY", type: "Q2_0", source: "F32" })).toBe(false)
+    expect(supports(dialectOf("7.0.0"), { op: "MUL_MAT", source: "NVFP4" })).toBe(true)
+  })
+
+  test.each(CALLBACK_OPS)("never %s, which carries addresses of this process", (op) => {
+    expect(supports(dialectOf("8.0.0"), { op })).toBe(false)
+    expect(supports(dialectOf("3.0.0", 95), { op })).toBe(false)
+  })
+})
+
+describe("a graph for a server", () => {
+  const GRAPH_OFFSET = 8
+
+  /** Records of one node of each kind over one tensor, and the operation that has no number there, if any. */
+  const flatten = (dialect: Dialect, nodes: ReadonlyArray<Node>) => {
+    const source = recordOf({ op: "NONE" })
+    const records = [source, ...nodes.map((node) => ({ ...recordOf(node), src: firstOnly }))]
+    const bytes = new Uint8Array(records.length * RpcTensor.size)
+    const view = new DataView(bytes.buffer)
+    for (const [index, record] of records.entries()) {
+      RpcTensor.encode(record, view, index * RpcTensor.size)
+    }
+    const indexes = Uint32Array.from(nodes, (_, index) => index + 2)
+    const built = ggml().gs_graph_build(indexes, nodes.length, bytes, records.length) as Address
+    try {
+      const graph = read.ptr(asPointer(built), GRAPH_OFFSET) as Address
+      const counts = new Uint32Array(2)
+      const device = deviceOf(dialect)
+      const missing = ggml().gs_graph_flatten(asPointer(graph), asPointer(device), counts)
+      const found = toArrayBuffer(
+        asPointer(ggml().gs_flat_records() as Address),
+        0,
+        counts[1]! * RpcTensor.size,
+      )
+      const flat = Array.from({ length: counts[1]! }, (_, index) =>
+        RpcTensor.decode(new DataView(found), index * RpcTensor.size),
+      )
+      return { missing, flat }
+    } finally {
+      ggml().gs_graph_free(asPointer(built))
+    }
+  }
+
+  const firstOnly = [1n, ...new Array<bigint>(9).fill(0n)]
+
+  const recordOf = ({ op, type = "F32", opParams = [] }: Node): RpcTensor => ({
+    ...ABSENT_TENSOR,
+    id: 1n,
+    type: typeId(type),
+    ne: [4, 1, 1, 1],
+    nb: [4, 16, 16, 16],
+    op: opId(op),
+    opParams: Array.from({ length: 16 }, (_, slot) => opParams[slot] ?? 0),
+    flags: TensorFlag.COMPUTE,
+    useCount: 1,
+  })
+
+  const silu = [libraryNumbering.unaryOps.indexOf("SILU")]
+  const gelu = [libraryNumbering.unaryOps.indexOf("GELU_ERF")]
+
+  test("names operations and kinds by the server's numbers", () => {
+    const nodes = [
+      { op: "RMS_NORM" },
+      { op: "UNARY", opParams: silu },
+      { op: "UNARY", opParams: gelu },
+      { op: "VIEW" },
+    ]
+    const old = dialectOf("3.0.0", 90)
+    const { missing, flat } = flatten(old, nodes)
+    expect(missing).toBe(-1)
+    expect(flat.map(({ op }) => old.numbering.ops[op])).toEqual([
+      ...["NONE", "RMS_NORM", "UNARY", "UNARY", "VIEW"],
+    ])
+    expect(flat.map(({ opParams }) => opParams[0])).toEqual([0, 0, 10, 14, 0])
+    expect(flatten(dialectOf("7.0.0"), nodes).flat.map(({ op }) => op)).toEqual(
+      ["NONE", "RMS_NORM", "UNARY", "UNARY", "VIEW"].map((name) => opId(name)),
+    )
+  })
+
+  test("has no use counts where nobody reads them", () => {
+    const nodes = [{ op: "SQR" }]
+    expect(flatten(dialectOf("5.0.0"), nodes).flat.map(({ useCount }) => useCount)).toEqual([0, 0])
+    expect(flatten(dialectOf("5.1.0"), nodes).flat.map(({ useCount }) => useCount)).toEqual([0, 1])
+  })
+
+  test("is not sent with an operation that the server has no number for", () => {
+    expect(flatten(dialectOf("3.0.0", 94), [{ op: "SQR" }, { op: "TOP_K" }]).missing).toBe(
+      opId("TOP_K"),
+    )
+  })
+
+  test("has views that compute nothing where the server's number for them is not known", () => {
+    const { missing, flat } = flatten(dialectOf("3.0.0"), [{ op: "VIEW" }, { op: "ADD" }])
+    expect(missing).toBe(-1)
+    expect(flat.map(({ op }) => op)).toEqual([opId("NONE"), opId("NONE"), opId("ADD")])
+  })
+})
