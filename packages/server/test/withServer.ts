@@ -9,11 +9,10 @@ export interface TestServer extends RunningServer {
   readonly logged: (...texts: readonly string[]) => Promise<string>
 }
 
-/** Runs `use` with a server on a free loopback port, which is closed afterwards. */
-export const withServer = async <A>(
-  options: ServeOptions,
-  use: (server: TestServer) => Promise<A>,
-): Promise<A> => {
+/** Starts a server on a free loopback port, for the tests of a file; `stop` ends it. */
+export const startServer = async (
+  options: ServeOptions = {},
+): Promise<TestServer & { readonly stop: () => Promise<void> }> => {
   const log: LogEntry[] = []
   const logged = async (...texts: readonly string[]): Promise<string> => {
     for (let tries = 0; tries < 1000; tries++) {
@@ -25,16 +24,31 @@ export const withServer = async <A>(
     throw new Error(`no log line with ${texts.join(" and ")}; the log:\n${seen}`)
   }
   const scope = Effect.runSync(Scope.make())
+  const stop = (): Promise<void> => Effect.runPromise(Scope.close(scope, Exit.void))
+  const quiet = {
+    port: 0,
+    threadCount: 1,
+    debug: false,
+    log: (entry: LogEntry) => log.push(entry),
+  }
   try {
-    const quiet = {
-      port: 0,
-      threadCount: 1,
-      debug: false,
-      log: (entry: LogEntry) => log.push(entry),
-    }
     const server = await Effect.runPromise(Scope.extend(serve({ ...quiet, ...options }), scope))
-    return await use({ ...server, log, logged })
+    return { ...server, log, logged, stop }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+/** Runs `use` with a server on a free loopback port, which is closed afterwards. */
+export const withServer = async <A>(
+  options: ServeOptions,
+  use: (server: TestServer) => Promise<A>,
+): Promise<A> => {
+  const server = await startServer(options)
+  try {
+    return await use(server)
   } finally {
-    await Effect.runPromise(Scope.close(scope, Exit.void))
+    await server.stop()
   }
 }

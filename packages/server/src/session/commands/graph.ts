@@ -9,8 +9,14 @@ import { loaded } from "../spoken.ts"
 
 const GRAPH_BLOCK_BYTES = 256 * 1024
 
-/** A graph of ggml takes three times its payload besides it: larger ones only when there is memory. */
-const LARGE_GRAPH_BYTES = 4 * 1024 * 1024
+/** Payloads, and graphs that are kept, up to this size in all need not ask whether there is memory. */
+const UNASKED_BYTES = 4 * 1024 * 1024
+
+/** What a built graph takes for each tensor: `ggml_tensor`, and a place in the set of its buffers. */
+const TENSOR_BYTES = 336 + 48
+
+/** For each node: places as node and as leaf, and up to four in the hash table; `ggml_graph_nbytes`. */
+const NODE_BYTES = 72
 
 /** `ggml_status`. */
 const STATUS_SUCCESS = 0
@@ -32,6 +38,14 @@ export const graphCompute = (state: SessionState): void => {
   }
   const key = keyOf(state)
   if (key !== undefined) stored.makeRoom(graph.device, state.spoken.storedGraphCount)
+  const sizeBytes = graph.tensorCount * TENSOR_BYTES + graph.nodeCount * NODE_BYTES
+  if (!hasHostMemoryFor(state, sizeBytes)) {
+    refuse(
+      "nodes",
+      `make a graph that, with ${stored.sizeBytes} bytes of graphs kept before, needs more memory than this machine has now`,
+      sizeBytes,
+    )
+  }
   state.stateful = true
   const native = ggml.gs_graph_build(
     asPointer(graph.nodesAddress),
@@ -52,7 +66,7 @@ export const graphCompute = (state: SessionState): void => {
     return
   }
   checkSupport(state, native)
-  stored.put(graph.device, key, { native, buffers: graph.usedBuffers })
+  stored.put(graph.device, key, { native, buffers: graph.usedBuffers, sizeBytes })
   compute(state, graph.device, native)
 }
 
@@ -83,14 +97,22 @@ const checkSupport = (state: SessionState, native: Address): void => {
 }
 
 const growBlock = (state: SessionState, size: number): void => {
-  const { devices } = state
-  const device = devices.find(({ usesHostMemory }) => usesHostMemory) ?? devices[0]!
-  if (size > LARGE_GRAPH_BYTES && !device.hasMemoryFor(4 * size, state.ledger)) {
+  const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
+  if (!hasHostMemoryFor(state, bytes)) {
     refuse("payload_size", "is larger than the memory of this machine allows now", size)
   }
-  const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
   state.block = new Uint32Array(bytes / 4)
   state.blockAddress = ptr(state.block) as number
+}
+
+/** Whether this machine has `sizeBytes` more for graphs, besides those that are kept. */
+const hasHostMemoryFor = (
+  { devices, ledger, stored }: SessionState,
+  sizeBytes: number,
+): boolean => {
+  if (stored.sizeBytes + sizeBytes <= UNASKED_BYTES) return true
+  const device = devices.find(({ usesHostMemory }) => usesHostMemory) ?? devices[0]!
+  return device.hasMemoryFor(sizeBytes, ledger)
 }
 
 const refuseNode = (state: SessionState, node: number): never => {

@@ -12,6 +12,7 @@ beforeEach(() => {
 const graph = (native: number, ...buffers: readonly number[]) => ({
   native,
   buffers: new Set(buffers),
+  sizeBytes: 10,
 })
 
 test("graphs are kept by device and key", () => {
@@ -29,6 +30,7 @@ test("a graph takes the place of the one under its key", () => {
   stored.put(0, 7, graph(101))
   expect(stored.get(0, 7)?.native).toBe(101)
   expect(released).toEqual([100])
+  expect(stored.sizeBytes).toBe(10)
 })
 
 test("those that touch a buffer go, on every device, and are released once", () => {
@@ -39,6 +41,7 @@ test("those that touch a buffer go, on every device, and are released once", () 
   expect(released).toEqual([100, 200])
   expect([stored.get(0, 1), stored.get(1, 1)]).toEqual([undefined, undefined])
   expect(stored.get(0, 2)?.native).toBe(101)
+  expect(stored.sizeBytes).toBe(10)
   stored.dropTouching(5)
   stored.clear(0)
   stored.clear(1)

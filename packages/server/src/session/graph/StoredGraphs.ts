@@ -6,6 +6,8 @@ export interface StoredGraph {
   readonly native: Address
   /** Handles of the buffers that it reads or writes. */
   readonly buffers: ReadonlySet<number>
+  /** Memory that it takes, at most. */
+  readonly sizeBytes: number
 }
 
 /** A uid; text for one that a number cannot hold. */
@@ -23,11 +25,17 @@ export class StoredGraphs {
   readonly #release: (native: Address) => void
   /** By device. A graph that was dropped leaves its key behind, as clients count the keys that they used. */
   readonly #byDevice: ReadonlyArray<Map<GraphKey, StoredGraph | undefined>>
+  #sizeBytes = 0
 
   /** `release` frees a graph that is not kept any more. */
   constructor(deviceCount: number, release: (native: Address) => void) {
     this.#release = release
     this.#byDevice = Array.from({ length: deviceCount }, () => new Map())
+  }
+
+  /** Memory of all that are kept. */
+  get sizeBytes(): number {
+    return this.#sizeBytes
   }
 
   get(device: number, key: GraphKey): StoredGraph | undefined {
@@ -44,6 +52,7 @@ export class StoredGraphs {
     const graphs = this.#byDevice[device]!
     this.#free(graphs.get(key))
     graphs.set(key, graph)
+    this.#sizeBytes += graph.sizeBytes
   }
 
   /** Drops the graphs that touch a buffer. Upstream drops every graph; others are as good as before. */
@@ -65,6 +74,8 @@ export class StoredGraphs {
   }
 
   #free(graph: StoredGraph | undefined): void {
-    if (graph !== undefined) this.#release(graph.native)
+    if (graph === undefined) return
+    this.#sizeBytes -= graph.sizeBytes
+    this.#release(graph.native)
   }
 }
