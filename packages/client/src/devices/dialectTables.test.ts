@@ -32,16 +32,19 @@ const deviceOf = (dialect: Dialect): Address => {
 interface Node {
   readonly op: string
   readonly type?: string
-  readonly source?: string
+  readonly sources?: ReadonlyArray<string>
   readonly opParams?: ReadonlyArray<number>
 }
 
-const supports = (dialect: Dialect, { op, type = "F32", source, opParams = [] }: Node): boolean =>
+const supports = (
+  dialect: Dialect,
+  { op, type = "F32", sources = [], opParams = [] }: Node,
+): boolean =>
   ggml().gs_remote_device_supports(
     asPointer(deviceOf(dialect)),
     opId(op),
     typeId(type),
-    source === undefined ? -1 : typeId(source),
+    Int32Array.from({ length: 10 }, (_, index) => typeId(sources[index] ?? "none")),
     Int32Array.from({ length: 16 }, (_, slot) => opParams[slot] ?? 0),
   ) === 1
 
@@ -96,10 +99,25 @@ describe("a server is asked to compute", () => {
 
   test("no type that it does not know, of a result or of a source", () => {
     const old = dialectOf("3.6.0", 95)
-    expect(supports(old, { op: "MUL_MAT", source: "NVFP4" })).toBe(false)
-    expect(supports(old, { op: "MUL_MAT", source: "Q4_K" })).toBe(true)
-    expect(supports(old, { op: "CPY", type: "Q2_0", source: "F32" })).toBe(false)
-    expect(supports(dialectOf("7.0.0"), { op: "MUL_MAT", source: "NVFP4" })).toBe(true)
+    expect(supports(old, { op: "MUL_MAT", sources: ["NVFP4"] })).toBe(false)
+    expect(supports(old, { op: "MUL_MAT", sources: ["Q4_K"] })).toBe(true)
+    expect(supports(old, { op: "CPY", type: "Q2_0", sources: ["F32"] })).toBe(false)
+    expect(supports(dialectOf("7.0.0"), { op: "MUL_MAT", sources: ["NVFP4"] })).toBe(true)
+  })
+
+  test("no operation without a source that it needs, or with one that it would misread", () => {
+    const scatter = { op: "SET_ROWS", sources: ["F32", "I32", "F32"] }
+    expect(supports(dialectOf("3.0.0", 95), scatter)).toBe(false)
+    expect(supports(dialectOf("3.6.0", 95), scatter)).toBe(true)
+    expect(supports(dialectOf("3.0.0", 95), { ...scatter, sources: ["F32", "I64", "F32"] })).toBe(
+      true,
+    )
+    const mixed = { op: "DSV4_HC_POST", sources: ["F32", "F32", "F32"] }
+    expect(supports(dialectOf("6.0.0"), mixed)).toBe(false)
+    expect(supports(dialectOf("6.0.0"), { ...mixed, sources: ["F32", "F32", "F32", "F32"] })).toBe(
+      true,
+    )
+    expect(supports(dialectOf("7.0.0"), mixed)).toBe(true)
   })
 
   test.each(CALLBACK_OPS)("never %s, which carries addresses of this process", (op) => {

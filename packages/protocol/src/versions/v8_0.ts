@@ -87,6 +87,7 @@ export const v8_0: ProtocolSpec = {
     expandingOps: ["FLASH_ATTN_EXT", "MUL_MAT", "MUL_MAT_ID", "CUMSUM", "ARGSORT", "TOP_K"],
     changedOps: [],
     limits: [],
+    sourceLimits: [],
     fills: [],
   },
 }

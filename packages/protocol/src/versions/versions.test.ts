@@ -176,10 +176,14 @@ describe("each version", () => {
       })
 
       test("names ops that exist, and parameters that an operation has", () => {
-        const { expandingOps, changedOps, limits, fills } = spec.features
+        const { expandingOps, changedOps, limits, sourceLimits, fills } = spec.features
         const rules = [...limits, ...fills]
-        for (const op of [...expandingOps, ...changedOps, ...rules.map(({ op }) => op)]) {
+        const ruled = [...rules, ...sourceLimits].map(({ op }) => op)
+        for (const op of [...expandingOps, ...changedOps, ...ruled]) {
           expect(libraryNumbering.ops).toContain(op)
+        }
+        for (const { source } of sourceLimits) {
+          expect(Number.isInteger(source) && source >= 0 && source < 10).toBe(true)
         }
         for (const { slot } of rules) {
           expect(Number.isInteger(slot) && slot >= 0 && slot < 16).toBe(true)
