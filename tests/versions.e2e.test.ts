@@ -5,7 +5,9 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { Effect } from "effect"
 import { runCli } from "./cli/program.ts"
+import { cellOf } from "./matrix.ts"
 import { ensureModel } from "./models/models.ts"
+import { type ArchitectureModel, ensureArchitectureModels } from "./peers/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
 import { startUpstreamServer } from "./peers/process.ts"
 import { enabledReleases } from "./peers/releases.ts"
@@ -27,7 +29,9 @@ const models = {
 
 describe.each(enabled.map((release) => [release.protocol, release] as const))(
   "a server of protocol %s",
-  (_, release) => {
+  (protocol, release) => {
+    const cell = cellOf("ours-upstream", protocol, 2)
+    beforeAll(cell.begin)
     test.each(["demo", "mixed"] as const)(
       "computes the tokens of this process: %s",
       async (name) => {
@@ -38,6 +42,7 @@ describe.each(enabled.map((release) => [release.protocol, release] as const))(
         expect(local.tokens).toHaveLength(models[name].maxTokens)
         expect(remote.tokens).toEqual(local.tokens)
         expect(remote.unitCounts[0]).toBeGreaterThan(0)
+        cell.passed()
       },
     )
   },
@@ -96,6 +101,37 @@ describe("servers of several versions in one cluster", () => {
       .map((line) => JSON.parse(line))
     expect(rows.map(({ isPassed }) => isPassed)).toEqual([true, true])
     expect(result.exitCode).toBe(0)
+  })
+})
+
+describe("operations that are newer than a server", () => {
+  const oldest = enabled[0]!
+  let models: ReadonlyArray<ArchitectureModel>
+  beforeAll(async () => {
+    models = await ensureArchitectureModels()
+  }, 600_000)
+
+  /** The row that verify has for a model over one server of the oldest release. */
+  const verified = async (name: string) => {
+    await using server = await startUpstreamServer({ release: oldest, threads: 1 })
+    const { path } = models.find((model) => model.path.endsWith(`/${name}.gguf`))!
+    const args = ["verify", "--json", "--threads", "1", "--rpc", server.endpoint, path]
+    return JSON.parse((await runCli(args)).stdout)
+  }
+
+  // Of the newest release's own, which has them all, there is nothing to see.
+  const testOld = test.skipIf(enabled.length === 1)
+
+  testOld("are computed by this machine: LIGHTNING_INDEXER, TOP_K, FILL", async () => {
+    expect(await verified("deepseek32-moe")).toMatchObject({ isPassed: true })
+  })
+
+  testOld("are named, where the server holds what they change", async () => {
+    const row = await verified("deepseek4-moe")
+    expect(row).toMatchObject({ error: "UnsupportedOpError", isPassed: false })
+    expect(row.message).toContain(
+      `of protocol ${oldest.protocol} cannot run the operation SET_ROWS`,
+    )
   })
 })
 

@@ -142,7 +142,7 @@ describe("the server", () => {
   })
 
   test.each([
-    [[6, 0, 0], "6.0.0"],
+    [[6, 0, 3], "6.0.3"],
     [[7, 1, 0], "7.1.0"],
     [[8, 0, 2], "8.0.2"],
   ])("speaks another version: %p", async (version, text) => {
@@ -153,7 +153,7 @@ describe("the server", () => {
     })
     const message = await failure(...run(model, "--rpc", other.endpoint))
     expect(message).toContain(other.endpoint)
-    expect(message).toContain(`speaks RPC protocol ${text}`)
+    expect(message).toContain(`speaks protocol ${text}`)
   })
 
   test("has no port, or one that is none", async () => {

@@ -65,7 +65,11 @@ export const runUpstreamClient = async (
       ...(endpoints.length === 0 ? [] : ["--rpc", endpoints.join(",")]),
       ...(given.options ?? []),
     ],
-    given.timeoutMs === undefined ? {} : { timeoutMs: given.timeoutMs },
+    {
+      // A client that aborts, as on a version that is not its own, would wait for a debugger.
+      env: { GGML_NO_BACKTRACE: "1" },
+      ...(given.timeoutMs === undefined ? {} : { timeoutMs: given.timeoutMs }),
+    },
   )
   if (exitCode === 0) return JSON.parse(stdout)
   throw new ProcessError({

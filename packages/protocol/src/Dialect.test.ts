@@ -245,26 +245,31 @@ describe("number maps", () => {
   )
   test.each(pairs)("translate by name: %s", (_, spec, numbering) => {
     const dialect = new Dialect(spec, numbering)
-    const unusable: readonly string[] = spec.features.changedOps
-    const kinds: readonly (readonly [NumberMap, Names, Names, Names])[] = [
-      [dialect.ops, numbering.ops, libraryNumbering.ops, unusable],
-      [dialect.unaryOps, numbering.unaryOps, libraryNumbering.unaryOps, []],
-      [dialect.gluOps, numbering.gluOps, libraryNumbering.gluOps, []],
+    const { changedOps, narrowerOps } = spec.features
+    const kinds: readonly (readonly [NumberMap, Names, Names, Names, Names])[] = [
+      [dialect.ops, numbering.ops, libraryNumbering.ops, changedOps, narrowerOps],
+      [dialect.unaryOps, numbering.unaryOps, libraryNumbering.unaryOps, [], []],
+      [dialect.gluOps, numbering.gluOps, libraryNumbering.gluOps, [], []],
     ]
     let isSame = true
-    for (const [map, theirs, ours, unusable] of kinds) {
+    for (const [map, theirs, ours, changed, narrower] of kinds) {
+      const unsent = [...changed, ...narrower]
       expect(map.toWire.length).toBe(ours.length)
       expect(map.fromWire.length).toBe(theirs.length)
       ours.forEach((name, local) => {
         const wire = map.toWire[local]!
         if (wire !== local) isSame = false
-        if (unusable.includes(name) || !theirs.includes(name)) expect(wire).toBe(-1)
+        if (unsent.includes(name) || !theirs.includes(name)) expect(wire).toBe(-1)
         else expect([name, map.fromWire[wire]]).toEqual([theirs[wire]!, local])
       })
       theirs.forEach((name, wire) => {
         const local = map.fromWire[wire]!
-        if (name === "" || unusable.includes(name)) expect(local).toBe(-1)
-        else expect([ours[local], map.toWire[local]]).toEqual([name, wire])
+        if (name === "" || changed.includes(name)) expect(local).toBe(-1)
+        else
+          expect([ours[local], map.toWire[local]]).toEqual([
+            name,
+            narrower.includes(name) ? -1 : wire,
+          ])
       })
       if (theirs.length !== ours.length) isSame = false
     }

@@ -44,12 +44,13 @@ export interface OpParamRule<Rule> {
 const numberMap = (
   wire: readonly string[],
   local: readonly string[],
-  unusable: readonly string[] = [],
+  changed: readonly string[] = [],
+  narrower: readonly string[] = [],
 ): NumberMap => {
   const find = (names: readonly string[], name: string): number =>
-    name === "" || unusable.includes(name) ? -1 : names.indexOf(name)
+    name === "" || changed.includes(name) ? -1 : names.indexOf(name)
   return {
-    toWire: Int16Array.from(local, (name) => find(wire, name)),
+    toWire: Int16Array.from(local, (name) => (narrower.includes(name) ? -1 : find(wire, name))),
     fromWire: Int16Array.from(wire, (name) => find(local, name)),
   }
 }
@@ -164,8 +165,8 @@ export class Dialect {
     this.setTensorPrefixBytes = prefix.size
     this.setTensorOffsetAt = prefix.offsets.offsetBytes
     this.setTensorCacheFlagAt = hasFlag ? SetTensorPrefix.offsets.cacheFlag : -1
-    const { changedOps, limits, sourceLimits, fills } = spec.features
-    this.ops = numberMap(numbering.ops, local.ops, changedOps)
+    const { changedOps, narrowerOps, limits, sourceLimits, fills } = spec.features
+    this.ops = numberMap(numbering.ops, local.ops, changedOps, narrowerOps)
     this.unaryOps = numberMap(numbering.unaryOps, local.unaryOps)
     this.gluOps = numberMap(numbering.gluOps, local.gluOps)
     this.knowsType = new Uint8Array(Math.max(...local.types.map(({ id }) => id)) + 1)

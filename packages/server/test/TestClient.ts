@@ -1,11 +1,14 @@
 import {
   ABSENT_TENSOR,
   Command,
+  commandSpec,
   decodeResponse,
   encodeRequest,
   type MessageId,
+  newest,
   noConnCaps,
   opId,
+  type ProtocolSpec,
   type RequestOf,
   type ResponseOf,
   type RpcTensor,
@@ -13,12 +16,20 @@ import {
 } from "@ggml-rpc/protocol"
 import type { Socket } from "bun"
 
+export interface TestClientOptions {
+  /** Default `127.0.0.1`. */
+  readonly host?: string
+  /** What the client speaks; default the newest version. */
+  readonly spec?: ProtocolSpec
+}
+
 /**
  * A client for the tests: sends whole requests or any bytes, and reads answers in order. Asynchronous, as
  * the server's front process runs in the process of the tests.
  */
 export class TestClient {
   readonly #socket: Socket
+  readonly spec: ProtocolSpec
   readonly #unsent: Uint8Array[] = []
   #received: Uint8Array[] = []
   #receivedSize = 0
@@ -28,15 +39,16 @@ export class TestClient {
   readonly closed: Promise<void>
   #resolveClosed: () => void = () => {}
 
-  private constructor(socket: Socket) {
+  private constructor(socket: Socket, spec: ProtocolSpec) {
     this.#socket = socket
+    this.spec = spec
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve
     })
   }
 
   /** Connects without saying anything. */
-  static async open(port: number, host = "127.0.0.1"): Promise<TestClient> {
+  static async open(port: number, options: TestClientOptions = {}): Promise<TestClient> {
     let client: TestClient | undefined
     const early: Uint8Array[] = []
     let ended = false
@@ -45,7 +57,7 @@ export class TestClient {
       if (client !== undefined) client.#end()
     }
     const socket = await Bun.connect({
-      hostname: host,
+      hostname: options.host ?? "127.0.0.1",
       port,
       socket: {
         data: (_, data) => {
@@ -60,15 +72,15 @@ export class TestClient {
         error: end,
       },
     })
-    client = new TestClient(socket)
+    client = new TestClient(socket, options.spec ?? newest)
     for (const data of early) client.#receive(data)
     if (ended) client.#end()
     return client
   }
 
   /** Connects and says HELLO. */
-  static async connect(port: number, host?: string): Promise<TestClient> {
-    const client = await TestClient.open(port, host)
+  static async connect(port: number, options?: TestClientOptions): Promise<TestClient> {
+    const client = await TestClient.open(port, options)
     await client.ask(Command.HELLO, { connCaps: noConnCaps() })
     return client
   }
@@ -115,7 +127,7 @@ export class TestClient {
 
   /** Sends a request without waiting for an answer. */
   send<C extends MessageId>(command: C, value: RequestOf<C>): void {
-    this.write(encodeRequest(command, value))
+    this.write(encodeRequest(command, value, this.spec))
   }
 
   /** Reads exactly `size` bytes. @throws {Error} when the server closes before */
@@ -139,7 +151,14 @@ export class TestClient {
   async answer<C extends MessageId>(command: C): Promise<ResponseOf<C>> {
     const header = await this.read(8)
     const size = Number(new DataView(header.buffer, header.byteOffset).getBigUint64(0, true))
-    return decodeResponse(command, await this.read(size))
+    return decodeResponse(command, await this.read(size), this.spec)
+  }
+
+  /** Sends a request that the newest version does not answer, and reads the answer where this version has one. */
+  async tell<C extends MessageId>(command: C, value: RequestOf<C>): Promise<unknown> {
+    this.send(command, value)
+    const isAnswered = (commandSpec(command, this.spec)?.response ?? null) !== null
+    return isAnswered ? await this.answer<C>(command) : undefined
   }
 
   /** Sends a request and reads its answer. */

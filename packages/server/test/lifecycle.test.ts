@@ -147,7 +147,7 @@ describe("connections", () => {
   test("IPv6", () =>
     withServer({ host: "::1" }, async (server) => {
       expect(server.endpoint).toBe(`[::1]:${server.port}`)
-      const client = await TestClient.connect(server.port, "::1")
+      const client = await TestClient.connect(server.port, { host: "::1" })
       client.write(Uint8Array.of(99, 0, 0, 0, 0, 0, 0, 0, 0))
       await server.logged("[::1]:", "command is unknown (got 99)")
     }))

@@ -103,6 +103,11 @@ export interface ProtocolFeatures {
   readonly expandingOps: readonly OpName[]
   /** Operations that have the name of today's, and another meaning or layout: neither side of it runs them. */
   readonly changedOps: readonly OpName[]
+  /**
+   * Operations of today that do more than the version's, which no parameter tells: what its clients send is run, but its
+   * servers are not sent them.
+   */
+  readonly narrowerOps: readonly OpName[]
   /** What of today's operations the version lacks. */
   readonly limits: readonly ParamLimit[]
   readonly sourceLimits: readonly SourceLimit[]

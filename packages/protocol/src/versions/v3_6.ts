@@ -25,8 +25,8 @@ const v3_6_0 = older(v3_6_1, {
   numberings: [ops95, ops96WithoutNvfp4],
   features: {
     computeFlag: false,
-    // Circular padding came within 3.6.0 (ggml fba011ed), and masks that are not padded (4767bda1).
-    changedOps: ["GATED_DELTA_NET", "FLASH_ATTN_EXT"],
+    // Masks that are not padded came within 3.6.0 (ggml 4767bda1), and circular padding (fba011ed).
+    narrowerOps: ["FLASH_ATTN_EXT"],
     limits: [...v3_6_1.features.limits, { op: "PAD", slot: 8, mask: 0xffff_ffff, min: 0, max: 0 }],
   },
 })

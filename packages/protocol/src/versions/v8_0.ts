@@ -86,6 +86,7 @@ export const v8_0: ProtocolSpec = {
     quantizedRowMultiple: 512,
     expandingOps: ["FLASH_ATTN_EXT", "MUL_MAT", "MUL_MAT_ID", "CUMSUM", "ARGSORT", "TOP_K"],
     changedOps: [],
+    narrowerOps: [],
     limits: [],
     sourceLimits: [],
     fills: [],

@@ -176,10 +176,11 @@ describe("each version", () => {
       })
 
       test("names ops that exist, and parameters that an operation has", () => {
-        const { expandingOps, changedOps, limits, sourceLimits, fills } = spec.features
+        const { expandingOps, changedOps, narrowerOps } = spec.features
+        const { limits, sourceLimits, fills } = spec.features
         const rules = [...limits, ...fills]
         const ruled = [...rules, ...sourceLimits].map(({ op }) => op)
-        for (const op of [...expandingOps, ...changedOps, ...ruled]) {
+        for (const op of [...expandingOps, ...changedOps, ...narrowerOps, ...ruled]) {
           expect(libraryNumbering.ops).toContain(op)
         }
         for (const { source } of sourceLimits) {

@@ -45,7 +45,7 @@ export interface ServeOptions {
    * `VersionOffers`.
    */
   readonly protocol?: string
-  /** More ports, each for one version of the protocol. */
+  /** More ports, each for one version of the protocol; port 0 picks a free one. */
   readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
   /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
   readonly versionsFile?: string
@@ -82,7 +82,7 @@ export interface RunningServer {
   readonly endpoint: string
   /** `7.0` when it speaks that alone; undefined when it speaks what suits the client. */
   readonly protocol: string | undefined
-  /** The ports of `ServeOptions.listen`. */
+  /** The ports of `ServeOptions.listen`, in its words. */
   readonly pinned: readonly { readonly endpoint: string; readonly protocol: string }[]
   /** Memory as it was at the start. */
   readonly devices: readonly DeviceReport[]
@@ -113,7 +113,7 @@ export const serve = (
     const log = options.log ?? (yield* effectLog)
     const protocol = yield* pinnedProtocol(options.protocol ?? AUTO)
     const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
-      Effect.map(pinnedProtocol(protocol), (spec) => ({ port, spec })),
+      Effect.map(pinnedProtocol(protocol), (spec) => ({ port, protocol, spec })),
     )
     const cacheDir = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
@@ -144,10 +144,10 @@ export const serve = (
     const devices = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
     const port = yield* listen(host, options.port ?? DEFAULT_PORT, pool, protocol)
-    const pinned = yield* Effect.forEach(ports, ({ port, spec }) =>
+    const pinned = yield* Effect.forEach(ports, ({ port, protocol, spec }) =>
       Effect.map(listen(host, port, pool, spec), (found) => ({
         endpoint: formatEndpoint({ host, port: found }),
-        protocol: spec === undefined ? AUTO : nameOf(spec),
+        protocol,
       })),
     )
     if (!isLoopback(host)) {

@@ -5,8 +5,8 @@ import { readU64 } from "../graph/tensorWords.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
 
-/** Answers up to this size join others in the outbox. */
-const SMALL_READ_BYTES = 16 * 1024
+/** Answers up to this size join others in the outbox; smaller runs are received together with others. */
+const SMALL_BYTES = 16 * 1024
 
 /** The runs of the current request; its fields, as every request is done before the next. */
 const runs = {
@@ -40,34 +40,62 @@ const takeRuns = (state: SessionState): SessionBuffer => {
 }
 
 export const setTensor2d = (state: SessionState): void => {
-  const { wire, ggml, tensor, spoken } = state
+  const { wire, tensor, spoken } = state
   const buffer = takeRuns(state)
   const { offset, size, count, stride } = runs
   const dataBytes = wire.sizeBytes - spoken.fixedBytes[wire.command]!
   if (dataBytes !== size * count) {
     refuse("payload_size", `must hold the ${size * count} bytes of its runs`, dataBytes)
   }
-  const record = asPointer(wire.requestAddress + spoken.offsets.tensor2d.tensor)
-  const start = buffer.nativeBase + tensor.dataOffsetBytes + offset
-  for (let run = 0; run < count; run++) {
-    if (buffer.isHost) {
-      wire.take(start + run * stride, size)
-      continue
-    }
-    const staging = state.stagingAddress()
-    for (let done = 0; done < size; done += STAGING_BYTES) {
-      const part = Math.min(size - done, STAGING_BYTES)
-      wire.take(staging, part)
-      ggml.gs_tensor_set(record, asPointer(staging), offset + run * stride + done, part)
+  if (buffer.isHost && size >= SMALL_BYTES) {
+    const start = buffer.nativeBase + tensor.dataOffsetBytes + offset
+    for (let run = 0; run < count; run++) wire.take(start + run * stride, size)
+  } else if (size < STAGING_BYTES) setPacked(state)
+  else setParts(state)
+}
+
+/** Whole runs that fit the staging block together, block after block. */
+const setPacked = (state: SessionState): void => {
+  const staging = state.stagingAddress()
+  const { size, count } = runs
+  const atOnce = Math.floor(STAGING_BYTES / size)
+  for (let first = 0; first < count; first += atOnce) {
+    const end = Math.min(first + atOnce, count)
+    state.wire.take(staging, (end - first) * size)
+    for (let run = first; run < end; run++) {
+      writeRun(state, run, 0, size, staging + (run - first) * size)
     }
   }
+}
+
+const setParts = (state: SessionState): void => {
+  const staging = state.stagingAddress()
+  for (let run = 0; run < runs.count; run++) {
+    for (let done = 0; done < runs.size; done += STAGING_BYTES) {
+      const part = Math.min(runs.size - done, STAGING_BYTES)
+      state.wire.take(staging, part)
+      writeRun(state, run, done, part, staging)
+    }
+  }
+}
+
+const writeRun = (
+  state: SessionState,
+  run: number,
+  done: number,
+  sizeBytes: number,
+  source: number,
+): void => {
+  const record = asPointer(state.wire.requestAddress + state.spoken.offsets.tensor2d.tensor)
+  const to = runs.offset + run * runs.stride + done
+  state.ggml.gs_tensor_set(record, asPointer(source), to, sizeBytes)
 }
 
 export const getTensor2d = (state: SessionState): void => {
   const { wire } = state
   takeRuns(state)
   const total = runs.size * runs.count
-  if (total <= SMALL_READ_BYTES) {
+  if (total <= SMALL_BYTES) {
     const at = wire.answer(total)
     for (let run = 0; run < runs.count; run++) {
       readRun(state, run, 0, runs.size, wire.outAddress(at + run * runs.size))
