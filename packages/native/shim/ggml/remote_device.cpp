@@ -461,21 +461,6 @@ API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t *
     dialect.has_use_counts = counts[2] != 0;
 }
 
-// Whether a device's server can be asked to compute a tensor of this operation, for tests: type of the result, types of its
-// ten sources (< 0: none), and the parameters.
-API int gs_remote_device_supports(ggml_backend_dev_t device, int op, int type, const int32_t * source_types, const int32_t * op_params) {
-    ggml_tensor sources[GGML_MAX_SRC] = {};
-    ggml_tensor tensor{};
-    tensor.op   = ggml_op(op);
-    tensor.type = ggml_type(type);
-    memcpy(tensor.op_params, op_params, sizeof(tensor.op_params));
-    for (int i = 0; i < GGML_MAX_SRC; i++) {
-        sources[i].type = ggml_type(source_types[i]);
-        tensor.src[i]   = source_types[i] < 0 ? nullptr : &sources[i];
-    }
-    return remote_supports_op(device, &tensor) ? 1 : 0;
-}
-
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.
 API void gs_remote_device_free(ggml_backend_dev_t device) {
     remote_device * gone = device_of(device);
