@@ -186,11 +186,15 @@ describe("each version", () => {
       })
 
       test("names ops that exist, and parameters that an operation has", () => {
-        const { expandingOps, changedOps, narrowerOps, limits, fills } = spec.features
+        const { expandingOps, changedOps, narrowerOps } = spec.features
+        const { limits, sourceLimits, fills } = spec.features
         const rules = [...limits, ...fills]
-        const inRules = rules.map(({ op }) => op)
-        for (const op of [...expandingOps, ...changedOps, ...narrowerOps, ...inRules]) {
+        const ruled = [...rules, ...sourceLimits].map(({ op }) => op)
+        for (const op of [...expandingOps, ...changedOps, ...narrowerOps, ...ruled]) {
           expect(libraryNumbering.ops).toContain(op)
+        }
+        for (const { source } of sourceLimits) {
+          expect(Number.isInteger(source) && source >= 0 && source < 10).toBe(true)
         }
         for (const { slot } of rules) {
           expect(Number.isInteger(slot) && slot >= 0 && slot < 16).toBe(true)
