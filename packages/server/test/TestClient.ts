@@ -7,13 +7,11 @@ import {
   type MessageId,
   newest,
   noConnCaps,
-  offers,
   opId,
   type ProtocolSpec,
   type RequestOf,
   type ResponseOf,
   type RpcTensor,
-  select,
   TensorFlag,
 } from "@ggml-rpc/protocol"
 import type { Socket } from "bun"
@@ -31,8 +29,7 @@ export interface TestClientOptions {
  */
 export class TestClient {
   readonly #socket: Socket
-  /** What it speaks. */
-  spec: ProtocolSpec
+  readonly spec: ProtocolSpec
   readonly #unsent: Uint8Array[] = []
   #received: Uint8Array[] = []
   #receivedSize = 0
@@ -85,19 +82,6 @@ export class TestClient {
   static async connect(port: number, options?: TestClientOptions): Promise<TestClient> {
     const client = await TestClient.open(port, options)
     await client.ask(Command.HELLO, { connCaps: noConnCaps() })
-    return client
-  }
-
-  /**
-   * Connects, says HELLO with or without capabilities, and speaks whatever version the server announces.
-   *
-   * @throws {Error} when the server has none for this HELLO
-   */
-  static async meet(port: number, helloCaps: boolean): Promise<TestClient> {
-    const client = await TestClient.open(port, { spec: offers(helloCaps)[0]! })
-    const selection = select(await client.ask(Command.HELLO, { connCaps: noConnCaps() }))
-    if ("refusal" in selection) throw new Error(selection.refusal)
-    client.spec = selection.spec
     return client
   }
 
@@ -173,8 +157,8 @@ export class TestClient {
   /** Sends a request that the newest version does not answer, and reads the answer where this version has one. */
   async tell<C extends MessageId>(command: C, value: RequestOf<C>): Promise<unknown> {
     this.send(command, value)
-    if (commandSpec(command, this.spec)?.response === null) return undefined
-    return this.answer(command)
+    const isAnswered = (commandSpec(command, this.spec)?.response ?? null) !== null
+    return isAnswered ? await this.answer<C>(command) : undefined
   }
 
   /** Sends a request and reads its answer. */
