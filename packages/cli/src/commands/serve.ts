@@ -40,7 +40,7 @@ const hostOf = (text: string): string => text.replace(/^\[(.*)\]$/, "$1")
 /** `50053=7.0`, each. */
 const pinnedPorts = (texts: readonly string[]) =>
   Effect.forEach(texts, (text) => {
-    const [, port, protocol] = /^(\d{1,5})=([\d.]+|auto)$/.exec(text) ?? []
+    const [, port, protocol] = /^(\d{1,5})=([\d.]+(?:@\d+)?|auto)$/.exec(text) ?? []
     return port === undefined || protocol === undefined || Number(port) > 65535
       ? Effect.fail(
           new UsageError(

@@ -206,13 +206,14 @@ size_t remote_max_size(ggml_backend_buffer_type_t type) {
     return device_of(type)->max_size;
 }
 
-// What the size may depend on, as upstream's client keys its cache (6.0.0 and later): type, shape, operation
+// What the size may depend on, as upstream's client keys its cache (8.0.0): type, shape, strides, operation
 // and parameters. Sources are left out: contexts reserve with the largest ones first, and a growing KV
 // cache would miss at every batch.
 std::string alloc_size_key(const ggml_tensor * tensor) {
     std::string key;
     key.append(reinterpret_cast<const char *>(&tensor->type), sizeof(tensor->type));
     key.append(reinterpret_cast<const char *>(tensor->ne), sizeof(tensor->ne));
+    key.append(reinterpret_cast<const char *>(tensor->nb), sizeof(tensor->nb));
     key.append(reinterpret_cast<const char *>(&tensor->op), sizeof(tensor->op));
     key.append(reinterpret_cast<const char *>(tensor->op_params), sizeof(tensor->op_params));
     return key;

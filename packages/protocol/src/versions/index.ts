@@ -50,13 +50,39 @@ const offersWithoutCaps: readonly ProtocolSpec[] = [anyPatch(v3_6), v3_5, v3_0, 
 export const offers = (helloCaps: boolean): readonly ProtocolSpec[] =>
   helloCaps ? offersWithCaps : offersWithoutCaps
 
-/** The version to serve under a name as `findVersion` takes it; without a patch, that of any patch. */
+/** One of the builds of an offer that stands for several: with a number of operations, the patch that has it. */
+const buildsOf = (offer: ProtocolSpec): readonly ProtocolSpec[] => {
+  const counts = new Set(offer.numberings.map(({ ops }) => ops.length))
+  if (counts.size < 2) return []
+  return [...counts].map((count) => {
+    const has = (spec: ProtocolSpec): boolean =>
+      spec.version.major === offer.version.major &&
+      spec.version.minor === offer.version.minor &&
+      spec.numberings.every(({ ops }) => ops.length === count)
+    const numberings = offer.numberings.filter(({ ops }) => ops.length === count)
+    return { ...(versions.find(has) ?? offer), numberings }
+  })
+}
+
+const allOffers: readonly ProtocolSpec[] = [...offersWithCaps, ...offersWithoutCaps]
+const builds: readonly ProtocolSpec[] = allOffers.flatMap(buildsOf)
+
+/** All that `findOffer` may give. */
+export const servable: readonly ProtocolSpec[] = [...allOffers, ...versions, ...builds]
+
+/**
+ * The version to serve under a name as `findVersion` takes it; without a patch, that of any patch. With `@` and a number of
+ * operations, such as `3.0@94`, that of the builds which have so many.
+ */
 export const findOffer = (name: string): ProtocolSpec | undefined => {
-  const isPrefix = ({ version }: ProtocolSpec): boolean =>
-    `${formatVersion(version)}.`.startsWith(`${name}.`)
-  const isWhole = name.split(".").length > 2
-  const offered = isWhole ? undefined : [...offersWithCaps, ...offersWithoutCaps].find(isPrefix)
-  return offered ?? findVersion(name)
+  const [version = "", count] = name.split("@")
+  const isNamed = (spec: ProtocolSpec): boolean =>
+    `${formatVersion(spec.version)}.`.startsWith(`${version}.`)
+  if (count !== undefined) {
+    return builds.find((spec) => isNamed(spec) && String(spec.numberings[0]!.ops.length) === count)
+  }
+  const isWhole = version.split(".").length > 2
+  return (isWhole ? undefined : allOffers.find(isNamed)) ?? findVersion(version)
 }
 
 /**

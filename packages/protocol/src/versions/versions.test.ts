@@ -9,6 +9,7 @@ import {
   newest,
   offers,
   select,
+  servable,
   shortVersion,
   type Version,
   versionRange,
@@ -97,7 +98,13 @@ describe("what a server offers", () => {
     expect(findOffer("4.0.2")).toBe(findVersion("4.0.2")!)
     expect(findOffer("5.1")).toBe(findVersion("5.1.0")!)
     expect(findOffer("3.6")!.numberings).toEqual([...findVersion("3.6.0")!.numberings])
-    for (const name of ["", "1", "107", "auto"]) expect(findOffer(name)).toBeUndefined()
+    expect(findOffer("4.0@97")!.version).toEqual(findVersion("4.0.1")!.version)
+    expect(findOffer("3.0@94")!.numberings.map(({ ops }) => ops.length)).toEqual([94])
+    expect(findOffer("3.0@90")!.numberings).toHaveLength(2)
+    for (const name of ["", "1", "107", "auto", "3.0@93", "8.0@101", "3.0@"]) {
+      expect(findOffer(name)).toBeUndefined()
+    }
+    expect(servable.length).toBeLessThan(128)
   })
 })
 

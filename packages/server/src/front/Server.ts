@@ -197,7 +197,9 @@ const rememberedVersions = (file: string | undefined, log: LogSink) => {
     onOffers: (offers: SavedOffers): void => {
       try {
         mkdirSync(dirname(file), { recursive: true })
-        writeFileSync(`${file}.${process.pid}`, JSON.stringify(offers))
+        // Another server of this user may have written since.
+        const others = parseSavedOffers(read())
+        writeFileSync(`${file}.${process.pid}`, JSON.stringify({ ...others, ...offers }))
         renameSync(`${file}.${process.pid}`, file)
       } catch (cause) {
         const reason = cause instanceof Error ? cause.message : String(cause)

@@ -5,7 +5,12 @@ import { firstOffer, type Offer } from "../session/offer.ts"
 import { freeWaitingServer } from "./freeWaitingServer.ts"
 import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
-import { describeNews, type SavedOffers, VersionOffers } from "./VersionOffers.ts"
+import {
+  describeNews,
+  rememberedAddress,
+  type SavedOffers,
+  VersionOffers,
+} from "./VersionOffers.ts"
 
 /** A client as the log names it: `address:port`. */
 export type ClientName = string
@@ -88,6 +93,8 @@ export class SessionPool {
   readonly #idle: Member[] = []
   readonly #waiting: Waiting[] = []
   readonly #offers: VersionOffers
+  /** What `onOffers` got last. */
+  #savedOffers: string
   #closing = false
   #surplusTimer: ReturnType<typeof setTimeout> | undefined
   #started: ((result: readonly DeviceReport[] | StartFailure) => void) | undefined
@@ -95,6 +102,7 @@ export class SessionPool {
   constructor(options: PoolOptions) {
     this.#options = options
     this.#offers = new VersionOffers(options.savedOffers)
+    this.#savedOffers = JSON.stringify(this.#offers.save())
   }
 
   /** Starts the first process and waits for its devices. */
@@ -173,7 +181,7 @@ export class SessionPool {
       this.#log("error", `${client} turned away: no session process (${oneLine(failure ?? "")})`)
       return
     }
-    const offer = pinned === undefined ? this.#offers.next(addressOf(client)) : { pinned }
+    const offer = pinned === undefined ? this.#offerFor(client) : { pinned }
     const problem = member.process.send(fd, offer)
     if (problem !== "") {
       // It is dying, as a rule; its exit is reported on its own.
@@ -293,25 +301,36 @@ export class SessionPool {
     }
   }
 
+  #offerFor(client: ClientName): Offer {
+    const address = addressOf(client)
+    const { offer, news } = this.#offers.next(address)
+    for (const found of news) this.#log("warning", describeNews(address, found))
+    return offer
+  }
+
   #onLink(member: Member, { host, port }: Extract<SessionEvent, { event: "link" }>): void {
-    const problem = freeWaitingServer(host, port)
+    const client = member.client ?? "unknown client"
+    const problem = freeWaitingServer(host, port, addressOf(client))
     if (problem === undefined) return
     this.#log(
       "warning",
-      `${member.client ?? "a client"} wants a link to ${oneLine(host)}:${port}, which this server does not make, nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
+      `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make, nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
     )
   }
 
-  /** Another client may need an older version of the protocol. */
+  /** Another client may need another version of the protocol. */
   #noteVersion(member: Member, event: Extract<SessionEvent, { event: "closed" }>): void {
     const { helloBytes, hasAsked, reason } = event
     if (member.client === undefined || helloBytes === undefined) return
     if (!hasAsked && reason !== "left") return
     const address = addressOf(member.client)
     const news = this.#offers.ended(address, member.offer, { helloCaps: helloBytes > 0, hasAsked })
-    if (news === undefined) return
-    this.#log(news.kind === "works" ? "info" : "warning", describeNews(address, news))
-    if (news.kind === "works") this.#options.onOffers?.(this.#offers.save())
+    if (news !== undefined) this.#log("info", describeNews(address, news))
+    if (!hasAsked || this.#options.onOffers === undefined) return
+    const saved = JSON.stringify(this.#offers.save())
+    if (saved === this.#savedOffers) return
+    this.#savedOffers = saved
+    this.#options.onOffers(this.#offers.save())
   }
 
   #onClosed(member: Member, event: Extract<SessionEvent, { event: "closed" }>): void {
@@ -366,8 +385,9 @@ export class SessionPool {
   }
 }
 
-/** Of `address:port`. */
-const addressOf = (client: ClientName): string => client.slice(0, client.lastIndexOf(":"))
+/** Of `address:port`, as versions are remembered by. */
+const addressOf = (client: ClientName): string =>
+  rememberedAddress(client.slice(0, client.lastIndexOf(":")))
 
 const describeExit = (exit: SessionExit): string => {
   const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal

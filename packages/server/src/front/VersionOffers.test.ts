@@ -1,84 +1,115 @@
-import { expect, test } from "bun:test"
+import { beforeEach, expect, test } from "bun:test"
 import { formatVersion, offers } from "@ggml-rpc/protocol"
-import { describeNews, parseSavedOffers, VersionOffers } from "./VersionOffers.ts"
+import {
+  describeNews,
+  parseSavedOffers,
+  rememberedAddress,
+  type SavedOffers,
+  VersionOffers,
+} from "./VersionOffers.ts"
 
-const hungUp = { helloCaps: true, hasAsked: false }
-const wentOn = { helloCaps: true, hasAsked: true }
+let now: number
+beforeEach(() => {
+  now = 1_000_000
+})
 
-const versionOf = (book: VersionOffers, address: string): string => {
-  const offer = book.next(address)
+const bookOf = (saved?: SavedOffers): VersionOffers => new VersionOffers(saved, () => now)
+
+/** The version that a client's connection is offered, which then ends. */
+const connect = (book: VersionOffers, address: string, hasAsked: boolean): string => {
+  const { offer } = book.next(address)
   if ("pinned" in offer) throw new Error("nothing is pinned here")
+  book.ended(address, offer, { helloCaps: true, hasAsked })
   return formatVersion(offers(true)[offer.withCaps]!.version)
 }
 
+/** A client of one version is started, and ends unless it is offered that one: what it was offered. */
+const start = (book: VersionOffers, address: string, own: string): string => {
+  now += 5000
+  const { offer } = book.next(address)
+  if ("pinned" in offer) throw new Error("nothing is pinned here")
+  const offered = formatVersion(offers(true)[offer.withCaps]!.version)
+  book.ended(address, offer, { helloCaps: true, hasAsked: offered === own })
+  return offered
+}
+
 test("a client that hangs up is offered the next older version, until one works", () => {
-  const book = new VersionOffers()
-  const seen: string[] = []
-  for (const outcome of [hungUp, hungUp, wentOn]) {
-    seen.push(versionOf(book, "a"))
-    book.ended("a", book.next("a"), outcome)
+  const book = bookOf()
+  const seen = [1, 2, 3, 4].map(() => start(book, "a", "6.0.0"))
+  expect(seen).toEqual(["8.0.0", "7.0.0", "6.0.0", "6.0.0"])
+  expect(start(book, "b", "8.0.0")).toBe("8.0.0")
+})
+
+test("connections of a run that end after HELLO mean nothing", () => {
+  const book = bookOf()
+  for (let index = 0; index < 200; index++) {
+    now += 2
+    expect(connect(book, "a", false)).toBe("8.0.0")
   }
-  expect(seen).toEqual(["8.0.0", "7.0.0", "6.0.0"])
-  // From then on, whatever else it does: clients end connections after HELLO all the time.
-  book.ended("a", book.next("a"), hungUp)
-  book.ended("a", book.next("a"), hungUp)
-  expect(versionOf(book, "a")).toBe("6.0.0")
-  expect(versionOf(book, "b")).toBe("8.0.0")
+  expect(connect(book, "a", true)).toBe("8.0.0")
+  now += 60_000
+  expect(connect(book, "a", true)).toBe("8.0.0")
 })
 
 test("what works is kept over a restart, for its form of HELLO", () => {
-  const book = new VersionOffers()
-  book.ended("a", book.next("a"), hungUp)
-  book.ended("a", book.next("a"), wentOn)
-  book.ended("b", book.next("b"), wentOn)
+  const book = bookOf()
+  start(book, "a", "7.0.0")
+  start(book, "a", "7.0.0")
+  start(book, "b", "8.0.0")
   expect(book.save()).toEqual({ a: [1, 0] })
-  const next = new VersionOffers(parseSavedOffers(JSON.stringify(book.save())))
-  expect(next.next("a")).toEqual({ withCaps: 1, withoutCaps: 0 })
+  const next = bookOf(parseSavedOffers(JSON.stringify(book.save())))
+  expect(next.next("a").offer).toEqual({ withCaps: 1, withoutCaps: 0 })
 })
 
-test("connections that began together count once", () => {
-  const book = new VersionOffers()
-  const offer = book.next("a")
-  book.ended("a", offer, hungUp)
-  book.ended("a", offer, hungUp)
-  expect(versionOf(book, "a")).toBe("7.0.0")
+test("an updated client finds its version, and the old one is forgotten", () => {
+  const book = bookOf({ a: [1, 0] })
+  expect(start(book, "a", "8.0.0")).toBe("7.0.0")
+  expect(start(book, "a", "8.0.0")).toBe("8.0.0")
+  expect(start(book, "a", "8.0.0")).toBe("8.0.0")
+  expect(book.save()).toEqual({})
+})
+
+test("one that takes anything does not keep another at its address from its version", () => {
+  const book = bookOf()
+  const seen: string[] = []
+  for (let round = 0; round < 4; round++) {
+    now += 5000
+    connect(book, "a", true)
+    seen.push(start(book, "a", "7.0.0"))
+  }
+  expect(seen.slice(-2)).toEqual(["7.0.0", "7.0.0"])
 })
 
 test("after the last one it begins again, and says so", () => {
-  const book = new VersionOffers()
-  const news = offers(true).map(() => book.ended("a", book.next("a"), hungUp)!)
+  const book = bookOf()
+  const news = [...offers(true).keys(), 5].flatMap(() => {
+    now += 5000
+    const { offer, news } = book.next("a")
+    book.ended("a", offer, { helloCaps: true, hasAsked: false })
+    return news
+  })
   expect(news.map(({ kind }) => kind)).toEqual(["next", "next", "next", "next", "nothing left"])
-  expect(versionOf(book, "a")).toBe("8.0.0")
-  expect(book.ended("a", book.next("a"), hungUp)).toBeUndefined()
+  expect(start(book, "a", "8.0.0")).toBe("7.0.0")
   expect(describeNews("a", news[0]!)).toContain("--protocol 7.0")
-  expect(describeNews("a", news[4]!)).toContain("speaks 9")
+  expect(describeNews("a", news[4]!)).toContain("newer than this server")
 })
 
 test("a client that comes much later is another one", () => {
-  let now = 1_000_000
-  const book = new VersionOffers({}, () => now)
-  book.ended("a", book.next("a"), hungUp)
+  const book = bookOf()
+  start(book, "a", "6.0.0")
   now += 3_600_000
-  expect(versionOf(book, "a")).toBe("8.0.0")
-})
-
-test("an updated client is noticed by its hang-ups", () => {
-  let now = 1_000_000
-  const book = new VersionOffers({ a: [2, 0] }, () => now)
-  const starts = (count: number, msBetween: number): void => {
-    for (let start = 0; start < count; start++) {
-      now += msBetween
-      book.ended("a", book.next("a"), hungUp)
-    }
-  }
-  starts(20, 5)
-  expect(versionOf(book, "a")).toBe("6.0.0")
-  starts(1, 5000)
-  expect(versionOf(book, "a")).toBe("5.0.0")
+  expect(start(book, "a", "6.0.0")).toBe("8.0.0")
 })
 
 test("a file that says something else says nothing", () => {
   for (const text of ["", "[", "7", '{"a":[9,0]}', '{"a":["1",0]}', '{"a":1}']) {
     expect(parseSavedOffers(text)).toEqual({})
   }
+})
+
+test("a host of IPv6 is one address, whichever of its network it uses", () => {
+  expect(rememberedAddress("10.0.0.7")).toBe("10.0.0.7")
+  expect(rememberedAddress("[fd00:1:2:3:4:5:6:7]")).toBe("fd00:1:2:3::/64")
+  expect(rememberedAddress("fd00:1:2:3::9")).toBe("fd00:1:2:3::/64")
+  expect(rememberedAddress("::1")).toBe("0:0:0:0::/64")
 })

@@ -5,13 +5,13 @@ import type { Offer } from "../session/offer.ts"
 interface Known {
   /** Place in `offers` of what they are offered. */
   index: number
-  /** They went on with it once. */
-  works: boolean
-  /** Starts in a row that ended with HELLO, of clients at an address where something works. */
-  hangUps: number
-  /** They hung up at all there is. */
-  exhausted: boolean
-  /** When the last one ended, in milliseconds. */
+  /** Places with which a client went on. */
+  readonly works: Set<number>
+  /** Places at which a client hung up since one went on. */
+  readonly refused: Set<number>
+  /** When a connection ended with HELLO, and none that went on ended since; in milliseconds. */
+  hungUpAt: number | undefined
+  /** When the last connection ended. */
   endedAt: number
 }
 
@@ -27,88 +27,100 @@ export interface EndedConnection {
 export type SavedOffers = Readonly<Record<string, readonly [number, number]>>
 
 /**
- * A client that hung up comes again when somebody starts it again, which may take a while: its libraries end the program.
- * Later than this, it is taken for another one.
+ * Upstream's clients end some connections of each run after HELLO, and open the next one within milliseconds. A client that
+ * is told another version than its own ends altogether: the next one comes when somebody starts it again.
  */
-const RETRY_MS = 120_000
+const NEXT_CONNECTION_MS = 300
 
-/**
- * Upstream's clients end some connections of each run after HELLO, within milliseconds of others that go on. So many in a
- * row, each so long after the one before, are somebody whose program was updated and who starts it again and again.
- */
-const HANG_UPS_OF_A_CHANGED_CLIENT = 2
-const BETWEEN_STARTS_MS = 1000
+/** A client that hung up and comes again after this long is taken for another one. */
+const RETRY_MS = 600_000
 
 /** Addresses that are remembered; the ones used longest ago go. */
 const MAX_ADDRESSES = 4096
 
+type Form = "withCaps" | "withoutCaps"
+
+const listOf = (form: Form): readonly ProtocolSpec[] => offers(form === "withCaps")
+
 /**
  * Which version to announce to whom. A HELLO tells little of the client's version, and a client hangs up when it is told
- * another than its own: then its address is offered the next older one, and what worked is what it is offered from then on.
+ * another than its own: then its address is offered another one, first what worked there before, else the next older. Clients
+ * that take any version, as this project's, do not stand in the way: they take what the others at their address need.
  */
 export class VersionOffers {
-  readonly #byAddress = new Map<string, { readonly withCaps: Known; readonly withoutCaps: Known }>()
+  readonly #byAddress = new Map<string, Readonly<Record<Form, Known>>>()
   readonly #now: () => number
 
   constructor(saved: SavedOffers = {}, now: () => number = Date.now) {
     this.#now = now
     for (const [address, [withCaps, withoutCaps]] of Object.entries(saved)) {
       this.#byAddress.set(address, {
-        withCaps: { ...unknown(), index: withCaps, works: withCaps > 0 },
-        withoutCaps: { ...unknown(), index: withoutCaps, works: withoutCaps > 0 },
+        withCaps: knownToWork(withCaps),
+        withoutCaps: knownToWork(withoutCaps),
       })
     }
   }
 
-  /** What the next connection from an address is offered. */
-  next(address: string): Offer {
+  /** What the next connection from an address is offered, and what there is to say of it. */
+  next(address: string): { readonly offer: Offer; readonly news: readonly VersionNews[] } {
     const known = this.#byAddress.get(address)
-    if (known === undefined) return { withCaps: 0, withoutCaps: 0 }
-    return { withCaps: this.#place(known.withCaps), withoutCaps: this.#place(known.withoutCaps) }
+    if (known === undefined) return { offer: { withCaps: 0, withoutCaps: 0 }, news: [] }
+    const news: VersionNews[] = []
+    for (const form of ["withCaps", "withoutCaps"] as const) {
+      const found = this.#turn(known[form], form)
+      if (found !== undefined) news.push(found)
+    }
+    return {
+      offer: { withCaps: known.withCaps.index, withoutCaps: known.withoutCaps.index },
+      news,
+    }
   }
 
-  #place(known: Known): number {
-    if (!known.works && this.#now() - known.endedAt > RETRY_MS) known.index = 0
-    return known.index
+  /** Goes on to another version when the last client hung up and stayed away. */
+  #turn(known: Known, form: Form): VersionNews | undefined {
+    const now = this.#now()
+    if (known.works.size === 0 && now - known.endedAt > RETRY_MS) {
+      known.index = 0
+      known.refused.clear()
+      known.hungUpAt = undefined
+    }
+    if (known.hungUpAt === undefined || now - known.hungUpAt <= NEXT_CONNECTION_MS) return undefined
+    known.hungUpAt = undefined
+    const list = listOf(form)
+    const refused = list[known.index]!
+    known.refused.add(known.index)
+    const left = [...known.works, ...list.keys()].find((place) => !known.refused.has(place))
+    if (left === undefined) known.refused.clear()
+    known.index = left ?? 0
+    return left === undefined
+      ? { kind: "nothing left", refused }
+      : { kind: "next", refused, spec: list[left]! }
   }
 
   /**
-   * Takes note of how a connection ended that was offered `offer`. Returns what to say of it: a version was found that
-   * works, or the next one to try; undefined when there is nothing new.
+   * Takes note of how a connection ended that was offered `offer`. Returns what to say of it, when a version was found that
+   * works.
    */
   ended(address: string, offer: Offer, connection: EndedConnection): VersionNews | undefined {
     if ("pinned" in offer) return undefined
-    const known = this.#of(address)[connection.helloCaps ? "withCaps" : "withoutCaps"]
-    const offered = connection.helloCaps ? offer.withCaps : offer.withoutCaps
-    const previousEnd = known.endedAt
+    const form = connection.helloCaps ? "withCaps" : "withoutCaps"
+    const known = this.#of(address)[form]
+    const offered = offer[form]
     known.endedAt = this.#now()
-    const list = offers(connection.helloCaps)
-    if (connection.hasAsked) {
-      const isNews = !known.works && offered > 0
-      known.index = offered
-      known.works = true
-      known.exhausted = false
-      known.hangUps = 0
-      return isNews ? { kind: "works", spec: list[offered]! } : undefined
+    if (!connection.hasAsked) {
+      // One that was offered something else began before the last turn.
+      if (offered === known.index) known.hungUpAt ??= known.endedAt
+      return undefined
     }
-    if (known.works) {
-      if (this.#now() - previousEnd > BETWEEN_STARTS_MS) known.hangUps++
-      if (known.hangUps < HANG_UPS_OF_A_CHANGED_CLIENT) return undefined
-    }
-    // Connections that began together were offered the same: they are one refusal.
-    if (offered !== known.index) return undefined
-    known.works = false
-    known.index = (offered + 1) % list.length
-    const refused = list[offered]!
-    // All were offered before: nothing new is to be said of somebody who only says HELLO.
-    if (known.exhausted) return undefined
-    known.exhausted = known.index === 0
-    return known.index === 0
-      ? { kind: "nothing left", refused }
-      : { kind: "next", refused, spec: list[known.index]! }
+    known.hungUpAt = undefined
+    known.refused.clear()
+    const isNews = !known.works.has(offered) && offered > 0
+    known.works.add(offered)
+    if (!known.works.has(known.index)) known.index = offered
+    return isNews ? { kind: "works", spec: listOf(form)[offered]! } : undefined
   }
 
-  #of(address: string): { readonly withCaps: Known; readonly withoutCaps: Known } {
+  #of(address: string): Readonly<Record<Form, Known>> {
     const known = this.#byAddress.get(address) ?? { withCaps: unknown(), withoutCaps: unknown() }
     // Last in the map is used last.
     this.#byAddress.delete(address)
@@ -119,11 +131,13 @@ export class VersionOffers {
     return known
   }
 
-  /** What works where, of all that are not served by the newest version. */
+  /** What is offered where, of all that are not served by the newest version. */
   save(): SavedOffers {
     const saved: Record<string, readonly [number, number]> = {}
     for (const [address, { withCaps, withoutCaps }] of this.#byAddress) {
-      const places = [withCaps, withoutCaps].map(({ works, index }) => (works ? index : 0))
+      const places = [withCaps, withoutCaps].map(({ works, index }) =>
+        works.has(index) ? index : 0,
+      )
       if (places.some((place) => place > 0)) saved[address] = [places[0]!, places[1]!]
     }
     return saved
@@ -138,18 +152,46 @@ export type VersionNews =
 /** A line of the log. */
 export const describeNews = (address: string, news: VersionNews): string => {
   switch (news.kind) {
-    case "works":
-      return `clients at ${address} speak protocol ${nameOf(news.spec)}, and are offered it from now on; --protocol ${nameOf(news.spec)} pins it`
-    case "next":
-      return `${address} hung up when it was offered protocol ${formatVersion(news.refused.version)}, as llama.cpp does when its own is another: start it again within two minutes, and it is offered ${nameOf(news.spec)} (--protocol ${nameOf(news.spec)} offers nothing else)`
+    case "works": {
+      const name = shortVersion(news.spec.version)
+      return `clients at ${address} speak protocol ${name}, and are offered it from now on; --protocol ${name} pins it`
+    }
+    case "next": {
+      const name = shortVersion(news.spec.version)
+      return `${address} hung up when it was offered protocol ${formatVersion(news.refused.version)}, as llama.cpp does when its own is another: it is offered ${name} now (--protocol ${name} offers nothing else)`
+    }
     case "nothing left":
-      return `${address} hung up at every protocol that this server speaks, ${formatVersion(news.refused.version)} at last: it may be newer than this server (llama.cpp v1.0 speaks 9) or a fork`
+      return `${address} hung up at every protocol that this server speaks, ${formatVersion(news.refused.version)} at last: its llama.cpp may be newer than this server, or a fork`
   }
 }
 
-const nameOf = ({ version }: ProtocolSpec): string => shortVersion(version)
+const unknown = (): Known => ({
+  index: 0,
+  works: new Set(),
+  refused: new Set(),
+  hungUpAt: undefined,
+  endedAt: 0,
+})
 
-const unknown = (): Known => ({ index: 0, works: false, hangUps: 0, exhausted: false, endedAt: 0 })
+const knownToWork = (index: number): Known => ({
+  ...unknown(),
+  index,
+  works: new Set(index > 0 ? [index] : []),
+})
+
+/**
+ * The address of a client as it is remembered: of IPv6 the network of 64 bits, in which a host picks its addresses as it
+ * likes.
+ */
+export const rememberedAddress = (address: string): string => {
+  if (!address.includes(":")) return address
+  const [head = "", tail] = address.replace(/[[\]]/g, "").split("::")
+  const groups = head === "" ? [] : head.split(":")
+  const last = tail === undefined || tail === "" ? [] : tail.split(":")
+  const zeros = tail === undefined ? 0 : Math.max(0, 8 - groups.length - last.length)
+  const all = [...groups, ...Array.from({ length: zeros }, () => "0"), ...last]
+  return `${all.slice(0, 4).join(":")}::/64`
+}
 
 /** What a file said; nothing when it says something else. */
 export const parseSavedOffers = (text: string): SavedOffers => {

@@ -1,10 +1,10 @@
 import { isIPv4 } from "node:net"
 
-/** Tries, and the time between them: the other server may not listen yet. */
-const TRIES = 20
+/** In all, and between two tries: the other server may not listen yet. */
+const DEADLINE_MS = 5000
 const INTERVAL_MS = 250
 
-/** What a client may make this server dial at a time. */
+/** What clients may make this server dial at a time. */
 const MAX_DIALS = 4
 
 /** Ports below belong to the system's services. */
@@ -12,21 +12,29 @@ const FIRST_PORT = 1024
 
 let dialCount = 0
 
-/** Whether a client's word is enough to dial an address: one of this machine, or of a private network. */
-export const mayDial = (host: string, port: number): boolean => {
+/**
+ * Whether a client's word is enough to dial an address: one of a private network, or, of a client on this machine, one of
+ * this machine.
+ */
+export const mayDial = (host: string, port: number, client: string): boolean => {
   if (!isIPv4(host) || port < FIRST_PORT || port > 65535) return false
   const [a, b] = host.split(".").map(Number) as [number, number]
-  return a === 127 || a === 10 || (a === 172 && b >= 16 && b < 32) || (a === 192 && b === 168)
+  if (a === 127) return client.startsWith("127.")
+  return a === 10 || (a === 172 && b >= 16 && b < 32) || (a === 192 && b === 168)
 }
 
 /**
  * A server of upstream's that was asked to link with this one waits until somebody dials it, and its client with it
- * (ggml-rpc.cpp, COMM_INIT, 8.0.0). A connection that closes without a byte frees both.
+ * (ggml-rpc.cpp, COMM_INIT, 8.0.0). A connection that closes without a byte frees both. `client`: the address of who asks.
  *
  * Returns why it was not tried; undefined when it is under way. It ends by itself, after 5 s at most.
  */
-export const freeWaitingServer = (host: string, port: number): string | undefined => {
-  if (!mayDial(host, port)) return "its address is not one of a private network"
+export const freeWaitingServer = (
+  host: string,
+  port: number,
+  client: string,
+): string | undefined => {
+  if (!mayDial(host, port, client)) return "its address is not one of a private network"
   if (dialCount >= MAX_DIALS) return "others are being dialled"
   dialCount++
   void dial(host, port).finally(() => dialCount--)
@@ -34,15 +42,26 @@ export const freeWaitingServer = (host: string, port: number): string | undefine
 }
 
 const dial = async (host: string, port: number): Promise<void> => {
-  for (let attempt = 0; attempt < TRIES; attempt++) {
-    try {
-      const socket = await Bun.connect({ hostname: host, port, socket: { data() {} } })
-      socket.end()
-      return
-    } catch {
-      await new Promise<void>((resolve) => {
-        setTimeout(resolve, INTERVAL_MS).unref()
-      })
-    }
+  const deadline = performance.now() + DEADLINE_MS
+  while (performance.now() < deadline) {
+    if (await knock(host, port, deadline - performance.now())) return
+    await new Promise<void>((resolve) => {
+      setTimeout(resolve, INTERVAL_MS).unref()
+    })
   }
+}
+
+/** Whether a connection came about in time, which is closed at once; one that comes later is as well. */
+const knock = (host: string, port: number, timeoutMs: number): Promise<boolean> => {
+  const connected = Bun.connect({ hostname: host, port, socket: { data() {} } }).then(
+    (socket) => {
+      socket.end()
+      return true
+    },
+    () => false,
+  )
+  const late = new Promise<boolean>((resolve) => {
+    setTimeout(() => resolve(false), timeoutMs).unref()
+  })
+  return Promise.race([connected, late])
 }

@@ -48,6 +48,8 @@ export class SessionState {
   /** Holds a graph while it is checked and built. */
   block: Words = new Uint32Array(0)
   blockAddress: Address = 0
+  /** Links that the client was refused; see commands/comm.ts. */
+  linkCount = 0
   /** Whether the client left something that only the end of the process frees for sure. */
   stateful = false
   #spoken: Spoken = newestSpoken
@@ -78,6 +80,7 @@ export class SessionState {
   speak(version: Spoken): void {
     this.#spoken = version
     this.wire.spoken = version
+    this.linkCount = 0
     this.dialects = version.dialects
   }
 
@@ -89,6 +92,7 @@ export class SessionState {
   set dialects(left: readonly Dialect[]) {
     this.#dialects = left
     this.tensor.dialect = left[0]!
+    this.tensor.isAmbiguous = left.length > 1
     this.graph.speak(left[0]!)
   }
 

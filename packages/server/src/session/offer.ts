@@ -2,7 +2,7 @@
  * Which version a connection is offered. The front process decides and the session process answers HELLO, so an offer
  * travels with the connection, as one byte.
  */
-import { formatVersion, offers, type ProtocolSpec, versions } from "@ggml-rpc/protocol"
+import { formatVersion, offers, type ProtocolSpec, servable } from "@ggml-rpc/protocol"
 import { refuse } from "./errors.ts"
 import { HELLO_BYTES } from "./spoken.ts"
 
@@ -14,22 +14,19 @@ export type Offer =
 /** What a client that nobody knows is offered. */
 export const firstOffer: Offer = { withCaps: 0, withoutCaps: 0 }
 
-/** All that may be pinned. */
-const pinnable: readonly ProtocolSpec[] = [...offers(true), ...offers(false), ...versions]
-
 const PINNED = 0x80
 
 /** @throws {RangeError} for a version that is none of the protocol package's */
 export const encodeOffer = (offer: Offer): number => {
   if (!("pinned" in offer)) return offer.withCaps | (offer.withoutCaps << 3)
-  const index = pinnable.indexOf(offer.pinned)
+  const index = servable.indexOf(offer.pinned)
   if (index < 0) throw new RangeError("only a version of @ggml-rpc/protocol can be pinned")
   return PINNED | index
 }
 
 export const decodeOffer = (byte: number): Offer =>
   (byte & PINNED) !== 0
-    ? { pinned: pinnable[byte & ~PINNED]! }
+    ? { pinned: servable[byte & ~PINNED]! }
     : { withCaps: byte & 7, withoutCaps: (byte >> 3) & 7 }
 
 /**

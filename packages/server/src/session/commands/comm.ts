@@ -9,14 +9,20 @@ import type { SessionState } from "../SessionState.ts"
 const LISTENS = 0
 const DIALS = 1
 
+/** Links of one connection for which the waiting server is dialled. */
+const MAX_LINKS = 4
+
 export const commInit = (state: SessionState): void => {
-  const { wire, spoken } = state
+  const { wire, spoken, devices } = state
   const { words, view } = wire
   const offsets = spoken.offsets.commInit
   const rank = words[offsets.rank / 4]!
-  const isLink = words[offsets.worldSize / 4] === 2 && rank <= DIALS
+  const isDevice = words[offsets.device / 4]! < devices.length
+  const isLink = isDevice && words[offsets.worldSize / 4] === 2 && rank <= DIALS
   answerResult(wire, 0)
-  if (!isLink || rank === LISTENS) return
+  // A client asks once for each of its contexts; more than the first few are not its business to have dialled.
+  if (!isLink || rank === LISTENS || state.linkCount >= MAX_LINKS) return
+  state.linkCount++
   // A server of upstream's that listens does so, with its client, until somebody dials.
   let host = ""
   for (let at = offsets.host; at < offsets.host + 64 && view.getUint8(at) !== 0; at++) {

@@ -42,6 +42,8 @@ export class TensorCheck {
   buffer: SessionBuffer | undefined
   /** Whose ids the tensors have. */
   dialect: Dialect
+  /** Whether the client's numbers may be those of another dialect as well. */
+  isAmbiguous = false
 
   constructor(buffers: Buffers, dialect: Dialect) {
     this.#buffers = buffers
@@ -82,19 +84,21 @@ export class TensorCheck {
     this.dataOffsetBytes = start
   }
 
-  /** Checks the operation and puts the loaded ggml's numbers in place of the client's. */
+  /**
+   * Puts the loaded ggml's numbers in place of the client's. In a graph they must be known; how a tensor came about that is
+   * only written or read does not matter, so there one that is not known is NONE.
+   */
   #takeOperation(words: Words, at: number, name: string, isGraph: boolean): void {
     const { ops, unaryOps, gluOps } = this.dialect
     const { fromWire } = ops
     const wire = words[at + word.op]!
     if (wire >= fromWire.length) refuse(`${name}.op`, `must be below ${fromWire.length}`, wire)
     const op = fromWire[wire]!
-    if (op < 0) {
-      if (isGraph) this.#refuseOperation(name, wire)
-      // How a tensor came about that is only written or read does not matter.
+    if (!isGraph && (this.isAmbiguous || op < 0)) {
       words[at + word.op] = 0
       return
     }
+    if (op < 0) this.#refuseOperation(name, wire)
     if (isCallback[op] !== 0) {
       refuse(`${name}.op`, "calls a function of the client, which is never run", loaded.ops[op])
     }

@@ -1,13 +1,14 @@
-import { type Dialect, ProtocolError } from "@ggml-rpc/protocol"
+import { type Dialect, formatVersion, ProtocolError, shortVersion } from "@ggml-rpc/protocol"
+import { refuse } from "../errors.ts"
 import type { GraphCheck } from "./GraphCheck.ts"
-import type { Words } from "./tensorWords.ts"
+import { RECORD_WORDS, type Words, word } from "./tensorWords.ts"
 
 /**
  * Checks a graph of a client of which only the version is known, where builds of that version number operations otherwise: in
  * each of the `dialects` that are left. A wrong one takes most graphs for nonsense, as sources and shapes do not fit the
  * operations. The graph is prepared in the first that fits; returns all that do, the same order.
  *
- * @throws {ProtocolError} when none fits, with what the first one says
+ * @throws {ProtocolError} when none fits, with what the first one says; when several do that would compute something else
  */
 export const prepareInAny = (
   check: GraphCheck,
@@ -31,9 +32,38 @@ export const prepareInAny = (
       return false
     }
   }
-  const fitting = dialects.filter(fits)
+  const meanings: Uint32Array[] = []
+  const fitting = dialects.filter((dialect) => {
+    if (!fits(dialect)) return false
+    meanings.push(meaningOf(check, words))
+    return true
+  })
   const [first] = fitting
   if (first === undefined) throw firstRefusal
+  const isOne = meanings.every((meaning) =>
+    meaning.every((value, index) => value === meanings[0]![index]),
+  )
+  if (!isOne) refuseAmbiguous(fitting)
   fits(first)
   return fitting
+}
+
+/** Operation and kind of each node of a prepared graph. */
+const meaningOf = (check: GraphCheck, words: Words): Uint32Array => {
+  const meaning = new Uint32Array(check.nodeCount * 2)
+  for (let node = 0; node < check.nodeCount; node++) {
+    const at = check.recordsOffset / 4 + (check.nodes[node]! - 1) * RECORD_WORDS
+    meaning[node * 2] = words[at + word.op]!
+    meaning[node * 2 + 1] = words[at + word.opParams]!
+  }
+  return meaning
+}
+
+const refuseAmbiguous = ([dialect, ...others]: readonly Dialect[]): never => {
+  const builds = [dialect!, ...others].map(({ numbering }) => numbering.ops.length)
+  const name = `${shortVersion(dialect!.version)}@${builds.at(-1)}`
+  return refuse(
+    "nodes",
+    `may be operations of several builds of protocol ${formatVersion(dialect!.version)}, with ${builds.join(", ")} operations, which number them otherwise: name the client's with --protocol, such as --protocol ${name}`,
+  )
 }
