@@ -3,6 +3,10 @@
  * over. GGML_RPC_FUZZ_SEED and GGML_RPC_FUZZ_SECONDS choose another one.
  */
 import { expect, setDefaultTimeout, test } from "bun:test"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { formatVersion, versions } from "@ggml-rpc/protocol"
 import { fuzz } from "../packages/server/test/fuzz.ts"
 import { ensureModel } from "./models/models.ts"
 import { waitUntil } from "./peers/process.ts"
@@ -13,7 +17,16 @@ const seconds = Number(process.env.GGML_RPC_FUZZ_SECONDS ?? 60)
 setDefaultTimeout((seconds + 60) * 1000)
 
 test(`${seconds} seconds of damaged sessions, seed ${seed}, harm no other client`, async () => {
-  await using server = await startOurServer()
+  const names = versions.map(({ version }) => formatVersion(version))
+  const state = mkdtempSync(join(tmpdir(), "fuzz-"))
+  await using server = await startOurServer({
+    flags: ["--listen", names.map((name) => `0=${name}`).join(",")],
+    env: { XDG_STATE_HOME: state },
+  })
+  const pinnedPorts = [...server.stdout().matchAll(/^listening on .+:(\d+) for protocol/gm)].map(
+    ([, port]) => Number(port),
+  )
+  expect(pinnedPorts).toHaveLength(names.length)
   const path = await ensureModel("tiny")
   const request = { prompt: [1, 17, 290, 3], maxTokens: 24 }
   const { tokens: expected } = await recite([], path, request)
@@ -26,7 +39,12 @@ test(`${seconds} seconds of damaged sessions, seed ${seed}, harm no other client
     }
     return rounds
   })()
-  const fuzzing = fuzz({ port: server.port, seed, durationMs: seconds * 1000 }).finally(() => {
+  const fuzzing = fuzz({
+    port: server.port,
+    pinnedPorts,
+    seed,
+    durationMs: seconds * 1000,
+  }).finally(() => {
     isRunning = false
   })
   const [report, rounds] = await Promise.all([fuzzing, reciting])
@@ -42,4 +60,5 @@ test(`${seconds} seconds of damaged sessions, seed ${seed}, harm no other client
   expect(await waitUntil(() => server.sessionPids().length <= 2, 15_000)).toBe(true)
   const { tokens } = await recite([server.endpoint], path, request)
   expect(tokens).toEqual(expected)
+  rmSync(state, { recursive: true })
 })

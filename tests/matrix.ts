@@ -64,7 +64,7 @@ export const renderMatrix = (passed: ReadonlySet<string>): string => {
     const protocol = formatVersion(version)
     const cells = directions.map((direction) => {
       const cell: Cell = `${direction} ${protocol}`
-      if (!passed.has(cell)) return allCells().has(cell) ? "fails" : ""
+      if (!passed.has(cell)) return allCells().has(cell) ? "untested" : ""
       return direction === "ours-ours" ? "yes" : (buildOf(protocol) ?? "")
     })
     return [protocol, releases, ...cells]

@@ -466,7 +466,7 @@ export const serveFlags = {
     name: "listen",
     aliases: [],
     value: "PORT=X.Y,…",
-    about: "more ports, each for one version of the protocol, such as 50053=7.0",
+    about: "more ports, each for one version of the protocol; port 0 picks a free one",
     group: "Network",
   }),
   maxSessions: integer(
@@ -542,10 +542,14 @@ export const commands = {
     about: "Offer this machine's devices to others",
     flags: serveFlags,
     notes: [
+      "A client of llama.cpp hangs up when it is offered another version than its own, which it does not tell. It is offered the next older one each time it is started again, and what worked from then on, which is kept in ~/.local/state/ggml-rpc (or $XDG_STATE_HOME/ggml-rpc). --protocol and --listen settle it at once.",
       "GGML_RPC_DEBUG=1 logs every request. CUDA_VISIBLE_DEVICES and the like choose what is visible.",
       "There is no authentication: whoever reaches the port can use and read the server.",
     ],
-    examples: ["ggml-rpc serve --host 192.168.1.5 --port 50052 --cache"],
+    examples: [
+      "ggml-rpc serve --host 192.168.1.5 --port 50052 --cache",
+      "ggml-rpc serve --listen 50053=7.0,50054=3.6",
+    ],
   },
   devices: {
     about: "List local and remote devices with their free memory",

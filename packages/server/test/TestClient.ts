@@ -7,11 +7,13 @@ import {
   type MessageId,
   newest,
   noConnCaps,
+  offers,
   opId,
   type ProtocolSpec,
   type RequestOf,
   type ResponseOf,
   type RpcTensor,
+  select,
   TensorFlag,
 } from "@ggml-rpc/protocol"
 import type { Socket } from "bun"
@@ -29,7 +31,8 @@ export interface TestClientOptions {
  */
 export class TestClient {
   readonly #socket: Socket
-  readonly spec: ProtocolSpec
+  /** What it speaks. */
+  spec: ProtocolSpec
   readonly #unsent: Uint8Array[] = []
   #received: Uint8Array[] = []
   #receivedSize = 0
@@ -82,6 +85,19 @@ export class TestClient {
   static async connect(port: number, options?: TestClientOptions): Promise<TestClient> {
     const client = await TestClient.open(port, options)
     await client.ask(Command.HELLO, { connCaps: noConnCaps() })
+    return client
+  }
+
+  /**
+   * Connects, says HELLO with or without capabilities, and speaks whatever version the server announces.
+   *
+   * @throws {Error} when the server has none for this HELLO
+   */
+  static async meet(port: number, helloCaps: boolean): Promise<TestClient> {
+    const client = await TestClient.open(port, { spec: offers(helloCaps)[0]! })
+    const selection = select(await client.ask(Command.HELLO, { connCaps: noConnCaps() }))
+    if ("refusal" in selection) throw new Error(selection.refusal)
+    client.spec = selection.spec
     return client
   }
 

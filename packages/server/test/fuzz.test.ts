@@ -1,16 +1,21 @@
 import { expect, test } from "bun:test"
+import { formatVersion, versions } from "@ggml-rpc/protocol"
 import { fuzz } from "./fuzz.ts"
 import { isAlive, waitFor } from "./processes.ts"
 import { withServer } from "./withServer.ts"
 
 // A minute of it runs in the end-to-end tests.
-const durationMs = 3000
+const durationMs = 8000
 const seed = 20_250_101
 
+const listen = versions.map(({ version }) => ({ port: 0, protocol: formatVersion(version) }))
+
 test("mutated sessions end alone, each with one line at most", () =>
-  withServer({}, async (server) => {
+  withServer({ listen }, async (server) => {
     const started = new Set(server.processIds())
-    const report = await fuzz({ port: server.port, seed, durationMs })
+    const pinnedPorts = server.pinned.map(({ endpoint }) => Number(endpoint.split(":").at(-1)))
+    const report = await fuzz({ port: server.port, pinnedPorts, seed, durationMs })
+    expect(report.protocols.size).toBeGreaterThan(3)
     for (const pid of server.processIds()) started.add(pid)
     expect(report.sessionCount).toBeGreaterThan(10)
     expect(report.endedCount).toBeGreaterThan(report.sessionCount / 4)

@@ -7,8 +7,14 @@
  */
 import {
   Command,
+  commandSpec,
   encodeRequest,
+  formatVersion,
   libraryNumbering,
+  type MessageId,
+  type Numbering,
+  type ProtocolSpec,
+  type RequestOf,
   type RpcTensor,
   TensorFlag,
   types,
@@ -25,7 +31,10 @@ import {
 import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
 
 export interface FuzzOptions {
+  /** Where the server speaks what suits a client. */
   readonly port: number
+  /** More of its ports, each for one version. */
+  readonly pinnedPorts?: readonly number[]
   readonly seed: number
   readonly durationMs: number
   /** Mutating clients at a time. Default 3. */
@@ -39,6 +48,8 @@ export interface FuzzReport {
   readonly requestCount: number
   /** Sessions that the server ended. */
   readonly endedCount: number
+  /** Versions that were spoken. */
+  readonly protocols: ReadonlySet<string>
   /** Computations that the witness checked. */
   readonly witnessRounds: number
 }
@@ -75,6 +86,44 @@ class Random {
 
 // ---- sessions --------------------------------------------------------------------------------------
 
+/** How a session's requests are written: its version, and the numbers of one of its builds. */
+class Writer {
+  readonly #spec: ProtocolSpec
+  readonly #numbering: Numbering
+
+  constructor(spec: ProtocolSpec, numbering: Numbering) {
+    this.#spec = spec
+    this.#numbering = numbering
+  }
+
+  /** A request, as the newest version has it when this one has none. */
+  request<C extends MessageId>(command: C, value: RequestOf<C>): Uint8Array {
+    const isKnown = commandSpec(command, this.#spec) !== undefined
+    return isKnown ? encodeRequest(command, value, this.#spec) : encodeRequest(command, value)
+  }
+
+  /** A graph whose operations have the numbers of this library. */
+  graph(random: Random, nodes: readonly bigint[], tensors: readonly RpcTensor[]): Uint8Array {
+    const uid = BigInt(random.below(4))
+    return this.request(Command.GRAPH_COMPUTE, {
+      ...{ uid, device: 0, nodes: [...nodes] },
+      tensors: tensors.map((tensor) => this.#renumbered(tensor)),
+    })
+  }
+
+  #renumbered(tensor: RpcTensor): RpcTensor {
+    const { ops, unaryOps } = this.#numbering
+    const name = libraryNumbering.ops[tensor.op]!
+    const op = ops.indexOf(name)
+    // What this version lacks keeps its number, which is another operation there.
+    if (op < 0) return tensor
+    const kind = name === "UNARY" ? libraryNumbering.unaryOps[tensor.opParams[0]!] : undefined
+    const wireKind = kind === undefined ? -1 : unaryOps.indexOf(kind)
+    const opParams = wireKind < 0 ? tensor.opParams : [wireKind, ...tensor.opParams.slice(1)]
+    return { ...tensor, op, opParams }
+  }
+}
+
 const dims = [1, 2, 3, 4, 8, 16, 32, 64, 256]
 
 /** A dense tensor of a random type and shape somewhere in the buffer. */
@@ -92,7 +141,7 @@ const randomTensor = (random: Random, id: number, buffer: TestBuffer): RpcTensor
 }
 
 /** A graph of random operations over random tensors: mostly wrong, but only the kernels can tell. */
-const randomGraph = (random: Random, buffer: TestBuffer): Uint8Array => {
+const randomGraph = (random: Random, writer: Writer, buffer: TestBuffer): Uint8Array => {
   const tensors: RpcTensor[] = []
   const leafCount = 2 + random.below(4)
   for (let id = 1; id <= leafCount; id++) tensors.push(randomTensor(random, id, buffer))
@@ -114,17 +163,16 @@ const randomGraph = (random: Random, buffer: TestBuffer): Uint8Array => {
     })
     nodes.push(BigInt(id))
   }
-  return encodeRequest(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
+  return writer.graph(random, nodes, tensors)
 }
 
 /** A graph of one valid node, of any operation. */
-const validNode = (random: Random, buffer: TestBuffer): Uint8Array => {
+const validNode = (random: Random, writer: Writer, buffer: TestBuffer): Uint8Array => {
   const tensors = tensorsOf(random.pick(validNodes), buffer)
-  const nodes = [BigInt(tensors.length)]
-  return encodeRequest(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
+  return writer.graph(random, [BigInt(tensors.length)], tensors)
 }
 
-const simpleGraph = (buffer: TestBuffer): Uint8Array => {
+const simpleGraph = (random: Random, writer: Writer, buffer: TestBuffer): Uint8Array => {
   const tensors = [
     f32Tensor(1, buffer, 0, [64, 4]),
     f32Tensor(2, buffer, 4096, [64, 4]),
@@ -142,51 +190,74 @@ const simpleGraph = (buffer: TestBuffer): Uint8Array => {
       opParams: [0x3f80_0000, ...Array<number>(15).fill(0)],
     }),
   ]
-  return encodeRequest(Command.GRAPH_COMPUTE, {
-    uid: 1n,
-    device: 0,
-    nodes: [3n, 4n, 5n, 6n],
-    tensors,
-  })
+  return writer.graph(random, [3n, 4n, 5n, 6n], tensors)
+}
+
+/** Runs within a tensor of 1024 bytes. */
+const randomRuns = (random: Random) => {
+  const [size, count, stride] = [1 + random.below(64), 1 + random.below(8), random.below(96)]
+  return {
+    offsetBytes: BigInt(random.below(288)),
+    sizeBytes: BigInt(size),
+    runCount: BigInt(count),
+    strideBytes: BigInt(stride),
+  }
 }
 
 /** Valid requests with live handles, as a client would send them. */
-const validRequests = (random: Random, buffer: TestBuffer): Uint8Array[] => {
+const validRequests = (random: Random, writer: Writer, buffer: TestBuffer): Uint8Array[] => {
   const tensor = f32Tensor(1, buffer, 0, [64, 4])
   const range = { tensor, offsetBytes: 16n, sizeBytes: 64n }
   const srcs = Array.from({ length: 10 }, () => tensor)
   const { remotePtr } = buffer
   const all: (() => Uint8Array)[] = [
     () =>
-      encodeRequest(Command.SET_TENSOR, {
+      writer.request(Command.SET_TENSOR, {
         tensor,
         cacheFlag: 0,
         offsetBytes: 0n,
         data: new Uint8Array(1024),
       }),
-    () => encodeRequest(Command.SET_TENSOR_HASH, { tensor, offsetBytes: 0n, hash: 1n }),
-    () => encodeRequest(Command.GET_TENSOR, range),
-    () => encodeRequest(Command.MEMSET_TENSOR, { ...range, value: 5 }),
+    () => writer.request(Command.SET_TENSOR_HASH, { tensor, offsetBytes: 0n, hash: 1n }),
+    () => writer.request(Command.GET_TENSOR, range),
+    () => writer.request(Command.MEMSET_TENSOR, { ...range, value: 5 }),
     () =>
-      encodeRequest(Command.COPY_TENSOR, { src: tensor, dst: f32Tensor(2, buffer, 8192, [64, 4]) }),
-    () => encodeRequest(Command.INIT_TENSOR, { tensor }),
-    () => encodeRequest(Command.GET_ALLOC_SIZE, { device: 0, tensor, srcs }),
-    () => encodeRequest(Command.BUFFER_CLEAR, { remotePtr, value: random.below(256) }),
-    () => encodeRequest(Command.BUFFER_GET_BASE, { remotePtr }),
+      writer.request(Command.COPY_TENSOR, {
+        src: tensor,
+        dst: f32Tensor(2, buffer, 8192, [64, 4]),
+      }),
+    () => writer.request(Command.INIT_TENSOR, { tensor }),
+    () => writer.request(Command.GET_ALLOC_SIZE, { device: 0, tensor, srcs }),
+    () => writer.request(Command.BUFFER_CLEAR, { remotePtr, value: random.below(256) }),
+    () => writer.request(Command.BUFFER_GET_BASE, { remotePtr }),
     () =>
-      encodeRequest(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(random.below(1 << 20)) }),
-    () => encodeRequest(Command.FREE_BUFFER, { remotePtr }),
-    () => encodeRequest(Command.GET_DEVICE_MEMORY, { device: 0 }),
-    () => encodeRequest(Command.GET_ALIGNMENT, { device: 0 }),
-    () => encodeRequest(Command.GET_MAX_SIZE, { device: 0 }),
-    () => encodeRequest(Command.DEVICE_COUNT, {}),
-    () => encodeRequest(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n }),
-    () => simpleGraph(buffer),
-    () => simpleGraph(buffer),
-    () => randomGraph(random, buffer),
-    () => validNode(random, buffer),
-    () => validNode(random, buffer),
-    () => validNode(random, buffer),
+      writer.request(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(random.below(1 << 20)) }),
+    () => writer.request(Command.FREE_BUFFER, { remotePtr }),
+    () => writer.request(Command.GET_DEVICE_MEMORY, { device: 0 }),
+    () => writer.request(Command.GET_ALIGNMENT, { device: 0 }),
+    () => writer.request(Command.GET_MAX_SIZE, { device: 0 }),
+    () => writer.request(Command.DEVICE_COUNT, {}),
+    () => writer.request(Command.GRAPH_RECOMPUTE, { device: 0, uid: BigInt(random.below(4)) }),
+    () => {
+      const runs = randomRuns(random)
+      const data = new Uint8Array(Number(runs.sizeBytes * runs.runCount))
+      return writer.request(Command.SET_TENSOR_2D, { tensor, ...runs, data })
+    },
+    () => writer.request(Command.GET_TENSOR_2D, { tensor, ...randomRuns(random) }),
+    () =>
+      writer.request(Command.COMM_INIT, {
+        ...{ device: 0, rank: random.below(3), worldSize: 2 + random.below(2) },
+        // Nobody listens there: ports of the system are not dialled.
+        ...{ port: random.below(1024), host: "127.0.0.1" },
+      }),
+    () => writer.request(Command.COMM_ALLREDUCE, { device: 0, tensor }),
+    () => writer.request(Command.COMM_FREE, { device: 0 }),
+    () => simpleGraph(random, writer, buffer),
+    () => simpleGraph(random, writer, buffer),
+    () => randomGraph(random, writer, buffer),
+    () => validNode(random, writer, buffer),
+    () => validNode(random, writer, buffer),
+    () => validNode(random, writer, buffer),
   ]
   return Array.from({ length: 2 + random.below(10) }, () => random.pick(all)())
 }
@@ -270,7 +341,7 @@ const mutations: readonly Mutation[] = [
   },
   // Another command.
   (random, request) => {
-    request[0] = random.below(random.chance(0.9) ? 19 : 256)
+    request[0] = random.below(random.chance(0.9) ? 24 : 256)
     return request
   },
   // An end in the middle.
@@ -293,13 +364,31 @@ interface Tally {
   sessionCount: number
   requestCount: number
   endedCount: number
+  readonly protocols: Set<string>
 }
 
-const runSession = async (port: number, random: Random, tally: Tally): Promise<void> => {
-  const client = await TestClient.connect(port)
+/** On the port for all versions, or one of the others: some say HELLO, and leave for another version. */
+const connect = async (options: FuzzOptions, random: Random): Promise<TestClient> => {
+  const { port, pinnedPorts = [] } = options
+  const [isPinned, pinned] = [random.chance(0.7), random.pick([port, ...pinnedPorts])]
+  const [helloCaps, leaves] = [random.chance(0.6), random.chance(0.1)]
+  const target = isPinned ? pinned : port
+  // A port for one version takes one kind of HELLO.
+  const client = await TestClient.meet(target, helloCaps).catch(() =>
+    TestClient.meet(target, !helloCaps),
+  )
+  if (!leaves) return client
+  client.close()
+  return TestClient.meet(port, helloCaps)
+}
+
+const runSession = async (options: FuzzOptions, random: Random, tally: Tally): Promise<void> => {
+  const client = await connect(options, random)
+  const writer = new Writer(client.spec, random.pick(client.spec.numberings))
+  tally.protocols.add(formatVersion(client.spec.version))
   const buffer = await client.allocate(BUFFER_BYTES)
   client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: random.below(2) * 0x3c })
-  const requests = validRequests(random, buffer).map((request) =>
+  const requests = validRequests(random, writer, buffer).map((request) =>
     random.chance(0.5) ? mutate(random, request, buffer) : request,
   )
   if (random.chance(0.2)) requests.push(requests[0]!)
@@ -366,11 +455,14 @@ const startWitness = async (port: number) => {
 export const fuzz = async (options: FuzzOptions): Promise<FuzzReport> => {
   const { port, seed, durationMs } = options
   const witness = await startWitness(port)
-  const tally: Tally = { sessionCount: 0, requestCount: 0, endedCount: 0 }
+  const tally: Tally = {
+    ...{ sessionCount: 0, requestCount: 0, endedCount: 0 },
+    protocols: new Set(),
+  }
   const end = performance.now() + durationMs
   const runClient = async (number: number): Promise<void> => {
     const random = new Random(seed * 1000 + number)
-    while (performance.now() < end) await runSession(port, random, tally)
+    while (performance.now() < end) await runSession(options, random, tally)
   }
   const clients = Array.from({ length: options.clientCount ?? 3 }, (_, number) => runClient(number))
   await Promise.race([Promise.all(clients), witness.failed])
