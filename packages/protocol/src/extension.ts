@@ -16,3 +16,9 @@ export const HelloExtension = {
   /** On every device of the server a tensor takes just its own bytes: GET_ALLOC_SIZE tells nothing new. */
   PLAIN_SIZES: 0x20,
 } as const
+
+/**
+ * Name of the tensors in the graphs by which a client finds out how a server's build numbers operations: several builds take
+ * such a graph, by design. Of ours, a server that cannot tell its client's build then keeps to one.
+ */
+export const NUMBERING_PROBE = "ggml-rpc numbering probe"

@@ -12,6 +12,7 @@ import {
   Dialect,
   formatVersion,
   type GraphComputeRequest,
+  NUMBERING_PROBE,
   type Numbering,
   type OpName,
   type RpcTensor,
@@ -215,7 +216,7 @@ const graphOf = (
       viewSrc: 0n,
       viewOffset: 0n,
       data: base + BigInt(slot * SLOT_BYTES),
-      name: "",
+      name: NUMBERING_PROBE,
       useCount: 0,
     }
   }

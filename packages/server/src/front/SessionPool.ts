@@ -181,7 +181,7 @@ export class SessionPool {
       this.#log("error", `${client} turned away: no session process (${oneLine(failure ?? "")})`)
       return
     }
-    const offer = pinned === undefined ? this.#offerFor(client) : { pinned }
+    const offer = pinned === undefined ? this.#offers.next(addressOf(client)) : { pinned }
     const problem = member.process.send(fd, offer)
     if (problem !== "") {
       // It is dying, as a rule; its exit is reported on its own.
@@ -301,13 +301,6 @@ export class SessionPool {
     }
   }
 
-  #offerFor(client: ClientName): Offer {
-    const address = addressOf(client)
-    const { offer, news } = this.#offers.next(address)
-    for (const found of news) this.#log("warning", describeNews(address, found))
-    return offer
-  }
-
   #onLink(member: Member, { host, port }: Extract<SessionEvent, { event: "link" }>): void {
     const client = member.client ?? "unknown client"
     const problem = freeWaitingServer(host, port, addressOf(client))
@@ -325,7 +318,9 @@ export class SessionPool {
     if (!hasAsked && reason !== "left") return
     const address = addressOf(member.client)
     const news = this.#offers.ended(address, member.offer, { helloCaps: helloBytes > 0, hasAsked })
-    if (news !== undefined) this.#log("info", describeNews(address, news))
+    if (news !== undefined) {
+      this.#log(news.kind === "works" ? "info" : "warning", describeNews(address, news))
+    }
     if (!hasAsked || this.#options.onOffers === undefined) return
     const saved = JSON.stringify(this.#offers.save())
     if (saved === this.#savedOffers) return

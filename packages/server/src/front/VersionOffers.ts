@@ -1,18 +1,20 @@
 import { formatVersion, offers, type ProtocolSpec, shortVersion } from "@ggml-rpc/protocol"
 import type { Offer } from "../session/offer.ts"
 
-/** What is known of the clients at one address that say HELLO in one of its two forms. */
+/** What is known of the clients at one address that say HELLO in one of its two forms; times in milliseconds. */
 interface Known {
   /** Place in `offers` of what they are offered. */
   index: number
-  /** Places with which a client went on. */
-  readonly works: Set<number>
+  /** Places with which a client went on, and when the last one ended. */
+  readonly works: Map<number, number>
   /** Places at which a client hung up since one went on. */
   readonly refused: Set<number>
-  /** When the last connection ended with HELLO, if none that went on ended since; in milliseconds. */
-  hungUpAt: number | undefined
-  /** When the last connection ended. */
+  /** Starts in a row that ended with HELLO although such a client had gone on shortly before. */
+  doubts: number
+  hungUpAt: number
   endedAt: number
+  /** They hung up at all there is, and it was said. */
+  isExhausted: boolean
 }
 
 /** How a connection ended, as far as it tells of a version. */
@@ -27,10 +29,14 @@ export interface EndedConnection {
 export type SavedOffers = Readonly<Record<string, readonly [number, number]>>
 
 /**
- * Upstream's clients end some connections of each run after HELLO, and open the next one within milliseconds. A client that
- * is told another version than its own ends altogether: the next one comes when somebody starts it again.
+ * Upstream's clients end some connections of a run after HELLO, while they look for devices: shortly after others that went
+ * on. A client that is told another version than its own ends altogether, with its first connection.
  */
-const NEXT_CONNECTION_MS = 300
+const RUN_MS = 60_000
+
+/** Where two kinds of clients take turns: so many such ends, so far apart, are no run's. */
+const DOUBTS = 2
+const BETWEEN_STARTS_MS = 1000
 
 /** A client that hung up and comes again after this long is taken for another one. */
 const RETRY_MS = 600_000
@@ -61,63 +67,69 @@ export class VersionOffers {
     }
   }
 
-  /** What the next connection from an address is offered, and what there is to say of it. */
-  next(address: string): { readonly offer: Offer; readonly news: readonly VersionNews[] } {
+  /** What the next connection from an address is offered. */
+  next(address: string): Offer {
     const known = this.#byAddress.get(address)
-    if (known === undefined) return { offer: { withCaps: 0, withoutCaps: 0 }, news: [] }
-    const news: VersionNews[] = []
-    for (const form of ["withCaps", "withoutCaps"] as const) {
-      const found = this.#turn(known[form], form)
-      if (found !== undefined) news.push(found)
-    }
-    return {
-      offer: { withCaps: known.withCaps.index, withoutCaps: known.withoutCaps.index },
-      news,
-    }
+    if (known === undefined) return { withCaps: 0, withoutCaps: 0 }
+    return { withCaps: this.#place(known.withCaps), withoutCaps: this.#place(known.withoutCaps) }
   }
 
-  /** Goes on to another version when the last client hung up and stayed away. */
-  #turn(known: Known, form: Form): VersionNews | undefined {
-    const now = this.#now()
-    if (known.works.size === 0 && now - known.endedAt > RETRY_MS) {
+  #place(known: Known): number {
+    if (known.works.size === 0 && this.#now() - known.endedAt > RETRY_MS) {
       known.index = 0
       known.refused.clear()
-      known.hungUpAt = undefined
     }
-    if (known.hungUpAt === undefined || now - known.hungUpAt <= NEXT_CONNECTION_MS) return undefined
-    known.hungUpAt = undefined
-    const list = listOf(form)
-    const refused = list[known.index]!
-    known.refused.add(known.index)
-    const left = [...known.works, ...list.keys()].find((place) => !known.refused.has(place))
-    if (left === undefined) known.refused.clear()
-    known.index = left ?? 0
-    return left === undefined
-      ? { kind: "nothing left", refused }
-      : { kind: "next", refused, spec: list[left]! }
+    return known.index
   }
 
   /**
-   * Takes note of how a connection ended that was offered `offer`. Returns what to say of it, when a version was found that
-   * works.
+   * Takes note of how a connection ended that was offered `offer`. Returns what to say of it: a version was found that
+   * works, or the next one to try; undefined when there is nothing new.
    */
   ended(address: string, offer: Offer, connection: EndedConnection): VersionNews | undefined {
     if ("pinned" in offer) return undefined
     const form = connection.helloCaps ? "withCaps" : "withoutCaps"
     const known = this.#of(address)[form]
     const offered = offer[form]
-    known.endedAt = this.#now()
-    if (!connection.hasAsked) {
-      // One that was offered something else began before the last turn.
-      if (offered === known.index) known.hungUpAt = known.endedAt
-      return undefined
+    const now = this.#now()
+    known.endedAt = now
+    if (connection.hasAsked) return this.#wentOn(known, offered, form)
+    // One that was offered something else began before the last turn.
+    if (offered !== known.index) return undefined
+    const wentOnAt = known.works.get(offered)
+    if (wentOnAt !== undefined && now - wentOnAt < RUN_MS) {
+      if (now - known.hungUpAt > BETWEEN_STARTS_MS) known.doubts++
+      known.hungUpAt = now
+      if (known.doubts < DOUBTS) return undefined
     }
-    known.hungUpAt = undefined
-    known.refused.clear()
+    return this.#refuse(known, form)
+  }
+
+  #wentOn(known: Known, offered: number, form: Form): VersionNews | undefined {
     const isNews = !known.works.has(offered) && offered > 0
-    known.works.add(offered)
+    known.works.set(offered, this.#now())
+    known.refused.clear()
+    known.isExhausted = false
     if (!known.works.has(known.index)) known.index = offered
+    // A client that takes any version says nothing about those that do not take this one.
     return isNews ? { kind: "works", spec: listOf(form)[offered]! } : undefined
+  }
+
+  /** Goes on to another version: what worked before, else the next that was not refused. */
+  #refuse(known: Known, form: Form): VersionNews | undefined {
+    const list = listOf(form)
+    const refused = list[known.index]!
+    known.doubts = 0
+    known.refused.add(known.index)
+    const left = [...known.works.keys(), ...list.keys()].find((place) => !known.refused.has(place))
+    known.index = left ?? 0
+    if (left !== undefined) {
+      return known.isExhausted ? undefined : { kind: "next", refused, spec: list[left]! }
+    }
+    known.refused.clear()
+    if (known.isExhausted) return undefined
+    known.isExhausted = true
+    return { kind: "nothing left", refused }
   }
 
   #of(address: string): Readonly<Record<Form, Known>> {
@@ -158,7 +170,7 @@ export const describeNews = (address: string, news: VersionNews): string => {
     }
     case "next": {
       const name = shortVersion(news.spec.version)
-      return `${address} hung up when it was offered protocol ${formatVersion(news.refused.version)}, as llama.cpp does when its own is another: it is offered ${name} now (--protocol ${name} offers nothing else)`
+      return `${address} hung up when it was offered protocol ${formatVersion(news.refused.version)}, as llama.cpp does when its own is another: start it again, and it is offered ${name} (--protocol ${name} offers nothing else)`
     }
     case "nothing left":
       return `${address} hung up at every protocol that this server speaks, ${formatVersion(news.refused.version)} at last: its llama.cpp may be newer than this server, or a fork`
@@ -167,16 +179,18 @@ export const describeNews = (address: string, news: VersionNews): string => {
 
 const unknown = (): Known => ({
   index: 0,
-  works: new Set(),
+  works: new Map(),
   refused: new Set(),
-  hungUpAt: undefined,
+  doubts: 0,
+  hungUpAt: 0,
   endedAt: 0,
+  isExhausted: false,
 })
 
 const knownToWork = (index: number): Known => ({
   ...unknown(),
   index,
-  works: new Set(index > 0 ? [index] : []),
+  works: new Map(index > 0 ? [[index, 0]] : []),
 })
 
 /**
