@@ -6,7 +6,13 @@ import type * as Scope from "effect/Scope"
 import { CANCEL_SLOTS, Cancels } from "./Cancels.ts"
 import type { EngineEvent, EngineRequest, Numbered } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
-import { type ClusterError, EngineEndedError, errorFromData } from "./errors.ts"
+import { errorOfEnd } from "./engineEnd.ts"
+import {
+  type ClusterError,
+  type EngineEndedError,
+  errorFromData,
+  type UnsupportedOpError,
+} from "./errors.ts"
 
 /** The final event of a request, by the request's type. */
 type FinalOf = {
@@ -189,7 +195,7 @@ class EngineSession {
   private readonly outstanding = new Map<number, Job>()
   /** Held back: so many are outstanding that their ids could not be told apart in a cancel. */
   private readonly held: Array<Job> = []
-  private ended: EngineEndedError | undefined
+  private ended: EngineEndedError | UnsupportedOpError | undefined
 
   constructor(cancels: Cancels) {
     this.cancels = cancels
@@ -262,13 +268,12 @@ class EngineSession {
     job?.onEnd(end)
   }
 
-  private end({ exitCode, signal, lastWords }: WorkerExit): void {
-    const said = lastWords.join("\n").trim()
-    const how = signal !== null ? `signal ${signal}` : `exit code ${exitCode}`
-    this.ended = new EngineEndedError({ detail: said === "" ? how : `${how}; it said: ${said}` })
+  private end(exit: WorkerExit): void {
+    const ended = errorOfEnd(exit)
+    this.ended = ended
     const lost = [...this.outstanding.values(), ...this.held.splice(0)]
     this.outstanding.clear()
-    for (const job of lost) job.onEnd(Either.left(this.ended))
+    for (const job of lost) job.onEnd(Either.left(ended))
   }
 
   private dispatch(event: Numbered<EngineEvent>, data: Uint8Array): void {

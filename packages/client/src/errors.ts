@@ -80,7 +80,7 @@ export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
   readonly version: string
 }> {
   override get message() {
-    return `The server ${this.endpoint} of protocol ${this.version} does not know the operation ${this.op} that this model needs there. Give that server no layers, or update it.`
+    return `The server ${this.endpoint} of protocol ${this.version} cannot run the operation ${this.op} as this model needs it there. Leave that server out, or update it.`
   }
 }
 

@@ -59,7 +59,6 @@ const openGgml = (set: LibrarySet) => {
       returns: "ptr",
     },
     gs_remote_device_set_dialect: { args: ["ptr", "ptr", "ptr", "ptr"], returns: "void" },
-    gs_remote_device_supports: { args: ["ptr", "i32", "i32", "i32", "ptr"], returns: "i32" },
     gs_remote_device_free: { args: ["ptr"], returns: "void" },
     gs_graph_flatten: { args: ["ptr", "ptr", "ptr"], returns: "i32" },
     gs_flat_nodes: { args: [], returns: "ptr" },

@@ -35,7 +35,7 @@ export const PayloadKind = {
   GRAPH: 3,
 } as const
 
-/** A parameter of an operation, by the loaded ggml's number of it; see `ParamLimit` and `ParamFill`. */
+/** A parameter or source of an operation, by the loaded ggml's number of it; see `ParamLimit` and `ParamFill`. */
 export interface OpParamRule<Rule> {
   readonly op: number
   readonly rule: Rule
@@ -130,6 +130,7 @@ export class Dialect {
   /** All numbers are the same on both sides: nothing need be translated. */
   readonly isIdentity: boolean
   readonly limits: readonly OpParamRule<ProtocolFeatures["limits"][number]>[]
+  readonly sourceLimits: readonly OpParamRule<ProtocolFeatures["sourceLimits"][number]>[]
   readonly fills: readonly OpParamRule<ProtocolFeatures["fills"][number]>[]
 
   /**
@@ -164,7 +165,7 @@ export class Dialect {
     this.setTensorPrefixBytes = prefix.size
     this.setTensorOffsetAt = prefix.offsets.offsetBytes
     this.setTensorCacheFlagAt = hasFlag ? SetTensorPrefix.offsets.cacheFlag : -1
-    const { changedOps, narrowerOps, limits, fills } = spec.features
+    const { changedOps, narrowerOps, limits, sourceLimits, fills } = spec.features
     this.ops = numberMap(numbering.ops, local.ops, changedOps, narrowerOps)
     this.unaryOps = numberMap(numbering.unaryOps, local.unaryOps)
     this.gluOps = numberMap(numbering.gluOps, local.gluOps)
@@ -172,6 +173,7 @@ export class Dialect {
     for (const { id } of numbering.types) this.knowsType[id] = 1
     this.isIdentity = isIdentity(this.ops) && isIdentity(this.unaryOps) && isIdentity(this.gluOps)
     this.limits = limits.map((rule) => ({ op: local.ops.indexOf(rule.op), rule }))
+    this.sourceLimits = sourceLimits.map((rule) => ({ op: local.ops.indexOf(rule.op), rule }))
     this.fills = fills.map((rule) => ({ op: local.ops.indexOf(rule.op), rule }))
   }
 

@@ -44,6 +44,7 @@ export {
   type ProtocolSpec,
   type Requests,
   type Responses,
+  type SourceLimit,
   shortVersion,
   type Version,
 } from "./versions/spec.ts"

@@ -254,9 +254,12 @@ export const f32Tensor = (
 export const sources = (...ids: readonly (number | bigint)[]): bigint[] =>
   Array.from({ length: 10 }, (_, index) => BigInt(ids[index] ?? 0))
 
+/** The number that the newest version gives to an operation; the loaded ggml's may be another. */
+export const newestOpId = (op: string): number => opId(op, newest.numberings.at(-1)!)
+
 /** Fields of a node that is computed. */
 export const node = (op: string, ...ids: readonly (number | bigint)[]): Partial<RpcTensor> => ({
-  op: opId(op),
+  op: newestOpId(op),
   flags: TensorFlag.COMPUTE,
   src: sources(...ids),
 })

@@ -13,14 +13,21 @@ import {
   libraryNumbering,
   type MessageId,
   type Numbering,
-  opId,
   type ProtocolSpec,
   type RequestOf,
   type RpcTensor,
   TensorFlag,
   types,
 } from "@ggml-rpc/protocol"
-import { f32Tensor, floats, sources, type TestBuffer, TestClient, toFloats } from "./TestClient.ts"
+import {
+  f32Tensor,
+  floats,
+  newestOpId,
+  sources,
+  type TestBuffer,
+  TestClient,
+  toFloats,
+} from "./TestClient.ts"
 import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
 
 export interface FuzzOptions {
@@ -169,11 +176,15 @@ const simpleGraph = (random: Random, writer: Writer, buffer: TestBuffer): Uint8A
   const tensors = [
     f32Tensor(1, buffer, 0, [64, 4]),
     f32Tensor(2, buffer, 4096, [64, 4]),
-    f32Tensor(3, buffer, 8192, [64, 4], { op: opId("ADD"), flags: 16, src: sources(1, 2) }),
-    f32Tensor(4, buffer, 12288, [4, 4], { op: opId("MUL_MAT"), flags: 16, src: sources(1, 3) }),
-    f32Tensor(5, buffer, 12288, [16], { op: opId("RESHAPE"), viewSrc: 4n, src: sources(4) }),
+    f32Tensor(3, buffer, 8192, [64, 4], { op: newestOpId("ADD"), flags: 16, src: sources(1, 2) }),
+    f32Tensor(4, buffer, 12288, [4, 4], {
+      op: newestOpId("MUL_MAT"),
+      flags: 16,
+      src: sources(1, 3),
+    }),
+    f32Tensor(5, buffer, 12288, [16], { op: newestOpId("RESHAPE"), viewSrc: 4n, src: sources(4) }),
     f32Tensor(6, buffer, 16384, [16], {
-      op: opId("SOFT_MAX"),
+      op: newestOpId("SOFT_MAX"),
       flags: 16,
       src: sources(5),
       opParams: [0x3f80_0000, ...Array<number>(15).fill(0)],
@@ -401,7 +412,7 @@ const startWitness = async (port: number) => {
   const buffer = await client.allocate(BUFFER_BYTES)
   const input = f32Tensor(1, buffer, 0, [4, 4])
   const scaled = f32Tensor(2, buffer, 1024, [4, 4], {
-    op: opId("MUL_MAT"),
+    op: newestOpId("MUL_MAT"),
     flags: 16,
     src: sources(1, 1),
   })

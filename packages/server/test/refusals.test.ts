@@ -4,7 +4,6 @@ import {
   ABSENT_TENSOR,
   Command,
   encodeRequest,
-  opId,
   type RpcTensor,
   TensorFlag,
 } from "@ggml-rpc/protocol"
@@ -12,7 +11,15 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import { type LogEntry, type RunningServer, serve } from "../src/index.ts"
-import { f32Tensor, floats, node, sources, type TestBuffer, TestClient } from "./TestClient.ts"
+import {
+  f32Tensor,
+  floats,
+  newestOpId,
+  node,
+  sources,
+  type TestBuffer,
+  TestClient,
+} from "./TestClient.ts"
 
 const BUFFER_BYTES = 4096
 
@@ -550,7 +557,7 @@ describe("graphs", () => {
     ["MAP_CUSTOM3", third(node("MAP_CUSTOM3", 1, 2, 2)), "tensors[2].op calls a function"],
     [
       "CUSTOM, even when it is not computed",
-      third({ op: opId("CUSTOM"), flags: 0 }),
+      third({ op: newestOpId("CUSTOM"), flags: 0 }),
       "tensors[2].op calls a function",
     ],
     [

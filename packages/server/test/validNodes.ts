@@ -1,6 +1,6 @@
 /** A valid node of every operation: what ggml's constructors make (7.0.0), small. */
-import { ABSENT_TENSOR, opId, type RpcTensor, TensorFlag, typeId, types } from "@ggml-rpc/protocol"
-import { sources, type TestBuffer } from "./TestClient.ts"
+import { ABSENT_TENSOR, type RpcTensor, TensorFlag, typeId, types } from "@ggml-rpc/protocol"
+import { newestOpId, sources, type TestBuffer } from "./TestClient.ts"
 
 /** `type ne0,ne1,…`; dimensions that are missing are 1. */
 export type TensorText = string
@@ -227,7 +227,7 @@ export const tensorsOf = (node: ValidNode, buffer: TestBuffer): RpcTensor[] => {
   for (const [index, value] of Object.entries(node.floats ?? {})) floats[Number(index)] = value
   const result = {
     ...tensorOf(node.result, inputs.length + 1, buffer),
-    op: opId(node.op),
+    op: newestOpId(node.op),
     opParams: [...params],
     flags: TensorFlag.COMPUTE,
     src: sources(...inputs.map((_, index) => index + 1)),

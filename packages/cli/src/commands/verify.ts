@@ -146,6 +146,13 @@ interface Opened {
   readonly scope: Scope.CloseableScope
 }
 
+/** Errors after which a cluster is of no use any more. */
+const endings: ReadonlySet<string> = new Set([
+  "EngineEndedError",
+  "ServerLostError",
+  "UnsupportedOpError",
+])
+
 /** Opens at once, so that a server that is not there fails the command and not every file. */
 const reopening = (
   open: Effect.Effect<Cluster.Cluster, OpenError, Scope.Scope>,
@@ -170,9 +177,7 @@ const reopening = (
       use: (call) =>
         Effect.flatMap(get, ({ cluster }) =>
           Effect.tapError(endingEngineFirst(cluster, call(cluster)), (error) =>
-            error._tag === "EngineEndedError" || error._tag === "ServerLostError"
-              ? drop
-              : Effect.void,
+            endings.has(error._tag) ? drop : Effect.void,
           ),
         ),
     }

@@ -2,7 +2,7 @@
 import { ptr } from "bun:ffi"
 import { afterEach, describe, expect, test } from "bun:test"
 import { type Address, io, socketPair } from "@ggml-rpc/native/bindings"
-import { Command, Dialect, encodeResponse, findVersion } from "@ggml-rpc/protocol"
+import { Command, Dialect, encodeResponse, findVersion, versions } from "@ggml-rpc/protocol"
 import { RpcConnection } from "./RpcConnection.ts"
 
 const cleanups: Array<() => void> = []
@@ -130,6 +130,38 @@ describe("a read", () => {
       before = next
       arrived(far)
     }
+    expect(connection.failure).toBeUndefined()
+  })
+
+  test("comes after the answers that an old server gives to what is silent today", () => {
+    const { connection, far } = connect()
+    connection.dialect = new Dialect(versions.at(-1)!)
+    const sizeBytes = connection.dialect.responseBytes[Command.FREE_BUFFER]!
+    const acknowledge = (): void => {
+      const response = new Uint8Array(8 + sizeBytes)
+      response[0] = sizeBytes
+      io().io_send(far, response, response.length)
+    }
+    const free = (): void => {
+      write(connection, 17)
+      connection.expectAnswer(Command.FREE_BUFFER)
+    }
+    free()
+    const first = read(connection, 1)
+    free()
+    const second = read(connection, 1)
+    acknowledge()
+    answer(far, 1)
+    connection.drainTo(first.ticket)
+    expect(connection.failure).toBeUndefined()
+    expect([first.target[0], second.target[0]]).toEqual([1, 0])
+    acknowledge()
+    answer(far, 2)
+    // 40 KiB behind the second read, whose answer an acknowledgement precedes.
+    write(connection, 40 * 1024)
+    expect(second.target[0]).toBe(0)
+    write(connection, 20 * 1024)
+    expect(second.target[0]).toBe(2)
     expect(connection.failure).toBeUndefined()
   })
 })

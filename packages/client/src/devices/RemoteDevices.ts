@@ -4,7 +4,7 @@
  */
 import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
-import { Command } from "@ggml-rpc/protocol"
+import { Command, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
@@ -73,7 +73,8 @@ export class RemoteDevices {
       this.states.length,
       connectionIndex,
       cString(name),
-      cString(connection.endpoint),
+      // What libllama names in its errors; see engineEnd.ts.
+      cString(`${connection.endpoint}, protocol ${formatVersion(connection.dialect.version)}`),
       Number(alignment.alignmentBytes),
       maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
       connection.hasPlainSizes ? 1 : 0,

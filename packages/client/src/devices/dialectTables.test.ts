@@ -32,18 +32,54 @@ const deviceOf = (dialect: Dialect): Address => {
 interface Node {
   readonly op: string
   readonly type?: string
-  readonly source?: string
+  readonly sources?: ReadonlyArray<string>
   readonly opParams?: ReadonlyArray<number>
 }
 
-const supports = (dialect: Dialect, { op, type = "F32", source, opParams = [] }: Node): boolean =>
-  ggml().gs_remote_device_supports(
-    asPointer(deviceOf(dialect)),
-    opId(op),
-    typeId(type),
-    source === undefined ? -1 : typeId(source),
-    Int32Array.from({ length: 16 }, (_, slot) => opParams[slot] ?? 0),
-  ) === 1
+const recordOf = ({ op, type = "F32", opParams = [] }: Node): RpcTensor => ({
+  ...ABSENT_TENSOR,
+  id: 1n,
+  type: typeId(type),
+  ne: [256, 1, 1, 1],
+  nb: [4, 1024, 1024, 1024],
+  op: opId(op),
+  opParams: Array.from({ length: 16 }, (_, slot) => opParams[slot] ?? 0),
+  flags: TensorFlag.COMPUTE,
+  useCount: 1,
+})
+
+/** A graph of these nodes, each over tensors of its `sources`, while `use` looks at it. */
+const withGraph = <A>(nodes: ReadonlyArray<Node>, use: (built: Address) => A): A => {
+  const records: Array<RpcTensor> = []
+  const indexes = nodes.map((node) => {
+    const types = node.sources ?? ["F32"]
+    const sources = types.map((type) => records.push(recordOf({ op: "NONE", type })))
+    const src = Array.from({ length: 10 }, (_, index) => BigInt(sources[index] ?? 0))
+    return records.push({ ...recordOf(node), src })
+  })
+  const bytes = new Uint8Array(records.length * RpcTensor.size)
+  const view = new DataView(bytes.buffer)
+  for (const [index, record] of records.entries()) {
+    RpcTensor.encode(record, view, index * RpcTensor.size)
+  }
+  const built = ggml().gs_graph_build(
+    ...[Uint32Array.from(indexes), nodes.length, bytes, records.length],
+  ) as Address
+  try {
+    return use(built)
+  } finally {
+    ggml().gs_graph_free(asPointer(built))
+  }
+}
+
+const supports = (dialect: Dialect, node: Node): boolean => {
+  const backend = ggml().ggml_backend_dev_init(asPointer(deviceOf(dialect)), null)
+  try {
+    return withGraph([node], (built) => ggml().gs_graph_unsupported(backend, asPointer(built))) < 0
+  } finally {
+    ggml().ggml_backend_free(backend)
+  }
+}
 
 const versionOf = (name: string): ProtocolSpec => {
   const spec = findVersion(name)
@@ -96,10 +132,25 @@ describe("a server is asked to compute", () => {
 
   test("no type that it does not know, of a result or of a source", () => {
     const old = dialectOf("3.6.0", 95)
-    expect(supports(old, { op: "MUL_MAT", source: "NVFP4" })).toBe(false)
-    expect(supports(old, { op: "MUL_MAT", source: "Q4_K" })).toBe(true)
-    expect(supports(old, { op: "CPY", type: "Q2_0", source: "F32" })).toBe(false)
-    expect(supports(dialectOf("7.0.0"), { op: "MUL_MAT", source: "NVFP4" })).toBe(true)
+    expect(supports(old, { op: "MUL_MAT", sources: ["NVFP4"] })).toBe(false)
+    expect(supports(old, { op: "MUL_MAT", sources: ["Q4_K"] })).toBe(true)
+    expect(supports(old, { op: "CPY", type: "Q2_0", sources: ["F32"] })).toBe(false)
+    expect(supports(dialectOf("7.0.0"), { op: "MUL_MAT", sources: ["NVFP4"] })).toBe(true)
+  })
+
+  test("no operation without a source that it needs, or with one that it would misread", () => {
+    const scatter = { op: "SET_ROWS", sources: ["F32", "I32", "F32"] }
+    expect(supports(dialectOf("3.0.0", 95), scatter)).toBe(false)
+    expect(supports(dialectOf("3.6.0", 95), scatter)).toBe(true)
+    expect(supports(dialectOf("3.0.0", 95), { ...scatter, sources: ["F32", "I64", "F32"] })).toBe(
+      true,
+    )
+    const mixed = { op: "DSV4_HC_POST", sources: ["F32", "F32", "F32"] }
+    expect(supports(dialectOf("6.0.0"), mixed)).toBe(false)
+    expect(supports(dialectOf("6.0.0"), { ...mixed, sources: ["F32", "F32", "F32", "F32"] })).toBe(
+      true,
+    )
+    expect(supports(dialectOf("7.0.0"), mixed)).toBe(true)
   })
 
   test.each(CALLBACK_OPS)("never %s, which carries addresses of this process", (op) => {
@@ -109,51 +160,22 @@ describe("a server is asked to compute", () => {
 })
 
 describe("a graph for a server", () => {
+  /** The built graph's second field. */
   const GRAPH_OFFSET = 8
 
-  /** Records of one node of each kind over one tensor, and the operation that has no number there, if any. */
-  const flatten = (dialect: Dialect, nodes: ReadonlyArray<Node>) => {
-    const source = recordOf({ op: "NONE" })
-    const records = [source, ...nodes.map((node) => ({ ...recordOf(node), src: firstOnly }))]
-    const bytes = new Uint8Array(records.length * RpcTensor.size)
-    const view = new DataView(bytes.buffer)
-    for (const [index, record] of records.entries()) {
-      RpcTensor.encode(record, view, index * RpcTensor.size)
-    }
-    const indexes = Uint32Array.from(nodes, (_, index) => index + 2)
-    const built = ggml().gs_graph_build(indexes, nodes.length, bytes, records.length) as Address
-    try {
-      const graph = read.ptr(asPointer(built), GRAPH_OFFSET) as Address
+  /** Records as they are sent, and the operation that has no number there, if any. */
+  const flatten = (dialect: Dialect, nodes: ReadonlyArray<Node>) =>
+    withGraph(nodes, (built) => {
+      const graph = asPointer(read.ptr(asPointer(built), GRAPH_OFFSET) as Address)
       const counts = new Uint32Array(2)
-      const device = deviceOf(dialect)
-      const missing = ggml().gs_graph_flatten(asPointer(graph), asPointer(device), counts)
-      const found = toArrayBuffer(
-        asPointer(ggml().gs_flat_records() as Address),
-        0,
-        counts[1]! * RpcTensor.size,
-      )
+      const missing = ggml().gs_graph_flatten(graph, asPointer(deviceOf(dialect)), counts)
+      const records = asPointer(ggml().gs_flat_records() as Address)
+      const found = new DataView(toArrayBuffer(records, 0, counts[1]! * RpcTensor.size))
       const flat = Array.from({ length: counts[1]! }, (_, index) =>
-        RpcTensor.decode(new DataView(found), index * RpcTensor.size),
+        RpcTensor.decode(found, index * RpcTensor.size),
       )
-      return { missing, flat }
-    } finally {
-      ggml().gs_graph_free(asPointer(built))
-    }
-  }
-
-  const firstOnly = [1n, ...new Array<bigint>(9).fill(0n)]
-
-  const recordOf = ({ op, type = "F32", opParams = [] }: Node): RpcTensor => ({
-    ...ABSENT_TENSOR,
-    id: 1n,
-    type: typeId(type),
-    ne: [4, 1, 1, 1],
-    nb: [4, 16, 16, 16],
-    op: opId(op),
-    opParams: Array.from({ length: 16 }, (_, slot) => opParams[slot] ?? 0),
-    flags: TensorFlag.COMPUTE,
-    useCount: 1,
-  })
+      return { missing, flat: flat.filter(({ src }) => src[0] !== 0n) }
+    })
 
   const silu = [libraryNumbering.unaryOps.indexOf("SILU")]
   const gelu = [libraryNumbering.unaryOps.indexOf("GELU_ERF")]
@@ -169,18 +191,18 @@ describe("a graph for a server", () => {
     const { missing, flat } = flatten(old, nodes)
     expect(missing).toBe(-1)
     expect(flat.map(({ op }) => old.numbering.ops[op])).toEqual([
-      ...["NONE", "RMS_NORM", "UNARY", "UNARY", "VIEW"],
+      ...["RMS_NORM", "UNARY", "UNARY", "VIEW"],
     ])
-    expect(flat.map(({ opParams }) => opParams[0])).toEqual([0, 0, 10, 14, 0])
+    expect(flat.map(({ opParams }) => opParams[0])).toEqual([0, 10, 14, 0])
     expect(flatten(dialectOf("7.0.0"), nodes).flat.map(({ op }) => op)).toEqual(
-      ["NONE", "RMS_NORM", "UNARY", "UNARY", "VIEW"].map((name) => opId(name)),
+      ["RMS_NORM", "UNARY", "UNARY", "VIEW"].map((name) => opId(name)),
     )
   })
 
   test("has no use counts where nobody reads them", () => {
     const nodes = [{ op: "SQR" }]
-    expect(flatten(dialectOf("5.0.0"), nodes).flat.map(({ useCount }) => useCount)).toEqual([0, 0])
-    expect(flatten(dialectOf("5.1.0"), nodes).flat.map(({ useCount }) => useCount)).toEqual([0, 1])
+    expect(flatten(dialectOf("5.0.0"), nodes).flat.map(({ useCount }) => useCount)).toEqual([0])
+    expect(flatten(dialectOf("5.1.0"), nodes).flat.map(({ useCount }) => useCount)).toEqual([1])
   })
 
   test("is not sent with an operation that the server has no number for", () => {
@@ -192,6 +214,6 @@ describe("a graph for a server", () => {
   test("has views that compute nothing where the server's number for them is not known", () => {
     const { missing, flat } = flatten(dialectOf("3.0.0"), [{ op: "VIEW" }, { op: "ADD" }])
     expect(missing).toBe(-1)
-    expect(flat.map(({ op }) => op)).toEqual([opId("NONE"), opId("NONE"), opId("ADD")])
+    expect(flat.map(({ op }) => op)).toEqual([opId("NONE"), opId("ADD")])
   })
 })

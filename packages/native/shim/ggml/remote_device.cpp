@@ -442,7 +442,8 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
 }
 
 // How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
-// each is, then the number of limits of five words each, then whether use counts are read.
+// each is, then the number of limits of five words each, that of source limits of three words each, which follow, and
+// whether use counts are read.
 API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
     remote_dialect & dialect = device_of(device)->server.dialect;
     std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
@@ -454,20 +455,11 @@ API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t *
     for (uint32_t i = 0; i < counts[0]; i++, limits += 5) {
         dialect.limits.push_back({limits[0], limits[1], limits[2], limits[3], limits[4]});
     }
-    dialect.has_use_counts = counts[1] != 0;
-}
-
-// Whether a device's server can be asked to compute a tensor of this operation, for tests: type of the result and of its
-// one source (< 0: none), and the parameters.
-API int gs_remote_device_supports(ggml_backend_dev_t device, int op, int type, int source_type, const int32_t * op_params) {
-    ggml_tensor source{};
-    source.type = ggml_type(source_type);
-    ggml_tensor tensor{};
-    tensor.op   = ggml_op(op);
-    tensor.type = ggml_type(type);
-    memcpy(tensor.op_params, op_params, sizeof(tensor.op_params));
-    tensor.src[0] = source_type < 0 ? nullptr : &source;
-    return remote_supports_op(device, &tensor) ? 1 : 0;
+    dialect.source_limits.clear();
+    for (uint32_t i = 0; i < counts[1]; i++, limits += 3) {
+        dialect.source_limits.push_back({limits[0], limits[1], limits[2]});
+    }
+    dialect.has_use_counts = counts[2] != 0;
 }
 
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.

@@ -55,6 +55,14 @@ bool remote_dialect::supports(const ggml_tensor * op) const {
             return false;
         }
     }
+    for (const source_limit & rule : source_limits) {
+        if (rule.op == uint32_t(op->op)) {
+            const ggml_tensor * source = op->src[rule.source];
+            if (source == nullptr || (rule.type != any_type && rule.type != uint32_t(source->type))) {
+                return false;
+            }
+        }
+    }
     for (const limit & rule : limits) {
         if (rule.op == uint32_t(op->op)) {
             const uint32_t value = uint32_t(op->op_params[rule.slot]) & rule.mask;

@@ -17,6 +17,14 @@ struct remote_dialect {
         uint32_t max;
     };
 
+    // An operation that the server computes only when it has this source, of this type; any_type: of any.
+    struct source_limit {
+        uint32_t op;
+        uint32_t source;
+        uint32_t type;
+    };
+    static constexpr uint32_t any_type = UINT32_MAX;
+
     // By number here: the server's; -1, it has none.
     std::vector<int16_t> ops;
     std::vector<int16_t> unary_ops;
@@ -26,6 +34,7 @@ struct remote_dialect {
     // By number here: not 0 when the result of the operation may need more than its bytes there.
     std::vector<int16_t> expanding_ops;
     std::vector<limit>   limits;
+    std::vector<source_limit> source_limits;
     // The server reads use_count.
     bool has_use_counts = false;
 

@@ -165,7 +165,7 @@ export const gluOpNames = [
 export type OpName = (typeof opNames)[number]
 export type UnaryOpName = (typeof unaryOpNames)[number]
 export type GluOpName = (typeof gluOpNames)[number]
-type TypeName = (typeof types)[number]["name"]
+export type TypeName = (typeof types)[number]["name"]
 
 interface Missing {
   readonly ops?: readonly OpName[]

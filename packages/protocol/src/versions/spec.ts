@@ -2,7 +2,7 @@ import type { PayloadCodec } from "../codec/payload.ts"
 import type { ValueOf } from "../codec/record.ts"
 import type { MessageName } from "../commands.ts"
 import type { GraphStatusResponse } from "./layouts/device.ts"
-import type { Numbering, OpName } from "./numbering.ts"
+import type { Numbering, OpName, TypeName } from "./numbering.ts"
 import type { commands as newestCommands } from "./v8_0.ts"
 
 /** A protocol version as HELLO announces it. */
@@ -56,6 +56,18 @@ export interface ParamLimit {
   readonly max: number
 }
 
+/**
+ * A source that an operation of today must have, and of which type, for a version to compute it; otherwise it would read what
+ * is not there.
+ */
+export interface SourceLimit {
+  readonly op: OpName
+  /** 0 … 9. */
+  readonly source: number
+  /** The only type; absent: any. */
+  readonly type?: TypeName
+}
+
 /** A parameter that a version's peers leave at `from`, and which means `to` today. */
 export interface ParamFill {
   readonly op: OpName
@@ -98,6 +110,7 @@ export interface ProtocolFeatures {
   readonly narrowerOps: readonly OpName[]
   /** What of today's operations the version lacks. */
   readonly limits: readonly ParamLimit[]
+  readonly sourceLimits: readonly SourceLimit[]
   /** What its operations leave out that today's need. */
   readonly fills: readonly ParamFill[]
 }

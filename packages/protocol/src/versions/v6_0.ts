@@ -18,6 +18,7 @@ export const v6_0 = older(v7_0, {
   features: {
     setTensorCacheFlag: false,
     // The 7.0.0 kernel multiplies by the scale, and allows DSV4_HC_POST without its fourth source.
+    sourceLimits: [{ op: "DSV4_HC_POST", source: 3 }],
     limits: [
       { op: "DSV4_HC_PRE", slot: 0, mask: 0xffff_ffff, min: ONE_F32, max: ONE_F32 },
       { op: "DSV4_HC_PRE", slot: 1, mask: 0xffff_ffff, min: 0, max: 0 },

@@ -88,6 +88,7 @@ export const v8_0: ProtocolSpec = {
     changedOps: [],
     narrowerOps: [],
     limits: [],
+    sourceLimits: [],
     fills: [],
   },
 }

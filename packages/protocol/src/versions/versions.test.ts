@@ -15,6 +15,9 @@ import {
   versionRange,
   versions,
 } from "../index.ts"
+import { gluOpNames, opNames, unaryOpNames } from "./numbering.ts"
+
+type Names = readonly string[]
 
 const version = (text: string): Version => {
   const [major, minor, patch] = text.split(".").map(Number)
@@ -170,24 +173,28 @@ describe("each version", () => {
         const labels = spec.numberings.map(({ name }) => name)
         expect(new Set(labels).size).toBe(labels.length)
         for (const { ops, unaryOps, gluOps } of spec.numberings) {
-          const pairs = [
-            [ops, libraryNumbering.ops],
-            [unaryOps, libraryNumbering.unaryOps],
-            [gluOps, libraryNumbering.gluOps],
-          ] as const
-          for (const [theirs, ours] of pairs) {
+          const pairs: readonly (readonly [Names, Names])[] = [
+            [ops, opNames],
+            [unaryOps, unaryOpNames],
+            [gluOps, gluOpNames],
+          ]
+          for (const [theirs, all] of pairs) {
             expect(new Set(theirs).size).toBe(theirs.length)
-            expect(theirs.filter((name) => !ours.includes(name))).toEqual([])
+            expect(theirs.filter((name) => !all.includes(name))).toEqual([])
           }
         }
       })
 
       test("names ops that exist, and parameters that an operation has", () => {
-        const { expandingOps, changedOps, narrowerOps, limits, fills } = spec.features
+        const { expandingOps, changedOps, narrowerOps } = spec.features
+        const { limits, sourceLimits, fills } = spec.features
         const rules = [...limits, ...fills]
-        const inRules = rules.map(({ op }) => op)
-        for (const op of [...expandingOps, ...changedOps, ...narrowerOps, ...inRules]) {
+        const ruled = [...rules, ...sourceLimits].map(({ op }) => op)
+        for (const op of [...expandingOps, ...changedOps, ...narrowerOps, ...ruled]) {
           expect(libraryNumbering.ops).toContain(op)
+        }
+        for (const { source } of sourceLimits) {
+          expect(Number.isInteger(source) && source >= 0 && source < 10).toBe(true)
         }
         for (const { slot } of rules) {
           expect(Number.isInteger(slot) && slot >= 0 && slot < 16).toBe(true)

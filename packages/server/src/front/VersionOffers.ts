@@ -9,7 +9,7 @@ interface Known {
   readonly works: Set<number>
   /** Places at which a client hung up since one went on. */
   readonly refused: Set<number>
-  /** When a connection ended with HELLO, and none that went on ended since; in milliseconds. */
+  /** When the last connection ended with HELLO, if none that went on ended since; in milliseconds. */
   hungUpAt: number | undefined
   /** When the last connection ended. */
   endedAt: number
@@ -109,7 +109,7 @@ export class VersionOffers {
     known.endedAt = this.#now()
     if (!connection.hasAsked) {
       // One that was offered something else began before the last turn.
-      if (offered === known.index) known.hungUpAt ??= known.endedAt
+      if (offered === known.index) known.hungUpAt = known.endedAt
       return undefined
     }
     known.hungUpAt = undefined

@@ -19,7 +19,7 @@ import type { ServedDevice } from "./memory/devices.ts"
 import { noLedger } from "./memory/MemoryLedger.ts"
 import { firstOffer } from "./offer.ts"
 import { Session } from "./Session.ts"
-import { loaded, loadedOpId, loadedTypeId, newestSpoken } from "./spoken.ts"
+import { loadedTypeId, newestSpoken } from "./spoken.ts"
 
 /**
  * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;
@@ -37,6 +37,9 @@ const TOKEN_COUNT = 30
 
 /** Room for each tensor of the graph. */
 const TENSOR_BYTES = 1024
+
+/** As a client of the newest version numbers operations, which the loaded ggml may not. */
+const { numbering } = newestSpoken.dialects[0]!
 
 const encode = <C extends MessageId>(command: C, value: RequestOf<C>): Uint8Array<ArrayBuffer> =>
   encodeRequest(command, value, newestSpoken.spec)
@@ -64,7 +67,7 @@ const tensor = (
     buffer: BigInt(FIRST_ID),
     ne: shape,
     nb,
-    op: loadedOpId(op),
+    op: numbering.ops.indexOf(op),
     opParams: Array.from({ length: 16 }, (_, index) => opParams[index] ?? 0),
     flags: op === "NONE" ? 0 : TensorFlag.COMPUTE,
     src: Array.from({ length: 10 }, (_, index) => idOf(sources[index] ?? 0)),
@@ -87,8 +90,8 @@ const view = (
   viewOffset: BigInt(offset),
 })
 
-const SILU = loaded.unaryOps.indexOf("SILU")
-const SWIGLU = loaded.gluOps.indexOf("SWIGLU")
+const SILU = numbering.unaryOps.indexOf("SILU")
+const SWIGLU = numbering.gluOps.indexOf("SWIGLU")
 
 /** What every model computes, in small: inputs, then nodes. */
 const tensors: readonly RpcTensor[] = [
