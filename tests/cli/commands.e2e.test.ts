@@ -322,7 +322,7 @@ describe("serve", () => {
       const listening = await waitUntil(() => child.stdout().includes("listening on"), 20_000)
       expect(listening).toBe(true)
       expect(child.stdout()).toMatch(
-        /^Starting RPC server v7\.0\.0\n {2}endpoint {7}: 127\.0\.0\.1:\d+\n {2}local cache {4}: n\/a\nDevices:\n {2}CPU: .+ \(\d+ MiB, \d+ MiB free\)\n(.+\n)*listening on 127\.0\.0\.1:\d+\n$/,
+        /^Starting RPC server v\d+\.0\.0\n {2}protocol {7}: 2\.0 to \d+\.0, as the client speaks\n {2}endpoint {7}: 127\.0\.0\.1:\d+\n {2}local cache {4}: n\/a\nDevices:\n {2}CPU: .+ \(\d+ MiB, \d+ MiB free\)\n(.+\n)*listening on 127\.0\.0\.1:\d+\n$/,
       )
       expect(child.stderr()).not.toContain("warning")
       child.signal(signal)
