@@ -77,6 +77,9 @@ const listenFor = (names: readonly string[]): string[] => [
 const startServer = (stateFolder: string, ...flags: string[]): Promise<OurServer> =>
   startOurServer({ flags, env: { XDG_STATE_HOME: join(scratch, stateFolder) } })
 
+/** Nobody starts a program again at once, and the server tells a new one from the next connection of a run by that. */
+const BETWEEN_STARTS_MS = 1000
+
 /** Runs it until it does not fail; returns how often it failed. */
 const retry = async (attempt: () => Promise<unknown>, tries: number): Promise<number> => {
   for (let failures = 0; ; failures++) {
@@ -85,6 +88,7 @@ const retry = async (attempt: () => Promise<unknown>, tries: number): Promise<nu
       return failures
     } catch (error) {
       if (!(error instanceof ProcessError) || failures + 1 >= tries) throw error
+      await Bun.sleep(BETWEEN_STARTS_MS)
     }
   }
 }

@@ -64,17 +64,17 @@ test("what works is kept over a restart, for its form of HELLO", () => {
   start(book, "a", "7.0.0")
   start(book, "a", "7.0.0")
   start(book, "b", "8.0.0")
-  expect(book.save()).toEqual({ a: [1, 0] })
+  expect(book.save()).toEqual({ a: ["7.0", "3.6"] })
   const next = bookOf(parseSavedOffers(JSON.stringify(book.save())))
   expect(next.next("a")).toEqual({ withCaps: 1, withoutCaps: 0 })
 })
 
 test("an updated client finds its version, and the old one is forgotten", () => {
-  const book = bookOf({ a: [1, 0] })
+  const book = bookOf({ a: ["7.0", "3.6"] })
   expect(start(book, "a", "8.0.0")).toBe("7.0.0")
   expect(start(book, "a", "8.0.0")).toBe("8.0.0")
   expect(start(book, "a", "8.0.0")).toBe("8.0.0")
-  expect(book.save()).toEqual({})
+  expect(book.save()).toEqual({ a: ["8.0", "3.6"] })
 })
 
 test("one that takes anything does not keep another at its address from its version", () => {
@@ -104,6 +104,10 @@ test("a client that comes much later is another one", () => {
   start(book, "a", "6.0.0")
   now += 3_600_000
   expect(start(book, "a", "6.0.0")).toBe("8.0.0")
+})
+
+test("a version that is not offered any more is forgotten", () => {
+  expect(start(bookOf({ a: ["1.0", "9.9"] }), "a", "8.0.0")).toBe("8.0.0")
 })
 
 test("a file that says something else says nothing", () => {

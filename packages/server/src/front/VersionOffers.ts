@@ -25,8 +25,11 @@ export interface EndedConnection {
   readonly hasAsked: boolean
 }
 
-/** What works at an address, for a file: places in `offers`, with and without capabilities. */
-export type SavedOffers = Readonly<Record<string, readonly [number, number]>>
+/**
+ * What works at an address, for a file: names of versions, with and without capabilities. Places in `offers` would mean others
+ * to a server that speaks one more.
+ */
+export type SavedOffers = Readonly<Record<string, readonly [string, string]>>
 
 /**
  * Upstream's clients end some connections of a run after HELLO, while they look for devices: shortly after others that went
@@ -48,6 +51,15 @@ type Form = "withCaps" | "withoutCaps"
 
 const listOf = (form: Form): readonly ProtocolSpec[] => offers(form === "withCaps")
 
+const nameOf = (form: Form, place: number): string => shortVersion(listOf(form)[place]!.version)
+
+/** The first for a version that is not offered any more. */
+const placeOf = (form: Form, name: string): number =>
+  Math.max(
+    0,
+    listOf(form).findIndex(({ version }) => shortVersion(version) === name),
+  )
+
 /**
  * Which version to announce to whom. A HELLO tells little of the client's version, and a client hangs up when it is told
  * another than its own: then its address is offered another one, first what worked there before, else the next older. Clients
@@ -61,8 +73,8 @@ export class VersionOffers {
     this.#now = now
     for (const [address, [withCaps, withoutCaps]] of Object.entries(saved)) {
       this.#byAddress.set(address, {
-        withCaps: knownToWork(withCaps),
-        withoutCaps: knownToWork(withoutCaps),
+        withCaps: knownToWork(placeOf("withCaps", withCaps)),
+        withoutCaps: knownToWork(placeOf("withoutCaps", withoutCaps)),
       })
     }
   }
@@ -143,14 +155,17 @@ export class VersionOffers {
     return known
   }
 
-  /** What is offered where, of all that are not served by the newest version. */
+  /** What is offered where another version than the newest was spoken; an updated client takes the place of the old one. */
   save(): SavedOffers {
-    const saved: Record<string, readonly [number, number]> = {}
+    const saved: Record<string, readonly [string, string]> = {}
     for (const [address, { withCaps, withoutCaps }] of this.#byAddress) {
-      const places = [withCaps, withoutCaps].map(({ works, index }) =>
-        works.has(index) ? index : 0,
-      )
-      if (places.some((place) => place > 0)) saved[address] = [places[0]!, places[1]!]
+      const works = [...withCaps.works, ...withoutCaps.works]
+      if (works.every((place) => place === 0)) continue
+      const place = (known: Known): number => (known.works.has(known.index) ? known.index : 0)
+      saved[address] = [
+        nameOf("withCaps", place(withCaps)),
+        nameOf("withoutCaps", place(withoutCaps)),
+      ]
     }
     return saved
   }
@@ -216,13 +231,9 @@ export const parseSavedOffers = (text: string): SavedOffers => {
     return {}
   }
   if (typeof json !== "object" || json === null) return {}
-  const isPlace = (value: unknown, count: number): boolean =>
-    Number.isInteger(value) && (value as number) >= 0 && (value as number) < count
   const entries = Object.entries(json).filter(
-    ([, places]) =>
-      Array.isArray(places) &&
-      isPlace(places[0], offers(true).length) &&
-      isPlace(places[1], offers(false).length),
+    ([, names]) =>
+      Array.isArray(names) && typeof names[0] === "string" && typeof names[1] === "string",
   )
-  return Object.fromEntries(entries.map(([address, places]) => [address, [places[0], places[1]]]))
+  return Object.fromEntries(entries.map(([address, names]) => [address, [names[0], names[1]]]))
 }
