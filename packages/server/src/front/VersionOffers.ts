@@ -159,7 +159,7 @@ export class VersionOffers {
   save(): SavedOffers {
     const saved: Record<string, readonly [string, string]> = {}
     for (const [address, { withCaps, withoutCaps }] of this.#byAddress) {
-      const works = [...withCaps.works, ...withoutCaps.works]
+      const works = [...withCaps.works.keys(), ...withoutCaps.works.keys()]
       if (works.every((place) => place === 0)) continue
       const place = (known: Known): number => (known.works.has(known.index) ? known.index : 0)
       saved[address] = [
