@@ -103,7 +103,16 @@ export const readmeTable = (): {
 }
 
 if (import.meta.main) {
-  const table = renderMatrix(recordedCells())
-  if (process.argv.includes("--write")) writeFileSync(readmePath, readmeTable().replaced(table))
-  else console.log(table)
+  const recorded = recordedCells()
+  const missing = [...allCells()].filter((cell) => !recorded.has(cell))
+  console.log(renderMatrix(recorded))
+  if (missing.length > 0) {
+    console.error(
+      `README.md is left as it is: not passed in their last run are ${missing.join(", ")}`,
+    )
+    process.exit(1)
+  }
+  if (process.argv.includes("--write")) {
+    writeFileSync(readmePath, readmeTable().replaced(renderMatrix(recorded)))
+  }
 }
