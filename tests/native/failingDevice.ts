@@ -1,6 +1,7 @@
 /** A device that refuses memory, as a full server does: without filling this machine's. */
 import { FFIType, JSCallback, type Pointer, toArrayBuffer } from "bun:ffi"
 import { type Address, asPointer, cString, ggml, loadBackends } from "@ggml-rpc/native"
+import { libraryNumbering, types } from "@ggml-rpc/protocol"
 
 export interface FailingDevice {
   readonly address: Address
@@ -41,7 +42,7 @@ export const failingDevice = (): FailingDevice => {
     new JSCallback(() => {}, { args: [i32], returns: "void" }),
     new JSCallback(() => {}, { args: [i32, i32, f64, f64], returns: "void" }),
     new JSCallback(() => {}, { args: [i32, ptr, f64, f64, i32], returns: "void" }),
-    new JSCallback(() => {}, { args: [i32, ptr, f64, f64, i32], returns: "void" }),
+    new JSCallback(() => 0, { args: [i32, ptr, f64, f64, i32], returns: f64 }),
     new JSCallback(() => 0, { args: [i32, i32], returns: i32 }),
     new JSCallback(() => 0, { args: [i32], returns: i32 }),
     new JSCallback(
@@ -53,7 +54,7 @@ export const failingDevice = (): FailingDevice => {
       { args: [i32], returns: i32 },
     ),
     new JSCallback(() => -1, { args: [i32, ptr, f64, f64], returns: i32 }),
-    new JSCallback(() => {}, { args: [i32], returns: "void" }),
+    new JSCallback(() => {}, { args: [i32, f64], returns: "void" }),
   ]
   symbols.gs_remote_set_callbacks(
     BigUint64Array.from(callbacks, (callback) => BigInt(Number(callback.ptr))),
@@ -61,6 +62,7 @@ export const failingDevice = (): FailingDevice => {
   const address = Number(
     symbols.gs_remote_device_new(0, 0, cString("FULL0"), cString("a full device"), 128, -1, 0),
   )
+  setOwnNumbers(address)
   return Object.assign(device, {
     address,
     close: () => {
@@ -68,4 +70,18 @@ export const failingDevice = (): FailingDevice => {
       for (const callback of callbacks) callback.close()
     },
   })
+}
+
+/** A device that knows every operation and type, under ggml's own numbers; shim/ggml/remote_dialect.h. */
+const setOwnNumbers = (address: Address): void => {
+  const { ops, unaryOps, gluOps } = libraryNumbering
+  const numbers = [ops, unaryOps, gluOps].map((names) => names.map((_, id) => id))
+  const typeCount = Math.max(...types.map(({ id }) => id)) + 1
+  const tables = [...numbers, Array(typeCount).fill(1), Array(ops.length).fill(0)]
+  ggml().gs_remote_device_set_dialect(
+    asPointer(address),
+    Int16Array.from(tables.flat()),
+    new Uint32Array(1),
+    Uint32Array.from([...tables.map(({ length }) => length), 0, 0, 1]),
+  )
 }
