@@ -3,6 +3,7 @@
  * @effect/cli options of them. No import costs anything here, so that `--help` is there at once.
  *
  * Names are llama-cli's and rpc-server's (llama.cpp v0.5.0, common/arg.cpp, tools/rpc/rpc-server.cpp).
+ * One table of all flags, so that help, parsing and documents cannot differ: longer than other files for that.
  */
 import type { KvTypeName } from "@ggml-rpc/native"
 import { UsageError } from "./UsageError.ts"
