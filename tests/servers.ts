@@ -24,6 +24,9 @@ export const ggmlRpc: readonly string[] = [
   join(import.meta.dir, "..", "packages", "cli", "src", "main.ts"),
 ]
 
+/** Servers of the tests remember nothing of their clients, unless a test gives them a folder for it. */
+export const noState = { XDG_STATE_HOME: "/dev/null" } as const
+
 export interface OurServerOptions extends StartOptions {
   /** Default 1: the interop tests compare bits, and sums depend on the order of additions. */
   readonly threads?: number
@@ -56,7 +59,7 @@ export const startOurServer = async (options: OurServerOptions = {}): Promise<Ou
       ...(options.protocol === undefined ? [] : ["--protocol", protocolOf(options.protocol)]),
       ...(options.flags ?? []),
     ],
-    options,
+    { ...options, env: { ...noState, ...options.env } },
   )
   const endpoint = () => /^listening on (.+:(\d+))$/m.exec(child.stdout())
   await waitUntil(() => endpoint() !== null || !child.isRunning(), 20_000)

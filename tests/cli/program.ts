@@ -9,10 +9,10 @@ import {
   type StartOptions,
   startProcess,
 } from "../peers/process.ts"
-import { ggmlRpc } from "../servers.ts"
+import { ggmlRpc, noState } from "../servers.ts"
 
 // The developer's shell must not decide what the tests see.
-const environment = { NO_COLOR: undefined, GGML_RPC_DEBUG: undefined }
+const environment = { NO_COLOR: undefined, GGML_RPC_DEBUG: undefined, ...noState }
 
 const withEnvironment = (options: StartOptions): StartOptions => ({
   ...options,
