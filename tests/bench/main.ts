@@ -3,7 +3,7 @@
  * for what each figure is.
  */
 import { readFileSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { parseArgs } from "node:util"
 import { llamaVersion } from "@ggml-rpc/native/source"
 import { ensureModel } from "../models/models.ts"
@@ -25,7 +25,7 @@ import {
   replaceBetweenMarks,
 } from "./report.ts"
 import type { PairingName } from "./sides.ts"
-import { pairings } from "./sides.ts"
+import { pairings, setCheckoutBefore } from "./sides.ts"
 import { type BenchModel, benchModels, jobFor, workloads } from "./workloads.ts"
 
 const usage = `bun run bench [options]
@@ -34,6 +34,7 @@ const usage = `bun run bench [options]
   --servers 1,2      how many servers share the model (default: 1,2)
   --rounds N         rounds of each pairing in turn (default: 5)
   --pinning P        one-core, free or both (default: both)
+  --before DIR       our own of another checkout, set up, in the place of upstream
   --cross            also our client on upstream's server and the other way round
   --only A,B         of times, cache, commands, memory, llama-bench (default: all)
   --noise CORES      take a sample again, up to three times, while other programs use more (default: off)
@@ -50,6 +51,7 @@ const { values } = parseArgs({
     servers: { type: "string" },
     rounds: { type: "string" },
     pinning: { type: "string" },
+    before: { type: "string" },
     cross: { type: "boolean", default: false },
     only: { type: "string" },
     noise: { type: "string" },
@@ -101,9 +103,11 @@ const pinning = listOf(
   values.quick ? ["one-core"] : ["both"],
 )[0]
 const pinnings = pinning === "both" ? [true, false] : [pinning === "one-core"]
+const reference = values.before === undefined ? "upstream" : "before"
+if (values.before !== undefined) setCheckoutBefore(resolve(values.before))
 const measuredPairings: readonly PairingName[] = values.cross
   ? (Object.keys(pairings) as PairingName[])
-  : ["upstream", "ours"]
+  : [reference, "ours"]
 
 const note = (text: string): void => {
   process.stderr.write(`${text}\n`)
@@ -138,7 +142,7 @@ const measureCase = async (given: Case): Promise<Measured> => {
   const measured = { case: given, samples: await measure(given, options) }
   warnOfDifferentTokens(measured.samples)
   for (const line of linesOf(measured)) {
-    note(`  ${line.metric}: upstream ÷ ours ${line.speedup?.toFixed(2) ?? "–"}`)
+    note(`  ${line.metric}: ${line.reference} ÷ ours ${line.speedup?.toFixed(2) ?? "–"}`)
   }
   return measured
 }
@@ -187,8 +191,8 @@ const measureAllMemory = async (): Promise<readonly MemoryMeasured[]> => {
         ...{ ubatchSize, contextSize: ubatchSize + 512, generate: 16, repeat: 1 },
       }
       const ours = await measureMemory(model, "ours", job)
-      const upstream = await measureMemory(model, "upstream", job)
-      for (const row of [upstream, ours]) rows.push({ ...row, breakdown: ours.breakdown! })
+      const theirs = await measureMemory(model, reference, job)
+      for (const row of [theirs, ours]) rows.push({ ...row, breakdown: ours.breakdown! })
       note(`memory of ${model} at a micro batch of ${ubatchSize} measured`)
     }
   }
@@ -199,7 +203,7 @@ const measureAllCommands = async (): Promise<readonly CommandRow[]> => {
   const rows: CommandRow[] = []
   for (const model of models) {
     for (const pinned of pinnings) {
-      rows.push(await measureCommands(model, pinned, rounds, options))
+      rows.push(await measureCommands(model, pinned, rounds, reference, options))
       note(`commands with ${model}, ${pinned ? "one core" : "not pinned"}, measured`)
     }
   }

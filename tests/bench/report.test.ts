@@ -129,7 +129,15 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
     measured: [{ ...measured, case: { ...measured.case, model } }],
     memory: [],
     llamaBench: [],
-    commands: [{ model, pinned: true, llamaCompletion: [40, 50, 60], ggmlRpcRun: [100, 90, 110] }],
+    commands: [
+      {
+        model,
+        pinned: true,
+        reference: [40, 50, 60],
+        referenceName: "llama-completion",
+        ggmlRpcRun: [100, 90, 110],
+      },
+    ],
   })
   const merged = mergeReports([report(5, "tiny"), report(3, "large")])
   expect(merged.rounds).toBe(3)

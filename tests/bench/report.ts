@@ -25,8 +25,9 @@ export interface LlamaBenchRow {
 export interface CommandRow {
   readonly model: string
   readonly pinned: boolean
-  /** Milliseconds, in the order of the rounds. */
-  readonly llamaCompletion: readonly number[]
+  /** Milliseconds, in the order of the rounds; upstream's `llama-completion` or our command before. */
+  readonly reference: readonly number[]
+  readonly referenceName: string
   readonly ggmlRpcRun: readonly number[]
 }
 
@@ -83,7 +84,9 @@ export interface Line {
   readonly metric: string
   readonly unit: string
   readonly values: Partial<Record<PairingName, Summary>>
-  /** Of "upstream" to "ours", the comparison that matters. */
+  /** What ours is compared with. */
+  readonly reference: "upstream" | "before"
+  /** Of the reference to "ours", the comparison that matters. */
   readonly speedup: number | undefined
   readonly pairedSpeedup: number | undefined
 }
@@ -93,14 +96,16 @@ export const linesOf = ({ case: given, samples }: Measured): readonly Line[] =>
     const valuesOf = (name: PairingName) => (samples[name] ?? []).map(metric.of)
     const names = Object.keys(samples) as PairingName[]
     const values = Object.fromEntries(names.map((name) => [name, summarize(valuesOf(name))]))
-    const both = samples.upstream !== undefined && samples.ours !== undefined
+    const reference = samples.upstream === undefined && samples.before ? "before" : "upstream"
+    const both = samples[reference] !== undefined && samples.ours !== undefined
     return {
       case: given,
       metric: metric.name,
       unit: metric.unit,
       values,
-      speedup: both ? speedup(values.upstream!, values.ours!) : undefined,
-      pairedSpeedup: both ? pairedSpeedup(valuesOf("upstream"), valuesOf("ours")) : undefined,
+      reference,
+      speedup: both ? speedup(values[reference]!, values.ours!) : undefined,
+      pairedSpeedup: both ? pairedSpeedup(valuesOf(reference), valuesOf("ours")) : undefined,
     }
   })
 
@@ -123,7 +128,7 @@ export const timesTable = (measured: readonly Measured[]): string => {
   const lines = measured.flatMap(linesOf)
   const names = [...new Set(lines.flatMap((line) => Object.keys(line.values)))] as PairingName[]
   return table(
-    ["model", "servers", "what", ...names, "upstream ÷ ours"],
+    ["model", "servers", "what", ...names, `${lines[0]?.reference ?? "upstream"} ÷ ours`],
     lines.map((line) => [
       line.case.model,
       String(line.case.serverCount),
@@ -186,16 +191,16 @@ const llamaBenchTable = (rows: readonly LlamaBenchRow[]): string =>
 
 const commandTable = (rows: readonly CommandRow[]): string =>
   table(
-    ["model", "processes", "llama-completion", "ggml-rpc run", "upstream ÷ ours"],
+    ["model", "processes", rows[0]!.referenceName, "ggml-rpc run", "quotient"],
     rows.map((row) => {
-      const upstream = summarize(row.llamaCompletion)
+      const reference = summarize(row.reference)
       const ours = summarize(row.ggmlRpcRun)
       return [
         row.model,
         row.pinned ? "one core" : "not pinned",
-        formatSummary(upstream),
+        formatSummary(reference),
         formatSummary(ours),
-        speedup(upstream, ours).toFixed(2),
+        speedup(reference, ours).toFixed(2),
       ]
     }),
   )

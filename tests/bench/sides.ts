@@ -1,11 +1,12 @@
 /** The two implementations that are compared, as processes with the same job. */
-import { join } from "node:path"
+import { join, relative } from "node:path"
 import { ensurePeers } from "../peers/peers.ts"
 import { type ServerProcess, startProcess, startServer, waitUntil } from "../peers/process.ts"
 import { ggmlRpc } from "../servers.ts"
 import { groupCpuSeconds, type MemoryPeaks, peaksOf, watchMemory } from "./processGroup.ts"
 
-export type Side = "upstream" | "ours"
+/** "before": another checkout of ours, as `--before` names it. */
+export type Side = "upstream" | "ours" | "before"
 
 /** Which client ran on which server. */
 export interface Pairing {
@@ -15,6 +16,7 @@ export interface Pairing {
 
 export const pairings = {
   upstream: { client: "upstream", server: "upstream" },
+  before: { client: "before", server: "before" },
   ours: { client: "ours", server: "ours" },
   "ours on upstream's server": { client: "ours", server: "upstream" },
   "upstream on our server": { client: "upstream", server: "ours" },
@@ -41,7 +43,25 @@ export const startBenchServer = async (setup: ServerSetup): Promise<ServerProces
 }
 
 const serverProgram = async (side: Side): Promise<readonly string[]> =>
-  side === "upstream" ? [(await ensurePeers(["rpc-server"]))["rpc-server"]] : [...ggmlRpc, "serve"]
+  side === "upstream"
+    ? [(await ensurePeers(["rpc-server"]))["rpc-server"]]
+    : [...commandOf(side), "serve"]
+
+const root = join(import.meta.dir, "..", "..")
+let checkoutBefore = root
+
+/** Where the side "before" runs from: a checkout that is set up. */
+export const setCheckoutBefore = (folder: string): void => {
+  checkoutBefore = folder
+}
+
+/** A file of this checkout in the one of a side. */
+const fileOf = (side: Exclude<Side, "upstream">, path: string): string =>
+  side === "ours" ? path : join(checkoutBefore, relative(root, path))
+
+/** The `ggml-rpc` command of a side. */
+export const commandOf = (side: Exclude<Side, "upstream">): readonly string[] =>
+  ggmlRpc.map((word) => (word.startsWith(root) ? fileOf(side, word) : word))
 
 export interface ClientJob {
   readonly modelPath: string
@@ -255,7 +275,7 @@ const generationMs = (run: PrintedResult["runs"][number]): number =>
 const clientProgram = async (side: Side): Promise<readonly string[]> =>
   side === "upstream"
     ? [(await ensurePeers(["upstream-client"]))["upstream-client"]]
-    : [process.execPath, join(import.meta.dir, "ggml-rpc-client.ts")]
+    : [process.execPath, fileOf(side, join(import.meta.dir, "ggml-rpc-client.ts"))]
 
 const clientArguments = (servers: readonly ServerProcess[], job: ClientJob): readonly string[] => [
   ...["-m", job.modelPath, "--rpc", servers.map((server) => server.endpoint).join(",")],
