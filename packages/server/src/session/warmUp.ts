@@ -211,6 +211,7 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
     cache: undefined,
     ledger: noLedger,
     directMemory: true,
+    linkLimits: undefined,
     helloTimeoutMs: 1000,
     onRequest: undefined,
   })
