@@ -32,8 +32,8 @@ export const outcome = {
   ran: 1,
   /** ggml gave a status that is no success. */
   failed: 2,
-  /** It changed a byte that is none of its own. */
-  stray: 3,
+  /** It crashed and was trapped, or changed a byte that is none of its own. */
+  broken: 3,
   skipped: 4,
   count: 5,
 } as const
@@ -43,4 +43,6 @@ export type ChildEvent =
   | { readonly event: "ready"; readonly addresses: readonly (readonly number[])[] }
   /** A valid node was refused. */
   | { readonly event: "refused"; readonly number: number; readonly message: string }
+  /** A case crashed or aborted. */
+  | { readonly event: "trapped"; readonly number: number; readonly words: string }
   | ({ readonly event: "stray"; readonly number: number } & StrayByte)

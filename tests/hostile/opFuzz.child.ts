@@ -3,7 +3,17 @@
  * in a file that it shares with opFuzz.ts.
  */
 
-import { ggml, io, listDevices, loadBackends, takeLog } from "@ggml-rpc/native/bindings"
+import { dlopen } from "bun:ffi"
+import {
+  type Address,
+  asPointer,
+  ggml,
+  io,
+  librarySet,
+  listDevices,
+  loadBackends,
+  takeLog,
+} from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { ProtocolError } from "@ggml-rpc/protocol"
 import { mmap } from "bun"
@@ -16,9 +26,30 @@ import { Arena } from "./Arena.ts"
 import { caseOf, nodesOf } from "./cases.ts"
 import { type ChildConfig, type ChildEvent, outcome, progress } from "./childProtocol.ts"
 import type { NodeCase } from "./nodeCase.ts"
+import { Trap, Trapped } from "./trap.ts"
 
 /** A case may not take more: what it would compute with is as good as refused. */
 const MOST_WORK_BYTES = 256 * 2 ** 20
+
+/** What a process comes back from leaves something behind each time: then another one goes on. */
+const MOST_TRAPPED = 500
+
+const openBase = () =>
+  dlopen(librarySet().ggmlBase, {
+    ggml_set_abort_callback: { args: ["ptr"], returns: "ptr" },
+  }).symbols
+
+/** Has ggml's work done through a trap: with one thread, a kernel that crashes does not end the process. */
+const trapCompute = (): void => {
+  const trap = new Trap()
+  trap.install()
+  openBase().ggml_set_abort_callback(asPointer(trap.abortCallback))
+  const symbols = ggml()
+  const { ptr } = symbols.gs_graph_compute as unknown as { readonly ptr: Address }
+  const trapped = (backend: unknown, graph: unknown): number =>
+    trap.call(ptr, Number(backend), Number(graph))
+  symbols.gs_graph_compute = trapped as typeof symbols.gs_graph_compute
+}
 
 const tell = (event: ChildEvent): void => send(event)
 
@@ -26,6 +57,8 @@ class CaseRunner {
   readonly #arena = new Arena()
   readonly #state: SessionState
   #payload: Uint8Array = new Uint8Array(0)
+  /** Cases that crashed or aborted, and that this process came back from. */
+  trappedCount = 0
 
   constructor(threadCount: number) {
     const cpu = listDevices().find(({ type }) => type === "CPU")!
@@ -68,30 +101,38 @@ class CaseRunner {
         }
         return outcome.refused
       }
+      if (error instanceof Trapped) {
+        this.trappedCount++
+        tell({ event: "trapped", number, words: error.message })
+        return outcome.broken
+      }
       if (!(error instanceof ComputeError)) throw error
       takeLog()
-      return outcome.failed
+      return this.#strays(nodeCase, number) ? outcome.broken : outcome.failed
     } finally {
       this.#arena.clear(buffers)
     }
+    return this.#strays(nodeCase, number) ? outcome.broken : outcome.ran
+  }
+
+  #strays(nodeCase: NodeCase, number: number): boolean {
     const stray = this.#arena.strayByte(nodeCase)
-    if (stray === undefined) return outcome.ran
-    tell({ event: "stray", number, ...stray })
-    return outcome.stray
+    if (stray !== undefined) tell({ event: "stray", number, ...stray })
+    return stray !== undefined
   }
 }
 
 const main = (config: ChildConfig): void => {
   io().io_expect_crash()
   loadBackends(0)
-  ggml()
+  if (config.threadCount === 1) trapCompute()
   const runner = new CaseRunner(config.threadCount)
   const shared = new Float64Array(mmap(config.progressPath, { shared: true }).buffer)
   tell({ event: "ready", addresses: runner.addresses })
   const nodes = nodesOf(config.source)
   const skipped = new Set(config.skipped)
   for (let number = config.firstNumber; number < config.endNumber; number++) {
-    if (shared[progress.stop] !== 0) break
+    if (shared[progress.stop] !== 0 || runner.trappedCount >= MOST_TRAPPED) break
     const nodeCase = caseOf(config.source, number)
     const counts = progress.counts + (number % nodes.length) * outcome.count
     if (nodeCase.fields.some((field) => skipped.has(`${nodeCase.op} ${field}`))) {

@@ -120,9 +120,7 @@ class FuzzRun {
     const endNumber = onlyNumber === undefined ? 2 ** 31 : onlyNumber + 1
     let next = onlyNumber ?? 0
     while (next < endNumber && (Date.now() < endsAt || next < nodesOf(this.#source).length)) {
-      const died = await this.#runChild(next, endNumber, endsAt)
-      if (died === undefined) break
-      next = died + 1
+      next = await this.#runChild(next, endNumber, endsAt)
     }
     return {
       tallies: this.#tallies(),
@@ -131,12 +129,8 @@ class FuzzRun {
     }
   }
 
-  /** Returns the number of the case that ended the child, or undefined when it ended as told. */
-  async #runChild(
-    firstNumber: number,
-    endNumber: number,
-    endsAt: number,
-  ): Promise<number | undefined> {
+  /** Returns the number of the case after the last one that the child ran. */
+  async #runChild(firstNumber: number, endNumber: number, endsAt: number): Promise<number> {
     const { threadCount } = this.#options
     const config: ChildConfig = {
       ...{ source: this.#source, firstNumber, endNumber, threadCount },
@@ -152,9 +146,15 @@ class FuzzRun {
     const number = this.#shared[progress.number]!
     if (number < 0 && code !== 0) throw new Error(`the child did not start:\n${child.stderr()}`)
     this.#read(child.stdout())
-    if (code === 0) return undefined
-    this.#died(number, hung ? `no end within ${HANG_MS / 1000} s` : lastWords(child.stderr(), code))
-    return number
+    if (code !== 0) {
+      this.#deaths[number % nodesOf(this.#source).length] ??= 0
+      this.#deaths[number % nodesOf(this.#source).length]!++
+      this.#crashed(
+        number,
+        hung ? `no end within ${HANG_MS / 1000} s` : lastWords(child.stderr(), code),
+      )
+    }
+    return number + 1
   }
 
   /** Waits for the child's end, and tells it when; whether it had to be killed. */
@@ -181,7 +181,8 @@ class FuzzRun {
       if (event.event === "ready") this.#addresses = event.addresses
       else if (event.event === "refused") {
         this.#brokenControls.push(`${caseOf(this.#source, event.number).op}: ${event.message}`)
-      } else {
+      } else if (event.event === "trapped") this.#crashed(event.number, event.words)
+      else {
         const nodeCase = caseOf(this.#source, event.number)
         const where = placeInWords(nodeCase, event.memory, event.offsetBytes)
         this.#fail(event.number, nodeCase, "wrote outside the result", `changed ${where}`)
@@ -189,10 +190,9 @@ class FuzzRun {
     }
   }
 
-  #died(number: number, words: string): void {
+  #crashed(number: number, text: string): void {
     const nodeCase = caseOf(this.#source, number)
-    const node = number % nodesOf(this.#source).length
-    this.#deaths[node] = (this.#deaths[node] ?? 0) + 1
+    const words = text.replace(/ggml abort: (?:\S*\/llama\.cpp\/)?/, "")
     const [, signal, address] = words.match(/ggml crash: (\w+) at (?:0x)?([0-9a-f]+|\(nil\))/) ?? []
     if (signal === undefined) this.#fail(number, nodeCase, words, "")
     else this.#fail(number, nodeCase, signal, this.#locate(nodeCase, Number.parseInt(address!, 16)))
@@ -246,7 +246,7 @@ class FuzzRun {
       const refused = (before?.refused ?? 0) + of(outcome.refused)
       const ran = (before?.ran ?? 0) + of(outcome.ran)
       const failedStatus = (before?.failedStatus ?? 0) + of(outcome.failed)
-      const broken = (before?.broken ?? 0) + of(outcome.stray) + deaths
+      const broken = (before?.broken ?? 0) + of(outcome.broken) + deaths
       const skipped = (before?.skipped ?? 0) + of(outcome.skipped)
       const tried = refused + ran + failedStatus + broken
       tallies.set(op, { tried, refused, ran, failedStatus, broken, skipped })
@@ -269,7 +269,7 @@ const lastWords = (stderr: string, code: number): string => {
   const said = lines.findLast(
     (line) => line.startsWith("ggml abort") || line.startsWith("ggml crash"),
   )
-  return said?.replace("ggml abort: ", "").trim() ?? `exit ${code}: ${lines.at(-1)}`
+  return said ?? `exit ${code}: ${lines.at(-1)}`
 }
 
 // ---- command line ----------------------------------------------------------------------------------
