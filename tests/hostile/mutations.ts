@@ -199,7 +199,7 @@ const typeOfAll: Mutation = (random, nodeCase) => {
   for (const { record } of nodeCase.tensors) {
     if (record.type !== from) continue
     record.type = id
-    if (isFitted) record.ne[0] = Math.ceil(record.ne[0]! / blockSize) * blockSize
+    if (isFitted) record.ne[0] = (Math.ceil(record.ne[0]! / blockSize) * blockSize) >>> 0
     makeDense(record)
   }
   return ["all types", `each type ${from} is ${name}${isFitted ? ", rows of whole blocks" : ""}`]

@@ -32,7 +32,7 @@ import { Trap, Trapped } from "./trap.ts"
 const MOST_WORK_BYTES = 256 * 2 ** 20
 
 /** What a process comes back from leaves something behind each time: then another one goes on. */
-const MOST_TRAPPED = 500
+const MOST_TRAPPED = 250
 
 const openBase = () =>
   dlopen(librarySet().ggmlBase, {

@@ -195,7 +195,13 @@ class FuzzRun {
     const words = text.replace(/ggml abort: (?:\S*\/llama\.cpp\/)?/, "")
     const [, signal, address] = words.match(/ggml crash: (\w+) at (?:0x)?([0-9a-f]+|\(nil\))/) ?? []
     if (signal === undefined) this.#fail(number, nodeCase, words, "")
-    else this.#fail(number, nodeCase, signal, this.#locate(nodeCase, Number.parseInt(address!, 16)))
+    else
+      this.#fail(
+        number,
+        nodeCase,
+        signal,
+        this.#locate(nodeCase, Number.parseInt(address!, 16) || 0),
+      )
   }
 
   #fail(number: number, nodeCase: NodeCase, message: string, detail: string): void {
@@ -294,6 +300,26 @@ export const formatFailure = ({
   count,
 }: Failure): string => `${op} [${field}] ${message} (${count}x, case ${number})\n    ${description}`
 
+const changeCount = ({ field }: Failure): number => field.split(" & ").length
+
+/** By operation, and by what happened: in how many ways, and the cases with the fewest changes. */
+export const formatFailures = ({ failures }: FuzzReport): string => {
+  const groups = Map.groupBy(failures, ({ op, message }) => `${op}: ${message}`)
+  return [...groups]
+    .toSorted(([first], [second]) => (first < second ? -1 : 1))
+    .map(([title, group]) => {
+      const count = group.reduce((sum, failure) => sum + failure.count, 0)
+      const fields = [...new Set(group.map(({ field }) => field))].slice(0, 8).join("; ")
+      // An assertion is one mistake; a crash may be several.
+      const simplest = group
+        .toSorted((first, second) => changeCount(first) - changeCount(second))
+        .slice(0, /SIG|outside/.test(title) ? 4 : 1)
+      const lines = simplest.map(({ number, description }) => `    case ${number}: ${description}`)
+      return [`${title} (${count}x: ${fields})`, ...lines].join("\n")
+    })
+    .join("\n")
+}
+
 const main = async (): Promise<number> => {
   const { values } = parseArgs({
     options: {
@@ -320,6 +346,7 @@ const main = async (): Promise<number> => {
     console.log(describeCase(caseOf(source, Number(values.case))))
   }
   console.log(formatTallies(report))
+  console.log(formatFailures(report))
   for (const control of report.brokenControls) console.log(`a valid node fails: ${control}`)
   const broken = report.failures.length + report.brokenControls.length
   console.log(`seed ${values.seed}, ${values.threads} threads: ${broken} kinds of failure`)
