@@ -69,7 +69,6 @@ class CaseRunner {
       cache: undefined,
       ledger: noLedger,
       directMemory: true,
-      helloTimeoutMs: 0,
       onRequest: undefined,
     })
     // The request comes from here instead of a socket.
