@@ -26,10 +26,8 @@ export interface SessionOptions {
   readonly ledger: Ledger
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
-  /** How long a new connection may take to say HELLO. */
-  readonly helloTimeoutMs: number
-  /** Links to other servers are made where a client asks, within these limits; undefined: none is. */
-  readonly linkLimits: LinkLimits | undefined
+  /** Links to other servers are made where a client asks, within these limits; absent: none is. */
+  readonly linkLimits?: LinkLimits | undefined
   /** Told of links that are wanted or made; see commands/comm.ts. */
   readonly onLink?: (event: LinkEvent) => void
   /** Called with each request's command and payload size. */

@@ -11,7 +11,6 @@ export interface SessionConfig {
   /** This process's place among all session processes that live. */
   readonly slot: number
   readonly debug: boolean
-  readonly helloTimeoutMs: number
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
