@@ -52,6 +52,8 @@ const openGgml = (set: LibrarySet) => {
     gs_add_bf16: { args: ["ptr", "ptr", "f64"], returns: "void" },
     gs_graph_build: { args: ["ptr", "i32", "ptr", "i32"], returns: "ptr" },
     gs_graph_unsupported: { args: ["ptr", "ptr"], returns: "i32" },
+    gs_graph_check_indices: { args: ["ptr", "ptr", "i32", "i32"], returns: "i32" },
+    gs_graph_bad_index: { args: ["ptr", "ptr"], returns: "void" },
     gs_graph_compute: { args: ["ptr", "ptr"], returns: "i32" },
     gs_graph_free: { args: ["ptr"], returns: "void" },
     gs_remote_set_callbacks: { args: ["ptr"], returns: "void" },
