@@ -25,8 +25,10 @@ const open = () =>
     io_close: { args: ["i32"], returns: "i32" },
     io_duplicate: { args: ["i32"], returns: "i32" },
     io_socketpair: { args: ["ptr"], returns: "i32" },
-    io_send_descriptor: { args: ["i32", "i32", "i32"], returns: "i32" },
-    io_receive_descriptor: { args: ["i32", "ptr"], returns: "i32" },
+    io_memory_file: { args: ["ptr", "f64"], returns: "i32" },
+    io_send_connection: { args: ["i32", "i32", "i32", "ptr", "f64", "i32"], returns: "i32" },
+    io_receive_connection: { args: ["i32", "ptr", "f64", "ptr"], returns: "i32" },
+    io_peer_gone: { args: ["i32"], returns: "i32" },
     io_watch_parent: { args: ["i32"], returns: "i32" },
     io_watch_client: { args: ["i32"], returns: "void" },
     io_watch_server: { args: ["i32"], returns: "void" },
@@ -42,6 +44,10 @@ const open = () =>
     io_expect_crash: { args: [], returns: "void" },
     io_exit: { args: ["i32"], returns: "void" },
     io_set_receive_timeout: { args: ["i32", "f64"], returns: "i32" },
+    io_set_send_timeout: { args: ["i32", "f64"], returns: "i32" },
+    io_listen_beside: { args: ["i32", "i32"], returns: "i32" },
+    io_accept: { args: ["i32", "f64"], returns: "i32" },
+    io_peer_address: { args: ["i32", "ptr", "i32"], returns: "void" },
     io_error_text: { args: ["i32"], returns: "cstring" },
   }).symbols
 
