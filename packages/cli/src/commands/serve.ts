@@ -25,6 +25,7 @@ export const serve = (values: ServeValues) =>
         versionsFile: versionsFile(),
         cache: values.cache,
         allowComm: values.allowComm,
+        sandbox: !values.noSandbox,
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {

@@ -23,7 +23,7 @@ export interface SandboxOptions {
 }
 
 /** What of it this machine gave. */
-export interface SandboxReport {
+export interface SandboxReport extends Pick<SandboxOptions, "hasDrivers" | "makesLinks"> {
   /** Version of Landlock, which limits files; 0: they are not limited. */
   readonly landlock: number
   /** Whether system calls are limited: no new programs, no new sockets, nothing of other processes. */
@@ -65,14 +65,16 @@ export const enterSandbox = (options: SandboxOptions): SandboxReport => {
   const landlock = hasLandlock && areConfined ? io().io_landlock_abi() : 0
   const needs = (options.hasDrivers ? 1 : 0) | (options.makesLinks ? 2 : 0)
   const calls = succeeds("seccomp", io().io_forbid_calls(needs))
-  return { landlock, calls, memory, problems }
+  const { hasDrivers, makesLinks } = options
+  return { hasDrivers, makesLinks, landlock, calls, memory, problems }
 }
 
 const limitMemory = ({ memoryBytes, threadCount }: SandboxOptions): number => {
   const status = attempt(() => readFileSync("/proc/self/status", "utf8")) ?? ""
   const mapped = (name: string): number =>
     Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1] ?? Number.NaN) * 1024
-  const more = (memoryBytes ?? hostMemory().totalBytes) + HEADROOM_BYTES + threadCount * THREAD_BYTES
+  const more =
+    (memoryBytes ?? hostMemory().totalBytes) + HEADROOM_BYTES + threadCount * THREAD_BYTES
   const addressBytes = mapped("VmSize") + more + MAX_BUFFERS * 2 * GUARD_BYTES
   const dataBytes = mapped("VmData") + more
   if (Number.isNaN(addressBytes) || Number.isNaN(dataBytes)) return NOT_FOUND
