@@ -61,6 +61,11 @@ export class Wire {
   /** Which commands there are, and their sizes. */
   spoken: RequestSizes
 
+  /** The client's socket. */
+  get descriptor(): number {
+    return this.#fd
+  }
+
   constructor(spoken: RequestSizes) {
     this.spoken = spoken
     this.view = new DataView(this.#inbox.buffer, 0, REQUEST_BYTES)

@@ -6,6 +6,7 @@ import {
   AllocBufferRequest,
   BufferClearRequest,
   CONN_CAPS_SIZE_BYTES,
+  CommAllReduceRequest,
   Command,
   CommInitRequest,
   CopyTensorRequest,
@@ -83,6 +84,7 @@ const offsetsOf = (dialect: Dialect) => {
     /** Of SET_TENSOR_2D and GET_TENSOR_2D. */
     tensor2d: SetTensor2dPrefix.offsets,
     commInit: CommInitRequest.offsets,
+    commAllReduce: CommAllReduceRequest.offsets,
     hello: {
       ...HelloResponse.offsets,
       extension: helloCaps ? HelloResponse.offsets.extension : -1,

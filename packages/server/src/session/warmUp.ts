@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { asPointer, ggml, io, socketPair } from "@ggml-rpc/native/bindings"
+import { asPointer, io, socketPair } from "@ggml-rpc/native/bindings"
 import {
   ABSENT_TENSOR,
   Command,
@@ -20,12 +20,6 @@ import { noLedger } from "./memory/MemoryLedger.ts"
 import { firstOffer } from "./offer.ts"
 import { Session } from "./Session.ts"
 import { loadedTypeId, newestSpoken } from "./spoken.ts"
-
-/**
- * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;
- * a new process would get its memory page by page while a client waits.
- */
-const HEAP_BYTES = 24 * 1024 * 1024
 
 /**
  * Clients to serve, and what each sends: by then JavaScriptCore has compiled and optimized what runs for every
@@ -201,7 +195,6 @@ const requests = (): Uint8Array => {
 export const warmUp = (devices: readonly ServedDevice[]): void => {
   warmCheck()
   if (devices[0]?.usesHostMemory !== true) return
-  ggml().gs_warm_heap(HEAP_BYTES)
   const stream = requests()
   for (let client = 0; client < CLIENT_COUNT; client++) serveOnce(devices, stream)
 }

@@ -43,7 +43,7 @@ export const graphCompute = (state: SessionState): void => {
   wire.take(state.blockAddress, size)
   prepare(state, size)
   const device = state.devices[graph.device]!
-  if (!device.hasWorkMemoryFor(graph.workBytes, state.ledger)) {
+  if (!device.hasWorkMemoryFor(graph.workBytes, state.hostMemory)) {
     refuse(
       "nodes",
       "need more memory besides the tensors than this machine has now",
@@ -137,14 +137,8 @@ const growBlock = (state: SessionState, size: number): void => {
 }
 
 /** Whether this machine has `sizeBytes` more for graphs, besides those that are kept. */
-const hasHostMemoryFor = (
-  { devices, ledger, stored }: SessionState,
-  sizeBytes: number,
-): boolean => {
-  if (stored.sizeBytes + sizeBytes <= UNASKED_BYTES) return true
-  const device = devices.find(({ usesHostMemory }) => usesHostMemory) ?? devices[0]!
-  return device.hasMemoryFor(sizeBytes, ledger)
-}
+const hasHostMemoryFor = ({ hostMemory, stored }: SessionState, sizeBytes: number): boolean =>
+  stored.sizeBytes + sizeBytes <= UNASKED_BYTES || hostMemory.hasRoomFor(sizeBytes)
 
 const refuseNode = (state: SessionState, node: number): never => {
   const { graph, block } = state
