@@ -12,8 +12,9 @@ import {
   CopyTensorRequest,
   commandSpec,
   DEFAULT_PAYLOAD_LIMITS,
-  Dialect,
+  type Dialect,
   describeCommand,
+  dialectsOf,
   GetAllocSizeRequest,
   GetTensorRequest,
   HelloResponse,
@@ -25,6 +26,7 @@ import {
   type ProtocolSpec,
   SetTensor2dPrefix,
   SetTensorHashRequest,
+  STORED_GRAPH_COUNTS,
 } from "@ggml-rpc/protocol"
 
 /** Of the ggml that this process has loaded: what rules are compiled for, and what goes into native calls. */
@@ -95,9 +97,6 @@ const offsetsOf = (dialect: Dialect) => {
 /** Ids that a byte can hold: the tables by command have as many entries. */
 export const COMMAND_LIMIT = 256
 
-/** Graphs that a device keeps for a client that numbers them; ggml-rpc.cpp (8.0.0). */
-const NUMBERED_GRAPHS = 1024
-
 /** What a request's header is checked against, by command id. */
 export interface RequestSizes {
   /** Payload bytes at least and at most; the most is -1 for a command that does not exist. */
@@ -144,9 +143,7 @@ const compile = (spec: ProtocolSpec): Spoken => {
     const isSilent = commandSpec(command, newest)?.response === null
     if (isSilent) acknowledgementBytes[command] = response.minSizeBytes
   }
-  const dialects = spec.numberings
-    .toReversed()
-    .map((numbering) => new Dialect(spec, numbering, loaded))
+  const dialects = dialectsOf(spec, loaded)
   return {
     spec,
     dialects,
@@ -156,7 +153,7 @@ const compile = (spec: ProtocolSpec): Spoken => {
     answerBytes,
     acknowledgementBytes,
     offsets: offsetsOf(dialects[0]!),
-    storedGraphCount: { none: 0, last: 1, uid: NUMBERED_GRAPHS }[spec.features.storedGraphs],
+    storedGraphCount: STORED_GRAPH_COUNTS[spec.features.storedGraphs],
   }
 }
 
