@@ -93,6 +93,16 @@ API int gs_graph_unsupported(ggml_backend_t backend, const built_graph * built) 
     return -1;
 }
 
+// Whether a device has a kernel for each node: clears the bytes of those that it has none for, and looks only at nodes whose
+// byte is not 0.
+API void gs_graph_supports(ggml_backend_dev_t device, const built_graph * built, uint8_t * answers) {
+    for (int i = 0; i < built->graph->n_nodes; i++) {
+        if (answers[i] != 0 && !ggml_backend_dev_supports_op(device, built->graph->nodes[i])) {
+            answers[i] = 0;
+        }
+    }
+}
+
 // Runs the graph and waits; the result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory).
 API int gs_graph_compute(ggml_backend_t backend, built_graph * built) {
     try {

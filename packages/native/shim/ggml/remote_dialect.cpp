@@ -9,20 +9,6 @@ int number_in(const std::vector<int16_t> & table, int number) {
     return number >= 0 && size_t(number) < table.size() ? table[size_t(number)] : -1;
 }
 
-// Only say how their source's data is looked at.
-bool computes_nothing(const ggml_tensor * tensor) {
-    switch (tensor->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_VIEW:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
-        default:
-            return false;
-    }
-}
-
 // These carry host function pointers.
 bool has_callback(ggml_op op) {
     return op == GGML_OP_MAP_CUSTOM1 || op == GGML_OP_MAP_CUSTOM2 || op == GGML_OP_MAP_CUSTOM3 || op == GGML_OP_CUSTOM;
@@ -41,6 +27,19 @@ int kind_of(const remote_dialect & dialect, const ggml_tensor * op) {
 }
 
 } // namespace
+
+bool computes_nothing(const ggml_tensor * tensor) {
+    switch (tensor->op) {
+        case GGML_OP_NONE:
+        case GGML_OP_RESHAPE:
+        case GGML_OP_VIEW:
+        case GGML_OP_PERMUTE:
+        case GGML_OP_TRANSPOSE:
+            return true;
+        default:
+            return false;
+    }
+}
 
 bool remote_dialect::has_number(const ggml_tensor * op) const {
     return computes_nothing(op) || (number_in(ops, op->op) >= 0 && kind_of(*this, op) >= 0);

@@ -1,7 +1,7 @@
 import { describeCommand } from "@ggml-rpc/protocol"
 import { acknowledge, answerHello } from "./answers.ts"
 import { handlers } from "./commands/table.ts"
-import { choose, type Offer } from "./offer.ts"
+import { choose, hasCaps, type Offer } from "./offer.ts"
 import { type SessionOptions, SessionState } from "./SessionState.ts"
 import { spokenOf } from "./spoken.ts"
 
@@ -38,7 +38,7 @@ export class Session {
     this.hasAsked = false
     const helloBytes = wire.open(fd, this.#options.helloTimeoutMs)
     this.#options.onRequest?.(wire.command, wire.sizeBytes)
-    state.speak(spokenOf(choose(offer, helloBytes)))
+    state.speak(spokenOf(choose(offer, helloBytes), hasCaps(helloBytes)))
     this.helloBytes = helloBytes
     answerHello(state)
     wire.next()

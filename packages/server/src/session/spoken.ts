@@ -13,6 +13,9 @@ import {
   DEFAULT_PAYLOAD_LIMITS,
   Dialect,
   describeCommand,
+  ExtensionCommand,
+  type ExtensionName,
+  extensionCommands,
   GetAllocSizeRequest,
   GetTensorRequest,
   HelloResponse,
@@ -24,6 +27,7 @@ import {
   type ProtocolSpec,
   SetTensor2dPrefix,
   SetTensorHashRequest,
+  VersionResponse,
 } from "@ggml-rpc/protocol"
 
 /** Of the ggml that this process has loaded: what rules are compiled for, and what goes into native calls. */
@@ -56,8 +60,8 @@ export const loadedTypeId = (name: string): number => {
 }
 
 /** Where fields of requests and of HELLO's answer lie in a version, in bytes from the start of the payload; -1: nowhere. */
-const offsetsOf = (dialect: Dialect) => {
-  const { deviceField, helloCaps } = dialect.features
+const offsetsOf = (dialect: Dialect, helloCaps: boolean) => {
+  const { deviceField } = dialect.features
   const hasSources =
     dialect.requestBytes[Command.GET_ALLOC_SIZE]! > GetAllocSizeRequest.offsets.srcs
   // A server of one device is not told which.
@@ -93,6 +97,11 @@ const offsetsOf = (dialect: Dialect) => {
 /** Ids that a byte can hold: the tables by command have as many entries. */
 export const COMMAND_LIMIT = 256
 
+const extensions = Object.entries(extensionCommands) as [
+  ExtensionName,
+  (typeof extensionCommands)[ExtensionName],
+][]
+
 /** Graphs that a device keeps for a client that numbers them; ggml-rpc.cpp (8.0.0). */
 const NUMBERED_GRAPHS = 1024
 
@@ -122,7 +131,7 @@ export interface Spoken extends RequestSizes {
   readonly storedGraphCount: number
 }
 
-const compile = (spec: ProtocolSpec): Spoken => {
+const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
   const minBytes = new Float64Array(COMMAND_LIMIT)
   const maxBytes = new Float64Array(COMMAND_LIMIT).fill(-1)
   const fixedBytes = new Int32Array(COMMAND_LIMIT)
@@ -142,6 +151,15 @@ const compile = (spec: ProtocolSpec): Spoken => {
     const isSilent = commandSpec(command, newest)?.response === null
     if (isSilent) acknowledgementBytes[command] = response.minSizeBytes
   }
+  answerBytes[Command.HELLO] = (helloCaps ? HelloResponse : VersionResponse).size
+  if (helloCaps) {
+    for (const [name, { request, response, maxRequestBytes }] of extensions) {
+      const command = ExtensionCommand[name]
+      minBytes[command] = request.minSizeBytes
+      maxBytes[command] = maxRequestBytes
+      answerBytes[command] = response.minSizeBytes
+    }
+  }
   const dialects = spec.numberings
     .toReversed()
     .map((numbering) => new Dialect(spec, numbering, loaded))
@@ -153,24 +171,28 @@ const compile = (spec: ProtocolSpec): Spoken => {
     fixedBytes,
     answerBytes,
     acknowledgementBytes,
-    offsets: offsetsOf(dialects[0]!),
+    offsets: offsetsOf(dialects[0]!, helloCaps),
     storedGraphCount: { none: 0, last: 1, uid: NUMBERED_GRAPHS }[spec.features.storedGraphs],
   }
 }
 
-const compiled = new Map<ProtocolSpec, Spoken>()
+const compiled = { withCaps: new Map<ProtocolSpec, Spoken>(), without: new Map<ProtocolSpec, Spoken>() }
 
-/** How to speak a version. */
-export const spokenOf = (spec: ProtocolSpec): Spoken => {
-  const known = compiled.get(spec)
-  if (known !== undefined) return known
-  const made = compile(spec)
-  compiled.set(spec, made)
+/**
+ * How to speak a version with a client whose HELLO had capabilities or not. Only the first kind can be told of what is ours
+ * besides the protocol, and may use it: on a port for an old version that is a client of this project.
+ */
+export const spokenOf = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
+  const known = helloCaps ? compiled.withCaps : compiled.without
+  const found = known.get(spec)
+  if (found !== undefined) return found
+  const made = compile(spec, helloCaps)
+  known.set(spec, made)
   return made
 }
 
 /** What a session speaks before a client has said HELLO, and then with most. */
-export const newestSpoken: Spoken = spokenOf(newest)
+export const newestSpoken: Spoken = spokenOf(newest, true)
 
 /** Before HELLO: that command alone may come, in either of its sizes, which the wire looks at itself. */
 export const greeting: RequestSizes = {

@@ -22,12 +22,35 @@ const NODE_BYTES = 72
 const STATUS_SUCCESS = 0
 const STATUS_ABORTED = 1
 
+/** Receives the request's graph into the block. */
+export const takeGraph = (state: SessionState): void => {
+  const { wire } = state
+  if (wire.sizeBytes > state.block.byteLength) growBlock(state, wire.sizeBytes)
+  wire.take(state.blockAddress, wire.sizeBytes)
+}
+
+/**
+ * Builds the prepared graph that lies in the block; the caller frees it.
+ *
+ * @throws {ComputeError} when there is no memory for it
+ */
+export const buildGraph = ({ ggml, graph, blockAddress }: SessionState): Address => {
+  const native = ggml.gs_graph_build(
+    asPointer(graph.nodesAddress),
+    graph.nodeCount,
+    asPointer(blockAddress + graph.recordsOffset),
+    graph.tensorCount,
+  ) as Address
+  if (native === 0 || native === null) {
+    throw new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
+  }
+  return native
+}
+
 export const graphCompute = (state: SessionState): void => {
   const { wire, graph, ggml, stored } = state
-  const size = wire.sizeBytes
-  if (size > state.block.byteLength) growBlock(state, size)
-  wire.take(state.blockAddress, size)
-  prepare(state, size)
+  takeGraph(state)
+  prepare(state, wire.sizeBytes)
   const device = state.devices[graph.device]!
   if (!device.hasWorkMemoryFor(graph.workBytes, state.ledger)) {
     refuse(
@@ -47,15 +70,7 @@ export const graphCompute = (state: SessionState): void => {
     )
   }
   state.stateful = true
-  const native = ggml.gs_graph_build(
-    asPointer(graph.nodesAddress),
-    graph.nodeCount,
-    asPointer(state.blockAddress + graph.recordsOffset),
-    graph.tensorCount,
-  ) as Address
-  if (native === 0 || native === null) {
-    throw new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
-  }
+  const native = buildGraph(state)
   if (key === undefined) {
     try {
       checkSupport(state, native)
