@@ -472,27 +472,6 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
     return &device->device;
 }
 
-// How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
-// each is, then the number of limits of five words each, that of source limits of three words each, which follow, and
-// whether use counts are read.
-API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
-    remote_dialect & dialect = device_of(device)->server.dialect;
-    std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
-    for (std::vector<int16_t> * target : targets) {
-        target->assign(tables, tables + *counts);
-        tables += *counts++;
-    }
-    dialect.limits.clear();
-    for (uint32_t i = 0; i < counts[0]; i++, limits += 5) {
-        dialect.limits.push_back({limits[0], limits[1], limits[2], limits[3], limits[4]});
-    }
-    dialect.source_limits.clear();
-    for (uint32_t i = 0; i < counts[1]; i++, limits += 3) {
-        dialect.source_limits.push_back({limits[0], limits[1], limits[2]});
-    }
-    dialect.has_use_counts = counts[2] != 0;
-}
-
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.
 API void gs_remote_device_free(ggml_backend_dev_t device) {
     remote_device * gone = device_of(device);

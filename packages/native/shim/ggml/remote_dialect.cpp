@@ -1,7 +1,9 @@
 // What a server of another version can compute, and how it says so.
 
 #include "remote_dialect.h"
+#include "api.h"
 #include "ggml-backend-impl.h"
+#include "remote_device.h"
 
 namespace {
 
@@ -88,4 +90,25 @@ void remote_dialect::translate(const ggml_tensor * tensor, tensor_record & recor
 
 bool remote_dialect::may_expand(ggml_op op) const {
     return number_in(expanding_ops, op) > 0 && ggml_op_alloc_size_may_expand(op);
+}
+
+// How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
+// each is, then the number of limits of five words each, that of source limits of three words each, which follow, and
+// whether use counts are read.
+API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
+    remote_dialect & dialect = server_of(device).dialect;
+    std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
+    for (std::vector<int16_t> * target : targets) {
+        target->assign(tables, tables + *counts);
+        tables += *counts++;
+    }
+    dialect.limits.clear();
+    for (uint32_t i = 0; i < counts[0]; i++, limits += 5) {
+        dialect.limits.push_back({limits[0], limits[1], limits[2], limits[3], limits[4]});
+    }
+    dialect.source_limits.clear();
+    for (uint32_t i = 0; i < counts[1]; i++, limits += 3) {
+        dialect.source_limits.push_back({limits[0], limits[1], limits[2]});
+    }
+    dialect.has_use_counts = counts[2] != 0;
 }

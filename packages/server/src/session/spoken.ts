@@ -176,7 +176,10 @@ const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
   }
 }
 
-const compiled = { withCaps: new Map<ProtocolSpec, Spoken>(), without: new Map<ProtocolSpec, Spoken>() }
+const compiled = {
+  withCaps: new Map<ProtocolSpec, Spoken>(),
+  without: new Map<ProtocolSpec, Spoken>(),
+}
 
 /**
  * How to speak a version with a client whose HELLO had capabilities or not. Only the first kind can be told of what is ours
