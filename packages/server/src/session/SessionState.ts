@@ -23,8 +23,6 @@ export interface SessionOptions {
   readonly ledger: Ledger
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
-  /** How long a new connection may take to say HELLO. */
-  readonly helloTimeoutMs: number
   /** Asked to free an upstream server that waits for this one; see commands/comm.ts. */
   readonly onLink?: (host: string, port: number) => void
   /** Called with each request's command and payload size. */

@@ -52,6 +52,7 @@ export const arithmeticRules: OpRules = {
       n.sameDim(1, 0, 0, 0) ||
       n.sameDim(2, 0, 0, 1) ||
       n.sameDim(2, 1, 0, 2),
+    [{ source: 2, into: 1, dim: 1 }],
   ),
   ADD1: rule(2, (n) => n.same(RESULT, 0) || n.scalar(1)),
   ACC: rule(2, intoView),

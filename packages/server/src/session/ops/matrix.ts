@@ -43,7 +43,7 @@ const solveTri: Check = (n) =>
 
 export const matrixRules: OpRules = {
   MUL_MAT: rule(2, mulMat),
-  MUL_MAT_ID: rule(3, mulMatId),
+  MUL_MAT_ID: rule(3, mulMatId, [{ source: 2, into: 0, dim: 2 }]),
   OUT_PROD: rule(2, outProd),
   DIAG: rule(
     1,

@@ -30,6 +30,7 @@ const ssmScan: Check = (n) => {
     n.same(4, 5) ||
     n.typed(6, I32) ||
     n.vector(6) ||
+    n.contiguous(6) ||
     n.shape(2, heads, tokens, sequences, 1) ||
     n.must(n.ne(0, 1) === head && n.ne(0, 2) === heads, "src[0] must be a state per head") ||
     n.must(
@@ -114,7 +115,7 @@ const gatedDeltaNet: Check = (n) => {
 
 export const recurrentRules: OpRules = {
   SSM_CONV: rule(2, ssmConv),
-  SSM_SCAN: rule(7, ssmScan),
+  SSM_SCAN: rule(7, ssmScan, [{ source: 6, into: 0, dim: 3 }]),
   RWKV_WKV6: rule(6, wkv6),
   GATED_LINEAR_ATTN: rule(5, recurrent(0, [0, 1, 2, 3], 4)),
   RWKV_WKV7: rule(7, recurrent(2, [0, 1, 2, 3, 4, 5], 6)),

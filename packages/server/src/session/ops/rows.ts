@@ -50,18 +50,20 @@ export const rowsRules: OpRules = {
       n.must(n.ne(RESULT, 0) <= n.ne(0, 0), "the result must not be wider than src[0]") ||
       n.shape(RESULT, n.ne(RESULT, 0), n.ne(0, 1), n.ne(0, 2), n.ne(0, 3)),
   ),
-  GET_ROWS: rule(2, getRows),
+  GET_ROWS: rule(2, getRows, [{ source: 1, into: 0, dim: 1 }]),
   GET_ROWS_BACK: rule(
     2,
     (n) =>
       n.matrix(0) ||
       n.vector(1) ||
       n.typed(1, I32) ||
+      n.contiguous(1) ||
       n.must(n.ne(0, 1) >= n.ne(1, 0), "src[0] must have a row per index") ||
       n.typed(RESULT, F32) ||
       n.matrix(RESULT) ||
       n.sameDim(RESULT, 0, 0, 0) ||
       n.contiguous(RESULT),
+    [{ source: 1, into: RESULT, dim: 1 }],
   ),
-  SET_ROWS: rule(2, setRows),
+  SET_ROWS: rule(2, setRows, [{ source: 1, into: RESULT, dim: 1 }]),
 }

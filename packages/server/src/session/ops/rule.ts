@@ -13,12 +13,29 @@ export interface OpRule {
   readonly sourceCount: number
   /** Called when these are there. */
   readonly check: Check
+  /** What the kernels address memory by: read right before the node runs, each time. */
+  readonly indices?: readonly Indices[]
+}
+
+/**
+ * A source whose every element, I32 or I64, a kernel takes for an index along dimension `dim` of tensor `into`: it must
+ * be 0 to ne[dim] - 1. No kernel of ggml's takes -1 for "none".
+ */
+export interface Indices {
+  readonly source: number
+  /** A source, or `RESULT`. */
+  readonly into: number
+  readonly dim: number
 }
 
 /** By ggml's name of an operation, without `GGML_OP_`. */
 export type OpRules = Readonly<Record<string, OpRule>>
 
-export const rule = (sourceCount: number, check: Check): OpRule => ({ sourceCount, check })
+export const rule = (
+  sourceCount: number,
+  check: Check,
+  indices: readonly Indices[] = [],
+): OpRule => ({ sourceCount, check, indices })
 
 export const INT_MAX = 2 ** 31 - 1
 
