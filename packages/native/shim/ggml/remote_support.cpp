@@ -5,7 +5,6 @@
 #include "remote_device.h"
 #include "ggml-impl.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace {
@@ -35,24 +34,31 @@ uint64_t mix_exactly(uint64_t hash, const ggml_tensor * tensor) {
     return hash;
 }
 
-// Of a length: itself where it may be that of a head or of a state, what it is rounded up to where it may be a cache's.
-uint64_t rounded(int64_t length) {
-    uint64_t bound = 1024;
-    if (uint64_t(length) <= bound) {
+// The length of rows as far as backends care: that of a head or of a state is itself. Multiples of 256 are mostly those of
+// caches, and alike but for operations that have to keep a row where it is short.
+uint64_t row_length(const ggml_tensor * op, int source, int64_t length) {
+    const bool is_head = op->op == GGML_OP_FLASH_ATTN_EXT && source <= 2;
+    if (is_head || length % 256 != 0) {
         return uint64_t(length);
     }
-    while (bound < uint64_t(length)) {
-        bound *= 2;
+    uint64_t bound = 256;
+    if (op->op == GGML_OP_ARGSORT || op->op == GGML_OP_TOP_K) {
+        while (bound < uint64_t(length)) {
+            bound *= 2;
+        }
     }
     return bound;
 }
 
-// The same without what the length of a batch or of a cache decides: backends look at rows, at whether there are several of
-// something, and at the order of the strides.
-uint64_t mix_alike(uint64_t hash, const ggml_tensor * tensor) {
-    const bool is_index = tensor->type == GGML_TYPE_I32 || tensor->type == GGML_TYPE_I64;
+// Type, shape and strides without what the length of a batch or of a cache decides: whether there are several of something,
+// and the order of the strides. `source` is the tensor's place among those of the node, -1: it is the result.
+uint64_t mix_alike(uint64_t hash, const ggml_tensor * op, int source, const ggml_tensor * tensor) {
     hash = mix(hash, uint64_t(tensor->type));
-    hash = mix(hash, is_index ? 0 : rounded(tensor->ne[0]));
+    if (tensor->type == GGML_TYPE_I32 || tensor->type == GGML_TYPE_I64) {
+        // Positions and numbers of rows.
+        return mix(hash, ggml_is_contiguous(tensor) ? 1 : 0);
+    }
+    hash = mix(hash, row_length(op, source, tensor->ne[0]));
     uint64_t traits = 0;
     for (int i = 1; i < GGML_MAX_DIMS; i++) {
         traits = traits * 8 + (tensor->ne[i] > 1 ? 4 : 0) + (tensor->nb[i] < tensor->nb[i - 1] ? 2 : 0) + (tensor->nb[i] % 16 == 0 ? 1 : 0);
@@ -61,12 +67,22 @@ uint64_t mix_alike(uint64_t hash, const ggml_tensor * tensor) {
     return mix(hash, traits);
 }
 
-template <typename Mix>
-uint64_t key_of(const ggml_tensor * op, Mix mix_tensor) {
-    uint64_t hash = mix_tensor(mix_op(op), op);
-    for (uint64_t i = 0; i < GGML_MAX_SRC; i++) {
+uint64_t key_of(const ggml_tensor * op) {
+    uint64_t hash = mix_exactly(mix_op(op), op);
+    for (int i = 0; i < GGML_MAX_SRC; i++) {
         if (op->src[i] != nullptr) {
-            hash = mix_tensor(mix(hash, i), op->src[i]);
+            hash = mix_exactly(mix(hash, uint64_t(i)), op->src[i]);
+        }
+    }
+    return hash;
+}
+
+// The same for nodes that differ by the lengths of batches and caches alone.
+uint64_t alike_key_of(const ggml_tensor * op) {
+    uint64_t hash = mix_alike(mix_op(op), op, -1, op);
+    for (int i = 0; i < GGML_MAX_SRC; i++) {
+        if (op->src[i] != nullptr) {
+            hash = mix_alike(mix(hash, uint64_t(i)), op, i, op->src[i]);
         }
     }
     return hash;
@@ -75,14 +91,14 @@ uint64_t key_of(const ggml_tensor * op, Mix mix_tensor) {
 } // namespace
 
 remote_support::answer remote_support::find(const ggml_tensor * op) const {
-    const auto found = known.find(key_of(op, mix_exactly));
+    const auto found = known.find(key_of(op));
     if (found != known.end()) {
         return found->second ? answer::yes : answer::no;
     }
     if (gathers) {
         return answer::unknown;
     }
-    const auto similar = alike.find(key_of(op, mix_alike));
+    const auto similar = alike.find(alike_key_of(op));
     if (similar == alike.end() || similar->second == (some_no | some_yes)) {
         return answer::unknown;
     }
@@ -120,8 +136,8 @@ void remote_support::ask(const ggml_tensor * op, const remote_server & server) {
     }
     records.push_back(node);
     nodes.push_back(node.id);
-    const uint64_t key = key_of(op, mix_exactly);
-    questions.push_back({key, key_of(op, mix_alike)});
+    const uint64_t key = key_of(op);
+    questions.push_back({key, alike_key_of(op)});
     known[key] = true;
 }
 
