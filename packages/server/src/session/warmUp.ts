@@ -3,6 +3,7 @@ import { asPointer, ggml, io, socketPair } from "@ggml-rpc/native/bindings"
 import {
   ABSENT_TENSOR,
   Command,
+  encodeExtensionRequest,
   encodeRequest,
   type MessageId,
   noConnCaps,
@@ -177,6 +178,7 @@ const requests = (): Uint8Array => {
     encode(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(BUFFER_BYTES) }),
     encode(Command.BUFFER_GET_BASE, { remotePtr }),
     encode(Command.BUFFER_CLEAR, { remotePtr, value: 0 }),
+    encodeExtensionRequest("DEVICE_SUPPORTS", graph),
     ...Array.from({ length: UPLOAD_COUNT }, () => [question, upload, upload]).flat(),
     encode(Command.GRAPH_COMPUTE, graph),
     ...Array.from({ length: TOKEN_COUNT }, () => [
