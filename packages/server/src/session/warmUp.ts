@@ -195,11 +195,12 @@ const requests = (): Uint8Array => {
 
 /**
  * Serves small clients of its own, so that the code is compiled and ggml's pages are in memory before a
- * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory.
+ * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory, and other devices
+ * may lack an operation.
  */
 export const warmUp = (devices: readonly ServedDevice[]): void => {
   warmCheck()
-  if (devices[0]?.usesHostMemory !== true) return
+  if (devices[0]?.device.type !== "CPU") return
   ggml().gs_warm_heap(HEAP_BYTES)
   const stream = requests()
   for (let client = 0; client < CLIENT_COUNT; client++) serveOnce(devices, stream)
