@@ -112,6 +112,19 @@ const cases: ReadonlyArray<Case> = [
     says: "did not answer within 0.7 s",
   },
   {
+    // An old server closes without a byte; one that began to answer is not asked again in the old form.
+    title: "closes in the middle of HELLO",
+    answers: withHello(() => ({ last: helloOf(7, 0, 0).subarray(0, 20) })),
+    error: { _tag: "HandshakeError", reason: "not-a-server" },
+    says: "it closed the connection in the middle of",
+  },
+  {
+    title: "closes in the middle of a size",
+    answers: withHello(() => ({ last: bytes(28, 0, 0) })),
+    error: { _tag: "HandshakeError", reason: "not-a-server" },
+    says: "it closed the connection in the middle of",
+  },
+  {
     title: "stops in the middle of a later answer",
     answers: { ...goodAnswers, [Command.DEVICE_COUNT]: () => bytes(4, 0, 0, 0) },
     error: { _tag: "HandshakeError", reason: "busy" },

@@ -153,6 +153,30 @@ test("a plan that does not fit says what was left to this host", async () => {
   expect(error.message).toContain(`RPC0 (${server.endpoint}) cannot compute MUL_MAT of F16`)
 })
 
+describe("a server of ours for an old version alone", () => {
+  const start = () =>
+    startOurServer({
+      protocol: "3.6.1",
+      flags: ["--device", "REFUSING"],
+      env: { GGML_BACKEND_PATH: backend, GGML_REFUSED_OPS: "ROPE" },
+    })
+
+  test("is known by its first answer, and asked as one of today", async () => {
+    await using server = await start()
+    const path = await ensureModel("demo")
+    const local = await recite([], path, { prompt, maxTokens })
+    const remote = await recite([server.endpoint], path, { prompt, maxTokens })
+    expect(remote.tokens).toEqual(local.tokens)
+    const plan = await run(planOn([server.endpoint], path))
+    expect(plan.unsupported).toMatchObject([{ operations: [{ name: "ROPE" }] }])
+    const listed = JSON.parse(
+      (await runCli(["devices", "--json", "--rpc", server.endpoint])).stdout,
+    )
+    expect(listed.devices[0].server).toEqual({ kind: "ggml-rpc", protocol: "3.6.1", device: 0 })
+    expect(server.stdout() + server.stderr()).not.toMatch(/error|warning/)
+  })
+})
+
 describe("the commands", () => {
   test("plan says it in a line, and in JSON", async () => {
     const server = await refusing("ROPE")

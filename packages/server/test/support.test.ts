@@ -6,8 +6,9 @@ import {
   encodeExtensionRequest,
   extensionCommands,
   findOffer,
+  type Numbering,
+  newest,
   noConnCaps,
-  type ProtocolSpec,
   type RpcTensor,
   typeId,
 } from "@ggml-rpc/protocol"
@@ -16,7 +17,7 @@ import { startServer } from "./withServer.ts"
 
 let server: Awaited<ReturnType<typeof startServer>>
 /** Ports for one version. */
-const pinned = ["3.6.1", "7.0"] as const
+const pinned = ["2.0", "3.6.1", "4.0", "7.0"] as const
 
 beforeAll(async () => {
   server = await startServer({ listen: pinned.map((protocol) => ({ port: 0, protocol })) })
@@ -27,6 +28,8 @@ const portOf = (name: (typeof pinned)[number]): number => {
   const { endpoint } = server.pinned.find(({ protocol }) => protocol === name)!
   return Number(endpoint.split(":").at(-1))
 }
+
+const newestNumbering: Numbering = newest.numberings.at(-1)!
 
 interface Node {
   readonly op: string
@@ -51,8 +54,8 @@ const tensorOf = (id: number, ne: readonly number[], type = "F32"): RpcTensor =>
   }
 }
 
-/** The question for these nodes, in the numbers of a version. */
-const questionOf = (nodes: readonly Node[], { numberings }: ProtocolSpec, device = 0) => {
+/** The question for these nodes, in the numbers of a client. */
+const questionOf = (nodes: readonly Node[], numbering = newestNumbering, device = 0) => {
   const tensors: RpcTensor[] = []
   const ids = nodes.map(({ op, type, ne, of }) => {
     const read = of.map((source) => {
@@ -62,7 +65,7 @@ const questionOf = (nodes: readonly Node[], { numberings }: ProtocolSpec, device
     const id = tensors.length + 1
     tensors.push({
       ...tensorOf(id, ne, type),
-      op: numberings.at(-1)!.ops.indexOf(op),
+      op: numbering.ops.indexOf(op),
       src: sources(...read),
     })
     return BigInt(id)
@@ -77,6 +80,7 @@ const answer = async (client: TestClient): Promise<readonly number[]> => {
 }
 
 const product: Node = { op: "MUL_MAT", ne: [4, 2], of: [{ ne: [8, 4] }, { ne: [8, 2] }] }
+const norm: Node = { op: "RMS_NORM", ne: [8], of: [{ ne: [8] }] }
 const sum: Node = { op: "ADD", ne: [8], of: [{ ne: [8] }, { ne: [8] }] }
 /** No kernel writes this type. */
 const unwritable: Node = { op: "CPY", type: "IQ2_XXS", ne: [256], of: [{ ne: [256] }] }
@@ -88,20 +92,21 @@ describe("a client of this project is told", () => {
   test("for each node whether there is a kernel, and no for what no graph may have", async () => {
     const client = await TestClient.connect(server.port)
     const nodes = [product, unwritable, sum, misshapen, withoutSources]
-    client.write(questionOf(nodes, client.spec))
+    client.write(questionOf(nodes))
     expect(await answer(client)).toEqual([1, 0, 1, 0, 0])
-    client.write(questionOf([], client.spec))
+    client.write(questionOf([]))
     expect(await answer(client)).toEqual([])
     expect((await client.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
     client.close()
   })
 
-  test.each(pinned)("on a port for %s alone, in the numbers of that version", async (name) => {
-    const spec = findOffer(name)!
+  const builds = pinned.flatMap((name) =>
+    findOffer(name)!.numberings.map((numbering) => [name, numbering.name, numbering] as const),
+  )
+  test.each(builds)("on a port for %s alone, in the numbers of %s", async (name, _, numbering) => {
     const client = await TestClient.connect(portOf(name))
-    client.spec = spec
-    client.write(questionOf([sum, unwritable], spec))
-    expect(await answer(client)).toEqual([1, 0])
+    client.write(questionOf([sum, product, unwritable, norm], numbering))
+    expect(await answer(client)).toEqual([1, 1, 0, 1])
     client.close()
   })
 
@@ -109,7 +114,7 @@ describe("a client of this project is told", () => {
     const before = server.processIds()
     for (let round = 0; round < 3; round++) {
       const client = await TestClient.connect(server.port)
-      client.write(questionOf([sum], client.spec))
+      client.write(questionOf([sum]))
       expect(await answer(client)).toEqual([1])
       client.close()
       await client.closed
@@ -138,15 +143,18 @@ describe("refused is", () => {
     )
     return encodeExtensionRequest("DEVICE_SUPPORTS", { device: 0, nodes: [], tensors })
   }
-  const spec = findOffer("8.0")!
   test.each([
-    ["a device that does not exist", questionOf([sum], spec, 1), "below the device count 1"],
+    [
+      "a device that does not exist",
+      questionOf([sum], newestNumbering, 1),
+      "below the device count 1",
+    ],
     ["a cycle", cycle(), "closes a cycle"],
     ["a node for no tensor", repeated(), "n_nodes must be at most the tensor count 1"],
     ["too much at once", tooLarge(), "payload_size exceeds the limit of 1048576 bytes"],
     [
       "a tensor that cannot be",
-      questionOf([{ ...unwritable, ne: [255] }], spec),
+      questionOf([{ ...unwritable, ne: [255] }]),
       "must be a multiple of the type's block size",
     ],
   ])("%s", async (_, question, reason) => {
@@ -160,7 +168,7 @@ describe("refused is", () => {
     const old = findOffer("3.6.1")!
     const client = await TestClient.open(portOf("3.6.1"), { spec: old })
     await client.ask(Command.HELLO, { connCaps: noConnCaps() })
-    client.write(questionOf([sum], old))
+    client.write(questionOf([sum]))
     await client.closed
     await server.logged("command is unknown (got 128)")
   })

@@ -137,7 +137,7 @@ export class RpcConnection {
         detail:
           result === errno.protocol
             ? "it sent something else than a HELLO response"
-            : "it closed the connection in the middle of a HELLO response",
+            : "it closed the connection in the middle of an answer",
       })
     }
     const greeting = readHello(this.endpoint, form, this.answer.subarray(0, form.answerBytes))

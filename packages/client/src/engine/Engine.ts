@@ -167,8 +167,8 @@ export class Engine {
     look: (loaded: Loaded, unsupported: ReadonlyArray<UnsupportedOps>) => Result,
   ): Result {
     const release = ({ model }: Loaded): void => model.release()
+    this.remote ??= new RemoteDevices([])
     const { remote } = this
-    if (remote === undefined) throw new Error("a model is measured after the servers are opened")
     return remote.measured(load, release, (loaded, support) => {
       this.failIfLost()
       const stuck = support.findIndex(({ stuckOp }) => stuckOp >= 0)

@@ -1,4 +1,5 @@
 import { asPointer } from "@ggml-rpc/native/bindings"
+import { askInAny } from "../graph/guessNumbering.ts"
 import type { SessionState } from "../SessionState.ts"
 import { buildGraph, takeGraph } from "./graph.ts"
 
@@ -7,9 +8,11 @@ import { buildGraph, takeGraph } from "./graph.ts"
  * either. Asks the device alone, which needs no memory of it.
  */
 export const deviceSupports = (state: SessionState): void => {
-  const { wire, graph, ggml, devices } = state
   takeGraph(state)
-  const valid = graph.prepareQuestion(state.block, wire.sizeBytes, devices.length)
+  const { wire, graph, ggml, devices, dialects, block } = state
+  const { sizeBytes } = wire
+  const prepare = () => graph.prepareQuestion(block, sizeBytes, devices.length)
+  const valid = askInAny(graph, dialects, block, prepare, sizeBytes)
   const { address } = devices[graph.device]!.device
   const native = buildGraph(state)
   try {
