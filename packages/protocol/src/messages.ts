@@ -5,7 +5,7 @@ import {
 } from "./codec/header.ts"
 import type { PayloadCodec } from "./codec/payload.ts"
 import type { ValueOf } from "./codec/record.ts"
-import { writeU64FromNumber } from "./codec/tensor.ts"
+import { writeU64FromNumber } from "./codec/u64.ts"
 import { commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
 import { ExtensionCommand, type ExtensionName, extensionCommands } from "./extension.ts"

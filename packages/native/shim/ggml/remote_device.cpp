@@ -126,14 +126,8 @@ void * remote_get_base(ggml_backend_buffer_t buffer) {
     return reinterpret_cast<void *>(remote_of(buffer)->base);
 }
 
-// Only quantized rows that are no multiple of 512 elements get padding on some backends (CUDA), which
-// only the server can clear: WIRE rule of all protocol versions, ggml-rpc.cpp buffer_init_tensor.
-bool may_be_padded(const ggml_tensor * tensor) {
-    return ggml_is_quantized(tensor->type) && tensor->ne[0] % 512 != 0 && tensor->view_src == nullptr;
-}
-
 ggml_status remote_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
-    if (may_be_padded(tensor)) {
+    if (remote_of(buffer)->device->server.dialect.may_be_padded(tensor)) {
         record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
         g_remote.init_tensor(remote_of(buffer)->device->index);
     }
@@ -223,7 +217,7 @@ std::string alloc_size_key(const ggml_tensor * tensor) {
 size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * tensor) {
     const size_t plain = ggml_nbytes(tensor);
     const remote_server & server = device_of(type)->server;
-    if (device_of(type)->sizes_are_plain || (!may_be_padded(tensor) && !server.dialect.may_expand(tensor->op))) {
+    if (device_of(type)->sizes_are_plain || (!server.dialect.may_be_padded(tensor) && !server.dialect.may_expand(tensor->op))) {
         return plain;
     }
     // Asked hundreds of times for each new graph: the cache is here, not behind the callback.

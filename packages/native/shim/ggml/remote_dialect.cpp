@@ -88,13 +88,18 @@ void remote_dialect::translate(const ggml_tensor * tensor, tensor_record & recor
     }
 }
 
+// As upstream's client, ggml-rpc.cpp buffer_init_tensor.
+bool remote_dialect::may_be_padded(const ggml_tensor * tensor) const {
+    return ggml_is_quantized(tensor->type) && tensor->ne[0] % quantized_row_multiple != 0 && tensor->view_src == nullptr;
+}
+
 bool remote_dialect::may_expand(ggml_op op) const {
     return number_in(expanding_ops, op) > 0 && ggml_op_alloc_size_may_expand(op);
 }
 
 // How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
 // each is, then the number of limits of five words each, that of source limits of three words each, which follow, and
-// whether use counts are read.
+// whether use counts are read, and the multiple of quantized rows.
 API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
     remote_dialect & dialect = server_of(device).dialect;
     std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
@@ -111,4 +116,5 @@ API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t *
         dialect.source_limits.push_back({limits[0], limits[1], limits[2]});
     }
     dialect.has_use_counts = counts[2] != 0;
+    dialect.quantized_row_multiple = counts[3];
 }

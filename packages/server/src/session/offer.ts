@@ -2,7 +2,7 @@
  * Which version a connection is offered. The front process decides and the session process answers HELLO, so an offer
  * travels with the connection, as one number (handOver.ts).
  */
-import { formatVersion, offers, type ProtocolSpec, servable } from "@ggml-rpc/protocol"
+import { formatVersion, helloRange, offers, type ProtocolSpec, servable } from "@ggml-rpc/protocol"
 import { refuse } from "./errors.ts"
 import { HELLO_BYTES } from "./spoken.ts"
 
@@ -47,7 +47,7 @@ export const choose = (offer: Offer, helloBytes: number): ProtocolSpec => {
   if (features.helloCaps && !helloCaps) {
     refuse(
       "payload_size",
-      `is that of protocol 3.6 or earlier, but this port speaks ${formatVersion(version)} only (--protocol)`,
+      `is that of protocol ${helloRange(helloCaps)}, but this port speaks ${formatVersion(version)} only (--protocol)`,
       helloBytes,
     )
   }

@@ -6,13 +6,15 @@ import {
   AllocBufferRequest,
   BufferClearRequest,
   CONN_CAPS_SIZE_BYTES,
+  CommAllReduceRequest,
   Command,
   CommInitRequest,
   CopyTensorRequest,
   commandSpec,
   DEFAULT_PAYLOAD_LIMITS,
-  Dialect,
+  type Dialect,
   describeCommand,
+  dialectsOf,
   ExtensionCommand,
   type ExtensionName,
   extensionCommands,
@@ -27,6 +29,7 @@ import {
   type ProtocolSpec,
   SetTensor2dPrefix,
   SetTensorHashRequest,
+  STORED_GRAPH_COUNTS,
   VersionResponse,
 } from "@ggml-rpc/protocol"
 
@@ -87,6 +90,7 @@ const offsetsOf = (dialect: Dialect, helloCaps: boolean) => {
     /** Of SET_TENSOR_2D and GET_TENSOR_2D. */
     tensor2d: SetTensor2dPrefix.offsets,
     commInit: CommInitRequest.offsets,
+    commAllReduce: CommAllReduceRequest.offsets,
     hello: {
       ...HelloResponse.offsets,
       extension: helloCaps ? HelloResponse.offsets.extension : -1,
@@ -101,9 +105,6 @@ const extensions = Object.entries(extensionCommands) as [
   ExtensionName,
   (typeof extensionCommands)[ExtensionName],
 ][]
-
-/** Graphs that a device keeps for a client that numbers them; ggml-rpc.cpp (8.0.0). */
-const NUMBERED_GRAPHS = 1024
 
 /** What a request's header is checked against, by command id. */
 export interface RequestSizes {
@@ -160,9 +161,7 @@ const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
       answerBytes[command] = response.minSizeBytes
     }
   }
-  const dialects = spec.numberings
-    .toReversed()
-    .map((numbering) => new Dialect(spec, numbering, loaded))
+  const dialects = dialectsOf(spec, loaded)
   return {
     spec,
     dialects,
@@ -172,7 +171,7 @@ const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
     answerBytes,
     acknowledgementBytes,
     offsets: offsetsOf(dialects[0]!, helloCaps),
-    storedGraphCount: { none: 0, last: 1, uid: NUMBERED_GRAPHS }[spec.features.storedGraphs],
+    storedGraphCount: STORED_GRAPH_COUNTS[spec.features.storedGraphs],
   }
 }
 
