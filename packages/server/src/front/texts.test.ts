@@ -32,6 +32,7 @@ test("the banner", () => {
   const text = formatBanner({
     endpoint: "127.0.0.1:50052",
     cacheDir: undefined,
+    cacheLimitBytes: undefined,
     protocol: undefined,
     devices: [device],
     sandbox: "guarded buffers",
@@ -48,8 +49,16 @@ test("the banner", () => {
       "  sandbox        : guarded buffers",
     ].join("\n"),
   )
-  const other = { endpoint: "x:1", cacheDir: "/c", protocol: "7.0", devices: [], sandbox: "" }
-  expect(formatBanner(other)).toContain("  local cache    : /c\n")
+  expect(
+    formatBanner({
+      endpoint: "x:1",
+      cacheDir: "/c",
+      cacheLimitBytes: 2 ** 30,
+      protocol: "7.0",
+      devices: [],
+      sandbox: "",
+    }),
+  ).toContain("  local cache    : /c (up to 1.00 GiB)\n")
 })
 
 test("what a session's sandbox has, and what it lacks", () => {

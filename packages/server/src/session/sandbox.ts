@@ -7,11 +7,11 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs"
 import { homedir } from "node:os"
 import { join } from "node:path"
 import { cString, ggml, hostMemory, io, ioErrorText } from "@ggml-rpc/native/bindings"
-import { attempt } from "./cache/files.ts"
+import { attempt } from "../cache/files.ts"
 import { MAX_BUFFERS } from "./memory/buffers.ts"
 
 export interface SandboxOptions {
-  /** See `SessionConfig`. */
+  /** Folder of the tensor cache, absolute; absent: no cache. */
   readonly cacheDir?: string
   /** Most of this machine's memory that it may serve, in bytes; absent: all of it, within its cgroups. */
   readonly memoryBytes?: number
