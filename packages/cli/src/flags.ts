@@ -501,6 +501,12 @@ export const serveFlags = {
     about: "keep weights on disk, so that the next upload need not cross the network",
     group: "Devices",
   }),
+  allowTraining: toggle({
+    name: "allow-training",
+    aliases: [],
+    about: "run operations that only training uses: gradients, losses, optimizers",
+    group: "Devices",
+  }),
 }
 
 export const demoFlags = {

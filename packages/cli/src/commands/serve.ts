@@ -24,6 +24,7 @@ export const serve = (values: ServeValues) =>
         ...(values.listen === undefined ? {} : { listen: yield* pinnedPorts(values.listen) }),
         versionsFile: versionsFile(),
         cache: values.cache,
+        allowTraining: values.allowTraining,
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {

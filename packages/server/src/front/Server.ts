@@ -70,6 +70,8 @@ export interface ServeOptions {
    * true; false sends all of it through the backend, as on a GPU.
    */
   readonly directMemory?: boolean
+  /** Whether operations that only training uses are run: gradients, losses, optimizers. Default false. */
+  readonly allowTraining?: boolean
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
 }
@@ -121,6 +123,7 @@ export const serve = (
       threadCount,
       helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
       directMemory: options.directMemory ?? true,
+      allowTraining: options.allowTraining ?? false,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cacheDir === undefined ? {} : { cacheDir }),

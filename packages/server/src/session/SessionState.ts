@@ -23,6 +23,8 @@ export interface SessionOptions {
   readonly ledger: Ledger
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
+  /** Whether operations that only training uses are run. */
+  readonly allowTraining: boolean
   /** How long a new connection may take to say HELLO. */
   readonly helloTimeoutMs: number
   /** Asked to free an upstream server that waits for this one; see commands/comm.ts. */
@@ -57,7 +59,8 @@ export class SessionState {
   #dialects: readonly Dialect[] = newestSpoken.dialects
   #staging: Uint8Array | undefined
 
-  constructor({ devices, cache, ledger, directMemory, onLink }: SessionOptions) {
+  constructor(options: SessionOptions) {
+    const { devices, cache, ledger, directMemory, allowTraining, onLink } = options
     this.onLink = onLink
     this.devices = devices
     this.cache = cache
@@ -65,7 +68,7 @@ export class SessionState {
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
-    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!)
+    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!, allowTraining)
     this.stored = new StoredGraphs(devices.length, (native) =>
       this.ggml.gs_graph_free(asPointer(native)),
     )

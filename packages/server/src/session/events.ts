@@ -13,6 +13,8 @@ export interface SessionConfig {
   readonly helloTimeoutMs: number
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean
+  /** See `ServeOptions.allowTraining`. */
+  readonly allowTraining: boolean
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }

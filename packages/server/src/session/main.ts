@@ -76,6 +76,7 @@ const main = (config: SessionConfig): void => {
         : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
     ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
+    allowTraining: config.allowTraining,
     helloTimeoutMs: config.helloTimeoutMs,
     onLink: (host, port) => tell({ event: "link", host, port }),
     onRequest: config.debug

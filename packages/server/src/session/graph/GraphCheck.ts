@@ -2,10 +2,12 @@ import { ptr } from "bun:ffi"
 import { type Dialect, ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
+import type { CompiledRule } from "../ops/CompiledRule.ts"
 import { OpNode, RESULT } from "../ops/OpNode.ts"
-import { byOpId, opRules } from "../ops/table.ts"
+import { compileRules } from "../ops/table.ts"
 import { loaded, loadedTypeName } from "../spoken.ts"
 import { IdTable } from "./IdTable.ts"
+import { isNumberingProbe } from "./numberingProbe.ts"
 import { describeShape, TensorCheck } from "./TensorCheck.ts"
 import {
   byteSize,
@@ -17,10 +19,9 @@ import {
   word,
   writeU64,
 } from "./tensorWords.ts"
-import { workBytes } from "./workMemory.ts"
 
 /** By op id of the loaded ggml. */
-const rules = byOpId(opRules, loaded.ops)
+const rules = compileRules(loaded.ops)
 
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
@@ -34,7 +35,8 @@ const BLACK = 2
 /**
  * Checks a GRAPH_COMPUTE payload and turns it, in place, into what the shim builds a graph from:
  * references become record indexes, buffers and data become native addresses, and records that no node
- * reaches get id 0. Keeps its tables between graphs; allocates nothing per tensor.
+ * reaches get id 0. Nodes that compute nothing are left out: ggml would look at them to plan the graph. Keeps its tables
+ * between graphs; allocates nothing per tensor.
  */
 export class GraphCheck {
   readonly #tensor: TensorCheck
@@ -53,7 +55,7 @@ export class GraphCheck {
   #current = 0
 
   device = 0
-  /** 1-based indexes of the nodes' records, in execution order; the first `nodeCount` count. */
+  /** 1-based indexes of the records of the nodes that are left, in execution order; the first `nodeCount` count. */
   nodes = new Uint32Array(1024)
   nodesAddress = ptr(this.nodes) as number
   nodeCount = 0
@@ -66,8 +68,12 @@ export class GraphCheck {
   workBytes = 0
   #threadCount = 1
 
-  constructor(buffers: Buffers, dialect: Dialect) {
+  /** See `ServeOptions.allowTraining`. */
+  readonly #allowTraining: boolean
+
+  constructor(buffers: Buffers, dialect: Dialect, allowTraining: boolean) {
     this.#tensor = new TensorCheck(buffers, dialect)
+    this.#allowTraining = allowTraining
   }
 
   /** How graphs are laid out and numbered from now on. */
@@ -89,7 +95,7 @@ export class GraphCheck {
     }
     this.#start = layout.tensorsOffset / 4
     this.device = layout.device
-    this.nodeCount = layout.nodeCount
+    this.nodeCount = 0
     this.tensorCount = layout.tensorCount
     this.recordsOffset = layout.tensorsOffset
     this.usedBuffers = new Set()
@@ -99,7 +105,7 @@ export class GraphCheck {
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
     const idsAt = layout.nodeIdsOffset / 4
     try {
-      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(idsAt)
+      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(layout.nodeCount, idsAt)
       for (let node = 0; node < layout.nodeCount; node++) this.#visitNode(node, idsAt + node * 2)
     } catch (error) {
       throw error instanceof ProtocolError ? this.#located(error) : error
@@ -148,14 +154,14 @@ export class GraphCheck {
   }
 
   /** A client that flags no node computes all of them. */
-  #flagNodes(idsAt: number): void {
+  #flagNodes(nodeCount: number, idsAt: number): void {
     const words = this.#words
     const flagsAt = (node: number): number =>
       this.#start + this.#find(node, idsAt + node * 2) * RECORD_WORDS + word.flags
-    for (let node = 0; node < this.nodeCount; node++) {
+    for (let node = 0; node < nodeCount; node++) {
       if ((words[flagsAt(node)]! & TensorFlag.COMPUTE) !== 0) return
     }
-    for (let node = 0; node < this.nodeCount; node++) {
+    for (let node = 0; node < nodeCount; node++) {
       const at = flagsAt(node)
       words[at] = words[at]! | TensorFlag.COMPUTE
     }
@@ -163,9 +169,8 @@ export class GraphCheck {
 
   #visitNode(node: number, idAt: number): void {
     const index = this.#find(node, idAt)
-    this.nodes[node] = index + 1
     if (this.#colors[index] === WHITE) this.#reach(index)
-    this.#checkOperation(node, index)
+    if (this.#takeOperation(node, index)) this.nodes[this.nodeCount++] = index + 1
   }
 
   /** Visits everything below a record, sources before users, with a stack of its own. */
@@ -266,44 +271,55 @@ export class GraphCheck {
     }
   }
 
-  /**
-   * A node has the sources and shapes that its kernel expects: ggml looks at those of every node to plan the graph. One
-   * that will run has memory for its result and for all that it reads as well.
-   */
-  #checkOperation(node: number, index: number): void {
+  /** Checks what a node computes; false when that is nothing. */
+  #takeOperation(node: number, index: number): boolean {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
-    const op = words[at + word.op]!
-    const rule = rules[op]
-    if (rule === undefined) return
-    const runs = (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
-    if (runs && this.#lacksMemory(index)) {
+    const rule = rules[words[at + word.op]!]!
+    if (rule.isView) return true
+    if (rule.refusal !== "") refuse(`tensors[${index}].op`, rule.refusal, rule.name)
+    // ggml refuses nobody an empty result, whatever the shapes of its sources.
+    const isEmpty = byteSize(words, at) === 0
+    if (isEmpty || (words[at + word.flags]! & TensorFlag.COMPUTE) === 0) return false
+    if (rule.isTraining && !this.#allowTraining && !isNumberingProbe(words, at)) {
+      refuse(`tensors[${index}].op`, "is for training, which --allow-training allows", rule.name)
+    }
+    this.#takeSources(node, index, rule)
+    const wrong = rule.judge(this.#node)
+    if (wrong !== "") {
+      refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, rule))
+    }
+    if (rule.work !== undefined) {
+      this.workBytes = Math.max(this.workBytes, rule.work(this.#node, this.#threadCount))
+    }
+    return true
+  }
+
+  /** Opens a node for its rule: it has memory, and so has all that it reads. */
+  #takeSources(node: number, index: number, rule: CompiledRule): void {
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS
+    if (this.#lacksMemory(index)) {
       refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
     }
     this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {
-      const child = words[at + word.src + source * 2]! - 1
+      const sourceAt = at + word.src + source * 2
+      if (source >= rule.sourceCount) words[sourceAt] = 0
+      const child = words[sourceAt]! - 1
       this.#node.set(source, child < 0 ? -1 : this.#start + child * RECORD_WORDS)
-      if (child >= 0) {
-        if (runs && this.#lacksMemory(child)) {
-          refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
-        }
-      } else if (source < rule.sourceCount) {
-        refuse(
-          `tensors[${index}].src[${source}]`,
-          `is 0, but ${loaded.ops[op]} has at least ${rule.sourceCount} sources`,
-        )
+      if (child < 0) {
+        if (source >= rule.sourceCount || rule.mayLack(source)) continue
+        refuse(`tensors[${index}].src[${source}]`, `is 0, but ${rule.name} reads it`)
+      }
+      if (this.#lacksMemory(child)) {
+        refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
       }
     }
-    const wrong = rule.check(this.#node)
-    if (wrong !== "") {
-      refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, op))
-    }
-    this.workBytes = Math.max(this.workBytes, workBytes(this.#node, op, this.#threadCount))
   }
 
   /** `ADD ne[4,1,1,1] nb[4,16,16,16] of src[0] F32 ne[…] nb[…], src[1] …`. */
-  #describe(index: number, op: number): string {
+  #describe(index: number, rule: CompiledRule): string {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
     const sources: string[] = []
@@ -315,7 +331,7 @@ export class GraphCheck {
       sources.push(`src[${source}] ${type} ${describeShape(words, childAt)}`)
     }
     const type = loadedTypeName(words[at + word.type]!)
-    return `${loaded.ops[op]} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
+    return `${rule.name} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
   }
 
   #lacksMemory(index: number): boolean {
