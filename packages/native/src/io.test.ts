@@ -5,6 +5,7 @@ import {
   ftruncateSync,
   mkdtempSync,
   openSync,
+  readFileSync,
   readSync,
   rmSync,
   writeFileSync,
@@ -121,23 +122,56 @@ describe("a pair of sockets", () => {
     expect(io().io_wait_readable(b, -1)).toBe(1)
   })
 
-  test("carries a descriptor", () => {
+  test("carries a connection: its descriptor, a number, and what was read of it", () => {
     const path = join(folder, "carried.txt")
     writeFileSync(path, "carried")
     const [a, b] = pair()
     const file = openSync(path, "r")
-    const tag = new Int32Array(1)
-    expect(io().io_send_descriptor(a, file, 0xc5)).toBe(0)
+    const [block, out] = [new Uint8Array(16), new Int32Array(3)]
+    expect(io().io_send_connection(a, file, 0xc5, bytes("early"), 5, -1)).toBe(0)
+    expect(io().io_send_connection(a, file, -7, bytes(""), 0, -1)).toBe(0)
     closeSync(file)
-    const copy = io().io_receive_descriptor(b, tag)
-    expect(tag[0]).toBe(0xc5)
-    expect(copy).toBeGreaterThanOrEqual(0)
+    const copy = io().io_receive_connection(b, block, 16, out)
     opened.push(copy)
-    const block = new Uint8Array(16)
+    expect([...out]).toEqual([0xc5, 5, -1])
+    expect(text(block.subarray(0, 5))).toBe("early")
     expect(readSync(copy, block)).toBe(7)
     expect(text(block.subarray(0, 7))).toBe("carried")
+    opened.push(io().io_receive_connection(b, block, 16, out))
+    expect([...out]).toEqual([-7, 0, -1])
     close(a)
-    expect(io().io_receive_descriptor(b, tag)).toBe(expected.brokenPipe)
+    expect(io().io_receive_connection(b, block, 16, out)).toBe(expected.brokenPipe)
+  })
+
+  test("carries what was read of a connection in a file, too", () => {
+    const [a, b] = pair()
+    const many = new Uint8Array(3_000_000).map((_, at) => at * 7)
+    const file = io().io_memory_file(many, many.length)
+    const out = new Int32Array(3)
+    expect(io().io_send_connection(a, a, 1, bytes(""), 0, file)).toBe(0)
+    close(file)
+    opened.push(io().io_receive_connection(b, new Uint8Array(1), 1, out))
+    const [, , copy] = out
+    expect(Buffer.compare(readFileSync(copy!), many)).toBe(0)
+    close(copy!)
+  })
+
+  test("that nobody reads takes no connection, and does not wait", () => {
+    const [a] = pair()
+    const block = new Uint8Array(16 * 1024)
+    let result = 0
+    for (let times = 0; times < 1000 && result === 0; times++) {
+      result = io().io_send_connection(a, a, 0, block, block.length, -1)
+    }
+    expect(result).toBe(errno.again)
+  })
+
+  test("tells when its peer sends no more", () => {
+    const [a, b] = pair()
+    io().io_send(b, bytes("x"), 1)
+    expect(io().io_peer_gone(a)).toBe(0)
+    io().io_shutdown(b)
+    expect(io().io_peer_gone(a)).toBe(1)
   })
 
   test("has copies that stay open", () => {

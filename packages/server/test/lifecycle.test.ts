@@ -121,7 +121,7 @@ describe("connections", () => {
     withServer({ helloTimeoutMs: 100 }, async (server) => {
       const silent = await TestClient.open(server.port)
       await silent.closed
-      await server.logged("left (sent no HELLO in time)")
+      await server.logged("left (said no HELLO in time)")
       // The limit ends with HELLO.
       const slow = await TestClient.connect(server.port)
       await Bun.sleep(300)

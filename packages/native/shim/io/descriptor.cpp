@@ -3,15 +3,23 @@
 #include "api.h"
 
 #include <cerrno>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <initializer_list>
+#include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
+#endif
+
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
 #endif
 
 API int io_close(int fd) {
@@ -39,24 +47,74 @@ API int io_socketpair(int * out) {
     return 0;
 }
 
-// Sends a byte and a descriptor over a local socket; the receiver gets its own copy of it.
-API int io_send_descriptor(int channel, int fd, int tag) {
-    char byte = char(tag);
-    iovec part{&byte, 1};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+// A file in memory that holds these bytes, to be handed to another process; it is gone with its last descriptor.
+API int io_memory_file(const void * data, double size) {
+#ifdef __linux__
+    const int fd = memfd_create("ggml-rpc", MFD_CLOEXEC);
+#else
+    char path[] = "/tmp/ggml-rpc-XXXXXX";
+    const int fd = mkstemp(path);
+    if (fd >= 0) {
+        unlink(path);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+#endif
+    if (fd < 0) {
+        return -errno;
+    }
+    for (size_t done = 0; done < size_t(size);) {
+        const ssize_t wrote = pwrite(fd, static_cast<const char *>(data) + done, size_t(size) - done, off_t(done));
+        if (wrote < 0 && errno == EINTR) {
+            continue;
+        }
+        if (wrote <= 0) {
+            const int error = wrote < 0 ? errno : ENOSPC;
+            close(fd);
+            return -error;
+        }
+        done += size_t(wrote);
+    }
+    return fd;
+}
+
+namespace {
+
+// What a connection is handed over with: two descriptors at most, and after this the bytes that were read of it.
+struct handed_connection {
+    int32_t tag;
+    int32_t size;
+};
+
+constexpr int kHandedDescriptors = 2;
+
+} // namespace
+
+// Hands a connection over a local socket: its descriptor (the receiver gets its own copy), a tag, and bytes that were read of
+// it; more_fd, unless negative, is a file with these instead. Never waits: -EAGAIN when the channel does not take it all, and
+// then the channel is of no use any more.
+API int io_send_connection(int channel, int fd, int tag, const void * data, double size, int more_fd) {
+    handed_connection head{tag, int32_t(size)};
+    iovec parts[2] = {{&head, sizeof(head)}, {const_cast<void *>(data), size_t(size)}};
+    const int fds[kHandedDescriptors] = {fd, more_fd};
+    const size_t fd_bytes = (more_fd < 0 ? 1 : kHandedDescriptors) * sizeof(int);
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(fds))] = {};
     msghdr message{};
-    message.msg_iov        = &part;
-    message.msg_iovlen     = 1;
+    message.msg_iov        = parts;
+    message.msg_iovlen     = size > 0 ? 2 : 1;
     message.msg_control    = control;
-    message.msg_controllen = sizeof(control);
-    cmsghdr * header  = CMSG_FIRSTHDR(&message);
+    message.msg_controllen = CMSG_SPACE(fd_bytes);
+    cmsghdr * header   = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type  = SCM_RIGHTS;
-    header->cmsg_len   = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &fd, sizeof(int));
+    header->cmsg_len   = CMSG_LEN(fd_bytes);
+    memcpy(CMSG_DATA(header), fds, fd_bytes);
     for (;;) {
-        if (sendmsg(channel, &message, MSG_NOSIGNAL) == 1) {
+        const ssize_t sent = sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent == ssize_t(sizeof(head)) + ssize_t(size)) {
             return 0;
+        }
+        if (sent >= 0) {
+            return -EAGAIN;
         }
         if (errno != EINTR) {
             return -errno;
@@ -64,32 +122,56 @@ API int io_send_descriptor(int channel, int fd, int tag) {
     }
 }
 
-// Waits for a descriptor from io_send_descriptor, whose byte goes to *tag. -EPIPE when the other end is gone.
-API int io_receive_descriptor(int channel, int * tag) {
+// Waits for a connection from io_send_connection. Returns its descriptor, with out[0] the tag, out[1] how many bytes are in
+// data, out[2] the descriptor of the file or -1. -EPIPE when the other end is gone.
+API int io_receive_connection(int channel, void * data, double room, int * out) {
     for (;;) {
-        unsigned char byte = 0;
-        iovec part{&byte, 1};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+        handed_connection head{};
+        iovec part{&head, sizeof(head)};
+        int fds[kHandedDescriptors] = {-1, -1};
+        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(fds))] = {};
         msghdr message{};
         message.msg_iov        = &part;
         message.msg_iovlen     = 1;
         message.msg_control    = control;
         message.msg_controllen = sizeof(control);
-        const ssize_t got = recvmsg(channel, &message, 0);
+        const ssize_t got = recvmsg(channel, &message, MSG_WAITALL);
         if (got < 0 && errno == EINTR) {
             continue;
         }
         if (got <= 0) {
             return got == 0 ? -EPIPE : -errno;
         }
-        for (cmsghdr * header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-            if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-                int fd = -1;
-                memcpy(&fd, CMSG_DATA(header), sizeof(int));
+        cmsghdr * header = CMSG_FIRSTHDR(&message);
+        if (got != ssize_t(sizeof(head)) || header == nullptr || header->cmsg_type != SCM_RIGHTS ||
+            head.size < 0 || head.size > room) {
+            return -EPROTO;
+        }
+        memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+        for (int fd : fds) {
+            if (fd >= 0) {
                 fcntl(fd, F_SETFD, FD_CLOEXEC);
-                *tag = byte;
-                return fd;
             }
         }
+        for (int32_t done = 0; done < head.size;) {
+            const ssize_t more = recv(channel, static_cast<char *>(data) + done, size_t(head.size - done), MSG_WAITALL);
+            if (more < 0 && errno == EINTR) {
+                continue;
+            }
+            if (more <= 0) {
+                return more == 0 ? -EPIPE : -errno;
+            }
+            done += int32_t(more);
+        }
+        out[0] = head.tag;
+        out[1] = head.size;
+        out[2] = fds[1];
+        return fds[0];
     }
+}
+
+// 1 when the peer has ended its sending side, or the connection is broken; never waits.
+API int io_peer_gone(int fd) {
+    pollfd state{fd, short(POLLRDHUP), 0};
+    return poll(&state, 1, 0) > 0 && (state.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0 ? 1 : 0;
 }

@@ -21,6 +21,8 @@ import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
 import { removeStaleParts } from "../session/cache/Cache.ts"
 import type { DeviceReport, SessionConfig } from "../session/events.ts"
+import { Admission } from "./Admission.ts"
+import { logEvents } from "./ClientEvents.ts"
 import { cacheFolder } from "./cacheFolder.ts"
 import {
   CacheFolderError,
@@ -30,7 +32,8 @@ import {
   UnknownDeviceError,
   UnknownProtocolError,
 } from "./errors.ts"
-import { listen } from "./listen.ts"
+import { HelloGreeting } from "./Greeting.ts"
+import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { SessionPool } from "./SessionPool.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
@@ -63,7 +66,7 @@ export interface ServeOptions {
   readonly maxSessions?: number
   /** Session processes kept waiting for a client. Default 1; 0 makes a client wait for its process to start. */
   readonly spareCount?: number
-  /** A new connection that has not said HELLO is closed when nothing came for so long. Default 10000. */
+  /** A new connection is closed when it has not said all of HELLO by then. Default 10000. */
   readonly helloTimeoutMs?: number
   /**
    * Whether tensor data goes straight between the socket and tensor memory where that is host memory. Default
@@ -101,8 +104,11 @@ export const DEFAULT_PORT = 50052
 
 const DEFAULT_MAX_SESSIONS = 64
 
-/** A connection that says nothing keeps a session process from others. */
 const HELLO_TIMEOUT_MS = 10_000
+
+/** Connections that have not said HELLO, in all and from one address. They cost a descriptor each. */
+const MAX_HANDSHAKES = 512
+const MAX_HANDSHAKES_PER_ADDRESS = 128
 
 /**
  * Starts a server: loads ggml in a first session process, listens, and hands each client to a process of
@@ -121,7 +127,6 @@ export const serve = (
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
-      helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
       directMemory: options.directMemory ?? true,
       allowTraining: options.allowTraining ?? false,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
@@ -130,6 +135,7 @@ export const serve = (
     }
     const ledger = yield* namelessFile("wx+")
     const verified = yield* namelessFile("ax+")
+    const onEvent = logEvents(log)
     const pool = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -138,6 +144,7 @@ export const serve = (
             maxSessions: options.maxSessions ?? DEFAULT_MAX_SESSIONS,
             spareCount: options.spareCount ?? 1,
             log,
+            onEvent,
             shared: [ledger, verified],
             ...rememberedVersions(options.versionsFile, log),
           }),
@@ -146,9 +153,25 @@ export const serve = (
     )
     const devices = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
-    const port = yield* listen(host, options.port ?? DEFAULT_PORT, pool, protocol)
+    const admission = yield* Effect.acquireRelease(
+      Effect.sync(
+        () =>
+          new Admission({
+            timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
+            maxHandshakes: MAX_HANDSHAKES,
+            maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
+            check: () => pool.fullness,
+            greet: () => new HelloGreeting(),
+            descriptorOf: ownDescriptor,
+            onAdmitted: (connection) => pool.assign(connection),
+            onEvent,
+          }),
+      ),
+      (made) => Effect.sync(() => made.close()),
+    )
+    const port = yield* listen(host, options.port ?? DEFAULT_PORT, admission, protocol)
     const pinned = yield* Effect.forEach(ports, ({ port, protocol, spec }) =>
-      Effect.map(listen(host, port, pool, spec), (found) => ({
+      Effect.map(listen(host, port, admission, spec), (found) => ({
         endpoint: formatEndpoint({ host, port: found }),
         protocol,
       })),

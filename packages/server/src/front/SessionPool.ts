@@ -1,19 +1,12 @@
 import { io, ioErrorText } from "@ggml-rpc/native/bindings"
-import type { ProtocolSpec } from "@ggml-rpc/protocol"
 import type { DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
 import { firstOffer, type Offer } from "../session/offer.ts"
+import type { Admitted } from "./Admission.ts"
+import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { freeWaitingServer } from "./freeWaitingServer.ts"
 import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
-import {
-  describeNews,
-  rememberedAddress,
-  type SavedOffers,
-  VersionOffers,
-} from "./VersionOffers.ts"
-
-/** A client as the log names it: `address:port`. */
-export type ClientName = string
+import { describeNews, type SavedOffers, VersionOffers } from "./VersionOffers.ts"
 
 export interface PoolOptions {
   readonly config: Omit<SessionConfig, "describe" | "slot">
@@ -22,6 +15,7 @@ export interface PoolOptions {
   /** Session processes that wait for a client. */
   readonly spareCount: number
   readonly log: LogSink
+  readonly onEvent: ClientEventSink
   /** What works for the clients of some addresses; `onOffers` gets it again when there is news. */
   readonly savedOffers?: SavedOffers
   readonly onOffers?: (offers: SavedOffers) => void
@@ -67,6 +61,10 @@ interface Member {
   readonly slot: number
   /** The client it serves; undefined while it waits. */
   client: ClientName | undefined
+  /** The address of that client, as limits and versions count it. */
+  address: string
+  /** When it came. */
+  since: number
   /** What that client is offered. */
   offer: Offer
   /** It announced its devices. */
@@ -79,10 +77,7 @@ interface Member {
 }
 
 /** A connection that waits for a process. `fd` is the pool's own copy. */
-interface Waiting {
-  readonly fd: number
-  readonly client: ClientName
-  readonly pinned: ProtocolSpec | undefined
+interface Waiting extends Admitted {
   readonly timer: ReturnType<typeof setTimeout>
 }
 
@@ -129,20 +124,28 @@ export class SessionPool {
     return [...this.#members.keys()].map((process) => process.pid)
   }
 
-  /**
-   * Hands a connection to a session process, to be served in `pinned` or in what suits the client. The caller closes its
-   * own copy of `fd` afterwards.
-   */
-  assign(fd: number, client: ClientName, pinned?: ProtocolSpec): void {
+  /** Why no more clients can be served now, as a clause; undefined when they can. */
+  get fullness(): string | undefined {
     const { maxSessions } = this.#options
-    if (this.clientCount >= maxSessions) {
-      const others = maxSessions === 1 ? "a client is" : `${maxSessions} clients are`
-      this.#log("warning", `${client} turned away: ${others} connected already`)
+    if (this.clientCount < maxSessions) return undefined
+    const others = maxSessions === 1 ? "a client is" : `${maxSessions} clients are`
+    return `${others} connected already`
+  }
+
+  /** Hands a connection to a session process. The caller closes its own copy of `fd` afterwards. */
+  assign(connection: Admitted): void {
+    const { fullness } = this
+    if (fullness !== undefined) {
+      this.#turnAway(connection, fullness)
     } else if (this.#idle.length === 0 && this.#mayGetFree()) {
-      this.#wait(fd, client, pinned)
+      this.#wait(connection)
     } else {
-      this.#give(fd, client, pinned)
+      this.#give(connection)
     }
+  }
+
+  #turnAway({ client }: Admitted, reason: string): void {
+    this.#options.onEvent({ kind: "turned away", client, reason })
   }
 
   /** Whether a process serves a client, which may leave without having allocated anything. */
@@ -153,45 +156,48 @@ export class SessionPool {
     return false
   }
 
-  #wait(fd: number, client: ClientName, pinned: ProtocolSpec | undefined): void {
-    const copy = io().io_duplicate(fd)
+  #wait(connection: Admitted): void {
+    const copy = io().io_duplicate(connection.fd)
     if (copy < 0) {
-      this.#log("error", `${client} turned away: ${ioErrorText(copy)}`)
+      this.#turnAway(connection, ioErrorText(copy))
       return
     }
     const timer = setTimeout(() => {
       this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
       this.#giveWaiting(waiting)
     }, REUSE_WAIT_MS)
-    const waiting = { fd: copy, client, pinned, timer }
+    const waiting: Waiting = { ...connection, fd: copy, timer }
     this.#waiting.push(waiting)
   }
 
   #giveWaiting(waiting: Waiting): void {
     clearTimeout(waiting.timer)
-    this.#give(waiting.fd, waiting.client, waiting.pinned)
+    this.#give(waiting)
     io().io_close(waiting.fd)
   }
 
   /** Gives a connection to an idle process, or to a new one. */
-  #give(fd: number, client: ClientName, pinned: ProtocolSpec | undefined): void {
+  #give(connection: Admitted): void {
+    const { client, address, pinned } = connection
     const failure = this.#idle.length === 0 ? this.#spawn() : undefined
     const member = this.#idle.shift()
     if (member === undefined) {
-      this.#log("error", `${client} turned away: no session process (${oneLine(failure ?? "")})`)
+      this.#turnAway(connection, `no session process (${failure ?? ""})`)
       return
     }
-    const offer = pinned === undefined ? this.#offers.next(addressOf(client)) : { pinned }
-    const problem = member.process.send(fd, offer)
+    const offer = pinned === undefined ? this.#offers.next(address) : { pinned }
+    const problem = member.process.send({ ...connection, offer })
     if (problem !== "") {
       // It is dying, as a rule; its exit is reported on its own.
       member.process.stop()
-      this.#log("error", `${client} turned away: the session process does not take it (${problem})`)
+      this.#turnAway(connection, `the session process does not take it (${problem})`)
       return
     }
     member.client = client
+    member.address = address
+    member.since = performance.now()
     member.offer = offer
-    this.#log("debug", `${client} connected (process ${member.process.pid})`)
+    this.#options.onEvent({ kind: "came", client, pid: member.process.pid })
     setTimeout(() => {
       if (member.client === client) this.#keepSpare()
     }, SPARE_DELAY_MS).unref()
@@ -229,6 +235,8 @@ export class SessionPool {
         process,
         slot,
         client: undefined,
+        address: "",
+        since: 0,
         offer: firstOffer,
         ready: false,
         closed: false,
@@ -303,7 +311,7 @@ export class SessionPool {
 
   #onLink(member: Member, { host, port }: Extract<SessionEvent, { event: "link" }>): void {
     const client = member.client ?? "unknown client"
-    const problem = freeWaitingServer(host, port, addressOf(client))
+    const problem = freeWaitingServer(host, port, member.address)
     if (problem === undefined) return
     this.#log(
       "warning",
@@ -316,7 +324,7 @@ export class SessionPool {
     const { helloBytes, hasAsked, reason } = event
     if (member.client === undefined || helloBytes === undefined) return
     if (!hasAsked && reason !== "left") return
-    const address = addressOf(member.client)
+    const { address } = member
     const news = this.#offers.ended(address, member.offer, { helloCaps: helloBytes > 0, hasAsked })
     if (news !== undefined) {
       this.#log(news.kind === "works" ? "info" : "warning", describeNews(address, news))
@@ -328,11 +336,14 @@ export class SessionPool {
     this.#options.onOffers(this.#offers.save())
   }
 
+  #over(member: Member, kind: "left" | "refused" | "failed" | "died", reason: string): void {
+    const { client = "unknown client", since } = member
+    this.#options.onEvent({ kind, client, reason, seconds: secondsSince(since) })
+  }
+
   #onClosed(member: Member, event: Extract<SessionEvent, { event: "closed" }>): void {
-    const client = member.client ?? "unknown client"
     this.#noteVersion(member, event)
-    if (event.reason === "left") this.#log("debug", `${client} left (${oneLine(event.message)})`)
-    else this.#log("error", `${client} disconnected: ${oneLine(event.message)}`)
+    this.#over(member, event.reason, event.message)
     member.closed = true
     if (!event.again) return
     member.client = undefined
@@ -368,21 +379,20 @@ export class SessionPool {
       this.#started({ kind: "died", reason: died })
       return
     }
-    if (exit.exitCode === CLIENT_GONE_EXIT) {
-      this.#log("debug", `${member.client} left while a request of it was running`)
-    } else if (exit.exitCode !== 0 || (member.client !== undefined && !member.closed)) {
-      const whose =
-        member.client === undefined ? "a waiting session" : `session of ${member.client}`
-      this.#log("error", `${whose} died: ${oneLine(died)}`)
+    const { client } = member
+    if (client === undefined) {
+      if (exit.exitCode !== 0) this.#log("error", `a waiting session died: ${oneLine(died)}`)
+    } else if (exit.exitCode === CLIENT_GONE_EXIT) {
+      this.#over(member, "left", "while a request of it was running")
+    } else if (exit.exitCode !== 0 || !member.closed) {
+      this.#over(member, "died", died)
     }
     // Not after a death at the start: that would repeat for ever. The next client tries again.
     if (member.ready) this.#keepSpare()
   }
 }
 
-/** Of `address:port`, as versions are remembered by. */
-const addressOf = (client: ClientName): string =>
-  rememberedAddress(client.slice(0, client.lastIndexOf(":")))
+const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
 
 const describeExit = (exit: SessionExit): string => {
   const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal

@@ -1,7 +1,7 @@
-import { io, ioErrorText, socketPair } from "@ggml-rpc/native/bindings"
+import { io, socketPair } from "@ggml-rpc/native/bindings"
 import { smallHeap, Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import type { SessionConfig, SessionEvent } from "../session/events.ts"
-import { encodeOffer, type Offer } from "../session/offer.ts"
+import { type HandedConnection, handOver } from "../session/handOver.ts"
 
 /** What the runtime would do for long programs and growing heaps would take the cores from a client's graphs. */
 const sessionSettings = {
@@ -83,10 +83,9 @@ export class SessionProcess {
     return this.#worker.pid
   }
 
-  /** Hands over a connection with what it is offered; the caller still owns its copy of the descriptor. "" or what went wrong. */
-  send(fd: number, offer: Offer): string {
-    const result = io().io_send_descriptor(this.#channel, fd, encodeOffer(offer))
-    return result < 0 ? ioErrorText(result) : ""
+  /** See `handOver`. */
+  send(connection: HandedConnection): string {
+    return handOver(this.#channel, connection)
   }
 
   /** Ends the process at once, whatever it does: it watches for the end of this channel. */

@@ -1,50 +1,35 @@
 import { formatEndpoint, type ProtocolSpec } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import type { AcceptedSocket, Admission } from "./Admission.ts"
 import { ListenError, PortInUseError } from "./errors.ts"
-import type { SessionPool } from "./SessionPool.ts"
 
-/** Listens, and gives every connection to the pool, to be served in `pinned` if that is given; returns the port. */
+/** Listens, and gives every connection to `admission`, to be served in `pinned` if that is given; returns the port. */
 export const listen = (
   host: string,
   port: number,
-  pool: SessionPool,
+  admission: Admission,
   pinned?: ProtocolSpec,
-): Effect.Effect<number, PortInUseError | ListenError, Scope.Scope> => {
-  const endpoint = formatEndpoint({ host, port })
-  return Effect.map(
+): Effect.Effect<number, PortInUseError | ListenError, Scope.Scope> =>
+  Effect.map(
     Effect.acquireRelease(
       Effect.try({
         try: () =>
-          Bun.listen({
+          Bun.listen<AcceptedSocket["data"]>({
             hostname: host,
             port,
-            socket: {
-              open(socket) {
-                // Not a byte may be read here: the session reads them all.
-                socket.pause()
-                pool.assign(
-                  descriptorOf(socket),
-                  formatEndpoint({ host: socket.remoteAddress, port: socket.remotePort }),
-                  pinned,
-                )
-                // Closes this process's copy only; `end` and `terminate` act on the connection.
-                socket.close()
-              },
-              data() {},
-              error() {},
-            },
+            socket: admission.handlers(pinned),
           }),
-        catch: (cause) => listenError(endpoint, cause),
+        catch: (cause) => listenError(formatEndpoint({ host, port }), cause),
       }),
       (listener) => Effect.sync(() => listener.stop(true)),
     ),
     (listener) => listener.port,
   )
-}
 
-/** Bun's types leave `fd` out. */
-const descriptorOf = (socket: object): number => (socket as { readonly fd: number }).fd
+/** A connection's own descriptor, which Bun's types leave out. */
+export const ownDescriptor = (socket: AcceptedSocket): number =>
+  (socket as { readonly fd?: number }).fd ?? -1
 
 /** What the system's words for it do not say. Bun's own text names no cause. */
 const listenReasons: Readonly<Record<string, string>> = {

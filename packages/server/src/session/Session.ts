@@ -1,7 +1,8 @@
 import { describeCommand } from "@ggml-rpc/protocol"
 import { acknowledge, answerHello } from "./answers.ts"
 import { handlers } from "./commands/table.ts"
-import { choose, type Offer } from "./offer.ts"
+import type { HandedConnection } from "./handOver.ts"
+import { choose } from "./offer.ts"
 import { type SessionOptions, SessionState } from "./SessionState.ts"
 import { spokenOf } from "./spoken.ts"
 
@@ -25,18 +26,18 @@ export class Session {
   }
 
   /**
-   * Serves the client on `fd` until it leaves, in a version of the `offer`.
+   * Serves a client until it leaves, in a version of its offer.
    *
    * @throws {ClientGone} when it left; every session ends by an error
    * @throws {ProtocolError} when it sent what it must not send
    * @throws {ComputeError} when ggml failed
    */
-  serve(fd: number, offer: Offer): never {
+  serve({ fd, offer, early }: HandedConnection): never {
     const state = this.#state
     const { wire } = state
     this.helloBytes = undefined
     this.hasAsked = false
-    const helloBytes = wire.open(fd, this.#options.helloTimeoutMs)
+    const helloBytes = wire.open(fd, early)
     this.#options.onRequest?.(wire.command, wire.sizeBytes)
     state.speak(spokenOf(choose(offer, helloBytes)))
     this.helloBytes = helloBytes

@@ -25,8 +25,6 @@ export interface SessionOptions {
   readonly directMemory: boolean
   /** Whether operations that only training uses are run. */
   readonly allowTraining: boolean
-  /** How long a new connection may take to say HELLO. */
-  readonly helloTimeoutMs: number
   /** Asked to free an upstream server that waits for this one; see commands/comm.ts. */
   readonly onLink?: (host: string, port: number) => void
   /** Called with each request's command and payload size. */

@@ -1,18 +1,19 @@
 import { ptr } from "bun:ffi"
-import { asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
+import { asPointer, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
-  Command,
   describeCommand,
   ProtocolError,
   REQUEST_HEADER_SIZE_BYTES,
   RESPONSE_HEADER_SIZE_BYTES,
 } from "@ggml-rpc/protocol"
-import { ClientGone, refuse } from "./errors.ts"
+import { ClientGone } from "./errors.ts"
 import type { Words } from "./graph/tensorWords.ts"
-import { greeting, HELLO_BYTES, OLD_HELLO_BYTES, type RequestSizes } from "./spoken.ts"
+import { helloPayloadBytes } from "./hello.ts"
+import { greeting, type RequestSizes } from "./spoken.ts"
 
-const describeEnd = (result: number): string =>
-  result === 0 ? "closed" : result === errno.again ? "sent no HELLO in time" : ioErrorText(result)
+const describeEnd = (result: number): string => (result === 0 ? "closed" : ioErrorText(result))
+
+const noBytes = new Uint8Array(0)
 
 /** The current request's fixed part is moved to the start of the inbox: that is where it is aligned. */
 const REQUEST_BYTES = 4096
@@ -38,6 +39,9 @@ export class Wire {
   #fd = -1
   readonly #inbox = new Uint8Array(INBOX_BYTES)
   readonly #inboxAt: number
+  /** Received by the front process, and not yet in the inbox from `#earlyAt` on. */
+  #early: Uint8Array = noBytes
+  #earlyAt = 0
   #read = REQUEST_BYTES
   #filled = REQUEST_BYTES
   readonly #outbox = new Uint8Array(OUTBOX_BYTES)
@@ -67,29 +71,25 @@ export class Wire {
     this.#outboxAt = ptr(this.#outbox) as number
   }
 
-  /** Starts a connection, which has to begin with HELLO; returns that one's payload bytes. */
-  open(fd: number, helloTimeoutMs: number): number {
+  /**
+   * Starts a connection, which has to begin with HELLO; returns that one's payload bytes. `early` are bytes that were
+   * read of it before; they must not change until they are used up.
+   */
+  open(fd: number, early: Uint8Array): number {
     this.#fd = fd
+    this.#early = early
+    this.#earlyAt = 0
     this.#read = REQUEST_BYTES
     this.#filled = REQUEST_BYTES
     this.#pending = 0
-    this.#io.io_set_receive_timeout(fd, helloTimeoutMs)
     this.spoken = greeting
+    this.#ensure(1)
+    helloPayloadBytes(this.#inbox.subarray(this.#read, this.#filled))
     this.#ensure(HEADER_BYTES)
-    const command = this.#inbox[this.#read]!
-    if (command !== Command.HELLO) {
-      this.command = command
-      refuse("command", "must be HELLO on a new connection", describeCommand(command))
-    }
+    const sizeBytes = helloPayloadBytes(this.#inbox.subarray(this.#read, this.#filled))!
     this.next()
-    const { sizeBytes } = this
-    if (sizeBytes !== HELLO_BYTES && sizeBytes !== OLD_HELLO_BYTES) {
-      const reason = `must be ${HELLO_BYTES}, or ${OLD_HELLO_BYTES} from an older client`
-      throw new ProtocolError({ command: "HELLO", field: "payload_size", reason, value: sizeBytes })
-    }
     this.#ensure(sizeBytes)
     this.skip(sizeBytes)
-    this.#io.io_set_receive_timeout(fd, 0)
     return sizeBytes
   }
 
@@ -161,14 +161,27 @@ export class Wire {
       this.#read = REQUEST_BYTES
     }
     while (this.#filled - this.#read < size) {
-      const got = this.#io.io_recv(
-        this.#fd,
-        asPointer(this.#inboxAt + this.#filled),
-        INBOX_BYTES - this.#filled,
-      )
+      const at = this.#inboxAt + this.#filled
+      const room = INBOX_BYTES - this.#filled
+      const early = this.#takeEarly(at, room)
+      const got = early > 0 ? early : this.#io.io_recv(this.#fd, asPointer(at), room)
       if (got <= 0) throw new ClientGone(describeEnd(got))
       this.#filled += got
     }
+  }
+
+  /** Moves up to `size` early bytes to a native address; returns how many. */
+  #takeEarly(address: number, size: number): number {
+    const part = Math.min(size, this.#early.length - this.#earlyAt)
+    if (part === 0) return 0
+    const from = asPointer((ptr(this.#early) as number) + this.#earlyAt)
+    this.#io.io_copy(asPointer(address), 0, from, part)
+    this.#earlyAt += part
+    if (this.#earlyAt === this.#early.length) {
+      this.#early = noBytes
+      this.#earlyAt = 0
+    }
+    return part
   }
 
   /** How many of the next `size` payload bytes are in the inbox. */
@@ -190,8 +203,11 @@ export class Wire {
   receive(address: number, size: number): void {
     if (size === 0) return
     this.flush()
-    const got = this.#io.io_recv_exact(this.#fd, asPointer(address), size)
-    if (got !== size) throw new ClientGone(got >= 0 ? "closed in mid-request" : ioErrorText(got))
+    const early = this.#takeEarly(address, size)
+    const rest = size - early
+    if (rest === 0) return
+    const got = this.#io.io_recv_exact(this.#fd, asPointer(address + early), rest)
+    if (got !== rest) throw new ClientGone(got >= 0 ? "closed in mid-request" : ioErrorText(got))
   }
 
   /** Copies or receives the next `size` payload bytes to a native address. */

@@ -10,7 +10,6 @@ export interface SessionConfig {
   /** This process's place among all session processes that live. */
   readonly slot: number
   readonly debug: boolean
-  readonly helloTimeoutMs: number
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean
   /** See `ServeOptions.allowTraining`. */

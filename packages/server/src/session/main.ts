@@ -13,9 +13,9 @@ import { Cache } from "./cache/Cache.ts"
 import { VerifiedFiles } from "./cache/VerifiedFiles.ts"
 import { ClientGone, ComputeError } from "./errors.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
+import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
-import { decodeOffer, type Offer } from "./offer.ts"
 import { Session } from "./Session.ts"
 import { warmUp } from "./warmUp.ts"
 
@@ -77,19 +77,17 @@ const main = (config: SessionConfig): void => {
     ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
-    helloTimeoutMs: config.helloTimeoutMs,
     onLink: (host, port) => tell({ event: "link", host, port }),
     onRequest: config.debug
       ? (command, sizeBytes) =>
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)
       : undefined,
   })
-  const tag = new Int32Array(1)
   while (!session.stateful) {
-    const fd = io().io_receive_descriptor(CHANNEL, tag)
+    const connection = takeOver(CHANNEL)
     // The front process is gone.
-    if (fd < 0) return
-    const ended = serveClient(session, fd, decodeOffer(tag[0]!))
+    if (connection === undefined) return
+    const ended = serveClient(session, connection)
     const { helloBytes, hasAsked } = session
     const hello = helloBytes === undefined ? {} : { helloBytes }
     tell({ event: "closed", ...ended, ...hello, hasAsked, again: !session.stateful })
@@ -98,11 +96,12 @@ const main = (config: SessionConfig): void => {
 
 type Ended = Pick<Extract<SessionEvent, { event: "closed" }>, "reason" | "message">
 
-const serveClient = (session: Session, fd: number, offer: Offer): Ended => {
+const serveClient = (session: Session, connection: HandedConnection): Ended => {
+  const { fd } = connection
   io().io_tune_socket(fd, KEEPALIVE_S)
   io().io_watch_client(fd)
   try {
-    return session.serve(fd, offer)
+    return session.serve(connection)
   } catch (error) {
     return endOf(error, session)
   } finally {

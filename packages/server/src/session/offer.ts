@@ -1,6 +1,6 @@
 /**
  * Which version a connection is offered. The front process decides and the session process answers HELLO, so an offer
- * travels with the connection, as one byte.
+ * travels with the connection, as one number (handOver.ts).
  */
 import { formatVersion, offers, type ProtocolSpec, servable } from "@ggml-rpc/protocol"
 import { refuse } from "./errors.ts"

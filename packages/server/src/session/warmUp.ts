@@ -127,6 +127,8 @@ const tensors: readonly RpcTensor[] = [
   tensor(29, "F32", [8, 4], "ADD", [14, 7]),
 ]
 
+const noBytes = new Uint8Array(0)
+
 const BUFFER_BYTES = TENSOR_BYTES * tensors.length
 
 const graph: RequestOf<typeof Command.GRAPH_COMPUTE> = {
@@ -212,11 +214,10 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
     ledger: noLedger,
     directMemory: true,
     allowTraining: false,
-    helloTimeoutMs: 1000,
     onRequest: undefined,
   })
   try {
-    session.serve(server, firstOffer)
+    session.serve({ fd: server, offer: firstOffer, early: noBytes })
   } catch (error) {
     if (!(error instanceof ClientGone)) throw error
   } finally {

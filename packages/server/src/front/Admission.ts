@@ -1,0 +1,180 @@
+import { formatEndpoint, type ProtocolSpec } from "@ggml-rpc/protocol"
+import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
+import type { Greeting, Verdict } from "./Greeting.ts"
+import { rememberedAddress } from "./VersionOffers.ts"
+
+/** Who is at the other end of a connection. */
+export interface Peer {
+  readonly client: ClientName
+  /** Under which limits count it; see `rememberedAddress`. */
+  readonly address: string
+}
+
+/** A connection that has said HELLO. */
+export interface Admitted extends Peer {
+  /** Still owned by `Admission`, which closes it: who keeps it duplicates it. */
+  readonly fd: number
+  /** What was read of it, HELLO first. */
+  readonly early: Uint8Array
+  readonly helloBytes: number
+  /** Version that its port speaks alone. */
+  readonly pinned: ProtocolSpec | undefined
+}
+
+/** An accepted connection, as `Bun.listen` has it. */
+export interface AcceptedSocket {
+  readonly remoteAddress: string
+  readonly remotePort: number
+  /** Ends this process's copy of the connection, and not the connection where another process has one. */
+  close(): void
+  data: Handshake | undefined
+}
+
+export interface AdmissionOptions {
+  /** One deadline for all that comes before a session. */
+  readonly timeoutMs: number
+  /** Connections that have not said HELLO: in all, and from one address. More, and the oldest ones are closed. */
+  readonly maxHandshakes: number
+  readonly maxHandshakesPerAddress: number
+  /** Asked before a byte is read; a clause for the log keeps the connection out. */
+  readonly check?: (peer: Peer) => string | undefined
+  /** What has to be said on a new connection. */
+  readonly greet: (peer: Peer) => Greeting
+  /** The descriptor that a session gets of a connection: its own, or one end of a pair through which the front passes it on. */
+  readonly descriptorOf: (socket: AcceptedSocket) => number
+  readonly onAdmitted: (admitted: Admitted) => void
+  readonly onEvent: ClientEventSink
+}
+
+/** A connection before it has a session. */
+interface Handshake extends Peer {
+  readonly socket: AcceptedSocket
+  readonly greeting: Greeting
+  readonly deadline: ReturnType<typeof setTimeout>
+  readonly openedAt: number
+}
+
+/**
+ * Lets connections in: each has one deadline to say HELLO, and takes neither a process nor a client's place before. Where too
+ * many keep silent the oldest give way, so that one that speaks always gets through.
+ */
+export class Admission {
+  readonly #options: AdmissionOptions
+  /** Oldest first. */
+  readonly #handshakes = new Set<Handshake>()
+  readonly #countByAddress = new Map<string, number>()
+
+  constructor(options: AdmissionOptions) {
+    this.#options = options
+  }
+
+  /** Connections that have not said HELLO. */
+  get handshakeCount(): number {
+    return this.#handshakes.size
+  }
+
+  /** What `Bun.listen` calls; all versions are spoken on its port, or the one that is pinned. */
+  handlers(pinned: ProtocolSpec | undefined) {
+    return {
+      open: (socket: AcceptedSocket) => this.#open(socket),
+      data: (socket: AcceptedSocket, bytes: Uint8Array) => this.#receive(socket, bytes, pinned),
+      close: (socket: AcceptedSocket) => this.#lose(socket, "closed before HELLO"),
+      error: (socket: AcceptedSocket, error: Error) => this.#lose(socket, error.message),
+    }
+  }
+
+  #open(socket: AcceptedSocket): void {
+    const client = formatEndpoint({ host: socket.remoteAddress, port: socket.remotePort })
+    const peer: Peer = { client, address: rememberedAddress(socket.remoteAddress) }
+    const { check, greet, timeoutMs, onEvent } = this.#options
+    const reason = check?.(peer)
+    if (reason !== undefined) {
+      socket.close()
+      onEvent({ kind: "turned away", client, reason })
+      return
+    }
+    this.#makeRoom(peer.address)
+    const deadline = setTimeout(
+      () => this.#drop(handshake, "said no HELLO in time", "left"),
+      timeoutMs,
+    )
+    const handshake: Handshake = {
+      ...peer,
+      socket,
+      greeting: greet(peer),
+      deadline,
+      openedAt: performance.now(),
+    }
+    socket.data = handshake
+    this.#handshakes.add(handshake)
+    this.#countByAddress.set(peer.address, this.#countOf(peer.address) + 1)
+  }
+
+  #receive(socket: AcceptedSocket, bytes: Uint8Array, pinned: ProtocolSpec | undefined): void {
+    const handshake = socket.data
+    if (handshake === undefined) return
+    const verdict: Verdict = handshake.greeting.receive(bytes)
+    if (verdict === "more") return
+    if (verdict.kind === "refused") {
+      this.#drop(handshake, verdict.reason, "refused")
+      return
+    }
+    this.#forget(handshake)
+    const { client, address } = handshake
+    const { early, helloBytes } = verdict
+    const fd = this.#options.descriptorOf(socket)
+    this.#options.onAdmitted({ client, address, fd, early, helloBytes, pinned })
+    socket.close()
+  }
+
+  #lose(socket: AcceptedSocket, reason: string): void {
+    if (socket.data !== undefined) this.#drop(socket.data, reason, "left")
+  }
+
+  #drop(handshake: Handshake, reason: string, kind: "left" | "refused"): void {
+    this.#forget(handshake)
+    handshake.socket.close()
+    const seconds = (performance.now() - handshake.openedAt) / 1000
+    this.#options.onEvent({ kind, client: handshake.client, reason, seconds })
+  }
+
+  #forget(handshake: Handshake): void {
+    handshake.socket.data = undefined
+    clearTimeout(handshake.deadline)
+    this.#handshakes.delete(handshake)
+    const left = this.#countOf(handshake.address) - 1
+    if (left === 0) this.#countByAddress.delete(handshake.address)
+    else this.#countByAddress.set(handshake.address, left)
+  }
+
+  #countOf(address: string): number {
+    return this.#countByAddress.get(address) ?? 0
+  }
+
+  /** Closes the oldest handshake of an address that has too many, or of the one that has most when all have. */
+  #makeRoom(address: string): void {
+    const { maxHandshakes, maxHandshakesPerAddress } = this.#options
+    if (this.#countOf(address) >= maxHandshakesPerAddress) {
+      this.#dropOldest(address, `one of ${maxHandshakesPerAddress} from there that said no HELLO`)
+    } else if (this.#handshakes.size >= maxHandshakes) {
+      const [[most]] = [...this.#countByAddress].sort(([, a], [, b]) => b - a) as [[string, number]]
+      this.#dropOldest(most, `one of ${maxHandshakes} connections that said no HELLO`)
+    }
+  }
+
+  #dropOldest(address: string, reason: string): void {
+    for (const handshake of this.#handshakes) {
+      if (handshake.address !== address) continue
+      this.#drop(handshake, `${reason}, and the oldest`, "left")
+      return
+    }
+  }
+
+  /** Closes what has not got through. */
+  close(): void {
+    for (const handshake of this.#handshakes) {
+      this.#forget(handshake)
+      handshake.socket.close()
+    }
+  }
+}

@@ -1,0 +1,40 @@
+import { ProtocolError, REQUEST_HEADER_SIZE_BYTES } from "@ggml-rpc/protocol"
+import { helloPayloadBytes } from "../session/hello.ts"
+
+/** What a connection has said so far comes to. */
+export type Verdict =
+  /** It has to say more. */
+  | "more"
+  /** A session may have it, with what was read; `helloBytes` are those of HELLO's payload. */
+  | { readonly kind: "admitted"; readonly early: Uint8Array; readonly helloBytes: number }
+  /** It is closed; the reason is a clause for the log. */
+  | { readonly kind: "refused"; readonly reason: string }
+
+/** Reads what a connection says before a session may have it. */
+export interface Greeting {
+  /** Takes what came. Not called again after a verdict but "more". */
+  readonly receive: (bytes: Uint8Array) => Verdict
+}
+
+const noBytes = new Uint8Array(0)
+
+/** A whole HELLO, and nothing else before. */
+export class HelloGreeting implements Greeting {
+  #held: Uint8Array = noBytes
+
+  receive(bytes: Uint8Array): Verdict {
+    const all = this.#held.length === 0 ? bytes : Buffer.concat([this.#held, bytes])
+    try {
+      const helloBytes = helloPayloadBytes(all)
+      if (helloBytes !== undefined && all.length >= REQUEST_HEADER_SIZE_BYTES + helloBytes) {
+        return { kind: "admitted", early: all, helloBytes }
+      }
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error
+      return { kind: "refused", reason: error.message }
+    }
+    // At most a HELLO but its last byte.
+    this.#held = all.slice()
+    return "more"
+  }
+}

@@ -1,0 +1,63 @@
+/** The cases of a run, by number: the same number and seed make the same case. */
+import { Random } from "../../packages/server/test/Random.ts"
+import { type ValidNode, validNodes } from "../../packages/server/test/validNodes.ts"
+import { mutate } from "./mutations.ts"
+import { controlCase, joined, type NodeCase, nameOperations } from "./nodeCase.ts"
+
+nameOperations(validNodes.map(({ op }) => op))
+
+/** Every so many cases one is a graph of several nodes. */
+const GRAPH_EVERY = 10
+
+/** What a run is made of. */
+export interface CaseSource {
+  readonly seed: number
+  /** Operations to try; all when empty. */
+  readonly ops: readonly string[]
+  /** Whether there are graphs of several nodes. */
+  readonly graphs: boolean
+}
+
+/** The valid nodes that a run starts from. */
+export const nodesOf = ({ ops }: CaseSource): readonly ValidNode[] =>
+  ops.length === 0 ? validNodes : validNodes.filter(({ op }) => ops.includes(op))
+
+/** The first cases are the valid nodes as they are; all further ones are changed. */
+export const caseOf = (source: CaseSource, number: number): NodeCase => {
+  const nodes = nodesOf(source)
+  const node = nodes[number % nodes.length]!
+  if (number < nodes.length) return controlCase(node)
+  const random = new Random(Math.imul(source.seed, 0x9e37_79b1) ^ Math.imul(number, 0x85eb_ca6b))
+  // The number's turn is not the node's: each node gets both kinds.
+  const isGraph = source.graphs && random.below(GRAPH_EVERY) === 0
+  return mutate(random, isGraph ? chain(random, node, nodes) : controlCase(node))
+}
+
+const sameShape = (nodeCase: NodeCase, first: number, second: number): boolean => {
+  const [one, other] = [nodeCase.tensors[first]!.record, nodeCase.tensors[second]!.record]
+  return one.type === other.type && Bun.deepEquals(one.ne, other.ne)
+}
+
+/** Two or three nodes, where a later one reads what an earlier one computed, or lies in the same memory. */
+const chain = (random: Random, node: ValidNode, nodes: readonly ValidNode[]): NodeCase => {
+  let nodeCase = controlCase(node)
+  for (let count = 1 + random.below(2); count > 0; count--) {
+    const earlier = nodeCase.nodes.at(-1)!
+    const start = nodeCase.tensors.length
+    nodeCase = joined(nodeCase, controlCase(random.pick(nodes)))
+    const node = nodeCase.nodes.at(-1)!
+    const sources = Array.from({ length: node - start }, (_, index) => start + index)
+    const fitting = sources.filter((index) => sameShape(nodeCase, index, earlier))
+    if (fitting.length > 0) {
+      const slot = random.pick(fitting) - start
+      nodeCase.tensors[node]!.record.src[slot] = BigInt(earlier + 1)
+      // In place of its source, as ggml's allocator puts it.
+      if (random.chance(0.5) && sameShape(nodeCase, node, earlier)) {
+        nodeCase.tensors[node]!.memory = earlier
+      }
+    } else if (sources.length > 0) {
+      nodeCase.tensors[random.pick(sources)]!.memory = earlier
+    }
+  }
+  return nodeCase
+}
