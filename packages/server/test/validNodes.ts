@@ -76,6 +76,7 @@ export const validNodes: readonly ValidNode[] = [
   valid("REPEAT", "F32 16,4,6", ["F32 8,2,3"]),
   valid("REPEAT_BACK", "F32 8,2,3", ["F32 16,4,6"]),
   valid("CONCAT", "F32 8,7,2", ["F32 8,4,2", "F32 8,3,2"], [1]),
+  valid("CONCAT", "F32 8,4,2", ["F32 0,4,2", "F32 8,4,2"], [0]),
   valid("SILU_BACK", "F32 8,4", ["F32 8,4", "F32 8,4"]),
   valid("RMS_NORM_BACK", "F32 8,4", ["F32 8,4", "F32 8,4"], [], { 0: 1e-5 }),
   valid("GROUP_NORM", "F32 4,4,8", ["F32 4,4,8"], [2], { 1: 1e-5 }),

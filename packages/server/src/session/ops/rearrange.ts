@@ -1,6 +1,6 @@
 /** Operations that move elements: repeated, joined, padded, shifted, scaled up. */
 import { RESULT } from "./OpNode.ts"
-import { anything, type Check, type OpRules, ruled, training } from "./rule.ts"
+import { anything, type Check, type OpRules, orEmpty, ruled, training } from "./rule.ts"
 import { F32 } from "./types.ts"
 
 const concat: Check = (n) => {
@@ -59,7 +59,12 @@ export const rearrangeRules = {
     sources: [anything],
     check: (n) => n.sameType(RESULT, 0) || n.repeats(RESULT, 0),
   }),
-  CONCAT: ruled({ result: anything, sources: [anything, anything], check: concat }),
+  CONCAT: ruled({
+    result: anything,
+    // minicpm3's heads have a part without positions of no elements.
+    sources: [orEmpty(anything), orEmpty(anything)],
+    check: concat,
+  }),
   UPSCALE: ruled({
     result: anything,
     sources: [anything],
