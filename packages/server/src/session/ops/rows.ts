@@ -6,6 +6,7 @@ import {
   elementwise,
   type OpRules,
   optional,
+  orEmpty,
   rowAThread,
   ruled,
   training,
@@ -103,7 +104,7 @@ export const rowsRules = {
   }),
   SET_ROWS: ruled({
     result: anything,
-    sources: [anything, anything, optional(anything)],
+    sources: [orEmpty(anything), orEmpty(anything), optional(anything)],
     inPlace: [2],
     check: setRows,
     work: rowAThread(0),
