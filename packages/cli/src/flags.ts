@@ -479,6 +479,13 @@ export const serveFlags = {
     },
     { min: 1, max: 4096 },
   ),
+  allowComm: toggle({
+    name: "allow-comm",
+    aliases: [],
+    about:
+      "link with another server where a client asks (llama.cpp's -sm tensor): listens beside the client's connection, or dials whom it names",
+    group: "Network",
+  }),
   device: names({
     name: "device",
     aliases: ["-d", "-dev"],

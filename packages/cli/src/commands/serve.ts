@@ -25,6 +25,7 @@ export const serve = (values: ServeValues) =>
         versionsFile: versionsFile(),
         cache: values.cache,
         allowTraining: values.allowTraining,
+        allowComm: values.allowComm,
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {

@@ -1,5 +1,5 @@
 import { io, ioErrorText } from "@ggml-rpc/native/bindings"
-import type { DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
+import type { DeviceReport, LinkEvent, SessionConfig, SessionEvent } from "../session/events.ts"
 import { firstOffer, type Offer } from "../session/offer.ts"
 import type { Admitted } from "./Admission.ts"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
@@ -302,6 +302,8 @@ export class SessionPool {
         member.failure = event.message
         return
       case "link":
+      case "linked":
+      case "unlinked":
         this.#onLink(member, event)
         return
       case "closed":
@@ -309,13 +311,22 @@ export class SessionPool {
     }
   }
 
-  #onLink(member: Member, { host, port }: Extract<SessionEvent, { event: "link" }>): void {
+  #onLink(member: Member, event: LinkEvent): void {
     const client = member.client ?? "unknown client"
+    if (event.event === "linked") {
+      this.#log("info", `${client} linked this server with ${oneLine(event.peer)}`)
+      return
+    }
+    if (event.event === "unlinked") {
+      this.#log("warning", `${client} wants a link to another server: ${oneLine(event.reason)}`)
+      return
+    }
+    const { host, port } = event
     const problem = freeWaitingServer(host, port, member.address)
     if (problem === undefined) return
     this.#log(
       "warning",
-      `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make, nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
+      `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make (--allow-comm), nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
     )
   }
 

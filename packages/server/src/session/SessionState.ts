@@ -3,12 +3,15 @@ import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "./cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
+import type { LinkEvent } from "./events.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
 import { StoredGraphs } from "./graph/StoredGraphs.ts"
 import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
 import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
+import type { Link, LinkLimits } from "./Link.ts"
 import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
+import { HostMemory } from "./memory/HostMemory.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
 import { newestSpoken, type Spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
@@ -25,8 +28,10 @@ export interface SessionOptions {
   readonly directMemory: boolean
   /** Whether operations that only training uses are run. */
   readonly allowTraining: boolean
-  /** Asked to free an upstream server that waits for this one; see commands/comm.ts. */
-  readonly onLink?: (host: string, port: number) => void
+  /** Links to other servers are made where a client asks, within these limits; absent: none is. */
+  readonly linkLimits?: LinkLimits | undefined
+  /** Told of links that are wanted or made; see commands/comm.ts. */
+  readonly onLink?: (event: LinkEvent) => void
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
 }
@@ -37,8 +42,10 @@ export class SessionState {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
   readonly ledger: Ledger
+  readonly hostMemory: HostMemory
   readonly directMemory: boolean
-  readonly onLink: ((host: string, port: number) => void) | undefined
+  readonly linkLimits: LinkLimits | undefined
+  readonly onLink: ((event: LinkEvent) => void) | undefined
   readonly wire: Wire
   readonly buffers = new Buffers()
   /** Looked at the tensor that `takeTensor` took last. */
@@ -48,7 +55,9 @@ export class SessionState {
   /** Holds a graph while it is checked and built. */
   block: Words = new Uint32Array(0)
   blockAddress: Address = 0
-  /** Links that the client was refused; see commands/comm.ts. */
+  /** By device: its link to another server. */
+  readonly links = new Map<number, Link>()
+  /** Links that the client asked for. */
   linkCount = 0
   /** Whether the client left something that only the end of the process frees for sure. */
   stateful = false
@@ -58,11 +67,13 @@ export class SessionState {
   #staging: Uint8Array | undefined
 
   constructor(options: SessionOptions) {
-    const { devices, cache, ledger, directMemory, allowTraining, onLink } = options
+    const { devices, cache, ledger, directMemory, allowTraining, linkLimits, onLink } = options
+    this.linkLimits = linkLimits
     this.onLink = onLink
     this.devices = devices
     this.cache = cache
     this.ledger = ledger
+    this.hostMemory = new HostMemory(ledger)
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)

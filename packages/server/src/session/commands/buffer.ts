@@ -17,12 +17,12 @@ const tryAlloc = (
   index: number,
   sizeBytes: number,
 ): SessionBuffer | undefined => {
-  const { buffers, ggml, ledger } = state
+  const { buffers, ggml, hostMemory, ledger } = state
   const device = state.devices[index]!
   if (sizeBytes < 0) return undefined
   if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
   if (!buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
-  if (!device.hasMemoryFor(sizeBytes, ledger)) return undefined
+  if (!device.hasMemoryFor(sizeBytes, hostMemory)) return undefined
   state.stateful = true
   const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
   if (native === 0 || native === null) return undefined

@@ -4,8 +4,9 @@ import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
 import type { CompiledRule } from "../ops/CompiledRule.ts"
 import { OpNode, RESULT } from "../ops/OpNode.ts"
-import { compileRules } from "../ops/table.ts"
-import { loaded, loadedTypeName } from "../spoken.ts"
+import type { Indices } from "../ops/rule.ts"
+import { rules } from "../ops/table.ts"
+import { loadedTypeName } from "../spoken.ts"
 import { IdTable } from "./IdTable.ts"
 import { isNumberingProbe } from "./numberingProbe.ts"
 import { describeShape, TensorCheck } from "./TensorCheck.ts"
@@ -20,12 +21,12 @@ import {
   writeU64,
 } from "./tensorWords.ts"
 
-/** By op id of the loaded ggml. */
-const rules = compileRules(loaded.ops)
-
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
 const CHILD_COUNT = SOURCE_COUNT + 1
+
+/** Words of shim/ggml/index_checks.h `index_check`. */
+const INDEX_CHECK_WORDS = 3
 
 const WHITE = 0
 /** On the stack: its sources are being looked at. */
@@ -66,6 +67,10 @@ export class GraphCheck {
   usedBuffers = new Set<number>()
   /** Memory that its largest node takes besides its tensors on a CPU, at most. */
   workBytes = 0
+  /** `index_check` of the shim: a node, the source that it indexes with, and what those indices must be below. */
+  indexChecks = new Uint32Array(256 * INDEX_CHECK_WORDS)
+  indexChecksAddress = ptr(this.indexChecks) as number
+  indexCheckCount = 0
   #threadCount = 1
 
   /** See `ServeOptions.allowTraining`. */
@@ -100,6 +105,7 @@ export class GraphCheck {
     this.recordsOffset = layout.tensorsOffset
     this.usedBuffers = new Set()
     this.workBytes = 0
+    this.indexCheckCount = 0
     this.#threadCount = threadCount
     this.#reserve(layout.nodeCount, layout.tensorCount)
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
@@ -269,6 +275,13 @@ export class GraphCheck {
         viewOffset < 0 ? "2^53 or more" : viewOffset,
       )
     }
+    if (viewedData + viewOffset !== readU64(words, at + word.data)) {
+      refuse(
+        `tensors[${index}].view_offs`,
+        "must lead from the viewed tensor's data to this one's",
+        viewOffset,
+      )
+    }
   }
 
   /** Checks what a node computes; false when that is nothing. */
@@ -292,6 +305,7 @@ export class GraphCheck {
     if (rule.work !== undefined) {
       this.workBytes = Math.max(this.workBytes, rule.work(this.#node, this.#threadCount))
     }
+    for (const indices of rule.indices) this.#addIndexCheck(indices)
     return true
   }
 
@@ -299,9 +313,7 @@ export class GraphCheck {
   #takeSources(node: number, index: number, rule: CompiledRule): void {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
-    if (this.#lacksMemory(index)) {
-      refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
-    }
+    this.#checkMemory(index, node, "computes")
     this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {
       const sourceAt = at + word.src + source * 2
@@ -312,10 +324,25 @@ export class GraphCheck {
         if (source >= rule.sourceCount || rule.mayLack(source)) continue
         refuse(`tensors[${index}].src[${source}]`, `is 0, but ${rule.name} reads it`)
       }
-      if (this.#lacksMemory(child)) {
-        refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
-      }
+      this.#checkMemory(child, node, "reads")
     }
+  }
+
+  /** What only the contents of a source tell, right before the node runs. */
+  #addIndexCheck({ source, into, dim }: Indices): void {
+    if (this.#node.elements(source) === 0) return
+    const first = this.indexCheckCount++ * INDEX_CHECK_WORDS
+    if (first === this.indexChecks.length) this.#growIndexChecks()
+    this.indexChecks[first] = this.nodeCount
+    this.indexChecks[first + 1] = source
+    this.indexChecks[first + 2] = this.#node.ne(into, dim)
+  }
+
+  #growIndexChecks(): void {
+    const grown = new Uint32Array(this.indexChecks.length * 2)
+    grown.set(this.indexChecks)
+    this.indexChecks = grown
+    this.indexChecksAddress = ptr(grown) as number
   }
 
   /** `ADD ne[4,1,1,1] nb[4,16,16,16] of src[0] F32 ne[…] nb[…], src[1] …`. */
@@ -334,9 +361,19 @@ export class GraphCheck {
     return `${rule.name} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
   }
 
-  #lacksMemory(index: number): boolean {
-    if (this.#bufferOf[index] !== undefined) return false
-    return byteSize(this.#words, this.#start + index * RECORD_WORDS) > 0
+  /** A tensor that a node computes or reads has memory, of the device that runs the graph. */
+  #checkMemory(index: number, node: number, does: string): void {
+    const buffer = this.#bufferOf[index]
+    if (buffer !== undefined) {
+      if (buffer.device === this.device) return
+      refuse(
+        `tensors[${index}].buffer`,
+        `is memory of device ${buffer.device}, but node ${node} ${does} this tensor on device ${this.device}`,
+      )
+    }
+    if (byteSize(this.#words, this.#start + index * RECORD_WORDS) > 0) {
+      refuse(`tensors[${index}].buffer`, `is 0, but node ${node} ${does} this tensor`)
+    }
   }
 
   #dropUnreached(): void {

@@ -27,8 +27,8 @@ export const FIRST_BASE = 2 ** 44
 /** Where the client's addresses end: plain numbers are exact up to here. */
 const SPACE_END = 2 ** 53
 
-/** Empty buffers cost memory as well; a model has a handful. */
-const MAX_BUFFERS = 65536
+/** Each takes address space of this process for the guards around it, and an empty one memory; a model has a handful. */
+export const MAX_BUFFERS = 1024
 
 /** Nothing lies between two buffers, so that an address past one end is never inside the next. */
 const GUARD_BYTES = 2 ** 20

@@ -4,6 +4,7 @@
  * here is a type error.
  */
 import type { OpName } from "@ggml-rpc/protocol"
+import { loaded } from "../spoken.ts"
 import { arithmeticRules } from "./arithmetic.ts"
 import { attentionRules } from "./attention.ts"
 import { CompiledRule } from "./CompiledRule.ts"
@@ -39,6 +40,7 @@ export const opRules: Readonly<Record<OpName, OpRule>> = {
   ...trainingRules,
 }
 
-/** The rules by op id: `ops` are the names that a ggml gives its ids. */
-export const compileRules = (ops: readonly string[]): readonly CompiledRule[] =>
-  ops.map((name) => new CompiledRule(name, opRules[name as OpName]))
+/** The rules by op id of the loaded ggml. */
+export const rules: readonly CompiledRule[] = loaded.ops.map(
+  (name) => new CompiledRule(name, opRules[name as OpName]),
+)
