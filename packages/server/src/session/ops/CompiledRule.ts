@@ -71,14 +71,20 @@ export class CompiledRule {
     return (this.#flags[source + 1]! & OPTIONAL) !== 0
   }
 
-  /** "" or what is wrong with a node whose result has elements, and which has all sources that it must have. */
-  judge(n: OpNode): string {
+  /**
+   * "" or what is wrong with a node whose result has elements, and which has all sources that it must have. `isPlaced`: whether
+   * the tensors have memory.
+   */
+  judge(n: OpNode, isPlaced: boolean): string {
     for (let tensor = RESULT; tensor < this.sourceCount; tensor++) {
       if (!n.has(tensor)) continue
       const wrong = this.#judgeTensor(n, tensor)
       if (wrong !== "") return wrong
     }
-    return this.#check(n) || this.#judgeOverlaps(n)
+    const wrong = this.#check(n)
+    if (wrong !== "") return wrong
+    if (n.overlapsItself(RESULT)) return "the result must not overlap itself"
+    return isPlaced ? this.#judgeOverlaps(n) : ""
   }
 
   /** What needs no other tensor. */
@@ -107,9 +113,8 @@ export class CompiledRule {
       : `${nameOf(tensor)} cannot be ${n.typeName(tensor)}`
   }
 
-  /** What a kernel writes is no other part of what it writes, and no part of what it reads but all of it, in place. */
+  /** What a kernel writes is no part of what it reads, but all of it where it works in place. */
   #judgeOverlaps(n: OpNode): string {
-    if (n.overlapsItself(RESULT)) return "the result must not overlap itself"
     for (let source = 0; source < this.sourceCount; source++) {
       if (!n.has(source) || n.areApart(RESULT, source)) continue
       const isInPlace = (this.#flags[source + 1]! & IN_PLACE) !== 0
