@@ -24,6 +24,8 @@ export interface SessionConfig {
   readonly debug: boolean
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean
+  /** See `ServeOptions.allowTraining`. */
+  readonly allowTraining: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
   readonly linkLimits?: LinkLimits
   /** See `ServeOptions.sandbox`. */
