@@ -10,6 +10,8 @@ export interface ChildConfig {
   readonly threadCount: number
   /** A file of float64, see `progress`. */
   readonly progressPath: string
+  /** What compileTrap made. */
+  readonly trapPath: string
   /** Operations and fields that failed often enough: `CLAMP result.nb[1]`. */
   readonly skipped: readonly string[]
 }
@@ -43,6 +45,6 @@ export type ChildEvent =
   | { readonly event: "ready"; readonly addresses: readonly (readonly number[])[] }
   /** A valid node was refused. */
   | { readonly event: "refused"; readonly number: number; readonly message: string }
-  /** A case crashed or aborted. */
-  | { readonly event: "trapped"; readonly number: number; readonly words: string }
+  /** A case crashed or aborted, or left its memory. */
+  | { readonly event: "broken"; readonly number: number; readonly words: string }
   | ({ readonly event: "stray"; readonly number: number } & StrayByte)

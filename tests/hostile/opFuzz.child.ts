@@ -29,7 +29,10 @@ import type { NodeCase } from "./nodeCase.ts"
 import { Trap, Trapped } from "./trap.ts"
 
 /** A case may not take more: what it would compute with is as good as refused. */
-const MOST_WORK_BYTES = 256 * 2 ** 20
+const MOST_WORK_BYTES = 64 * 2 ** 20
+
+/** Lists of kernels, and a cache line a thread, besides the memory that the session expects a graph to compute with. */
+const SMALL_BYTES = 64 * 1024
 
 /** What a process comes back from leaves something behind each time: then another one goes on. */
 const MOST_TRAPPED = 250
@@ -39,33 +42,36 @@ const openBase = () =>
     ggml_set_abort_callback: { args: ["ptr"], returns: "ptr" },
   }).symbols
 
-/** Has ggml's work done through a trap: with one thread, a kernel that crashes does not end the process. */
-const trapCompute = (): void => {
-  const trap = new Trap()
-  trap.install()
-  openBase().ggml_set_abort_callback(asPointer(trap.abortCallback))
-  const symbols = ggml()
-  const { ptr } = symbols.gs_graph_compute as unknown as { readonly ptr: Address }
-  const trapped = (backend: unknown, graph: unknown): number =>
-    trap.call(ptr, Number(backend), Number(graph))
-  symbols.gs_graph_compute = trapped as typeof symbols.gs_graph_compute
-}
-
 const tell = (event: ChildEvent): void => send(event)
+
+/** The CPU, with a backend of its own for each case: its work memory is just as large as that case asks for. */
+const fuzzedDevice = (threadCount: number): ServedDevice => {
+  const cpu = listDevices().find(({ type }) => type === "CPU")!
+  const device = new ServedDevice(cpu, threadCount)
+  device.hasWorkMemoryFor = (workBytes) => workBytes <= MOST_WORK_BYTES
+  let backend: Address = 0
+  device.backend = () => {
+    const symbols = ggml()
+    if (backend !== 0) symbols.ggml_backend_free(asPointer(backend))
+    backend = Number(symbols.ggml_backend_dev_init(asPointer(cpu.address), null))
+    symbols.gs_backend_set_threads(asPointer(backend), threadCount)
+    return backend
+  }
+  return device
+}
 
 class CaseRunner {
   readonly #arena = new Arena()
+  readonly #trap: Trap
   readonly #state: SessionState
   #payload: Uint8Array = new Uint8Array(0)
   /** Cases that crashed or aborted, and that this process came back from. */
   trappedCount = 0
 
-  constructor(threadCount: number) {
-    const cpu = listDevices().find(({ type }) => type === "CPU")!
-    const device = new ServedDevice(cpu, threadCount)
-    device.hasWorkMemoryFor = (workBytes) => workBytes <= MOST_WORK_BYTES
+  constructor(trap: Trap, threadCount: number) {
+    this.#trap = trap
     this.#state = new SessionState({
-      devices: [device],
+      devices: [fuzzedDevice(threadCount)],
       cache: undefined,
       ledger: noLedger,
       directMemory: true,
@@ -76,6 +82,21 @@ class CaseRunner {
       const { block } = this.#state
       new Uint8Array(block.buffer, block.byteOffset).set(this.#payload)
     }
+    this.#watchCompute(threadCount === 1)
+  }
+
+  /** ggml's work is watched, and, where it has one thread, done through the trap: a crash does not end this process. */
+  #watchCompute(isTrapped: boolean): void {
+    const symbols = ggml()
+    const compute = symbols.gs_graph_compute
+    const { ptr } = compute as unknown as { readonly ptr: Address }
+    const watched = (backend: Address, graph: Address): number => {
+      this.#trap.watchHeap()
+      return isTrapped
+        ? this.#trap.call(ptr, backend, graph)
+        : compute(asPointer(backend), asPointer(graph))
+    }
+    symbols.gs_graph_compute = watched as unknown as typeof compute
   }
 
   get addresses() {
@@ -87,45 +108,64 @@ class CaseRunner {
     const { buffers, wire } = this.#state
     this.#payload = this.#arena.place(nodeCase, buffers)
     wire.sizeBytes = this.#payload.length
+    let result: number = outcome.ran
     try {
       graphCompute(this.#state)
     } catch (error) {
-      if (error instanceof ProtocolError) {
-        if (nodeCase.fields.length === 0) {
-          tell({
-            event: "refused",
-            number,
-            message: `${error.field} ${error.reason} (${error.value})`,
-          })
-        }
-        return outcome.refused
-      }
-      if (error instanceof Trapped) {
-        this.trappedCount++
-        tell({ event: "trapped", number, words: error.message })
-        return outcome.broken
-      }
-      if (!(error instanceof ComputeError)) throw error
-      takeLog()
-      return this.#strays(nodeCase, number) ? outcome.broken : outcome.failed
+      result = this.#outcomeOf(error, nodeCase, number)
     } finally {
       this.#arena.clear(buffers)
     }
-    return this.#strays(nodeCase, number) ? outcome.broken : outcome.ran
+    if (result !== outcome.ran && result !== outcome.failed) return result
+    return this.#isHarmless(nodeCase, number) ? result : outcome.broken
   }
 
-  #strays(nodeCase: NodeCase, number: number): boolean {
+  #outcomeOf(error: unknown, nodeCase: NodeCase, number: number): number {
+    if (error instanceof ProtocolError) {
+      const { field, reason, value } = error
+      const isControl = nodeCase.fields.length === 0
+      if (isControl) tell({ event: "refused", number, message: `${field} ${reason} (${value})` })
+      return outcome.refused
+    }
+    if (error instanceof Trapped) {
+      this.trappedCount++
+      tell({ event: "broken", number, words: error.message })
+      return outcome.broken
+    }
+    if (!(error instanceof ComputeError)) throw error
+    takeLog()
+    return outcome.failed
+  }
+
+  /** Whether the case that ran changed no byte but its own, and took no more memory than it said. */
+  #isHarmless(nodeCase: NodeCase, number: number): boolean {
     const stray = this.#arena.strayByte(nodeCase)
-    if (stray !== undefined) tell({ event: "stray", number, ...stray })
-    return stray !== undefined
+    if (stray !== undefined) {
+      tell({ event: "stray", number, ...stray })
+      return false
+    }
+    const words = this.#heapWords()
+    if (words === undefined) return true
+    tell({ event: "broken", number, words })
+    return false
+  }
+
+  #heapWords(): string | undefined {
+    if (this.#trap.isHeapDamaged) return "wrote behind its work memory"
+    const { workBytes } = this.#state.graph
+    const { heapBytes } = this.#trap
+    if (heapBytes <= workBytes + SMALL_BYTES) return undefined
+    return `took more work memory than the check says: ${heapBytes} bytes instead of ${workBytes}`
   }
 }
 
 const main = (config: ChildConfig): void => {
   io().io_expect_crash()
+  const trap = new Trap(config.trapPath)
   loadBackends(0)
-  if (config.threadCount === 1) trapCompute()
-  const runner = new CaseRunner(config.threadCount)
+  trap.install()
+  openBase().ggml_set_abort_callback(asPointer(trap.abortCallback))
+  const runner = new CaseRunner(trap, config.threadCount)
   const shared = new Float64Array(mmap(config.progressPath, { shared: true }).buffer)
   tell({ event: "ready", addresses: runner.addresses })
   const nodes = nodesOf(config.source)

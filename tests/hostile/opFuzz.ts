@@ -18,6 +18,7 @@ import { layOut } from "./Arena.ts"
 import { type CaseSource, caseOf, nodesOf } from "./cases.ts"
 import { type ChildConfig, type ChildEvent, outcome, progress } from "./childProtocol.ts"
 import { describeCase, type NodeCase, tensorName } from "./nodeCase.ts"
+import { compileTrap } from "./trap.ts"
 
 export interface FuzzOptions {
   readonly seed: number
@@ -93,6 +94,7 @@ class FuzzRun {
   readonly #source: CaseSource
   readonly #folder = mkdtempSync(join(tmpdir(), "ggml-rpc-op-fuzz-"))
   readonly #progressPath = join(this.#folder, "progress")
+  readonly #trapPath = join(this.#folder, "trap.so")
   readonly #shared: Float64Array
   readonly #failures = new Map<string, Failure>()
   readonly #skipped = new Map<string, number>()
@@ -105,6 +107,7 @@ class FuzzRun {
     this.#options = options
     const { seed, ops = [], graphs = true } = options
     this.#source = { seed, ops, graphs }
+    compileTrap(this.#trapPath)
     const size = progress.counts + MOST_NODES * outcome.count
     writeFileSync(this.#progressPath, new Uint8Array(size * 8))
     this.#shared = new Float64Array(mmap(this.#progressPath, { shared: true }).buffer)
@@ -134,7 +137,7 @@ class FuzzRun {
     const { threadCount } = this.#options
     const config: ChildConfig = {
       ...{ source: this.#source, firstNumber, endNumber, threadCount },
-      progressPath: this.#progressPath,
+      ...{ progressPath: this.#progressPath, trapPath: this.#trapPath },
       skipped: [...this.#skipped].flatMap(([key, count]) => (count >= ENOUGH ? [key] : [])),
     }
     this.#shared[progress.number] = -1
@@ -181,7 +184,7 @@ class FuzzRun {
       if (event.event === "ready") this.#addresses = event.addresses
       else if (event.event === "refused") {
         this.#brokenControls.push(`${caseOf(this.#source, event.number).op}: ${event.message}`)
-      } else if (event.event === "trapped") this.#crashed(event.number, event.words)
+      } else if (event.event === "broken") this.#crashed(event.number, event.words)
       else {
         const nodeCase = caseOf(this.#source, event.number)
         const where = placeInWords(nodeCase, event.memory, event.offsetBytes)

@@ -1,5 +1,9 @@
 // Calls of ggml that may crash or abort, from which this process comes back: for one thread, whose frames are ggml's alone.
 
+#define _GNU_SOURCE
+#include "trap.h"
+
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -8,33 +12,37 @@
 
 static sigjmp_buf g_back;
 static volatile int g_armed;
+static pthread_t g_owner;
 static char g_words[1024];
 
 typedef int (*call_type)(void *, void *);
 
-static void come_back(void) {
-    g_armed = 0;
-    siglongjmp(g_back, 1);
+static void report(const char * words, int code) {
+    if (g_armed && pthread_equal(pthread_self(), g_owner)) {
+        g_armed = 0;
+        snprintf(g_words, sizeof(g_words), "%s", words);
+        siglongjmp(g_back, 1);
+    }
+    fprintf(stderr, "%s\n", words);
+    _exit(code);
+}
+
+void trap_report(const char * words) {
+    report(words, 134);
 }
 
 static void on_signal(int number, siginfo_t * info, void * context) {
     (void) context;
     const char * name = number == SIGSEGV ? "SIGSEGV" : number == SIGBUS ? "SIGBUS" : number == SIGFPE ? "SIGFPE" : "SIGILL";
-    snprintf(g_words, sizeof(g_words), "ggml crash: %s at %p", name, info->si_addr);
-    if (g_armed) {
-        come_back();
-    }
-    fprintf(stderr, "%s\n", g_words);
-    _exit(128 + number);
+    char words[96];
+    snprintf(words, sizeof(words), "ggml crash: %s at %p", name, info->si_addr);
+    report(words, 128 + number);
 }
 
 static void on_abort(const char * message) {
-    snprintf(g_words, sizeof(g_words), "ggml abort: %s", message);
-    if (g_armed) {
-        come_back();
-    }
-    fprintf(stderr, "%s\n", g_words);
-    _exit(134);
+    char words[900];
+    snprintf(words, sizeof(words), "ggml abort: %s", message);
+    report(words, 134);
 }
 
 // ggml_set_abort_callback(on_abort) is the caller's to do.
@@ -66,6 +74,7 @@ int trap_call(void * call, void * first, void * second) {
     if (sigsetjmp(g_back, 1) != 0) {
         return -1000;
     }
+    g_owner = pthread_self();
     g_armed = 1;
     const int result = ((call_type) call)(first, second);
     g_armed = 0;

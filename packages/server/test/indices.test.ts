@@ -1,7 +1,7 @@
 /** Indices are looked at right before a node uses them, wherever they come from, on every run. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { Command, type RpcTensor, typeId } from "@ggml-rpc/protocol"
-import { f32Tensor, node, type TestBuffer, TestClient } from "./TestClient.ts"
+import { f32Tensor, floats, node, type TestBuffer, TestClient } from "./TestClient.ts"
 import { tensorsOf, VALID_NODE_BYTES, type ValidNode, validNodes } from "./validNodes.ts"
 import { startServer } from "./withServer.ts"
 
@@ -207,24 +207,29 @@ test("what a later node writes does not matter, until the next run", async () =>
   await refused("at [0,0,0,0]", "(got 8)")
 })
 
-test("a sorted order is one of indices as far as it goes, and no further", async () => {
+test.each([
+  ["a sorted order", false],
+  ["a copy of a sorted order", true],
+])("%s is one of indices as far as it goes, and no further", async (_, isCopied) => {
   const sorted = async (rowCount: number) => {
     const session = await open(8192)
     const { buffer } = session
     const values = f32Tensor(1, buffer, 0, [8])
     const order = ids(2, buffer, 1024, [8], node("ARGSORT", 1))
-    const three = { ...ids(3, buffer, 1024 + 8, [3]), viewSrc: 2n, viewOffset: 8n }
-    const table = f32Tensor(4, buffer, 2048, [4, rowCount])
-    const rows = f32Tensor(5, buffer, 4096, [4, 3], node("GET_ROWS", 4, 3))
-    session.client.setTensor(values, new Uint8Array(Float32Array.of(0, 1, 2, 3, 4, 5, 6, 7).buffer))
-    session.compute([values, order, three, table, rows], [2, 5])
+    const copy = ids(3, buffer, 1536, [8], node("CONT", 2))
+    const [viewed, offset] = isCopied ? [3n, 1536] : [2n, 1024]
+    const three = { ...ids(4, buffer, offset + 8, [3]), viewSrc: viewed, viewOffset: 8n }
+    const table = f32Tensor(5, buffer, 2048, [4, rowCount])
+    const rows = f32Tensor(6, buffer, 4096, [4, 3], node("GET_ROWS", 5, 4))
+    session.client.setTensor(values, floats(0, 1, 2, 3, 4, 5, 6, 7))
+    session.compute([values, order, copy, three, table, rows], isCopied ? [2, 3, 6] : [2, 6])
     return session
   }
   const enough = await sorted(8)
   await enough.lives()
   enough.client.close()
   const tooFew = await sorted(4)
-  await tooFew.refused("tensors[4].src[1]", "below 4 at [2,0,0,0]", "(got 4)")
+  await tooFew.refused("tensors[5].src[1]", "below 4 at [2,0,0,0]", "(got 4)")
 })
 
 test("indices in the memory of the result are refused", async () => {

@@ -55,25 +55,6 @@ const fill = async (client: TestClient, sizeBytes: number): Promise<RpcTensor> =
 }
 
 describe("a session that dies", () => {
-  test("by an assertion of ggml is reported with ggml's message", () =>
-    besideWitness(async (server) => {
-      const client = await TestClient.connect(server.port)
-      const buffer = await client.allocate(4096)
-      // Which row is asked for shows only when the kernel runs.
-      const rows = f32Tensor(1, buffer, 0, [4, 4])
-      const index = f32Tensor(2, buffer, 64, [1], { type: 26 })
-      const row = f32Tensor(3, buffer, 128, [4], node("GET_ROWS", 1, 2))
-      client.setTensor(index, Uint8Array.of(4, 0, 0, 0))
-      client.send(Command.GRAPH_COMPUTE, {
-        uid: 1n,
-        device: 0,
-        nodes: [3n],
-        tensors: [rows, index, row],
-      })
-      await client.closed
-      await server.logged("session of 127.0.0.1", "died: ggml abort:", "GGML_ASSERT")
-    }))
-
   test.each(["SIGKILL", "SIGSEGV"] as const)("by %s", (signal) =>
     besideWitness(async (server) => {
       const client = await TestClient.connect(server.port)

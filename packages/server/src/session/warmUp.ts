@@ -42,6 +42,9 @@ const encode = <C extends MessageId>(command: C, value: RequestOf<C>): Uint8Arra
 const idOf = (number: number): bigint =>
   number === 0 ? 0n : 0x7f3a_8000_0000n + BigInt(number - 16) * 0x150n
 
+const sourcesOf = (...numbers: readonly number[]): bigint[] =>
+  Array.from({ length: 10 }, (_, index) => idOf(numbers[index] ?? 0))
+
 /** A dense tensor in the first buffer of a session. */
 const tensor = (
   number: number,
@@ -64,7 +67,7 @@ const tensor = (
     op: numbering.ops.indexOf(op),
     opParams: Array.from({ length: 16 }, (_, index) => opParams[index] ?? 0),
     flags: op === "NONE" ? 0 : TensorFlag.COMPUTE,
-    src: Array.from({ length: 10 }, (_, index) => idOf(sources[index] ?? 0)),
+    src: sourcesOf(...sources),
     data: BigInt(FIRST_BASE + TENSOR_BYTES * (number - 1)),
   }
 }
@@ -98,7 +101,7 @@ const tensors: readonly RpcTensor[] = [
   tensor(7, "F32", [8, 4], "MUL", [6, 1]),
   tensor(8, "F32", [4, 4], "MUL_MAT", [7, 7]),
   tensor(9, "F32", [8, 1, 4], "ROPE", [5, 2], [0, 8]),
-  { ...tensor(10, "F16", [8, 16], "SET_ROWS", [7, 3, 4]), viewSrc: idOf(4) },
+  { ...view(10, "F16", [8, 16], "SET_ROWS", 4), src: sourcesOf(7, 3, 4) },
   tensor(11, "F32", [8, 4], "GET_ROWS", [1, 2]),
   tensor(12, "F32", [8, 1, 4], "FLASH_ATTN_EXT", [1, 4, 4]),
   tensor(13, "F32", [4, 4], "SOFT_MAX", [8]),

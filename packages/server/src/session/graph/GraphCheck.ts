@@ -273,6 +273,13 @@ export class GraphCheck {
         viewOffset < 0 ? "2^53 or more" : viewOffset,
       )
     }
+    if (viewedData + viewOffset !== readU64(words, at + word.data)) {
+      refuse(
+        `tensors[${index}].view_offs`,
+        "must lead from the viewed tensor's data to this one's",
+        viewOffset,
+      )
+    }
   }
 
   /**
@@ -286,17 +293,13 @@ export class GraphCheck {
     const rule = rules[op]
     if (rule === undefined) return
     const runs = (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
-    if (runs && this.#lacksMemory(index)) {
-      refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
-    }
+    if (runs) this.#checkMemory(index, node, "computes")
     this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {
       const child = words[at + word.src + source * 2]! - 1
       this.#node.set(source, child < 0 ? -1 : this.#start + child * RECORD_WORDS)
       if (child >= 0) {
-        if (runs && this.#lacksMemory(child)) {
-          refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
-        }
+        if (runs) this.#checkMemory(child, node, "reads")
       } else if (source < rule.sourceCount) {
         refuse(
           `tensors[${index}].src[${source}]`,
@@ -357,9 +360,19 @@ export class GraphCheck {
     return `${loaded.ops[op]} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
   }
 
-  #lacksMemory(index: number): boolean {
-    if (this.#bufferOf[index] !== undefined) return false
-    return byteSize(this.#words, this.#start + index * RECORD_WORDS) > 0
+  /** A tensor that a node computes or reads has memory, of the device that runs the graph. */
+  #checkMemory(index: number, node: number, does: string): void {
+    const buffer = this.#bufferOf[index]
+    if (buffer !== undefined) {
+      if (buffer.device === this.device) return
+      refuse(
+        `tensors[${index}].buffer`,
+        `is memory of device ${buffer.device}, but node ${node} ${does} this tensor on device ${this.device}`,
+      )
+    }
+    if (byteSize(this.#words, this.#start + index * RECORD_WORDS) > 0) {
+      refuse(`tensors[${index}].buffer`, `is 0, but node ${node} ${does} this tensor`)
+    }
   }
 
   #dropUnreached(): void {
