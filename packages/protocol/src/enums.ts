@@ -17,6 +17,18 @@ export const typeName = (id: number): string | undefined =>
 /** The id of a type name such as `"Q8_0"`, or -1. */
 export const typeId = (name: string): number => types.find((type) => type.name === name)?.id ?? -1
 
+/** The kind in `opParams[0]` of a UNARY node. */
+export const unaryOpName = (
+  id: number,
+  numbering: Numbering = libraryNumbering,
+): string | undefined => numbering.unaryOps[id] || undefined
+
+/** The kind in `opParams[0]` of a GLU node. */
+export const gluOpName = (
+  id: number,
+  numbering: Numbering = libraryNumbering,
+): string | undefined => numbering.gluOps[id] || undefined
+
 /**
  * Ops whose `opParams` carry function pointers of the sender. A server must refuse them: running one would jump to an
  * address that a client chose.
