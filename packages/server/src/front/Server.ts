@@ -25,6 +25,7 @@ import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
 import { Admission } from "./Admission.ts"
+import { AllowList, privateRanges } from "./AllowList.ts"
 import { logEvents } from "./ClientEvents.ts"
 import {
   CacheFolderError,
@@ -54,6 +55,11 @@ export interface ServeOptions {
   readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
   /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
   readonly versionsFile?: string
+  /**
+   * Whose connections are taken: addresses and networks such as `192.168.0.0/16`. Default: everybody's where `host` is an
+   * address of this machine alone, else those of `privateRanges`.
+   */
+  readonly allow?: readonly string[]
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
@@ -82,6 +88,8 @@ export interface ServeOptions {
    * true; false sends all of it through the backend, as on a GPU.
    */
   readonly directMemory?: boolean
+  /** Whether operations that only training uses are run: gradients, losses, optimizers. Default false. */
+  readonly allowTraining?: boolean
   /**
    * Whether a client may link this server with another one, on which the two add up partial results (8.0's COMM_INIT, for
    * llama.cpp's `-sm tensor`). For that this server listens, on the address by which the client came and for one connection, or
@@ -154,6 +162,7 @@ export const serve = (
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
+      allowTraining: options.allowTraining ?? false,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
@@ -179,6 +188,9 @@ export const serve = (
     )
     const devices = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
+    const allow = yield* AllowList.of(
+      options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
+    )
     const admission = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -186,7 +198,7 @@ export const serve = (
             timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
             maxHandshakes: MAX_HANDSHAKES,
             maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
-            check: () => pool.fullness,
+            check: ({ host }) => (allow.has(host) ? pool.fullness : NOT_ALLOWED),
             greet: () => new HelloGreeting(),
             descriptorOf: ownDescriptor,
             onAdmitted: (connection) => pool.assign(connection),
@@ -205,7 +217,7 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${formatEndpoint({ host, port })}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
+        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: the protocol has no passwords and no encryption, so anyone there can use this server`,
       })
     }
     return {
@@ -222,6 +234,10 @@ export const serve = (
       processIds: () => pool.processIds,
     }
   })
+
+const anywhere = ["0.0.0.0/0", "::/0"]
+
+const NOT_ALLOWED = "its address is not among those that may use this server (--allow)"
 
 const linkLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): LinkLimits => ({
   linkMs: linkTimeoutMs ?? LINK_TIMEOUT_MS,
