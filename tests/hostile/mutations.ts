@@ -71,8 +71,8 @@ const neOfAll: Mutation = (random, nodeCase) => {
         128,
         256,
         from - 1,
-        from + 1,
-        from * 2,
+        (from + 1) >>> 0,
+        (from * 2) >>> 0,
       ])
     : oddNumber(random, from)
   for (const { record } of tensors) {

@@ -12,6 +12,10 @@ const IN_PLACE = 4
 /** 64 types, a bit each. */
 const TYPE_WORDS = 2
 
+/** Kernels count rows, and the elements of one, as `int`; of rows they add up two counts. */
+const MAX_ROWS = 2 ** 30
+const MAX_ROW = 2 ** 31 - 1
+
 const noCheck: Check = () => ""
 
 /**
@@ -98,6 +102,10 @@ export class CompiledRule {
       return mayBeEmpty ? "" : `${nameOf(tensor)} must not be empty`
     }
     return (
+      n.must(
+        n.ne(tensor, 0) <= MAX_ROW && n.rows(tensor) <= MAX_ROWS,
+        `${nameOf(tensor)} must have at most ${MAX_ROWS} rows of ${MAX_ROW}`,
+      ) ||
       n.lies(tensor, this.#layouts[tensor + 1]!) ||
       n.must(
         n.isAligned(tensor, TYPE_ALIGNMENT[type]!),
