@@ -470,6 +470,14 @@ export const serveFlags = {
     },
     { min: 0, max: 65535 },
   ),
+  allow: names({
+    name: "allow",
+    aliases: [],
+    value: "CIDR,…",
+    about:
+      "whose connections are taken, such as 192.168.1.0/24,fd00::/8 (default: private networks; 0.0.0.0/0,::/0 for all)",
+    group: "Network",
+  }),
   protocol: nonEmpty({
     name: "protocol",
     aliases: [],
@@ -500,6 +508,13 @@ export const serveFlags = {
       "link with another server where a client asks (llama.cpp's -sm tensor): listens beside the client's connection, or dials whom it names",
     group: "Network",
   }),
+  noSandbox: toggle({
+    name: "no-sandbox",
+    aliases: [],
+    about:
+      "let session processes keep programs, files and sockets, for a debugger; by default they give up what serving a client does not take",
+    group: "Network",
+  }),
   device: names({
     name: "device",
     aliases: ["-d", "-dev"],
@@ -521,6 +536,12 @@ export const serveFlags = {
     aliases: ["-c"],
     about: "keep weights on disk, so that the next upload need not cross the network",
     group: "Cache",
+  }),
+  allowTraining: toggle({
+    name: "allow-training",
+    aliases: [],
+    about: "run operations that only training uses: gradients, losses, optimizers",
+    group: "Devices",
   }),
   cacheSize: size({
     name: "cache-size",
