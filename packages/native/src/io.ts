@@ -42,6 +42,8 @@ const open = () =>
     io_clear_abort: { args: [], returns: "void" },
     io_raise_abort: { args: [], returns: "void" },
     io_expect_crash: { args: [], returns: "void" },
+    io_lower_priority: { args: ["i32"], returns: "i32" },
+    io_descriptor_limit: { args: [], returns: "f64" },
     io_exit: { args: ["i32"], returns: "void" },
     io_set_receive_timeout: { args: ["i32", "f64"], returns: "i32" },
     io_error_text: { args: ["i32"], returns: "cstring" },

@@ -25,6 +25,12 @@ import { Admission } from "./Admission.ts"
 import { logEvents } from "./ClientEvents.ts"
 import { cacheFolder } from "./cacheFolder.ts"
 import {
+  type DescriptorShares,
+  descriptorLimit,
+  openDescriptors,
+  shareDescriptors,
+} from "./descriptors.ts"
+import {
   CacheFolderError,
   type ServeError,
   SessionStartError,
@@ -35,7 +41,8 @@ import {
 import { HelloGreeting } from "./Greeting.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
-import { SessionPool } from "./SessionPool.ts"
+import { RepeatCounter } from "./RepeatCounter.ts"
+import { type AddressRates, SessionPool } from "./SessionPool.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
@@ -63,7 +70,12 @@ export interface ServeOptions {
   /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
   readonly debug?: boolean
   /** Clients served at the same time; more are turned away. Default 64. */
-  readonly maxSessions?: number
+  readonly maxClients?: number
+  /**
+   * Whether the clients of one address are limited in what they may cost: see `addressRates`. Default true; false where one
+   * address stands for many, as a proxy's.
+   */
+  readonly addressLimits?: boolean
   /** Session processes kept waiting for a client. Default 1; 0 makes a client wait for its process to start. */
   readonly spareCount?: number
   /** A new connection is closed when it has not said all of HELLO by then. Default 10000. */
@@ -75,6 +87,8 @@ export interface ServeOptions {
   readonly directMemory?: boolean
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
+  /** Lines of one kind are counted for so long after one was written, see `RepeatCounter`. Default 10000; 0 writes them all. */
+  readonly logWindowMs?: number
 }
 
 /** A server that listens; it ends with the scope it was made in. */
@@ -100,9 +114,20 @@ export interface RunningServer {
 /** The port of upstream's rpc-server. */
 export const DEFAULT_PORT = 50052
 
-const DEFAULT_MAX_SESSIONS = 64
+const DEFAULT_MAX_CLIENTS = 64
+
+/**
+ * What the clients of one address may cost. A start takes 0.2 s of a core: a burst fills the server, and later a second of
+ * all leaves most of it to others. A session that is short takes half a millisecond.
+ */
+const addressRates: AddressRates = {
+  starts: { burst: DEFAULT_MAX_CLIENTS, perSecond: 4 },
+  sessions: { burst: 640, perSecond: 200 },
+}
 
 const HELLO_TIMEOUT_MS = 10_000
+
+const LOG_WINDOW_MS = 10_000
 
 /** Connections that have not said HELLO, in all and from one address. They cost a descriptor each. */
 const MAX_HANDSHAKES = 512
@@ -116,7 +141,10 @@ export const serve = (
   options: ServeOptions = {},
 ): Effect.Effect<RunningServer, ServeError, Scope.Scope> =>
   Effect.gen(function* () {
-    const log = options.log ?? (yield* effectLog)
+    const log = yield* countedLog(
+      options.log ?? (yield* effectLog),
+      options.logWindowMs ?? LOG_WINDOW_MS,
+    )
     const protocol = yield* pinnedProtocol(options.protocol ?? AUTO)
     const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
       Effect.map(pinnedProtocol(protocol), (spec) => ({ port, protocol, spec })),
@@ -133,16 +161,18 @@ export const serve = (
     const ledger = yield* namelessFile("wx+")
     const verified = yield* namelessFile("ax+")
     const onEvent = logEvents(log)
+    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
     const pool = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
           new SessionPool({
             config,
-            maxSessions: options.maxSessions ?? DEFAULT_MAX_SESSIONS,
+            maxClients: shares.clients,
             spareCount: options.spareCount ?? 1,
             log,
             onEvent,
             shared: [ledger, verified],
+            limits: (options.addressLimits ?? true) ? addressRates : undefined,
             ...rememberedVersions(options.versionsFile, log),
           }),
       ),
@@ -155,9 +185,9 @@ export const serve = (
         () =>
           new Admission({
             timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
-            maxHandshakes: MAX_HANDSHAKES,
-            maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
-            check: () => pool.fullness,
+            maxHandshakes: shares.handshakes,
+            maxHandshakesPerAddress: Math.min(MAX_HANDSHAKES_PER_ADDRESS, shares.handshakes),
+            check: ({ address }) => pool.fullnessFor(address),
             greet: () => new HelloGreeting(),
             descriptorOf: ownDescriptor,
             onAdmitted: (connection) => pool.assign(connection),
@@ -242,6 +272,29 @@ const effectLog: Effect.Effect<LogSink> = Effect.map(Effect.runtime<never>(), (r
   }
   return ({ level, message }: LogEntry) => run(levels[level](message))
 })
+
+/** What the limit of open files allows. */
+const affordable = (maxClients: number, log: LogSink): DescriptorShares => {
+  const limit = descriptorLimit()
+  const wanted = { clients: maxClients, handshakes: MAX_HANDSHAKES }
+  const shares = shareDescriptors(limit - openDescriptors(), wanted)
+  if (shares.clients < maxClients) {
+    const message = `this process may have ${limit} files open, which is enough for ${shares.clients} clients at a time, not ${maxClients}: raise the limit (ulimit -n) for more`
+    log({ level: "warning", message })
+  }
+  return shares
+}
+
+const countedLog = (sink: LogSink, windowMs: number): Effect.Effect<LogSink, never, Scope.Scope> =>
+  windowMs === 0
+    ? Effect.succeed(sink)
+    : Effect.map(
+        Effect.acquireRelease(
+          Effect.sync(() => new RepeatCounter(sink, windowMs)),
+          (counter) => Effect.sync(() => counter.close()),
+        ),
+        ({ log }) => log,
+      )
 
 const prepareCache = (
   options: ServeOptions,

@@ -48,8 +48,11 @@ export class SessionState {
   blockAddress: Address = 0
   /** Links that the client was refused; see commands/comm.ts. */
   linkCount = 0
-  /** Whether the client left something that only the end of the process frees for sure. */
-  stateful = false
+  /**
+   * Whether the client did something whose traces only the end of the process removes for sure: it ran a kernel, or had more
+   * memory than a small model's, or some of a device's.
+   */
+  isSpent = false
   #spoken: Spoken = newestSpoken
   /** What the client's numbers may mean; once its graphs have told, one. */
   #dialects: readonly Dialect[] = newestSpoken.dialects
@@ -125,6 +128,23 @@ export class SessionState {
     writeU64(words, at + word.buffer, buffer?.native ?? 0)
     writeU64(words, at + word.data, buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes)
     return buffer
+  }
+
+  /** Frees a buffer's memory, without its contents where this process may serve another client. */
+  release({ native, sizeBytes }: SessionBuffer): void {
+    if (!this.isSpent && sizeBytes > 0) this.ggml.gs_buffer_clear(asPointer(native), 0)
+    this.ggml.ggml_backend_buffer_free(asPointer(native))
+  }
+
+  /** Frees all that the client has, and overwrites what it sent: the next one finds what the first one found. */
+  forget(): void {
+    for (const buffer of this.buffers.all()) this.release(buffer)
+    this.buffers.clear()
+    this.ledger.set(0)
+    this.wire.forget()
+    this.block.fill(0)
+    this.#staging?.fill(0)
+    for (const device of this.devices) device.forget()
   }
 
   /** Native address of the block of `STAGING_BYTES`. */

@@ -25,6 +25,20 @@ export interface DeviceReport {
   readonly totalBytes: number
 }
 
+/** A connection is over. */
+export interface ClosedEvent {
+  readonly event: "closed"
+  /** The client closed; it sent a bad request; ggml failed. */
+  readonly reason: "left" | "refused" | "failed"
+  readonly message: string
+  /** Payload bytes of its HELLO; absent when it was not answered. */
+  readonly helloBytes?: number
+  /** It went on after HELLO: the version that it was offered suits it. */
+  readonly hasAsked: boolean
+  /** Nothing of the client is left: the process waits for the next one. Otherwise it ends. */
+  readonly again: boolean
+}
+
 /** What a session process says on stdout, one JSON object a line. */
 export type SessionEvent =
   /** The process cannot go on: libraries are missing, or a defect; it ends. */
@@ -37,18 +51,6 @@ export type SessionEvent =
       readonly name: string
       readonly available: readonly DeviceReport[]
     }
-  /** The connection is over. */
-  | {
-      readonly event: "closed"
-      /** The client closed; it sent a bad request; ggml failed. */
-      readonly reason: "left" | "refused" | "failed"
-      readonly message: string
-      /** Payload bytes of its HELLO; absent when it was not answered. */
-      readonly helloBytes?: number
-      /** It went on after HELLO: the version that it was offered suits it. */
-      readonly hasAsked: boolean
-      /** The client left no state behind: the process waits for the next one. Otherwise it ends. */
-      readonly again: boolean
-    }
+  | ClosedEvent
   /** A client wants this server to dial another one, which waits for that; see commands/comm.ts. */
   | { readonly event: "link"; readonly host: string; readonly port: number }

@@ -46,7 +46,7 @@ export const graphCompute = (state: SessionState): void => {
       sizeBytes,
     )
   }
-  state.stateful = true
+  state.isSpent = true
   const native = ggml.gs_graph_build(
     asPointer(graph.nodesAddress),
     graph.nodeCount,
@@ -97,6 +97,7 @@ const checkSupport = (state: SessionState, native: Address): void => {
 }
 
 const growBlock = (state: SessionState, size: number): void => {
+  if (size > GRAPH_BLOCK_BYTES) state.isSpent = true
   const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
   if (!hasHostMemoryFor(state, bytes)) {
     refuse("payload_size", "is larger than the memory of this machine allows now", size)

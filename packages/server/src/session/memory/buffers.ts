@@ -43,9 +43,15 @@ const MIN_ALIGNMENT_BYTES = 4096
  */
 export class Buffers {
   readonly #byId = new Map<number, SessionBuffer>()
+  #bytes = 0
   #hostBytes = 0
   #nextId = FIRST_ID
   #nextBase = FIRST_BASE
+
+  /** Bytes of all buffers. */
+  get bytes(): number {
+    return this.#bytes
+  }
 
   /** Bytes of all buffers that this process can read: its own memory. */
   get hostBytes(): number {
@@ -63,6 +69,7 @@ export class Buffers {
     const added = { ...buffer, id: this.#nextId++, base: buffer.sizeBytes === 0 ? 0 : start }
     this.#nextBase = start + buffer.sizeBytes + GUARD_BYTES
     this.#byId.set(added.id, added)
+    this.#bytes += added.sizeBytes
     if (added.isHost) this.#hostBytes += added.sizeBytes
     return added
   }
@@ -77,7 +84,22 @@ export class Buffers {
     return this.#byId.get(readU64(words, at))
   }
 
+  all(): Iterable<SessionBuffer> {
+    return this.#byId.values()
+  }
+
+  /** Removes all, for another client: its handles and addresses start anew. */
+  clear(): void {
+    this.#byId.clear()
+    this.#bytes = 0
+    this.#hostBytes = 0
+    this.#nextId = FIRST_ID
+    this.#nextBase = FIRST_BASE
+  }
+
   remove(buffer: SessionBuffer): void {
-    if (this.#byId.delete(buffer.id) && buffer.isHost) this.#hostBytes -= buffer.sizeBytes
+    if (!this.#byId.delete(buffer.id)) return
+    this.#bytes -= buffer.sizeBytes
+    if (buffer.isHost) this.#hostBytes -= buffer.sizeBytes
   }
 }
