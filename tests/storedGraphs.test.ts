@@ -1,7 +1,8 @@
 /** The client's record of what a server has stored, against the server's own: none is named that is not there. */
 import { expect, test } from "bun:test"
+import { STORED_GRAPH_COUNTS } from "@ggml-rpc/protocol"
 import fc from "fast-check"
-import { newStoredGraphs, STORED_GRAPH_LIMIT } from "../packages/client/src/devices/StoredGraphs.ts"
+import { newStoredGraphs } from "../packages/client/src/devices/StoredGraphs.ts"
 import { graphKey, StoredGraphs } from "../packages/server/src/session/graph/StoredGraphs.ts"
 
 /** One connection with two devices, as commands/graph.ts and commands/buffer.ts use the class. */
@@ -21,7 +22,7 @@ class Connection {
     }
     client.sending(...uid)
     if (uid[0] === 0 && uid[1] === 0) return true
-    this.server.makeRoom(device, STORED_GRAPH_LIMIT)
+    this.server.makeRoom(device, STORED_GRAPH_COUNTS.uid)
     this.server.put(device, key, { native: ++this.built, buffers: new Set([buffer]), sizeBytes: 1 })
     return true
   }
@@ -67,10 +68,10 @@ test("more graphs than are kept go round and round", () => {
   const connection = new Connection()
   let sent = 0
   for (let round = 0; round < 3; round++) {
-    for (let uid = 1; uid <= STORED_GRAPH_LIMIT + 1; uid++) {
+    for (let uid = 1; uid <= STORED_GRAPH_COUNTS.uid + 1; uid++) {
       if (connection.compute(0, [uid, 0], 1)) sent++
     }
   }
   // The one too many clears all, so that none is there when its turn comes.
-  expect(sent).toBe(3 * (STORED_GRAPH_LIMIT + 1))
+  expect(sent).toBe(3 * (STORED_GRAPH_COUNTS.uid + 1))
 })

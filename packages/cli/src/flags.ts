@@ -486,6 +486,13 @@ export const serveFlags = {
       "do not slow down an address whose clients start many sessions or send bad requests, as where it is a proxy's",
     group: "Network",
   }),
+  allowComm: toggle({
+    name: "allow-comm",
+    aliases: [],
+    about:
+      "link with another server where a client asks (llama.cpp's -sm tensor): listens beside the client's connection, or dials whom it names",
+    group: "Network",
+  }),
   device: names({
     name: "device",
     aliases: ["-d", "-dev"],

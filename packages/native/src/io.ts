@@ -46,6 +46,10 @@ const open = () =>
     io_descriptor_limit: { args: [], returns: "f64" },
     io_exit: { args: ["i32"], returns: "void" },
     io_set_receive_timeout: { args: ["i32", "f64"], returns: "i32" },
+    io_set_send_timeout: { args: ["i32", "f64"], returns: "i32" },
+    io_listen_beside: { args: ["i32", "i32"], returns: "i32" },
+    io_accept: { args: ["i32", "f64"], returns: "i32" },
+    io_peer_address: { args: ["i32", "ptr", "i32"], returns: "void" },
     io_error_text: { args: ["i32"], returns: "cstring" },
   }).symbols
 

@@ -31,9 +31,9 @@ const size = fc.oneof(
 const half = fc.nat(0xffff_ffff)
 const start = fc.nat(300)
 
-const tensorBytes = (value: RpcTensor, at: number): Uint8Array => {
-  const bytes = new Uint8Array(at + RpcTensor.size)
-  RpcTensor.encode(value, new DataView(bytes.buffer), at)
+const tensorBytes = (value: RpcTensor): Uint8Array => {
+  const bytes = new Uint8Array(RpcTensor.size)
+  RpcTensor.encode(value, new DataView(bytes.buffer), 0)
   return bytes
 }
 
@@ -66,13 +66,13 @@ for (const spec of versions) {
               spec,
             )
             const { data } = value
-            const tensors = tensorBytes(value.tensor, offset)
+            const tensor = tensorBytes(value.tensor)
             const bytes = dialect.setTensorRequestBytes
             expect(bytes).toBe(whole.length - data.length)
             const prefix = written(offset, bytes, (target) =>
               dialect.writeSetTensorPrefix(
                 target,
-                ...([offset, tensors, offset, cacheFlag, at, data.length] as const),
+                ...([offset, tensor, cacheFlag, at, data.length] as const),
               ),
             )
             expect(prefix).toEqual(whole.subarray(0, bytes))
@@ -92,7 +92,7 @@ for (const spec of versions) {
           )
           const [low, high] = [hash.digestLo(), hash.digestHi()]
           const request = written(3, whole.length, (target) =>
-            dialect.writeSetTensorHash(target, 3, tensorBytes(value.tensor, 1), 1, at, low, high),
+            dialect.writeSetTensorHash(target, 3, tensorBytes(value.tensor), at, low, high),
           )
           expect(request).toEqual(whole)
         }),
@@ -105,7 +105,7 @@ for (const spec of versions) {
           const value = { tensor, offsetBytes: BigInt(at), sizeBytes: BigInt(count) }
           const whole = encodeRequest(Command.GET_TENSOR, value, spec)
           const request = written(5, whole.length, (target) =>
-            dialect.writeGetTensor(target, 5, tensorBytes(tensor, 2), 2, at, count),
+            dialect.writeGetTensor(target, 5, tensorBytes(tensor), at, count),
           )
           expect(request).toEqual(whole)
         }),
@@ -124,45 +124,6 @@ for (const spec of versions) {
             )
             expect(request).toEqual(whole)
           }),
-        )
-      })
-    }
-
-    if (dialect.has("SET_TENSOR_2D")) {
-      test("SET_TENSOR_2D and GET_TENSOR_2D", () => {
-        const few = fc.nat(40)
-        fc.assert(
-          fc.property(
-            requests.GET_TENSOR,
-            size,
-            few,
-            few,
-            size,
-            (value, at, bytes, count, stride) => {
-              const { tensor } = value
-              const runs = {
-                ...{ tensor, offsetBytes: BigInt(at), sizeBytes: BigInt(bytes) },
-                ...{ runCount: BigInt(count), strideBytes: BigInt(stride) },
-              }
-              const data = new Uint8Array(bytes * count)
-              const wholes = [
-                [
-                  Command.SET_TENSOR_2D,
-                  encodeRequest(Command.SET_TENSOR_2D, { ...runs, data }, spec),
-                ],
-                [Command.GET_TENSOR_2D, encodeRequest(Command.GET_TENSOR_2D, runs, spec)],
-              ] as const
-              for (const [command, whole] of wholes) {
-                const request = written(4, 337, (target) =>
-                  dialect.writeTensor2d(
-                    target,
-                    ...([4, command, tensorBytes(tensor, 7), 7, at, bytes, count, stride] as const),
-                  ),
-                )
-                expect(request).toEqual(whole.subarray(0, 337))
-              }
-            },
-          ),
         )
       })
     }

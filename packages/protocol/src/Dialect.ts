@@ -1,13 +1,11 @@
 import { GraphFormat } from "./codec/graph.ts"
 import { REQUEST_HEADER_SIZE_BYTES } from "./codec/header.ts"
-import { RpcTensor } from "./codec/tensor.ts"
+import { upperHalf } from "./codec/u64.ts"
 import { COMMAND_COUNT, Command, type MessageName } from "./commands.ts"
 import { commandSpec, requestCodec } from "./messages.ts"
-import { libraryNumbering } from "./versions/index.ts"
+import { buildOf, libraryNumbering } from "./versions/index.ts"
 import {
-  GetTensor2dRequest,
   GetTensorRequest,
-  SetTensor2dPrefix,
   SetTensorHashRequest,
   SetTensorPrefix,
   UnflaggedSetTensorPrefix,
@@ -67,18 +65,7 @@ const putU32 = (target: Uint8Array, offset: number, value: number): void => {
 
 const putU64 = (target: Uint8Array, offset: number, value: number): void => {
   putU32(target, offset, value >>> 0)
-  putU32(target, offset + 4, Math.floor(value / 0x1_0000_0000))
-}
-
-const putTensor = (
-  target: Uint8Array,
-  offset: number,
-  tensors: Uint8Array,
-  tensorStart: number,
-): void => {
-  for (let index = 0; index < RpcTensor.size; index++) {
-    target[offset + index] = tensors[tensorStart + index]!
-  }
+  putU32(target, offset + 4, upperHalf(value))
 }
 
 /** Header; returns the offset of the payload. */
@@ -98,8 +85,8 @@ const putHeader = (
  * client and server look things up by a number and know no version.
  *
  * Writers are for what a client sends for every token: straight into a block of pending bytes, without a view, a bigint or an
- * allocation. `tensors[tensorStart..+296]` is an encoded `RpcTensor`; sizes and offsets are safe integers. Each returns the
- * offset after what it wrote; the caller guarantees the room.
+ * allocation. `tensor` is an encoded `RpcTensor`, 296 bytes; sizes and offsets are safe integers. Each returns the offset after
+ * what it wrote; the caller guarantees the room.
  */
 export class Dialect {
   readonly spec: ProtocolSpec
@@ -194,15 +181,14 @@ export class Dialect {
   writeSetTensorPrefix(
     target: Uint8Array,
     offset: number,
-    tensors: Uint8Array,
-    tensorStart: number,
+    tensor: Uint8Array,
     cacheFlag: 0 | 1,
     dataOffsetBytes: number,
     dataSizeBytes: number,
   ): number {
     const size = this.setTensorPrefixBytes
     const payload = putHeader(target, offset, Command.SET_TENSOR, size + dataSizeBytes)
-    putTensor(target, payload, tensors, tensorStart)
+    target.set(tensor, payload)
     if (this.setTensorCacheFlagAt >= 0) target[payload + this.setTensorCacheFlagAt] = cacheFlag
     putU64(target, payload + this.setTensorOffsetAt, dataOffsetBytes)
     return payload + size
@@ -212,15 +198,14 @@ export class Dialect {
   writeSetTensorHash(
     target: Uint8Array,
     offset: number,
-    tensors: Uint8Array,
-    tensorStart: number,
+    tensor: Uint8Array,
     dataOffsetBytes: number,
     hashLow: number,
     hashHigh: number,
   ): number {
     const { offsets, size } = SetTensorHashRequest
     const payload = putHeader(target, offset, Command.SET_TENSOR_HASH, size)
-    putTensor(target, payload, tensors, tensorStart)
+    target.set(tensor, payload)
     putU64(target, payload + offsets.offsetBytes, dataOffsetBytes)
     putU32(target, payload + offsets.hash, hashLow)
     putU32(target, payload + offsets.hash + 4, hashHigh)
@@ -231,40 +216,16 @@ export class Dialect {
   writeGetTensor(
     target: Uint8Array,
     offset: number,
-    tensors: Uint8Array,
-    tensorStart: number,
+    tensor: Uint8Array,
     dataOffsetBytes: number,
     dataSizeBytes: number,
   ): number {
     const { offsets, size } = GetTensorRequest
     const payload = putHeader(target, offset, Command.GET_TENSOR, size)
-    putTensor(target, payload, tensors, tensorStart)
+    target.set(tensor, payload)
     putU64(target, payload + offsets.offsetBytes, dataOffsetBytes)
     putU64(target, payload + offsets.sizeBytes, dataSizeBytes)
     return payload + size
-  }
-
-  /** SET_TENSOR_2D without its data, or a whole GET_TENSOR_2D, which have one layout: 337 bytes. */
-  writeTensor2d(
-    target: Uint8Array,
-    offset: number,
-    command: typeof Command.SET_TENSOR_2D | typeof Command.GET_TENSOR_2D,
-    tensors: Uint8Array,
-    tensorStart: number,
-    runOffsetBytes: number,
-    runSizeBytes: number,
-    runCount: number,
-    strideBytes: number,
-  ): number {
-    const { offsets, size } = SetTensor2dPrefix
-    const dataBytes = command === Command.SET_TENSOR_2D ? runSizeBytes * runCount : 0
-    const payload = putHeader(target, offset, command, size + dataBytes)
-    putTensor(target, payload, tensors, tensorStart)
-    putU64(target, payload + offsets.offsetBytes, runOffsetBytes)
-    putU64(target, payload + offsets.sizeBytes, runSizeBytes)
-    putU64(target, payload + offsets.runCount, runCount)
-    putU64(target, payload + offsets.strideBytes, strideBytes)
-    return payload + GetTensor2dRequest.size
   }
 
   /** Bytes of a GRAPH_RECOMPUTE request, header included. */
@@ -290,3 +251,12 @@ export class Dialect {
     return payload + size
   }
 }
+
+/**
+ * A version as it may be spoken with a peer of which no more is known: a dialect for each numbering of its builds, the newest
+ * first; of a version that stands for several patches, each as its own patch is. `local`: as of `Dialect`.
+ */
+export const dialectsOf = (spec: ProtocolSpec, local?: Numbering): readonly Dialect[] =>
+  spec.numberings
+    .toReversed()
+    .map((numbering) => new Dialect(buildOf(spec, numbering), numbering, local))

@@ -1,6 +1,6 @@
 import { REQUEST_HEADER_SIZE_BYTES, RESPONSE_HEADER_SIZE_BYTES } from "./codec/header.ts"
 import type { PayloadCodec } from "./codec/payload.ts"
-import { readU64AsNumber } from "./codec/tensor.ts"
+import { readU64AsNumber } from "./codec/u64.ts"
 import { describeCommand, type MessageId, type MessageName } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
 import { checkPayloadSize, requestCodec, responseCodec } from "./messages.ts"

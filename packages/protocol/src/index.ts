@@ -12,6 +12,7 @@ export type { PayloadCodec } from "./codec/payload.ts"
 export * from "./codec/record.ts"
 export * from "./codec/tensor.ts"
 export * from "./codec/types.ts"
+export * from "./codec/u64.ts"
 export * from "./commands.ts"
 export * from "./Dialect.ts"
 export * from "./endpoint.ts"
@@ -45,6 +46,7 @@ export {
   type Requests,
   type Responses,
   type SourceLimit,
+  STORED_GRAPH_COUNTS,
   shortVersion,
   type Version,
 } from "./versions/spec.ts"

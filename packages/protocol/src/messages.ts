@@ -4,7 +4,7 @@ import {
   writeRequestHeader,
 } from "./codec/header.ts"
 import type { PayloadCodec } from "./codec/payload.ts"
-import { writeU64FromNumber } from "./codec/tensor.ts"
+import { writeU64FromNumber } from "./codec/u64.ts"
 import { commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
 import { newest } from "./versions/index.ts"

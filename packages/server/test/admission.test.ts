@@ -199,17 +199,6 @@ describe("a process that ran a graph", () => {
       next.close()
     }),
   )
-
-  test("nor does one that had more memory than a small model's", () =>
-    withServer({}, async (server) => {
-      const [pid] = server.processIds()
-      const client = await TestClient.connect(server.port)
-      const { remotePtr } = await client.allocate(32 * 1024 * 1024)
-      client.send(Command.FREE_BUFFER, { remotePtr })
-      await client.ask(Command.DEVICE_COUNT, {})
-      client.close()
-      await waitFor("its end", () => !server.processIds().includes(pid!))
-    }))
 })
 
 describe("clients in a loop", () => {
@@ -264,7 +253,7 @@ describe("clients in a loop", () => {
 
   test("are not slowed down where the limits are off", () =>
     withServer({ addressLimits: false }, async (server) => {
-      expect(await loop(20, 3000, () => beRefused(server.port))).toBeGreaterThan(300)
+      expect(await loop(20, 3000, () => beRefused(server.port))).toBeGreaterThan(200)
     }))
 
   test("at one address do not hold up another", () =>

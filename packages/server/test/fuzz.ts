@@ -19,6 +19,7 @@ import {
   TensorFlag,
   types,
 } from "@ggml-rpc/protocol"
+import { Random } from "./Random.ts"
 import {
   f32Tensor,
   floats,
@@ -58,31 +59,6 @@ export interface FuzzReport {
 const PATIENCE_MS = 250
 
 const BUFFER_BYTES = VALID_NODE_BYTES
-
-/** Mulberry32. */
-class Random {
-  #state: number
-
-  constructor(seed: number) {
-    this.#state = seed | 0
-  }
-
-  /** 0 to `limit - 1`. */
-  below(limit: number): number {
-    this.#state = (this.#state + 0x6d2b_79f5) | 0
-    let mixed = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 0x1_0000_0000) * limit)
-  }
-
-  chance(probability: number): boolean {
-    return this.below(1_000_000) < probability * 1_000_000
-  }
-
-  pick<A>(choices: readonly A[]): A {
-    return choices[this.below(choices.length)]!
-  }
-}
 
 // ---- sessions --------------------------------------------------------------------------------------
 

@@ -55,25 +55,6 @@ const fill = async (client: TestClient, sizeBytes: number): Promise<RpcTensor> =
 }
 
 describe("a session that dies", () => {
-  test("by an assertion of ggml is reported with ggml's message", () =>
-    besideWitness(async (server) => {
-      const client = await TestClient.connect(server.port)
-      const buffer = await client.allocate(4096)
-      // Which row is asked for shows only when the kernel runs.
-      const rows = f32Tensor(1, buffer, 0, [4, 4])
-      const index = f32Tensor(2, buffer, 64, [1], { type: 26 })
-      const row = f32Tensor(3, buffer, 128, [4], node("GET_ROWS", 1, 2))
-      client.setTensor(index, Uint8Array.of(4, 0, 0, 0))
-      client.send(Command.GRAPH_COMPUTE, {
-        uid: 1n,
-        device: 0,
-        nodes: [3n],
-        tensors: [rows, index, row],
-      })
-      await client.closed
-      await server.logged("session of 127.0.0.1", "died: ggml abort:", "GGML_ASSERT")
-    }))
-
   test.each(["SIGKILL", "SIGSEGV"] as const)("by %s", (signal) =>
     besideWitness(async (server) => {
       const client = await TestClient.connect(server.port)
@@ -91,6 +72,9 @@ describe("a session that dies", () => {
   )
 })
 
+/** Of what `fill` put there; a process that ran no graph goes on. */
+const isFree = (pid: number): boolean => !isAlive(pid) || residentBytes(pid) < 128 * MIB
+
 describe("a client that goes", () => {
   test.each(["close", "reset"] as const)("by %s frees its memory", (how) =>
     withServer({}, async (server) => {
@@ -99,7 +83,7 @@ describe("a client that goes", () => {
       const pid = largest(server.processIds())
       expect(residentBytes(pid)).toBeGreaterThan(256 * MIB)
       client[how]()
-      expect(await waitFor("the process ends", () => !isAlive(pid))).toBeLessThan(2000)
+      expect(await waitFor("its memory is free", () => isFree(pid))).toBeLessThan(2000)
     }),
   )
 
@@ -116,7 +100,7 @@ describe("a client that goes", () => {
       client.write(new Uint8Array(10 * MIB))
       await client.flushed()
       client.reset()
-      expect(await waitFor("the process ends", () => !isAlive(pid))).toBeLessThan(2000)
+      expect(await waitFor("its memory is free", () => isFree(pid))).toBeLessThan(2000)
     }))
 
   test("in mid-computation stops the graph and frees its memory", () =>

@@ -572,6 +572,11 @@ describe("graphs", () => {
       third({ viewSrc: 1n, viewOffset: 2n ** 64n - 4n }),
       "tensors[2].view_offs leads out",
     ],
+    [
+      "a view whose data is elsewhere",
+      third({ viewSrc: 1n, viewOffset: 4n }),
+      "tensors[2].view_offs must lead from the viewed tensor's data to this one's (got 4)",
+    ],
   ]
   test.each(cases)("%s", async (_, change, expected) => {
     const client = await TestClient.connect(server.port)

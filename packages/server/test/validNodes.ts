@@ -74,6 +74,7 @@ export const validNodes: readonly ValidNode[] = [
   valid("GET_ROWS", "I32 8,3", ["I32 8,5", "I32 3"]),
   valid("GET_ROWS_BACK", "F32 8,5", ["F32 8,3", "I32 3"]),
   valid("SET_ROWS", "F16 8,5,2", ["F32 8,3,2", "I64 3,1", "F16 8,5,2"]),
+  valid("SET_ROWS", "F32 8,5", ["F32 8,3", "I32 3", "F32 8,5"]),
   valid("DIAG", "F32 8,8,2", ["F32 8,1,2"]),
   valid("DIAG_MASK_INF", "F32 8,8", ["F32 8,8"], [2]),
   valid("DIAG_MASK_ZERO", "F32 8,8", ["F32 8,8"], [2]),

@@ -18,6 +18,7 @@ import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import { type RunningServer, serve } from "../src/index.ts"
 import { f32Tensor, floats, sources, type TestBuffer, TestClient, toFloats } from "./TestClient.ts"
+import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
 
 /** Names of `--protocol`: each version, and those that stand for any patch of one. */
 const names = [...versions.map(({ version }) => formatVersion(version)), "3.6", "4.0"]
@@ -181,6 +182,31 @@ describe.each(cases)("protocol %s, %s", (name, _, spec, numbering) => {
     }
   })
 })
+
+/** A valid GATED_DELTA_NET in the numbers of a client. */
+const gatedDeltaNet = (numbering: Numbering, buffer: TestBuffer): RpcTensor[] => {
+  const valid = validNodes.find(({ op }) => op === "GATED_DELTA_NET")!
+  const tensors = tensorsOf(valid, buffer)
+  const node = tensors.at(-1)!
+  return [...tensors.slice(0, -1), { ...node, op: numbering.ops.indexOf("GATED_DELTA_NET") }]
+}
+
+const fourth = findOffer("4.0")!
+
+test.each(fourth.numberings.map((numbering) => [numbering.ops.length, numbering] as const))(
+  "GATED_DELTA_NET of today's layout runs for the builds of 4.0 that have it: %i operations",
+  async (opCount, numbering) => {
+    const client = await connect("4.0", fourth)
+    const buffer = await client.allocate(VALID_NODE_BYTES)
+    const tensors = gatedDeltaNet(numbering, buffer)
+    const node = tensors.at(-1)!
+    client.send(Command.GRAPH_COMPUTE, { device: 0, uid: 0n, nodes: [node.id], tensors })
+    // The first build's, with 96 operations, has another layout.
+    if (opCount === 96) await client.closed
+    else expect(await client.getTensor(node, 4)).toHaveLength(4)
+    client.close()
+  },
+)
 
 /** GRAPH_RECOMPUTE as the version has it, or as the next one where it has none. */
 const recompute = ({ features }: ProtocolSpec): Uint8Array => {

@@ -3,15 +3,12 @@ import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import { RpcTensor, writeU64FromNumber } from "@ggml-rpc/protocol"
 
 /** The shim's `tensor_record`, which has the layout of the protocol's tensor. */
-export const RECORD_SIZE_BYTES = RpcTensor.size
+const RECORD_SIZE_BYTES = RpcTensor.size
 
 /** The shim's `remote_exchange`: one record, another, and those of ten sources, then u64 fields. */
-export const TENSOR_OFFSET = 0
-export const OTHER_OFFSET = RECORD_SIZE_BYTES
-export const SOURCES_OFFSET = 2 * RECORD_SIZE_BYTES
+const OTHER_OFFSET = RECORD_SIZE_BYTES
+const SOURCES_OFFSET = 2 * RECORD_SIZE_BYTES
 const REMOTE_PTR_OFFSET = 12 * RECORD_SIZE_BYTES
-/** Where the records of the sources end. */
-export const SOURCES_END = REMOTE_PTR_OFFSET
 const BASE_OFFSET = REMOTE_PTR_OFFSET + 8
 const SIZE_OFFSET = REMOTE_PTR_OFFSET + 16
 const FREE_OFFSET = REMOTE_PTR_OFFSET + 24
@@ -23,7 +20,10 @@ const END = REMOTE_PTR_OFFSET + 40
  * and what the callback found out.
  */
 export class Exchange {
-  readonly bytes: Uint8Array
+  /** Encoded: the tensor of an operation, another one, and ten sources. Views that stay, as they are used for every token. */
+  readonly tensor: Uint8Array
+  readonly other: Uint8Array
+  readonly sources: Uint8Array
   private readonly view: DataView
 
   constructor() {
@@ -32,7 +32,9 @@ export class Exchange {
       throw new Error(`the shim's exchange block has ${size} bytes where ${END} are known`)
     }
     const memory = toArrayBuffer(asPointer(ggml().gs_remote_exchange() as Address), 0, size)
-    this.bytes = new Uint8Array(memory)
+    this.tensor = new Uint8Array(memory, 0, RECORD_SIZE_BYTES)
+    this.other = new Uint8Array(memory, OTHER_OFFSET, RECORD_SIZE_BYTES)
+    this.sources = new Uint8Array(memory, SOURCES_OFFSET, REMOTE_PTR_OFFSET - SOURCES_OFFSET)
     this.view = new DataView(memory)
   }
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test"
+import { STORED_GRAPH_COUNTS } from "@ggml-rpc/protocol"
 import fc from "fast-check"
-import { newStoredGraphs, STORED_GRAPH_LIMIT, type StoredGraphs } from "./StoredGraphs.ts"
+import { newStoredGraphs, type StoredGraphs } from "./StoredGraphs.ts"
 
 /** What a server of 8.0.0 does with one device's graphs; it hangs up where this throws. */
 class ServerModel {
@@ -9,7 +10,7 @@ class ServerModel {
 
   compute(uid: number): void {
     if (uid === 0) return
-    if (this.entries.size >= STORED_GRAPH_LIMIT) this.entries.clear()
+    if (this.entries.size >= STORED_GRAPH_COUNTS.uid) this.entries.clear()
     this.entries.set(uid, true)
   }
 
@@ -55,7 +56,7 @@ describe("graphs by uid", () => {
   test("go out whole after a buffer was freed, and count on", () => {
     const graphs = newStoredGraphs("uid")
     const server = new ServerModel()
-    for (let uid = 1; uid <= STORED_GRAPH_LIMIT; uid++) run(graphs, server, uid)
+    for (let uid = 1; uid <= STORED_GRAPH_COUNTS.uid; uid++) run(graphs, server, uid)
     graphs.freedBuffer()
     server.freeBuffer()
     // The server is full: even one of its own entries makes it forget the others.

@@ -1,7 +1,7 @@
-import type { ProtocolFeatures } from "@ggml-rpc/protocol"
+import { joinU64, type ProtocolFeatures, STORED_GRAPH_COUNTS } from "@ggml-rpc/protocol"
 
-/** Graphs of a device that a server keeps by uid, before it forgets all of them; ggml-rpc.cpp (8.0.0). */
-export const STORED_GRAPH_LIMIT = 1024
+/** Graphs of a device that a server keeps by uid, before it forgets all of them. */
+const LIMIT = STORED_GRAPH_COUNTS.uid
 
 /**
  * Which graphs a server has stored for one device of one connection, so that GRAPH_RECOMPUTE names none that it lacks: it
@@ -47,7 +47,7 @@ class LastGraph implements StoredGraphs {
 }
 
 /**
- * Graphs by uid. The server drops all of them when it has {@link STORED_GRAPH_LIMIT} and one more comes, even one that it
+ * Graphs by uid. The server drops all of them when it has that many and one more comes, even one that it
  * has; after FREE_BUFFER it has no graph any more, but its entries still count.
  */
 class GraphsByUid implements StoredGraphs {
@@ -56,14 +56,14 @@ class GraphsByUid implements StoredGraphs {
   private freedCount = 0
 
   has(uidLow: number, uidHigh: number): boolean {
-    return this.entries.get(uidHigh * 0x1_0000_0000 + uidLow) === this.freedCount
+    return this.entries.get(joinU64(uidLow, uidHigh)) === this.freedCount
   }
 
   sending(uidLow: number, uidHigh: number): void {
     if (uidLow === 0 && uidHigh === 0) return
-    if (this.entries.size >= STORED_GRAPH_LIMIT) this.entries.clear()
+    if (this.entries.size >= LIMIT) this.entries.clear()
     // A counter of this process gives the uids: they stay below 2^53.
-    this.entries.set(uidHigh * 0x1_0000_0000 + uidLow, this.freedCount)
+    this.entries.set(joinU64(uidLow, uidHigh), this.freedCount)
   }
 
   freedBuffer(): void {

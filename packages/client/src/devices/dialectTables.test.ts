@@ -7,12 +7,14 @@ import {
   Dialect,
   findVersion,
   libraryNumbering,
+  newest,
   opId,
   type ProtocolSpec,
   RpcTensor,
   TensorFlag,
   typeId,
 } from "@ggml-rpc/protocol"
+import { type DeviceOperations, makeCallbacks } from "./DeviceOperations.ts"
 import { setDialect } from "./dialectTables.ts"
 
 const devices: Array<Address> = []
@@ -92,6 +94,35 @@ const dialectOf = (name: string, operationCount?: number): Dialect => {
   const numbering = spec.numberings.find(({ ops }) => ops.length === operationCount)
   return new Dialect(spec, numbering)
 }
+
+test("the size of quantized rows is asked for where they may be padded, as the version says", () => {
+  const asked: Array<number> = []
+  const callbacks = makeCallbacks({
+    getAllocSize: (device: number) => asked.push(device),
+  } as unknown as DeviceOperations)
+  ggml().gs_remote_set_callbacks(
+    BigUint64Array.from(callbacks, ({ ptr }) => BigInt(ptr as Address)),
+  )
+  const bytes = new Uint8Array(RpcTensor.size)
+  const none = new Uint8Array(10 * RpcTensor.size)
+  const isAsked = (multiple: number, ne0: number): boolean => {
+    const dialect = new Dialect(newest)
+    const device = deviceOf({
+      ...dialect,
+      features: { ...dialect.features, quantizedRowMultiple: multiple },
+    } as Dialect)
+    const nb1 = (ne0 / 32) * 34
+    const tensor = { ...ABSENT_TENSOR, type: typeId("Q8_0"), ne: [ne0, 1, 1, 1] }
+    RpcTensor.encode({ ...tensor, nb: [34, nb1, nb1, nb1] }, new DataView(bytes.buffer), 0)
+    asked.length = 0
+    const type = ggml().ggml_backend_dev_buffer_type(asPointer(device))
+    ggml().gs_tensor_alloc_size(type, bytes, none)
+    return asked.length > 0
+  }
+  expect([256, 512, 1024].map((ne0) => isAsked(512, ne0))).toEqual([true, false, false])
+  expect([256, 512, 1024].map((ne0) => isAsked(1024, ne0))).toEqual([true, true, false])
+  for (const callback of callbacks) callback.close()
+})
 
 describe("a server is asked to compute", () => {
   test("all that has a number in its version, and nothing that has none", () => {

@@ -26,6 +26,7 @@ export const setDialect = (device: Address, dialect: Dialect): void => {
   const counts = [
     ...tables.map(({ length }) => length),
     ...[limits.length, sourceLimits.length, features.useCount ? 1 : 0],
+    features.quantizedRowMultiple,
   ]
   ggml().gs_remote_device_set_dialect(
     asPointer(device),

@@ -18,26 +18,7 @@ import {
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
 import { COPY_LIMIT_BYTES, type RpcConnection } from "../connection/RpcConnection.ts"
-import {
-  type Exchange,
-  OTHER_OFFSET,
-  RECORD_SIZE_BYTES,
-  SOURCES_END,
-  SOURCES_OFFSET,
-  TENSOR_OFFSET,
-} from "./Exchange.ts"
-
-const putTensor = (
-  connection: RpcConnection,
-  exchange: Exchange,
-  exchangeOffset: number,
-  at: number,
-): void => {
-  connection.block.set(
-    exchange.bytes.subarray(exchangeOffset, exchangeOffset + RECORD_SIZE_BYTES),
-    at,
-  )
-}
+import type { Exchange } from "./Exchange.ts"
 
 /** Header and room of a request; returns where its payload begins. */
 const begin = (connection: RpcConnection, command: MessageId, sizeBytes: number): number => {
@@ -62,7 +43,7 @@ export const putBufferClear = (
 
 export const putInitTensor = (connection: RpcConnection, exchange: Exchange): void => {
   const payload = begin(connection, Command.INIT_TENSOR, RpcTensor.size)
-  putTensor(connection, exchange, TENSOR_OFFSET, payload)
+  connection.block.set(exchange.tensor, payload)
   connection.expectAnswer(Command.INIT_TENSOR)
 }
 
@@ -80,7 +61,7 @@ export const putMemsetTensor = (
   }
   const { offsets, size } = MemsetTensorRequest
   const payload = begin(connection, Command.MEMSET_TENSOR, size)
-  putTensor(connection, exchange, TENSOR_OFFSET, payload + offsets.tensor)
+  connection.block.set(exchange.tensor, payload + offsets.tensor)
   writeU64FromNumber(connection.blockView, payload + offsets.offsetBytes, offset)
   writeU64FromNumber(connection.blockView, payload + offsets.sizeBytes, sizeBytes)
   connection.block[payload + offsets.value] = value
@@ -115,15 +96,7 @@ export const putSetTensor = (
 ): void => {
   const { dialect } = connection
   const at = connection.reserve(dialect.setTensorRequestBytes)
-  dialect.writeSetTensorPrefix(
-    connection.block,
-    at,
-    exchange.bytes,
-    TENSOR_OFFSET,
-    cacheFlag,
-    offset,
-    sizeBytes,
-  )
+  dialect.writeSetTensorPrefix(connection.block, at, exchange.tensor, cacheFlag, offset, sizeBytes)
 }
 
 /** Asks whether the server has data of this hash in its cache, and takes it from there: true when it had. */
@@ -137,8 +110,7 @@ export const askSetTensorHash = (
   connection.dialect.writeSetTensorHash(
     connection.block,
     at,
-    exchange.bytes,
-    TENSOR_OFFSET,
+    exchange.tensor,
     offset,
     hash.digestLo(),
     hash.digestHi(),
@@ -153,21 +125,14 @@ export const putGetTensor = (
   sizeBytes: number,
 ): void => {
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetTensorRequest.size)
-  connection.dialect.writeGetTensor(
-    connection.block,
-    at,
-    exchange.bytes,
-    TENSOR_OFFSET,
-    offset,
-    sizeBytes,
-  )
+  connection.dialect.writeGetTensor(connection.block, at, exchange.tensor, offset, sizeBytes)
 }
 
 /** Copies the exchange block's tensor to its other one, on one server: 1 when that did it. */
 export const askCopyTensor = (connection: RpcConnection, exchange: Exchange): number => {
   const payload = begin(connection, Command.COPY_TENSOR, 2 * RpcTensor.size)
-  putTensor(connection, exchange, TENSOR_OFFSET, payload)
-  putTensor(connection, exchange, OTHER_OFFSET, payload + RpcTensor.size)
+  connection.block.set(exchange.tensor, payload)
+  connection.block.set(exchange.other, payload + RpcTensor.size)
   return connection.roundTrip(Command.COPY_TENSOR, 1)?.[0] ?? 0
 }
 
@@ -185,10 +150,10 @@ export const askAllocSize = (
   const payload = begin(connection, Command.GET_ALLOC_SIZE, size)
   const tensorAt = payload + (features.deviceField ? 4 : 0)
   if (features.deviceField) connection.blockView.setUint32(payload, deviceIndex, true)
-  putTensor(connection, exchange, TENSOR_OFFSET, tensorAt)
+  connection.block.set(exchange.tensor, tensorAt)
   const sourcesAt = tensorAt + RpcTensor.size
   if (sourcesAt < payload + size) {
-    connection.block.set(exchange.bytes.subarray(SOURCES_OFFSET, SOURCES_END), sourcesAt)
+    connection.block.set(exchange.sources, sourcesAt)
   }
   const answer = connection.roundTrip(Command.GET_ALLOC_SIZE, 8)
   if (answer === undefined) return -1

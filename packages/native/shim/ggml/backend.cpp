@@ -3,6 +3,7 @@
 #include "abort_flag.h"
 #include "api.h"
 #include "ggml-backend.h"
+#include "index_checks.h"
 
 API void gs_load_backends(const char * folder) {
     ggml_backend_load_all_from_path(folder);
@@ -29,7 +30,16 @@ API int gs_backend_set_threads(ggml_backend_t backend, int threads) {
     return 1;
 }
 
-// Lets the flag at this address (see io_abort_flag) stop a running graph, where the backend can be stopped.
+namespace {
+
+bool stop_requested(void * flag) {
+    return g_bad_index.found.load(std::memory_order_relaxed) || abort_requested(flag);
+}
+
+} // namespace
+
+// Lets the flag at this address (see io_abort_flag) stop a running graph, and an index that is out of its range, where the
+// backend can be stopped.
 API int gs_backend_set_abort_flag(ggml_backend_t backend, void * flag) {
     ggml_backend_dev_t device = ggml_backend_get_device(backend);
     ggml_backend_reg_t reg = device ? ggml_backend_dev_backend_reg(device) : nullptr;
@@ -40,6 +50,6 @@ API int gs_backend_set_abort_flag(ggml_backend_t backend, void * flag) {
     if (set == nullptr) {
         return 0;
     }
-    set(backend, abort_requested, flag);
+    set(backend, stop_requested, flag);
     return 1;
 }

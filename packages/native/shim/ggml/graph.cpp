@@ -5,9 +5,11 @@
 #include "api.h"
 #include "ggml-backend.h"
 #include "ggml-impl.h"
+#include "index_checks.h"
 #include "remote_device.h"
 #include "tensor_record.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <unordered_set>
@@ -21,6 +23,7 @@ struct built_graph {
     ggml_context *            context = nullptr;
     ggml_cgraph *             graph   = nullptr;
     std::vector<ggml_tensor>  tensors;
+    index_checks              checks;
 
     ~built_graph() {
         if (context != nullptr) {
@@ -29,6 +32,20 @@ struct built_graph {
     }
 };
 
+// How often nodes name each record as a source.
+std::vector<int32_t> count_uses(const uint32_t * nodes, int node_count, const tensor_record * records, int record_count) {
+    std::vector<int32_t> uses;
+    uses.resize(size_t(record_count));
+    for (int i = 0; i < node_count; i++) {
+        for (const uint64_t source : records[nodes[i] - 1].src) {
+            if (source != 0) {
+                uses[size_t(source - 1)]++;
+            }
+        }
+    }
+    return uses;
+}
+
 } // namespace
 
 // Builds a graph of node_count nodes. `nodes` holds 1-based indexes into the records. In the records
@@ -36,9 +53,11 @@ struct built_graph {
 // record whose id is 0 is not used and stays empty. Returns 0 when memory ran out.
 API built_graph * gs_graph_build(const uint32_t * nodes, int node_count, const tensor_record * records, int record_count) {
     built_graph * built = nullptr;
+    std::vector<int32_t> uses;
     try {
         built = new built_graph();
         built->tensors.resize(size_t(record_count));
+        uses = count_uses(nodes, node_count, records, record_count);
     } catch (const std::bad_alloc &) {
         delete built;
         return nullptr;
@@ -75,8 +94,10 @@ API built_graph * gs_graph_build(const uint32_t * nodes, int node_count, const t
         if (slot != GGML_HASHSET_FULL && !ggml_bitset_get(built->graph->visited_hash_set.used, slot)) {
             ggml_hash_insert(&built->graph->visited_hash_set, node);
         }
-        // Backends fuse an operation into its consumer only when this count says nobody else reads it.
-        built->graph->use_counts[slot] = records[index].use_count;
+        // Backends fuse an operation into its consumer, and leave out its result, only when this count says nobody else
+        // reads it: 0 is not known, and never less than is true.
+        const int32_t told = records[index].use_count;
+        built->graph->use_counts[slot] = told == 0 ? 0 : std::max(told, uses[index]);
     }
     return built;
 }
@@ -93,10 +114,33 @@ API int gs_graph_unsupported(ggml_backend_t backend, const built_graph * built) 
     return -1;
 }
 
-// Runs the graph and waits; the result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory).
+// Has indices looked at on every run, right before their nodes; once, for a graph without checks. `way` is an
+// index_check_way that suits the backend, which for `nodes` must have an abort flag. 0 when memory ran out.
+API int gs_graph_check_indices(built_graph * built, const index_check * checks, int count, int way) {
+    try {
+        built->checks.plan(*built->graph, checks, count, index_check_way(way));
+        return 1;
+    } catch (const std::bad_alloc &) {
+        return 0;
+    }
+}
+
+// The index that ended the last run: its node's place among the records and op, its source, the value and the limit, and
+// the value's place in the source.
+API void gs_graph_bad_index(const built_graph * built, int64_t * out) {
+    out[0] = g_bad_index.node - built->tensors.data();
+    out[1] = g_bad_index.node->op;
+    out[2] = g_bad_index.source;
+    out[3] = g_bad_index.value;
+    out[4] = g_bad_index.limit;
+    memcpy(out + 5, g_bad_index.at, sizeof(g_bad_index.at));
+}
+
+// Runs the graph and waits; the result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory), or 2 for an index
+// that is out of its range (gs_graph_bad_index).
 API int gs_graph_compute(ggml_backend_t backend, built_graph * built) {
     try {
-        return int(ggml_backend_graph_compute(backend, built->graph));
+        return built->checks.compute(backend, *built->graph);
     } catch (...) {
         return int(GGML_STATUS_FAILED);
     }

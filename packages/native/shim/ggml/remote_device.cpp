@@ -125,14 +125,8 @@ void * remote_get_base(ggml_backend_buffer_t buffer) {
     return reinterpret_cast<void *>(remote_of(buffer)->base);
 }
 
-// Only quantized rows that are no multiple of 512 elements get padding on some backends (CUDA), which
-// only the server can clear: WIRE rule of all protocol versions, ggml-rpc.cpp buffer_init_tensor.
-bool may_be_padded(const ggml_tensor * tensor) {
-    return ggml_is_quantized(tensor->type) && tensor->ne[0] % 512 != 0 && tensor->view_src == nullptr;
-}
-
 ggml_status remote_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
-    if (may_be_padded(tensor)) {
+    if (remote_of(buffer)->device->server.dialect.may_be_padded(tensor)) {
         record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
         g_remote.init_tensor(remote_of(buffer)->device->index);
     }
@@ -222,7 +216,7 @@ std::string alloc_size_key(const ggml_tensor * tensor) {
 size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * tensor) {
     const size_t plain = ggml_nbytes(tensor);
     const remote_server & server = device_of(type)->server;
-    if (device_of(type)->sizes_are_plain || (!may_be_padded(tensor) && !server.dialect.may_expand(tensor->op))) {
+    if (device_of(type)->sizes_are_plain || (!server.dialect.may_be_padded(tensor) && !server.dialect.may_expand(tensor->op))) {
         return plain;
     }
     // Asked hundreds of times for each new graph: the cache is here, not behind the callback.
@@ -443,7 +437,7 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
 
 // How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
 // each is, then the number of limits of five words each, that of source limits of three words each, which follow, and
-// whether use counts are read.
+// whether use counts are read, and the multiple of quantized rows.
 API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
     remote_dialect & dialect = device_of(device)->server.dialect;
     std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
@@ -460,6 +454,7 @@ API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t *
         dialect.source_limits.push_back({limits[0], limits[1], limits[2]});
     }
     dialect.has_use_counts = counts[2] != 0;
+    dialect.quantized_row_multiple = counts[3];
 }
 
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.

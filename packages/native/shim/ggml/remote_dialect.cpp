@@ -87,6 +87,11 @@ void remote_dialect::translate(const ggml_tensor * tensor, tensor_record & recor
     }
 }
 
+// As upstream's client, ggml-rpc.cpp buffer_init_tensor.
+bool remote_dialect::may_be_padded(const ggml_tensor * tensor) const {
+    return ggml_is_quantized(tensor->type) && tensor->ne[0] % quantized_row_multiple != 0 && tensor->view_src == nullptr;
+}
+
 bool remote_dialect::may_expand(ggml_op op) const {
     return number_in(expanding_ops, op) > 0 && ggml_op_alloc_size_may_expand(op);
 }

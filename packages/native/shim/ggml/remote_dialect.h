@@ -37,6 +37,8 @@ struct remote_dialect {
     std::vector<source_limit> source_limits;
     // The server reads use_count.
     bool has_use_counts = false;
+    // Rows of quantized tensors that are no multiple of so many elements may be padded there.
+    int64_t quantized_row_multiple = 1;
 
     // Whether the server can be asked to compute this: operation, kind, parameters and all types.
     bool supports(const ggml_tensor * op) const;
@@ -48,4 +50,7 @@ struct remote_dialect {
     void translate(const ggml_tensor * tensor, tensor_record & record) const;
 
     bool may_expand(ggml_op op) const;
+
+    // Whether the tensor may get padding on some backends (CUDA), which only the server can clear.
+    bool may_be_padded(const ggml_tensor * tensor) const;
 };

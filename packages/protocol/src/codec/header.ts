@@ -1,4 +1,4 @@
-import { writeU64FromNumber } from "./tensor.ts"
+import { writeU64FromNumber } from "./u64.ts"
 
 /** `u8 command, u64 payload_size`. */
 export const REQUEST_HEADER_SIZE_BYTES = 9

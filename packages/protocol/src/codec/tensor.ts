@@ -56,20 +56,6 @@ export const TYPE_BLOCK_SIZE: Uint16Array = typeTable((type) => type.blockSize)
 /** Bytes per block, by type id; 0 for ids that were removed. */
 export const TYPE_SIZE: Uint16Array = typeTable((type) => type.typeSize)
 
-const TWO_32 = 0x1_0000_0000
-
-/** The u64 at `offset` as a number, or -1 when it is 2^53 or more and would lose bits. */
-export const readU64AsNumber = (view: DataView, offset: number): number => {
-  const high = view.getUint32(offset + 4, true)
-  return high > 0x1f_ffff ? -1 : high * TWO_32 + view.getUint32(offset, true)
-}
-
-/** Writes a safe non-negative integer as u64. The caller guarantees `0 <= value < 2^53`. */
-export const writeU64FromNumber = (view: DataView, offset: number, value: number): void => {
-  view.setUint32(offset, value >>> 0, true)
-  view.setUint32(offset + 4, Math.floor(value / TWO_32), true)
-}
-
 const { type: TYPE, ne: NE, nb: NB } = RpcTensor.offsets
 
 /**

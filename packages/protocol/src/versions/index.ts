@@ -2,6 +2,7 @@
  * Every version that is spoken, and the only place where versions are compared. A new version is a file beside this one and
  * an entry in the list; docs/protocol-versions.md says how.
  */
+import type { Numbering } from "./numbering.ts"
 import type { ProtocolSpec, Version } from "./spec.ts"
 import { formatVersion, shortVersion } from "./spec.ts"
 import { v2_0 } from "./v2_0.ts"
@@ -26,8 +27,15 @@ export const versions: readonly ProtocolSpec[] = [
 const first = versions[0]!
 const last = versions[versions.length - 1]!
 
+const rangeOf = (specs: readonly ProtocolSpec[]): string =>
+  `${shortVersion(specs[specs.length - 1]!.version)} to ${shortVersion(specs[0]!.version)}`
+
 /** `"2.0 to 8.0"`, for messages. */
-export const versionRange = `${shortVersion(last.version)} to ${shortVersion(first.version)}`
+export const versionRange = rangeOf(versions)
+
+/** The versions whose HELLO carries capabilities, or not, for messages: `"4.0 to 8.0"`. */
+export const helloRange = (helloCaps: boolean): string =>
+  rangeOf(versions.filter(({ features }) => features.helloCaps === helloCaps))
 
 /** The version of that name: `"7"`, `"7.0"` or `"7.0.0"`, the newest that fits; `undefined` when none does. */
 export const findVersion = (name: string): ProtocolSpec | undefined =>
@@ -37,7 +45,12 @@ export const findVersion = (name: string): ProtocolSpec | undefined =>
 const anyPatch = (patches: readonly [ProtocolSpec, ...ProtocolSpec[]]): ProtocolSpec => ({
   ...patches[patches.length - 1]!,
   numberings: [...new Set(patches.toReversed().flatMap(({ numberings }) => numberings))],
+  patches,
 })
+
+/** What all builds of a version with this numbering understand: the oldest of its patches that has it, or the version itself. */
+export const buildOf = (spec: ProtocolSpec, numbering: Numbering): ProtocolSpec =>
+  spec.patches?.findLast(({ numberings }) => numberings.includes(numbering)) ?? spec
 
 const offersWithCaps: readonly ProtocolSpec[] = [v8_0, v7_0, v6_0, v5_0, anyPatch(v4_0)]
 const offersWithoutCaps: readonly ProtocolSpec[] = [anyPatch(v3_6), v3_5, v3_0, v2_0]

@@ -124,7 +124,12 @@ export interface ProtocolSpec {
   /** The numberings of the builds that announce this version, oldest first; most have one. */
   readonly numberings: readonly Numbering[]
   readonly features: ProtocolFeatures
+  /** Of one that stands for several patches, whose clients do not look at the patch: these, newest first. */
+  readonly patches?: readonly ProtocolSpec[]
 }
+
+/** Graphs that a server keeps for each device of a connection, by `ProtocolFeatures.storedGraphs`; ggml-rpc.cpp (8.0.0). */
+export const STORED_GRAPH_COUNTS = { none: 0, last: 1, uid: 1024 } as const
 
 /** What an older version has otherwise; a command that is `undefined` does not exist in it. */
 export interface Difference {

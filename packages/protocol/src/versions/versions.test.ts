@@ -2,9 +2,11 @@ import { describe, expect, test } from "bun:test"
 import {
   clientAccepts,
   commonNumbering,
+  dialectsOf,
   findOffer,
   findVersion,
   formatVersion,
+  helloRange,
   libraryNumbering,
   newest,
   offers,
@@ -108,6 +110,25 @@ describe("what a server offers", () => {
       expect(findOffer(name)).toBeUndefined()
     }
     expect(servable.length).toBeLessThan(128)
+  })
+
+  test("is each of its builds, where it stands for several", () => {
+    const builds = (name: string): readonly string[] =>
+      dialectsOf(findOffer(name)!).map(
+        ({ numbering, version }) => `${numbering.ops.length} ${formatVersion(version)}`,
+      )
+    expect(builds("4.0")).toEqual(["101 4.0.3", "98 4.0.2", "97 4.0.1", "96 4.0.0"])
+    expect(builds("3.6")).toEqual(["96 3.6.0", "95 3.6.0"])
+    expect(builds("5.0")).toEqual(["101 5.0.0"])
+    const gatedDeltaNet = libraryNumbering.ops.indexOf("GATED_DELTA_NET")
+    expect(dialectsOf(findOffer("4.0")!).map(({ ops }) => ops.toWire[gatedDeltaNet]! >= 0)).toEqual(
+      [true, true, true, false],
+    )
+  })
+
+  test("is told by ranges to who says the other HELLO", () => {
+    expect(helloRange(true)).toBe(`4.0 to ${shortVersion(newest.version)}`)
+    expect(helloRange(false)).toBe("2.0 to 3.6")
   })
 })
 

@@ -21,6 +21,7 @@ import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
 import { removeStaleParts } from "../session/cache/Cache.ts"
 import type { DeviceReport, SessionConfig } from "../session/events.ts"
+import type { LinkLimits } from "../session/Link.ts"
 import { Admission } from "./Admission.ts"
 import { logEvents } from "./ClientEvents.ts"
 import { cacheFolder } from "./cacheFolder.ts"
@@ -85,6 +86,16 @@ export interface ServeOptions {
    * true; false sends all of it through the backend, as on a GPU.
    */
   readonly directMemory?: boolean
+  /**
+   * Whether a client may link this server with another one, on which the two add up partial results (8.0's COMM_INIT, for
+   * llama.cpp's `-sm tensor`). For that this server listens, on the address by which the client came and for one connection, or
+   * dials whatever address the client names. Default false.
+   */
+  readonly allowComm?: boolean
+  /** How long the other server may take to come to the link. Default 5000. */
+  readonly linkTimeoutMs?: number
+  /** How long it may send nothing on it while a partial result is awaited. Default 120000. */
+  readonly linkSilenceMs?: number
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
   /** Lines of one kind are counted for so long after one was written, see `RepeatCounter`. Default 10000; 0 writes them all. */
@@ -129,6 +140,12 @@ const HELLO_TIMEOUT_MS = 10_000
 
 const LOG_WINDOW_MS = 10_000
 
+/** As long as upstream's servers try. */
+const LINK_TIMEOUT_MS = 5000
+
+/** For the slower of the two to compute its part. */
+const LINK_SILENCE_MS = 120_000
+
 /** Connections that have not said HELLO, in all and from one address. They cost a descriptor each. */
 const MAX_HANDSHAKES = 512
 const MAX_HANDSHAKES_PER_ADDRESS = 128
@@ -157,6 +174,7 @@ export const serve = (
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cacheDir === undefined ? {} : { cacheDir }),
+      ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
     }
     const ledger = yield* namelessFile("wx+")
     const verified = yield* namelessFile("ax+")
@@ -222,6 +240,11 @@ export const serve = (
       processIds: () => pool.processIds,
     }
   })
+
+const linkLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): LinkLimits => ({
+  linkMs: linkTimeoutMs ?? LINK_TIMEOUT_MS,
+  silenceMs: linkSilenceMs ?? LINK_SILENCE_MS,
+})
 
 const AUTO = "auto"
 

@@ -1,6 +1,12 @@
 import { availableParallelism } from "node:os"
 import { io } from "@ggml-rpc/native/bindings"
-import type { ClosedEvent, DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
+import type {
+  ClosedEvent,
+  DeviceReport,
+  LinkEvent,
+  SessionConfig,
+  SessionEvent,
+} from "../session/events.ts"
 import { firstOffer, type Offer } from "../session/offer.ts"
 import { AddressLimit, type Rate } from "./AddressLimit.ts"
 import type { Admitted } from "./Admission.ts"
@@ -59,7 +65,7 @@ const SPARE_DELAY_MS = 30_000
 const REUSE_WAIT_MS = 4
 
 /** How long a connection that wants a process may wait for one: there may be many before it. */
-const START_PATIENCE_MS = 30_000
+const START_PATIENCE_MS = 60_000
 
 /** Processes that start at a time. Each takes a core, and the others are for clients that are served. */
 const MAX_STARTS = Math.max(1, Math.floor(availableParallelism() / 2))
@@ -396,6 +402,8 @@ export class SessionPool {
         member.failure = event.message
         return
       case "link":
+      case "linked":
+      case "unlinked":
         this.#onLink(member, event)
         return
       case "closed":
@@ -403,13 +411,22 @@ export class SessionPool {
     }
   }
 
-  #onLink(member: Member, { host, port }: Extract<SessionEvent, { event: "link" }>): void {
+  #onLink(member: Member, event: LinkEvent): void {
     const client = member.client ?? "unknown client"
+    if (event.event === "linked") {
+      this.#log("info", `${client} linked this server with ${oneLine(event.peer)}`)
+      return
+    }
+    if (event.event === "unlinked") {
+      this.#log("warning", `${client} wants a link to another server: ${oneLine(event.reason)}`)
+      return
+    }
+    const { host, port } = event
     const problem = freeWaitingServer(host, port, member.address)
     if (problem === undefined) return
     this.#options.log({
       level: "warning",
-      message: `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make, nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
+      message: `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make (--allow-comm), nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
       address: member.address,
     })
   }

@@ -3,12 +3,15 @@ import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "./cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
+import type { LinkEvent } from "./events.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
 import { StoredGraphs } from "./graph/StoredGraphs.ts"
 import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
 import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
+import type { Link, LinkLimits } from "./Link.ts"
 import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
+import { HostMemory } from "./memory/HostMemory.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
 import { newestSpoken, type Spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
@@ -23,8 +26,10 @@ export interface SessionOptions {
   readonly ledger: Ledger
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
-  /** Asked to free an upstream server that waits for this one; see commands/comm.ts. */
-  readonly onLink?: (host: string, port: number) => void
+  /** Links to other servers are made where a client asks, within these limits; absent: none is. */
+  readonly linkLimits?: LinkLimits | undefined
+  /** Told of links that are wanted or made; see commands/comm.ts. */
+  readonly onLink?: (event: LinkEvent) => void
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
 }
@@ -35,8 +40,10 @@ export class SessionState {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
   readonly ledger: Ledger
+  readonly hostMemory: HostMemory
   readonly directMemory: boolean
-  readonly onLink: ((host: string, port: number) => void) | undefined
+  readonly linkLimits: LinkLimits | undefined
+  readonly onLink: ((event: LinkEvent) => void) | undefined
   readonly wire: Wire
   readonly buffers = new Buffers()
   /** Looked at the tensor that `takeTensor` took last. */
@@ -46,11 +53,13 @@ export class SessionState {
   /** Holds a graph while it is checked and built. */
   block: Words = new Uint32Array(0)
   blockAddress: Address = 0
-  /** Links that the client was refused; see commands/comm.ts. */
+  /** By device: its link to another server. */
+  readonly links = new Map<number, Link>()
+  /** Links that the client asked for. */
   linkCount = 0
   /**
-   * Whether the client did something whose traces only the end of the process removes for sure: it ran a kernel, or had more
-   * memory than a small model's, or some of a device's.
+   * Whether the client did something whose traces only the end of the process removes for sure: it ran a kernel, had memory of
+   * a device or a large graph checked, or was linked with another server.
    */
   isSpent = false
   #spoken: Spoken = newestSpoken
@@ -58,11 +67,13 @@ export class SessionState {
   #dialects: readonly Dialect[] = newestSpoken.dialects
   #staging: Uint8Array | undefined
 
-  constructor({ devices, cache, ledger, directMemory, onLink }: SessionOptions) {
+  constructor({ devices, cache, ledger, directMemory, linkLimits, onLink }: SessionOptions) {
+    this.linkLimits = linkLimits
     this.onLink = onLink
     this.devices = devices
     this.cache = cache
     this.ledger = ledger
+    this.hostMemory = new HostMemory(ledger)
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
@@ -130,15 +141,11 @@ export class SessionState {
     return buffer
   }
 
-  /** Frees a buffer's memory, without its contents where this process may serve another client. */
-  release({ native, sizeBytes }: SessionBuffer): void {
-    if (!this.isSpent && sizeBytes > 0) this.ggml.gs_buffer_clear(asPointer(native), 0)
-    this.ggml.ggml_backend_buffer_free(asPointer(native))
-  }
-
-  /** Frees all that the client has, and overwrites what it sent: the next one finds what the first one found. */
+  /** Gives all that the client had back to the system, and overwrites what it sent: the next one finds nothing of it. */
   forget(): void {
-    for (const buffer of this.buffers.all()) this.release(buffer)
+    for (const { native } of this.buffers.all()) {
+      this.ggml.ggml_backend_buffer_free(asPointer(native))
+    }
     this.buffers.clear()
     this.ledger.set(0)
     this.wire.forget()

@@ -2,9 +2,11 @@ import { ptr } from "bun:ffi"
 import { asPointer, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   describeCommand,
+  joinU64,
   ProtocolError,
   REQUEST_HEADER_SIZE_BYTES,
   RESPONSE_HEADER_SIZE_BYTES,
+  writeU64FromNumber,
 } from "@ggml-rpc/protocol"
 import { ClientGone } from "./errors.ts"
 import type { Words } from "./graph/tensorWords.ts"
@@ -61,6 +63,11 @@ export class Wire {
   /** Which commands there are, and their sizes. */
   spoken: RequestSizes
 
+  /** The client's socket. */
+  get descriptor(): number {
+    return this.#fd
+  }
+
   constructor(spoken: RequestSizes) {
     this.spoken = spoken
     this.view = new DataView(this.#inbox.buffer, 0, REQUEST_BYTES)
@@ -114,8 +121,7 @@ export class Wire {
       inbox[at + 1]! | (inbox[at + 2]! << 8) | (inbox[at + 3]! << 16) | (inbox[at + 4]! << 24)
     const high =
       inbox[at + 5]! | (inbox[at + 6]! << 8) | (inbox[at + 7]! << 16) | (inbox[at + 8]! << 24)
-    const isSafe = high >= 0 && high <= 0x1f_ffff
-    const sizeBytes = isSafe ? high * 0x1_0000_0000 + (low >>> 0) : -1
+    const sizeBytes = joinU64(low >>> 0, high >>> 0)
     this.sizeBytes = sizeBytes
     if (sizeBytes < spoken.minBytes[command]! || sizeBytes > maxBytes) this.#refuseSize()
     this.#read = at + HEADER_BYTES
@@ -253,8 +259,7 @@ export class Wire {
   answerFrom(address: number, size: number): void {
     if (this.#pending + ANSWER_HEADER_BYTES > OUTBOX_BYTES) this.flush()
     const at = this.#pending
-    this.#out.setUint32(at, size >>> 0, true)
-    this.#out.setUint32(at + 4, Math.floor(size / 0x1_0000_0000), true)
+    writeU64FromNumber(this.#out, at, size)
     this.#pending = 0
     const header = at + ANSWER_HEADER_BYTES
     this.#check(
@@ -265,8 +270,7 @@ export class Wire {
   /** Only the size of an answer; `sendRaw` sends its bytes in pieces. */
   answerHeader(size: number): void {
     const at = this.answer(0) - ANSWER_HEADER_BYTES
-    this.#out.setUint32(at, size >>> 0, true)
-    this.#out.setUint32(at + 4, Math.floor(size / 0x1_0000_0000), true)
+    writeU64FromNumber(this.#out, at, size)
     this.flush()
   }
 

@@ -10,6 +10,11 @@ export class ComputeError extends Error {
   readonly _tag = "ComputeError"
 }
 
+/** The link to another server does not come about, or broke; see Link.ts. */
+export class LinkError extends Error {
+  readonly _tag = "LinkError"
+}
+
 /** Refuses a request. `field` may be a tensor's name and a field of it. */
 export const refuse: (
   field: string,

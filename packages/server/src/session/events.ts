@@ -1,4 +1,5 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
+import type { LinkLimits } from "./Link.ts"
 
 /** What a session process gets as its only argument, as JSON. */
 export interface SessionConfig {
@@ -12,6 +13,8 @@ export interface SessionConfig {
   readonly debug: boolean
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean
+  /** See `ServeOptions.allowComm`; absent: no link is made. */
+  readonly linkLimits?: LinkLimits
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }
@@ -52,5 +55,13 @@ export type SessionEvent =
       readonly available: readonly DeviceReport[]
     }
   | ClosedEvent
-  /** A client wants this server to dial another one, which waits for that; see commands/comm.ts. */
+  | LinkEvent
+
+/** What becomes of a client's wish for a link to another server; see commands/comm.ts. */
+export type LinkEvent =
+  /** It is not made, and the other server waits for it to be dialled. */
   | { readonly event: "link"; readonly host: string; readonly port: number }
+  /** It is made; address of the other server. */
+  | { readonly event: "linked"; readonly peer: string }
+  /** It was tried in vain. */
+  | { readonly event: "unlinked"; readonly reason: string }

@@ -11,7 +11,7 @@ import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache } from "./cache/Cache.ts"
 import { VerifiedFiles } from "./cache/VerifiedFiles.ts"
-import { ClientGone, ComputeError } from "./errors.ts"
+import { ClientGone, ComputeError, LinkError } from "./errors.ts"
 import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
 import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
@@ -81,7 +81,8 @@ const main = (config: SessionConfig): void => {
         : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
     ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
-    onLink: (host, port) => tell({ event: "link", host, port }),
+    linkLimits: config.linkLimits,
+    onLink: tell,
     onRequest: config.debug
       ? (command, sizeBytes) =>
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)
@@ -132,7 +133,7 @@ const endOf = (error: unknown, session: Session): Ended => {
     const seen = error.value === undefined ? "" : ` (got ${error.value})`
     return { reason: "refused", message: `${command}: ${error.field} ${error.reason}${seen}` }
   }
-  if (error instanceof ComputeError) {
+  if (error instanceof ComputeError || error instanceof LinkError) {
     return { reason: "failed", message: `${session.commandName}: ${error.message}` }
   }
   throw error

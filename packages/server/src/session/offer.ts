@@ -2,7 +2,7 @@
  * Which version a connection is offered. The front process decides and the session process answers HELLO, so an offer
  * travels with the connection, as one number (handOver.ts).
  */
-import { formatVersion, offers, type ProtocolSpec, servable } from "@ggml-rpc/protocol"
+import { formatVersion, helloRange, offers, type ProtocolSpec, servable } from "@ggml-rpc/protocol"
 import { refuse } from "./errors.ts"
 import { HELLO_BYTES } from "./spoken.ts"
 
@@ -41,10 +41,9 @@ export const choose = (offer: Offer, helloBytes: number): ProtocolSpec => {
   }
   const { features, version } = offer.pinned
   if (features.helloCaps !== hasCaps) {
-    const kind = hasCaps ? "4.0 or later" : "3.6 or earlier"
     refuse(
       "payload_size",
-      `is that of protocol ${kind}, but this port speaks ${formatVersion(version)} only (--protocol)`,
+      `is that of protocol ${helloRange(hasCaps)}, but this port speaks ${formatVersion(version)} only (--protocol)`,
       helloBytes,
     )
   }

@@ -6,13 +6,15 @@ import {
   AllocBufferRequest,
   BufferClearRequest,
   CONN_CAPS_SIZE_BYTES,
+  CommAllReduceRequest,
   Command,
   CommInitRequest,
   CopyTensorRequest,
   commandSpec,
   DEFAULT_PAYLOAD_LIMITS,
-  Dialect,
+  type Dialect,
   describeCommand,
+  dialectsOf,
   GetAllocSizeRequest,
   GetTensorRequest,
   HelloResponse,
@@ -24,6 +26,7 @@ import {
   type ProtocolSpec,
   SetTensor2dPrefix,
   SetTensorHashRequest,
+  STORED_GRAPH_COUNTS,
 } from "@ggml-rpc/protocol"
 
 /** Of the ggml that this process has loaded: what rules are compiled for, and what goes into native calls. */
@@ -83,6 +86,7 @@ const offsetsOf = (dialect: Dialect) => {
     /** Of SET_TENSOR_2D and GET_TENSOR_2D. */
     tensor2d: SetTensor2dPrefix.offsets,
     commInit: CommInitRequest.offsets,
+    commAllReduce: CommAllReduceRequest.offsets,
     hello: {
       ...HelloResponse.offsets,
       extension: helloCaps ? HelloResponse.offsets.extension : -1,
@@ -92,9 +96,6 @@ const offsetsOf = (dialect: Dialect) => {
 
 /** Ids that a byte can hold: the tables by command have as many entries. */
 export const COMMAND_LIMIT = 256
-
-/** Graphs that a device keeps for a client that numbers them; ggml-rpc.cpp (8.0.0). */
-const NUMBERED_GRAPHS = 1024
 
 /** What a request's header is checked against, by command id. */
 export interface RequestSizes {
@@ -142,9 +143,7 @@ const compile = (spec: ProtocolSpec): Spoken => {
     const isSilent = commandSpec(command, newest)?.response === null
     if (isSilent) acknowledgementBytes[command] = response.minSizeBytes
   }
-  const dialects = spec.numberings
-    .toReversed()
-    .map((numbering) => new Dialect(spec, numbering, loaded))
+  const dialects = dialectsOf(spec, loaded)
   return {
     spec,
     dialects,
@@ -154,7 +153,7 @@ const compile = (spec: ProtocolSpec): Spoken => {
     answerBytes,
     acknowledgementBytes,
     offsets: offsetsOf(dialects[0]!),
-    storedGraphCount: { none: 0, last: 1, uid: NUMBERED_GRAPHS }[spec.features.storedGraphs],
+    storedGraphCount: STORED_GRAPH_COUNTS[spec.features.storedGraphs],
   }
 }
 

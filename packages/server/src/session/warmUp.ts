@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { asPointer, ggml, io, socketPair } from "@ggml-rpc/native/bindings"
+import { asPointer, io, socketPair } from "@ggml-rpc/native/bindings"
 import {
   ABSENT_TENSOR,
   Command,
@@ -22,12 +22,6 @@ import { Session } from "./Session.ts"
 import { loadedTypeId, newestSpoken } from "./spoken.ts"
 
 /**
- * What a process keeps ready: the buffers of a small model. A server of upstream's has what the last client freed;
- * a new process would get its memory page by page while a client waits.
- */
-const HEAP_BYTES = 24 * 1024 * 1024
-
-/**
  * Clients to serve, and what each sends: by then JavaScriptCore has compiled and optimized what runs for every
  * token, instead of doing so (30 ms of a core) beside the first ones of a real client.
  */
@@ -47,6 +41,9 @@ const encode = <C extends MessageId>(command: C, value: RequestOf<C>): Uint8Arra
 /** A client's ids are its addresses, which lie on both sides of 2^31 in their lower halves. */
 const idOf = (number: number): bigint =>
   number === 0 ? 0n : 0x7f3a_8000_0000n + BigInt(number - 16) * 0x150n
+
+const sourcesOf = (...numbers: readonly number[]): bigint[] =>
+  Array.from({ length: 10 }, (_, index) => idOf(numbers[index] ?? 0))
 
 /** A dense tensor in the first buffer of a session. */
 const tensor = (
@@ -70,7 +67,7 @@ const tensor = (
     op: numbering.ops.indexOf(op),
     opParams: Array.from({ length: 16 }, (_, index) => opParams[index] ?? 0),
     flags: op === "NONE" ? 0 : TensorFlag.COMPUTE,
-    src: Array.from({ length: 10 }, (_, index) => idOf(sources[index] ?? 0)),
+    src: sourcesOf(...sources),
     data: BigInt(FIRST_BASE + TENSOR_BYTES * (number - 1)),
   }
 }
@@ -104,7 +101,7 @@ const tensors: readonly RpcTensor[] = [
   tensor(7, "F32", [8, 4], "MUL", [6, 1]),
   tensor(8, "F32", [4, 4], "MUL_MAT", [7, 7]),
   tensor(9, "F32", [8, 1, 4], "ROPE", [5, 2], [0, 8]),
-  { ...tensor(10, "F16", [8, 16], "SET_ROWS", [7, 3, 4]), viewSrc: idOf(4) },
+  { ...view(10, "F16", [8, 16], "SET_ROWS", 4), src: sourcesOf(7, 3, 4) },
   tensor(11, "F32", [8, 4], "GET_ROWS", [1, 2]),
   tensor(12, "F32", [8, 1, 4], "FLASH_ATTN_EXT", [1, 4, 4]),
   tensor(13, "F32", [4, 4], "SOFT_MAX", [8]),
@@ -198,7 +195,6 @@ const requests = (): Uint8Array => {
 export const warmUp = (devices: readonly ServedDevice[]): void => {
   warmCheck()
   if (devices[0]?.usesHostMemory !== true) return
-  ggml().gs_warm_heap(HEAP_BYTES)
   const stream = requests()
   for (let client = 0; client < CLIENT_COUNT; client++) serveOnce(devices, stream)
 }

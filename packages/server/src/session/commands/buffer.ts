@@ -4,9 +4,6 @@ import { readU64 } from "../graph/tensorWords.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import type { SessionState } from "../SessionState.ts"
 
-/** What a process may have given to a client and serve another one: it lies in the heap that each keeps warm (warmUp.ts). */
-const RENEWABLE_BYTES = 16 * 1024 * 1024
-
 /** What does not fit is answered as out of memory: handle 0. */
 export const allocBuffer = (state: SessionState): void => {
   const device = state.deviceIndex()
@@ -20,13 +17,13 @@ const tryAlloc = (
   index: number,
   sizeBytes: number,
 ): SessionBuffer | undefined => {
-  const { buffers, ggml, ledger } = state
+  const { buffers, ggml, hostMemory, ledger } = state
   const device = state.devices[index]!
   if (sizeBytes < 0) return undefined
   if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
   if (!buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
-  if (!device.hasMemoryFor(sizeBytes, ledger)) return undefined
-  if (!device.usesHostMemory || buffers.bytes + sizeBytes > RENEWABLE_BYTES) state.isSpent = true
+  if (!device.hasMemoryFor(sizeBytes, hostMemory)) return undefined
+  if (!device.usesHostMemory) state.isSpent = true
   const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
   if (native === 0 || native === null) return undefined
   const pointer = asPointer(native)
@@ -53,7 +50,7 @@ export const freeBuffer = (state: SessionState): void => {
   state.stored.dropTouching(buffer.id)
   state.buffers.remove(buffer)
   state.ledger.set(state.buffers.hostBytes)
-  state.release(buffer)
+  state.ggml.ggml_backend_buffer_free(asPointer(buffer.native))
 }
 
 export const bufferClear = (state: SessionState): void => {

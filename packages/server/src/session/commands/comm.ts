@@ -1,41 +1,179 @@
 /**
- * COMM_INIT, COMM_ALLREDUCE and COMM_FREE: a link on which two servers add up partial results. It would make this process
- * listen on every interface, or dial wherever a client says, so the answer is no; the client then adds by itself.
+ * COMM_INIT, COMM_ALLREDUCE and COMM_FREE: a link on which two servers add up partial results. It makes this process listen,
+ * or dial wherever a client says: unless `--allow-comm` says otherwise the answer is no, and the client adds by itself.
  */
+import { asPointer } from "@ggml-rpc/native/bindings"
 import { answerResult } from "../answers.ts"
-import { refuse } from "../errors.ts"
-import type { SessionState } from "../SessionState.ts"
+import { LinkError, refuse } from "../errors.ts"
+import { word } from "../graph/tensorWords.ts"
+import { Link } from "../Link.ts"
+import type { SessionBuffer } from "../memory/buffers.ts"
+import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
+import { loadedTypeId } from "../spoken.ts"
 
 const LISTENS = 0
 const DIALS = 1
 
-/** Links of one connection for which the waiting server is dialled. */
+/** Links of one connection that are made, or for which the waiting server is dialled. */
 const MAX_LINKS = 4
+
+/** Ports below belong to the system's services. */
+const FIRST_PORT = 1024
+
+const F32 = loadedTypeId("F32")
+const F32_BYTES = 4
+const BF16_BYTES = 2
+
+/** From so many elements on partial results travel as bf16; ggml-rpc.cpp (8.0.0). */
+const BF16_FROM = 32768
+
+/** Elements that are converted, and read from a device, at once: as f32, and as what travels. */
+const PART_ELEMENTS = STAGING_BYTES / (2 * F32_BYTES)
 
 export const commInit = (state: SessionState): void => {
   const { wire, spoken, devices } = state
-  const { words, view } = wire
+  const { words } = wire
   const offsets = spoken.offsets.commInit
+  const device = words[offsets.device / 4]!
   const rank = words[offsets.rank / 4]!
-  const isDevice = words[offsets.device / 4]! < devices.length
-  const isLink = isDevice && words[offsets.worldSize / 4] === 2 && rank <= DIALS
-  answerResult(wire, 0)
-  // A client asks once for each of its contexts; more than the first few are not its business to have dialled.
-  if (!isLink || rank === LISTENS || state.linkCount >= MAX_LINKS) return
-  state.linkCount++
-  // A server of upstream's that listens does so, with its client, until somebody dials.
-  let host = ""
-  for (let at = offsets.host; at < offsets.host + 64 && view.getUint8(at) !== 0; at++) {
-    host += String.fromCharCode(view.getUint8(at))
+  if (state.links.has(device)) {
+    answerResult(wire, 1)
+    return
   }
-  state.onLink?.(host, words[offsets.port / 4]!)
+  const isLink = device < devices.length && words[offsets.worldSize / 4] === 2 && rank <= DIALS
+  // A client asks once for each of its contexts; more than the first few are not its business.
+  const isWanted = isLink && state.linkCount++ < MAX_LINKS
+  if (isWanted && state.linkLimits !== undefined) {
+    answerResult(wire, makeLink(state, device, rank === LISTENS) ? 1 : 0)
+    return
+  }
+  answerResult(wire, 0)
+  if (!isWanted || rank === LISTENS) return
+  // A server of upstream's that listens does so, with its client, until somebody dials.
+  state.onLink?.({ event: "link", host: hostOf(state), port: words[offsets.port / 4]! })
 }
 
-export const commAllReduce = (state: SessionState): void => {
-  const device = state.deviceIndex()
-  refuse("device", "has no link to another server", device)
+/** The name of the other server that the client gives to the one that dials. */
+const hostOf = ({ wire, spoken }: SessionState): string => {
+  let host = ""
+  const start = spoken.offsets.commInit.host
+  for (let at = start; at < start + 64 && wire.view.getUint8(at) !== 0; at++) {
+    host += String.fromCharCode(wire.view.getUint8(at))
+  }
+  return host
+}
+
+/** Whether the link came about; the log says with whom, or why not. */
+const makeLink = (state: SessionState, device: number, listens: boolean): boolean => {
+  const { wire, spoken } = state
+  const limits = state.linkLimits!
+  const port = wire.words[spoken.offsets.commInit.port / 4]!
+  try {
+    if (port < FIRST_PORT || port > 65535) throw new LinkError(`port ${port} is not for this`)
+    // Answers that wait need not wait for the other server.
+    wire.flush()
+    const link = listens
+      ? Link.listen(wire.descriptor, port, limits)
+      : Link.dial(hostOf(state), port, limits)
+    state.links.set(device, link)
+    state.isSpent = true
+    state.onLink?.({ event: "linked", peer: link.peer })
+    return true
+  } catch (error) {
+    if (!(error instanceof LinkError)) throw error
+    state.onLink?.({ event: "unlinked", reason: error.message })
+    return false
+  }
 }
 
 export const commFree = (state: SessionState): void => {
-  state.deviceIndex()
+  const device = state.deviceIndex()
+  state.links.get(device)?.close()
+  state.links.delete(device)
+}
+
+export const commAllReduce = (state: SessionState): void => {
+  const { wire, tensor } = state
+  const device = state.deviceIndex()
+  const link = state.links.get(device)
+  if (link === undefined) refuse("device", "has no link to another server", device)
+  const record = state.spoken.offsets.commAllReduce.tensor
+  const buffer = state.takeTensor(record, "tensor", "required")!
+  const count = elementsOf(state, record)
+  if (tensor.sizeBytes !== count * F32_BYTES) {
+    refuse("tensor.nb", `must leave no gaps between ${count} elements`, tensor.sizeBytes)
+  }
+  if (count === 0) return
+  wire.flush()
+  exchange(state, link, buffer, count)
+}
+
+/** Partial results are f32. */
+const elementsOf = ({ wire }: SessionState, record: number): number => {
+  const { words } = wire
+  const at = record / 4
+  const type = words[at + word.type]!
+  if (type !== F32) refuse("tensor.type", "must be F32", type)
+  const ne = at + word.ne
+  return words[ne]! * words[ne + 1]! * words[ne + 2]! * words[ne + 3]!
+}
+
+const exchange = (state: SessionState, link: Link, buffer: SessionBuffer, count: number): void => {
+  const sizeBytes = count * (count < BF16_FROM ? F32_BYTES : BF16_BYTES)
+  if (sizeBytes > link.blockBytes && !state.hostMemory.hasRoomFor(sizeBytes)) {
+    refuse("tensor.ne", "makes a result that this machine has no memory for now", sizeBytes)
+  }
+  const received = link.block(sizeBytes)
+  if (link.sendsFirst) sendOwn(state, link, buffer, count)
+  link.receive(received, sizeBytes)
+  if (!link.sendsFirst) sendOwn(state, link, buffer, count)
+  addReceived(state, buffer, count, received)
+}
+
+/** Sends this device's partial result, in pieces. */
+const sendOwn = (state: SessionState, link: Link, buffer: SessionBuffer, count: number): void => {
+  const converted = state.stagingAddress() + PART_ELEMENTS * F32_BYTES
+  for (let done = 0; done < count; done += PART_ELEMENTS) {
+    const part = Math.min(count - done, PART_ELEMENTS)
+    const own = read(state, buffer, done, part)
+    if (count < BF16_FROM) {
+      link.send(own, part * F32_BYTES)
+    } else {
+      state.ggml.gs_bf16_from_f32(asPointer(converted), asPointer(own), part)
+      link.send(converted, part * BF16_BYTES)
+    }
+  }
+}
+
+/** Adds what came to this device's partial result, which is exact: of large ones the two servers keep different sums. */
+const addReceived = (
+  state: SessionState,
+  buffer: SessionBuffer,
+  count: number,
+  received: number,
+): void => {
+  const { ggml } = state
+  for (let done = 0; done < count; done += PART_ELEMENTS) {
+    const part = Math.min(count - done, PART_ELEMENTS)
+    const own = read(state, buffer, done, part)
+    if (count < BF16_FROM) {
+      ggml.gs_add_f32(asPointer(own), asPointer(received + done * F32_BYTES), part)
+    } else {
+      ggml.gs_add_bf16(asPointer(own), asPointer(received + done * BF16_BYTES), part)
+    }
+    if (buffer.isHost) continue
+    const record = asPointer(state.wire.requestAddress + state.spoken.offsets.commAllReduce.tensor)
+    ggml.gs_tensor_set(record, asPointer(own), done * F32_BYTES, part * F32_BYTES)
+  }
+}
+
+/** Address of elements of the tensor: where they lie, or where they were read to. */
+const read = (state: SessionState, buffer: SessionBuffer, first: number, count: number): number => {
+  if (buffer.isHost) {
+    return buffer.nativeBase + state.tensor.dataOffsetBytes + first * F32_BYTES
+  }
+  const staging = state.stagingAddress()
+  const record = asPointer(state.wire.requestAddress + state.spoken.offsets.commAllReduce.tensor)
+  state.ggml.gs_tensor_get(record, asPointer(staging), first * F32_BYTES, count * F32_BYTES)
+  return staging
 }

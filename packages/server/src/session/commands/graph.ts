@@ -1,6 +1,7 @@
 import { ptr } from "bun:ffi"
 import { type Address, asPointer, takeLog } from "@ggml-rpc/native/bindings"
 import { ClientGone, ComputeError, refuse } from "../errors.ts"
+import { refuseBadIndex } from "../graph/badIndex.ts"
 import { prepareInAny } from "../graph/guessNumbering.ts"
 import { type GraphKey, graphKey, LAST_GRAPH } from "../graph/StoredGraphs.ts"
 import { RECORD_WORDS, word } from "../graph/tensorWords.ts"
@@ -15,12 +16,25 @@ const UNASKED_BYTES = 4 * 1024 * 1024
 /** What a built graph takes for each tensor: `ggml_tensor`, and a place in the set of its buffers. */
 const TENSOR_BYTES = 336 + 48
 
-/** For each node: places as node and as leaf, and up to four in the hash table; `ggml_graph_nbytes`. */
-const NODE_BYTES = 72
+/**
+ * For each node: places as node and as leaf, and up to four in the hash table; `ggml_graph_nbytes`. And one in the order
+ * with index checks.
+ */
+const NODE_BYTES = 80
+
+/** What an index check takes: where it is made, and a node of its own, which is a `ggml_tensor` and a place in the order. */
+const INDEX_CHECK_BYTES = 32 + 336 + 8
 
 /** `ggml_status`. */
 const STATUS_SUCCESS = 0
 const STATUS_ABORTED = 1
+
+/** `kStatusBadIndex` of the shim. */
+const STATUS_BAD_INDEX = 2
+
+/** `index_check_way` of the shim: between parts of a graph, or by nodes of their own. */
+const CHECK_PARTS = 0
+const CHECK_NODES = 1
 
 export const graphCompute = (state: SessionState): void => {
   const { wire, graph, ggml, stored } = state
@@ -29,7 +43,7 @@ export const graphCompute = (state: SessionState): void => {
   wire.take(state.blockAddress, size)
   prepare(state, size)
   const device = state.devices[graph.device]!
-  if (!device.hasWorkMemoryFor(graph.workBytes, state.ledger)) {
+  if (!device.hasWorkMemoryFor(graph.workBytes, state.hostMemory)) {
     refuse(
       "nodes",
       "need more memory besides the tensors than this machine has now",
@@ -38,7 +52,10 @@ export const graphCompute = (state: SessionState): void => {
   }
   const key = keyOf(state)
   if (key !== undefined) stored.makeRoom(graph.device, state.spoken.storedGraphCount)
-  const sizeBytes = graph.tensorCount * TENSOR_BYTES + graph.nodeCount * NODE_BYTES
+  const sizeBytes =
+    graph.tensorCount * TENSOR_BYTES +
+    graph.nodeCount * NODE_BYTES +
+    graph.indexCheckCount * INDEX_CHECK_BYTES
   if (!hasHostMemoryFor(state, sizeBytes)) {
     refuse(
       "nodes",
@@ -53,12 +70,11 @@ export const graphCompute = (state: SessionState): void => {
     asPointer(state.blockAddress + graph.recordsOffset),
     graph.tensorCount,
   ) as Address
-  if (native === 0 || native === null) {
-    throw new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
-  }
+  if (native === 0 || native === null) throw outOfMemory(state)
   if (key === undefined) {
     try {
       checkSupport(state, native)
+      checkIndices(state, native)
       compute(state, graph.device, native)
     } finally {
       ggml.gs_graph_free(asPointer(native))
@@ -66,6 +82,7 @@ export const graphCompute = (state: SessionState): void => {
     return
   }
   checkSupport(state, native)
+  checkIndices(state, native)
   stored.put(graph.device, key, { native, buffers: graph.usedBuffers, sizeBytes })
   compute(state, graph.device, native)
 }
@@ -96,6 +113,20 @@ const checkSupport = (state: SessionState, native: Address): void => {
   if (unsupported >= 0) refuseNode(state, unsupported)
 }
 
+const outOfMemory = ({ graph }: SessionState): ComputeError =>
+  new ComputeError(`out of memory for a graph of ${graph.tensorCount} tensors`)
+
+/** From here on the graph looks at the indices that its nodes use, whenever it runs. */
+const checkIndices = (state: SessionState, native: Address): void => {
+  const { graph, ggml, devices } = state
+  if (graph.indexCheckCount === 0) return
+  const way = devices[graph.device]!.device.type === "CPU" ? CHECK_NODES : CHECK_PARTS
+  const checks = asPointer(graph.indexChecksAddress)
+  if (ggml.gs_graph_check_indices(asPointer(native), checks, graph.indexCheckCount, way) === 0) {
+    throw outOfMemory(state)
+  }
+}
+
 const growBlock = (state: SessionState, size: number): void => {
   if (size > GRAPH_BLOCK_BYTES) state.isSpent = true
   const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
@@ -107,14 +138,8 @@ const growBlock = (state: SessionState, size: number): void => {
 }
 
 /** Whether this machine has `sizeBytes` more for graphs, besides those that are kept. */
-const hasHostMemoryFor = (
-  { devices, ledger, stored }: SessionState,
-  sizeBytes: number,
-): boolean => {
-  if (stored.sizeBytes + sizeBytes <= UNASKED_BYTES) return true
-  const device = devices.find(({ usesHostMemory }) => usesHostMemory) ?? devices[0]!
-  return device.hasMemoryFor(sizeBytes, ledger)
-}
+const hasHostMemoryFor = ({ hostMemory, stored }: SessionState, sizeBytes: number): boolean =>
+  stored.sizeBytes + sizeBytes <= UNASKED_BYTES || hostMemory.hasRoomFor(sizeBytes)
 
 const refuseNode = (state: SessionState, node: number): never => {
   const { graph, block } = state
@@ -147,6 +172,7 @@ const compute = (state: SessionState, device: number, graph: Address): void => {
   state.wire.flush()
   const status = state.ggml.gs_graph_compute(asPointer(backend), asPointer(graph))
   if (status === STATUS_SUCCESS) return
+  if (status === STATUS_BAD_INDEX) refuseBadIndex(graph)
   if (status === STATUS_ABORTED) throw new ClientGone("closed while its graph ran")
   const said = takeLog()
   throw new ComputeError(`ggml gave status ${status}${said === "" ? "" : `: ${said}`}`)

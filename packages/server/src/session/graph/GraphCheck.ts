@@ -3,6 +3,7 @@ import { type Dialect, ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
 import { OpNode, RESULT } from "../ops/OpNode.ts"
+import type { Indices } from "../ops/rule.ts"
 import { byOpId, opRules } from "../ops/table.ts"
 import { loaded, loadedTypeName } from "../spoken.ts"
 import { IdTable } from "./IdTable.ts"
@@ -25,6 +26,9 @@ const rules = byOpId(opRules, loaded.ops)
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
 const CHILD_COUNT = SOURCE_COUNT + 1
+
+/** Words of shim/ggml/index_checks.h `index_check`. */
+const INDEX_CHECK_WORDS = 3
 
 const WHITE = 0
 /** On the stack: its sources are being looked at. */
@@ -64,6 +68,10 @@ export class GraphCheck {
   usedBuffers = new Set<number>()
   /** Memory that its largest node takes besides its tensors on a CPU, at most. */
   workBytes = 0
+  /** `index_check` of the shim: a node, the source that it indexes with, and what those indices must be below. */
+  indexChecks = new Uint32Array(256 * INDEX_CHECK_WORDS)
+  indexChecksAddress = ptr(this.indexChecks) as number
+  indexCheckCount = 0
   #threadCount = 1
 
   constructor(buffers: Buffers, dialect: Dialect) {
@@ -94,6 +102,7 @@ export class GraphCheck {
     this.recordsOffset = layout.tensorsOffset
     this.usedBuffers = new Set()
     this.workBytes = 0
+    this.indexCheckCount = 0
     this.#threadCount = threadCount
     this.#reserve(layout.nodeCount, layout.tensorCount)
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
@@ -264,6 +273,13 @@ export class GraphCheck {
         viewOffset < 0 ? "2^53 or more" : viewOffset,
       )
     }
+    if (viewedData + viewOffset !== readU64(words, at + word.data)) {
+      refuse(
+        `tensors[${index}].view_offs`,
+        "must lead from the viewed tensor's data to this one's",
+        viewOffset,
+      )
+    }
   }
 
   /**
@@ -277,17 +293,13 @@ export class GraphCheck {
     const rule = rules[op]
     if (rule === undefined) return
     const runs = (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
-    if (runs && this.#lacksMemory(index)) {
-      refuse(`tensors[${index}].buffer`, `is 0, but node ${node} computes this tensor`)
-    }
+    if (runs) this.#checkMemory(index, node, "computes")
     this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {
       const child = words[at + word.src + source * 2]! - 1
       this.#node.set(source, child < 0 ? -1 : this.#start + child * RECORD_WORDS)
       if (child >= 0) {
-        if (runs && this.#lacksMemory(child)) {
-          refuse(`tensors[${child}].buffer`, `is 0, but node ${node} reads this tensor`)
-        }
+        if (runs) this.#checkMemory(child, node, "reads")
       } else if (source < rule.sourceCount) {
         refuse(
           `tensors[${index}].src[${source}]`,
@@ -300,6 +312,36 @@ export class GraphCheck {
       refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, op))
     }
     this.workBytes = Math.max(this.workBytes, workBytes(this.#node, op, this.#threadCount))
+    if (!runs || rule.indices === undefined || this.#node.elements(RESULT) === 0) return
+    for (const indices of rule.indices) this.#addIndexCheck(node, index, indices)
+  }
+
+  /** What only the contents of a source tell, right before the node runs. */
+  #addIndexCheck(node: number, index: number, { source, into, dim }: Indices): void {
+    if (this.#node.elements(source) === 0) return
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS
+    const sourceAt = this.#start + (words[at + word.src + source * 2]! - 1) * RECORD_WORDS
+    const result = readU64(words, at + word.data)
+    const start = readU64(words, sourceAt + word.data)
+    if (start < result + byteSize(words, at) && result < start + byteSize(words, sourceAt)) {
+      refuse(
+        `tensors[${index}].src[${source}]`,
+        "holds indices in the memory of the result, which would change them while they are used",
+      )
+    }
+    const first = this.indexCheckCount++ * INDEX_CHECK_WORDS
+    if (first === this.indexChecks.length) this.#growIndexChecks()
+    this.indexChecks[first] = node
+    this.indexChecks[first + 1] = source
+    this.indexChecks[first + 2] = this.#node.ne(into, dim)
+  }
+
+  #growIndexChecks(): void {
+    const grown = new Uint32Array(this.indexChecks.length * 2)
+    grown.set(this.indexChecks)
+    this.indexChecks = grown
+    this.indexChecksAddress = ptr(grown) as number
   }
 
   /** `ADD ne[4,1,1,1] nb[4,16,16,16] of src[0] F32 ne[…] nb[…], src[1] …`. */
@@ -318,9 +360,19 @@ export class GraphCheck {
     return `${loaded.ops[op]} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
   }
 
-  #lacksMemory(index: number): boolean {
-    if (this.#bufferOf[index] !== undefined) return false
-    return byteSize(this.#words, this.#start + index * RECORD_WORDS) > 0
+  /** A tensor that a node computes or reads has memory, of the device that runs the graph. */
+  #checkMemory(index: number, node: number, does: string): void {
+    const buffer = this.#bufferOf[index]
+    if (buffer !== undefined) {
+      if (buffer.device === this.device) return
+      refuse(
+        `tensors[${index}].buffer`,
+        `is memory of device ${buffer.device}, but node ${node} ${does} this tensor on device ${this.device}`,
+      )
+    }
+    if (byteSize(this.#words, this.#start + index * RECORD_WORDS) > 0) {
+      refuse(`tensors[${index}].buffer`, `is 0, but node ${node} ${does} this tensor`)
+    }
   }
 
   #dropUnreached(): void {

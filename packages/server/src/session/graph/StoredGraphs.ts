@@ -1,4 +1,5 @@
 import type { Address } from "@ggml-rpc/native/bindings"
+import { joinU64 } from "@ggml-rpc/protocol"
 
 /** A graph that can be run again without being sent. */
 export interface StoredGraph {
@@ -17,8 +18,10 @@ export type GraphKey = number | string
 export const LAST_GRAPH = 0
 
 /** The key of a uid, in halves. Clients count from 1, so that it is a number but for those who try others. */
-export const graphKey = (low: number, high: number): GraphKey =>
-  high <= 0x1f_ffff ? high * 0x1_0000_0000 + low : `${high}:${low}`
+export const graphKey = (low: number, high: number): GraphKey => {
+  const uid = joinU64(low, high)
+  return uid < 0 ? `${high}:${low}` : uid
+}
 
 /** The graphs that a session's devices keep, by device and key, with the memory behind them. */
 export class StoredGraphs {

@@ -37,6 +37,8 @@ export class TensorCheck {
   readonly #buffers: Buffers
   /** `ggml_nbytes` of the tensor. */
   sizeBytes = 0
+  /** Bytes from its data on that reading or writing the tensor can touch. */
+  reachBytes = 0
   /** Where in the buffer its data starts, in bytes. */
   dataOffsetBytes = 0
   buffer: SessionBuffer | undefined
@@ -57,6 +59,7 @@ export class TensorCheck {
    */
   check(words: Words, at: number, name: string, rule: BufferRule): void {
     const reachBytes = this.#checkShape(words, at, name)
+    this.reachBytes = reachBytes
     this.#takeOperation(words, at, name, rule === "optional")
     const buffer = this.#buffers.find(words, at + word.buffer)
     this.buffer = buffer

@@ -1,4 +1,4 @@
-import { RpcTensor, TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
+import { joinU64, RpcTensor, TYPE_BLOCK_SIZE, TYPE_SIZE, upperHalf } from "@ggml-rpc/protocol"
 
 /**
  * Encoded tensors read as 32-bit words. The payload of a request lies 4-aligned in memory, and so does
@@ -19,18 +19,13 @@ export const word = Object.fromEntries(
   Object.entries(RpcTensor.offsets).map(([field, offset]) => [field, offset / 4]),
 ) as { readonly [F in keyof typeof RpcTensor.offsets]: number }
 
-const TWO_32 = 0x1_0000_0000
-
 /** The u64 at a word index, or -1 when it is 2^53 or more. */
-export const readU64 = (words: Words, at: number): number => {
-  const high = words[at + 1]!
-  return high > 0x1f_ffff ? -1 : high * TWO_32 + words[at]!
-}
+export const readU64 = (words: Words, at: number): number => joinU64(words[at]!, words[at + 1]!)
 
 /** Writes a safe non-negative integer as u64. */
 export const writeU64 = (words: Words, at: number, value: number): void => {
   words[at] = value >>> 0
-  words[at + 1] = Math.floor(value / TWO_32)
+  words[at + 1] = upperHalf(value)
 }
 
 export const isZeroU64 = (words: Words, at: number): boolean =>

@@ -4,7 +4,7 @@ import { fstatSync, readFileSync, readSync, writeSync } from "node:fs"
 const ENTRY_BYTES = 16
 
 /** Resident bytes of a session process that has no buffers. */
-const IDLE_BYTES = 72 * 1024 * 1024
+const IDLE_BYTES = 48 * 1024 * 1024
 
 /** Resident bytes of a process; 0 when it is gone, or the system does not say. */
 const residentBytes = (pid: number): number => {

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test"
 import { writeU64 } from "../graph/tensorWords.ts"
-import { Buffers } from "./buffers.ts"
+import { Buffers, MAX_BUFFERS } from "./buffers.ts"
 
 const add = (buffers: Buffers, sizeBytes: number, alignmentBytes = 32) =>
   buffers.add(
@@ -74,7 +74,7 @@ test("has a limit to the number of buffers", () => {
   const buffers = new Buffers()
   let last = add(buffers, 0)
   while (buffers.hasRoom(0, 32)) last = add(buffers, 0)
-  expect(last.id).toBe(65536)
+  expect(last.id).toBe(MAX_BUFFERS)
   buffers.remove(last)
   expect(buffers.hasRoom(0, 32)).toBe(true)
 })

@@ -27,8 +27,8 @@ export const FIRST_BASE = 2 ** 44
 /** Where the client's addresses end: plain numbers are exact up to here. */
 const SPACE_END = 2 ** 53
 
-/** Empty buffers cost memory as well; a model has a handful. */
-const MAX_BUFFERS = 65536
+/** Each takes address space of this process for the guards around it, and an empty one memory; a model has a handful. */
+export const MAX_BUFFERS = 1024
 
 /** Nothing lies between two buffers, so that an address past one end is never inside the next. */
 const GUARD_BYTES = 2 ** 20
@@ -43,15 +43,9 @@ const MIN_ALIGNMENT_BYTES = 4096
  */
 export class Buffers {
   readonly #byId = new Map<number, SessionBuffer>()
-  #bytes = 0
   #hostBytes = 0
   #nextId = FIRST_ID
   #nextBase = FIRST_BASE
-
-  /** Bytes of all buffers. */
-  get bytes(): number {
-    return this.#bytes
-  }
 
   /** Bytes of all buffers that this process can read: its own memory. */
   get hostBytes(): number {
@@ -69,7 +63,6 @@ export class Buffers {
     const added = { ...buffer, id: this.#nextId++, base: buffer.sizeBytes === 0 ? 0 : start }
     this.#nextBase = start + buffer.sizeBytes + GUARD_BYTES
     this.#byId.set(added.id, added)
-    this.#bytes += added.sizeBytes
     if (added.isHost) this.#hostBytes += added.sizeBytes
     return added
   }
@@ -91,15 +84,12 @@ export class Buffers {
   /** Removes all, for another client: its handles and addresses start anew. */
   clear(): void {
     this.#byId.clear()
-    this.#bytes = 0
     this.#hostBytes = 0
     this.#nextId = FIRST_ID
     this.#nextBase = FIRST_BASE
   }
 
   remove(buffer: SessionBuffer): void {
-    if (!this.#byId.delete(buffer.id)) return
-    this.#bytes -= buffer.sizeBytes
-    if (buffer.isHost) this.#hostBytes -= buffer.sizeBytes
+    if (this.#byId.delete(buffer.id) && buffer.isHost) this.#hostBytes -= buffer.sizeBytes
   }
 }

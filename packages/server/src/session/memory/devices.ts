@@ -8,17 +8,7 @@ import {
   listDevices,
   type MemorySize,
 } from "@ggml-rpc/native/bindings"
-import type { Ledger } from "./MemoryLedger.ts"
-
-/** Kept free for everything else on the machine; less on a small one. */
-const RESERVE_BYTES = 256 * 1024 * 1024
-
-/**
- * A reading of the free memory takes a third of a millisecond, and a model's buffers come in a row: for a while
- * one reading will do, for what it would allow this many times over.
- */
-const READING_MS = 500
-const PLENTY = 8
+import type { HostMemory } from "./HostMemory.ts"
 
 /** ggml may take so much to compute with unasked: what stays free is for that as well. */
 const UNASKED_WORK_BYTES = 16 * 1024 * 1024
@@ -34,12 +24,6 @@ export class ServedDevice {
   readonly sizesArePlain: boolean
   readonly threadCount: number
   #backend: Address = 0
-  /** What was left for buffers at the last reading, when that was, and what has been granted of it. */
-  #spareBytes = 0
-  #readAt = Number.NEGATIVE_INFINITY
-  #grantedBytes = 0
-  /** What other sessions had promised then. */
-  #othersBytes = 0
   /** What ggml has been granted to compute with, and keeps. */
   #workBytes = 0
 
@@ -58,48 +42,27 @@ export class ServedDevice {
     return this.device.type === "CPU" || this.device.type === "ACCEL"
   }
 
-  /**
-   * Total bytes, and those that a client can have now: without what sessions promised and nobody has written yet,
-   * and without what stays free for the rest of the machine.
-   */
-  memory(ledger: Ledger): MemorySize {
-    const size = deviceMemory(this.device)
-    if (!this.usesHostMemory) return size
-    this.#othersBytes = ledger.othersBytes()
-    const reserve = Math.min(RESERVE_BYTES, size.totalBytes / 32)
-    this.#spareBytes = Math.max(0, size.freeBytes - ledger.unwrittenBytes() - reserve)
-    this.#readAt = performance.now()
-    this.#grantedBytes = 0
-    return { freeBytes: this.#spareBytes, totalBytes: size.totalBytes }
+  /** Total bytes, and those that a client can have now. */
+  memory(host: HostMemory): MemorySize {
+    return this.usesHostMemory ? host.read() : deviceMemory(this.device)
   }
 
-  /**
-   * Whether `sizeBytes` can be had without pushing this machine, or its cgroup, out of memory. What sessions
-   * promised and nobody has written yet is as good as taken.
-   */
-  hasMemoryFor(sizeBytes: number, ledger: Ledger): boolean {
-    if (!this.usesHostMemory) return true
-    const isRecent =
-      performance.now() - this.#readAt < READING_MS && ledger.othersBytes() === this.#othersBytes
-    const isPlenty = (this.#grantedBytes + sizeBytes) * PLENTY <= this.#spareBytes
-    if (!isRecent || !isPlenty) this.memory(ledger)
-    this.#grantedBytes += sizeBytes
-    return sizeBytes <= this.#spareBytes
+  /** Whether `sizeBytes` can be asked of it; a device with memory of its own says so itself. */
+  hasMemoryFor(sizeBytes: number, host: HostMemory): boolean {
+    return !this.usesHostMemory || host.hasRoomFor(sizeBytes)
   }
 
   /** The same for memory that ggml takes to compute a graph, and keeps for the next one. */
-  hasWorkMemoryFor(workBytes: number, ledger: Ledger): boolean {
+  hasWorkMemoryFor(workBytes: number, host: HostMemory): boolean {
     if (workBytes <= Math.max(this.#workBytes, UNASKED_WORK_BYTES)) return true
-    if (!this.hasMemoryFor(workBytes - this.#workBytes, ledger)) return false
+    if (!this.hasMemoryFor(workBytes - this.#workBytes, host)) return false
     this.#workBytes = workBytes
     return true
   }
 
   /** Another client starts: nothing is granted. */
   forget(): void {
-    this.#grantedBytes = 0
     this.#workBytes = 0
-    this.#readAt = Number.NEGATIVE_INFINITY
   }
 
   /**

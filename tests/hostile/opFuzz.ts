@@ -1,0 +1,359 @@
+/**
+ * Looks for graphs that the server's checks accept and that ggml's CPU kernels do not survive: valid nodes of every
+ * operation, changed in a field, run through the session's own GRAPH_COMPUTE in a child process whose tensors lie between
+ * inaccessible pages. A crash, an assertion, a case without an end and a byte that changes outside the result are failures.
+ *
+ *     bun tests/hostile/opFuzz.ts [--op MUL_MAT,CPY] [--seed N] [--seconds S] [--threads T] [--case N]
+ *
+ * `--case` runs one case by its number and tells all about it.
+ */
+
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { parseArgs } from "node:util"
+import { mmap } from "bun"
+import { type ChildProcess, startProcess } from "../peers/process.ts"
+import { layOut } from "./Arena.ts"
+import { type CaseSource, caseOf, nodesOf } from "./cases.ts"
+import { type ChildConfig, type ChildEvent, outcome, progress } from "./childProtocol.ts"
+import { describeCase, type NodeCase, tensorName } from "./nodeCase.ts"
+import { compileTrap } from "./trap.ts"
+
+export interface FuzzOptions {
+  readonly seed: number
+  /** Operations to try; all when not given. */
+  readonly ops?: readonly string[]
+  /** Whether there are graphs of several nodes. Default true. */
+  readonly graphs?: boolean
+  readonly seconds: number
+  readonly threadCount: number
+  /** Only this case. */
+  readonly onlyNumber?: number
+  /** Called with each failure of a new kind. */
+  readonly onFailure?: (failure: Failure) => void
+}
+
+/** What went wrong: all cases of an operation whose changed fields are the same and that ended in the same words. */
+export interface Failure {
+  readonly op: string
+  /** What was changed, such as `result.nb[1]`. */
+  readonly field: string
+  /** ggml's assertion, the signal, or which byte changed. */
+  readonly message: string
+  /** The first of them: its number, and the case in words. */
+  readonly number: number
+  readonly description: string
+  count: number
+}
+
+/** Cases of one operation. */
+export interface OpTally {
+  tried: number
+  refused: number
+  ran: number
+  /** ggml gave a status that is no success. */
+  failedStatus: number
+  /** Crashed, hung, or wrote where it must not. */
+  broken: number
+  /** Not run, as the same operation and field had failed before. */
+  skipped: number
+}
+
+export interface FuzzReport {
+  readonly tallies: ReadonlyMap<string, OpTally>
+  readonly failures: readonly Failure[]
+  /** Valid nodes that were not computed: `MUL_MAT: src[0] must be …`. */
+  readonly brokenControls: readonly string[]
+}
+
+/** A case that takes longer hangs. */
+const HANG_MS = 10_000
+
+const POLL_MS = 100
+
+/** Failures of an operation and a field after which it is known and not tried again. */
+const ENOUGH = 2
+
+const MOST_NODES = 1024
+
+const childScript = join(import.meta.dir, "opFuzz.child.ts")
+
+/** Runs cases until the time is over. */
+export const opFuzz = async (options: FuzzOptions): Promise<FuzzReport> => {
+  const run = new FuzzRun(options)
+  try {
+    return await run.finish()
+  } finally {
+    run.close()
+  }
+}
+
+class FuzzRun {
+  readonly #options: FuzzOptions
+  readonly #source: CaseSource
+  readonly #folder = mkdtempSync(join(tmpdir(), "ggml-rpc-op-fuzz-"))
+  readonly #progressPath = join(this.#folder, "progress")
+  readonly #trapPath = join(this.#folder, "trap.so")
+  readonly #shared: Float64Array
+  readonly #failures = new Map<string, Failure>()
+  readonly #skipped = new Map<string, number>()
+  readonly #brokenControls: string[] = []
+  /** By valid node: cases that ended the child. */
+  readonly #deaths: number[] = []
+  #addresses: readonly (readonly number[])[] = []
+
+  constructor(options: FuzzOptions) {
+    this.#options = options
+    const { seed, ops = [], graphs = true } = options
+    this.#source = { seed, ops, graphs }
+    compileTrap(this.#trapPath)
+    const size = progress.counts + MOST_NODES * outcome.count
+    writeFileSync(this.#progressPath, new Uint8Array(size * 8))
+    this.#shared = new Float64Array(mmap(this.#progressPath, { shared: true }).buffer)
+  }
+
+  close(): void {
+    rmSync(this.#folder, { recursive: true })
+  }
+
+  async finish(): Promise<FuzzReport> {
+    const endsAt = Date.now() + this.#options.seconds * 1000
+    const { onlyNumber } = this.#options
+    const endNumber = onlyNumber === undefined ? 2 ** 31 : onlyNumber + 1
+    let next = onlyNumber ?? 0
+    while (next < endNumber && (Date.now() < endsAt || next < nodesOf(this.#source).length)) {
+      next = await this.#runChild(next, endNumber, endsAt)
+    }
+    return {
+      tallies: this.#tallies(),
+      failures: [...this.#failures.values()],
+      brokenControls: this.#brokenControls,
+    }
+  }
+
+  /** Returns the number of the case after the last one that the child ran. */
+  async #runChild(firstNumber: number, endNumber: number, endsAt: number): Promise<number> {
+    const { threadCount } = this.#options
+    const config: ChildConfig = {
+      ...{ source: this.#source, firstNumber, endNumber, threadCount },
+      ...{ progressPath: this.#progressPath, trapPath: this.#trapPath },
+      skipped: [...this.#skipped].flatMap(([key, count]) => (count >= ENOUGH ? [key] : [])),
+    }
+    this.#shared[progress.number] = -1
+    this.#shared[progress.startedMs] = 0
+    this.#shared[progress.stop] = 0
+    const child = startProcess([process.execPath, childScript, JSON.stringify(config)])
+    const hung = await this.#watch(child, endsAt)
+    const code = await child.exited
+    const number = this.#shared[progress.number]!
+    if (number < 0 && code !== 0) throw new Error(`the child did not start:\n${child.stderr()}`)
+    this.#read(child.stdout())
+    if (code !== 0) {
+      this.#deaths[number % nodesOf(this.#source).length] ??= 0
+      this.#deaths[number % nodesOf(this.#source).length]!++
+      this.#crashed(
+        number,
+        hung ? `no end within ${HANG_MS / 1000} s` : lastWords(child.stderr(), code),
+      )
+    }
+    return number + 1
+  }
+
+  /** Waits for the child's end, and tells it when; whether it had to be killed. */
+  async #watch(child: ChildProcess, endsAt: number): Promise<boolean> {
+    const nodeCount = nodesOf(this.#source).length
+    while (child.isRunning()) {
+      await Promise.race([child.exited, Bun.sleep(POLL_MS)])
+      const startedMs = this.#shared[progress.startedMs]!
+      if (Date.now() > endsAt && this.#shared[progress.number]! >= nodeCount) {
+        this.#shared[progress.stop] = 1
+      }
+      if (startedMs > 0 && Date.now() - startedMs > HANG_MS && child.isRunning()) {
+        child.signal("SIGKILL")
+        return true
+      }
+    }
+    return false
+  }
+
+  #read(stdout: string): void {
+    for (const line of stdout.split("\n")) {
+      if (!line.startsWith("{")) continue
+      const event = JSON.parse(line) as ChildEvent
+      if (event.event === "ready") this.#addresses = event.addresses
+      else if (event.event === "refused") {
+        this.#brokenControls.push(`${caseOf(this.#source, event.number).op}: ${event.message}`)
+      } else if (event.event === "broken") this.#crashed(event.number, event.words)
+      else {
+        const nodeCase = caseOf(this.#source, event.number)
+        const where = placeInWords(nodeCase, event.memory, event.offsetBytes)
+        this.#fail(event.number, nodeCase, "wrote outside the result", `changed ${where}`)
+      }
+    }
+  }
+
+  #crashed(number: number, text: string): void {
+    const nodeCase = caseOf(this.#source, number)
+    const words = text.replace(/ggml abort: (?:\S*\/llama\.cpp\/)?/, "")
+    const [, signal, address] = words.match(/ggml crash: (\w+) at (?:0x)?([0-9a-f]+|\(nil\))/) ?? []
+    if (signal === undefined) this.#fail(number, nodeCase, words, "")
+    else
+      this.#fail(
+        number,
+        nodeCase,
+        signal,
+        this.#locate(nodeCase, Number.parseInt(address!, 16) || 0),
+      )
+  }
+
+  #fail(number: number, nodeCase: NodeCase, message: string, detail: string): void {
+    const field = nodeCase.fields.join(" & ")
+    for (const each of nodeCase.fields) {
+      if (nodeCase.fields.length > 1) break
+      const key = `${nodeCase.op} ${each}`
+      this.#skipped.set(key, (this.#skipped.get(key) ?? 0) + 1)
+    }
+    if (number < nodesOf(this.#source).length) {
+      this.#brokenControls.push(`${nodeCase.op}: ${message} ${detail}`)
+    }
+    const key = `${nodeCase.op} ${field} ${message}`
+    const known = this.#failures.get(key)
+    if (known !== undefined) {
+      known.count++
+      return
+    }
+    const words = describeCase(nodeCase)
+    const description = detail === "" ? words : `${detail}; ${words}`
+    const failure = { op: nodeCase.op, field, message, number, description, count: 1 }
+    this.#failures.set(key, failure)
+    this.#options.onFailure?.(failure)
+  }
+
+  /** An address that was touched, from the nearest tensor on. */
+  #locate(nodeCase: NodeCase, address: number): string {
+    let nearest = "far from all tensors"
+    let distance = 2 ** 33
+    layOut(nodeCase).forEach((place, memory) => {
+      if (place === undefined) return
+      const start = this.#addresses[memory]![place.size]! + place.startBytes
+      const away = Math.abs(address - start)
+      if (away >= distance) return
+      distance = away
+      nearest = placeInWords(nodeCase, memory, address - start)
+    })
+    return `touched ${nearest}`
+  }
+
+  #tallies(): Map<string, OpTally> {
+    const tallies = new Map<string, OpTally>()
+    nodesOf(this.#source).forEach(({ op }, index) => {
+      const at = progress.counts + index * outcome.count
+      const of = (which: number): number => this.#shared[at + which]!
+      const deaths = this.#deaths[index] ?? 0
+      const before = tallies.get(op)
+      const refused = (before?.refused ?? 0) + of(outcome.refused)
+      const ran = (before?.ran ?? 0) + of(outcome.ran)
+      const failedStatus = (before?.failedStatus ?? 0) + of(outcome.failed)
+      const broken = (before?.broken ?? 0) + of(outcome.broken) + deaths
+      const skipped = (before?.skipped ?? 0) + of(outcome.skipped)
+      const tried = refused + ran + failedStatus + broken
+      tallies.set(op, { tried, refused, ran, failedStatus, broken, skipped })
+    })
+    return tallies
+  }
+}
+
+/** `src[0] 64 bytes behind its end`. */
+const placeInWords = (nodeCase: NodeCase, memory: number, offsetBytes: number): string => {
+  const { usedBytes } = layOut(nodeCase)[memory]!
+  const name = tensorName(nodeCase, memory)
+  if (offsetBytes < 0) return `${-offsetBytes} bytes before ${name}`
+  if (offsetBytes < usedBytes) return `byte ${offsetBytes} in ${name}`
+  return `${offsetBytes - usedBytes} bytes behind the ${usedBytes} of ${name}`
+}
+
+const lastWords = (stderr: string, code: number): string => {
+  const lines = stderr.trim().split("\n")
+  const said = lines.findLast(
+    (line) => line.startsWith("ggml abort") || line.startsWith("ggml crash"),
+  )
+  return said ?? `exit ${code}: ${lines.at(-1)}`
+}
+
+// ---- command line ----------------------------------------------------------------------------------
+
+/** A line an operation: cases tried, refused, run, and what failed. */
+export const formatTallies = ({ tallies }: FuzzReport): string => {
+  const rows = [...tallies].map(([op, { tried, refused, ran, failedStatus, broken, skipped }]) =>
+    [op, tried, refused, ran, failedStatus, broken, skipped].map(String),
+  )
+  const titles = ["operation", "tried", "refused", "run", "status", "FAILED", "skipped"]
+  return [titles, ...rows]
+    .map(([op, ...numbers]) => op!.padEnd(24) + numbers.map((text) => text.padStart(9)).join(""))
+    .join("\n")
+}
+
+export const formatFailure = ({
+  op,
+  field,
+  message,
+  number,
+  description,
+  count,
+}: Failure): string => `${op} [${field}] ${message} (${count}x, case ${number})\n    ${description}`
+
+const changeCount = ({ field }: Failure): number => field.split(" & ").length
+
+/** By operation, and by what happened: in how many ways, and the cases with the fewest changes. */
+export const formatFailures = ({ failures }: FuzzReport): string => {
+  const groups = Map.groupBy(failures, ({ op, message }) => `${op}: ${message}`)
+  return [...groups]
+    .toSorted(([first], [second]) => (first < second ? -1 : 1))
+    .map(([title, group]) => {
+      const count = group.reduce((sum, failure) => sum + failure.count, 0)
+      const fields = [...new Set(group.map(({ field }) => field))].slice(0, 8).join("; ")
+      // An assertion is one mistake; a crash may be several.
+      const simplest = group
+        .toSorted((first, second) => changeCount(first) - changeCount(second))
+        .slice(0, /SIG|outside/.test(title) ? 4 : 1)
+      const lines = simplest.map(({ number, description }) => `    case ${number}: ${description}`)
+      return [`${title} (${count}x: ${fields})`, ...lines].join("\n")
+    })
+    .join("\n")
+}
+
+const main = async (): Promise<number> => {
+  const { values } = parseArgs({
+    options: {
+      op: { type: "string", default: "" },
+      seed: { type: "string", default: "1" },
+      seconds: { type: "string", default: "60" },
+      threads: { type: "string", default: "1" },
+      case: { type: "string" },
+      "no-graphs": { type: "boolean", default: false },
+    },
+  })
+  const ops = values.op.split(",").filter((op) => op !== "")
+  const report = await opFuzz({
+    seed: Number(values.seed),
+    ops,
+    graphs: !values["no-graphs"],
+    seconds: Number(values.seconds),
+    threadCount: Number(values.threads),
+    ...(values.case === undefined ? {} : { onlyNumber: Number(values.case) }),
+    onFailure: (failure) => console.error(formatFailure(failure)),
+  })
+  if (values.case !== undefined) {
+    const source = { seed: Number(values.seed), ops, graphs: !values["no-graphs"] }
+    console.log(describeCase(caseOf(source, Number(values.case))))
+  }
+  console.log(formatTallies(report))
+  console.log(formatFailures(report))
+  for (const control of report.brokenControls) console.log(`a valid node fails: ${control}`)
+  const broken = report.failures.length + report.brokenControls.length
+  console.log(`seed ${values.seed}, ${values.threads} threads: ${broken} kinds of failure`)
+  return broken > 0 ? 1 : 0
+}
+
+if (import.meta.main) process.exit(await main())
