@@ -25,6 +25,7 @@ export const serve = (values: ServeValues) =>
         ...(values.listen === undefined ? {} : { listen: yield* pinnedPorts(values.listen) }),
         versionsFile: versionsFile(),
         cache: values.cache,
+        ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
         allowComm: values.allowComm,
       })
       printLine(formatBanner(server))

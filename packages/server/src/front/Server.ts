@@ -13,18 +13,20 @@ import {
   findOffer,
   formatEndpoint,
   isLoopback,
+  newest,
   type ProtocolSpec,
   shortVersion,
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
-import { removeStaleParts } from "../session/cache/Cache.ts"
-import type { DeviceReport, SessionConfig } from "../session/events.ts"
+import { removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
+import { cacheFolder } from "../cache/place.ts"
+import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
+import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
 import { logEvents } from "./ClientEvents.ts"
-import { cacheFolder } from "./cacheFolder.ts"
 import {
   type DescriptorShares,
   descriptorLimit,
@@ -43,7 +45,7 @@ import { HelloGreeting } from "./Greeting.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
-import { type AddressRates, SessionPool } from "./SessionPool.ts"
+import { SessionPool } from "./SessionPool.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
@@ -68,6 +70,13 @@ export interface ServeOptions {
   readonly cache?: boolean
   /** Keep them in this folder instead; implies `cache`. */
   readonly cacheDir?: string
+  /**
+   * How large the cache may get: least recently used files go. Default a tenth of what it and the disk's free space are
+   * together, but at least what it is already.
+   */
+  readonly cacheLimitBytes?: number
+  /** Smaller weights are not kept. Default 10 MiB, above which upstream's clients ask; ggml-rpc.cpp `HASH_THRESHOLD` (7.0.0). */
+  readonly cacheMinBytes?: number
   /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
   readonly debug?: boolean
   /** Clients served at the same time; more are turned away. Default 64. */
@@ -116,6 +125,7 @@ export interface RunningServer {
   readonly devices: readonly DeviceReport[]
   readonly threadCount: number
   readonly cacheDir: string | undefined
+  readonly cacheLimitBytes: number | undefined
   /** Clients that are connected now. */
   readonly clientCount: () => number
   /** Ids of the session processes now, waiting ones included. */
@@ -124,6 +134,8 @@ export interface RunningServer {
 
 /** The port of upstream's rpc-server. */
 export const DEFAULT_PORT = 50052
+
+const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
 
 const DEFAULT_MAX_CLIENTS = 64
 
@@ -166,14 +178,14 @@ export const serve = (
     const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
       Effect.map(pinnedProtocol(protocol), (spec) => ({ port, protocol, spec })),
     )
-    const cacheDir = yield* prepareCache(options)
+    const cache = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
-      ...(cacheDir === undefined ? {} : { cacheDir }),
+      ...(cache === undefined ? {} : { cache }),
       ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
     }
     const ledger = yield* namelessFile("wx+")
@@ -235,7 +247,8 @@ export const serve = (
       pinned,
       devices,
       threadCount,
-      cacheDir,
+      cacheDir: cache?.folder,
+      cacheLimitBytes: cache?.limitBytes,
       clientCount: () => pool.clientCount,
       processIds: () => pool.processIds,
     }
@@ -321,14 +334,15 @@ const countedLog = (sink: LogSink, windowMs: number): Effect.Effect<LogSink, nev
 
 const prepareCache = (
   options: ServeOptions,
-): Effect.Effect<string | undefined, CacheFolderError> => {
+): Effect.Effect<CacheConfig | undefined, CacheFolderError> => {
   if (options.cacheDir === undefined && options.cache !== true) return Effect.succeed(undefined)
   const folder = cacheFolder(options.cacheDir)
   return Effect.try({
     try: () => {
       mkdirSync(folder, { recursive: true })
       removeStaleParts(folder)
-      return folder
+      const limitBytes = options.cacheLimitBytes ?? standardLimit(folder)
+      return { folder, limitBytes, minBytes: options.cacheMinBytes ?? MIN_CACHED_BYTES }
     },
     catch: (cause) => new CacheFolderError({ folder, cause }),
   })

@@ -1,19 +1,13 @@
 import { availableParallelism } from "node:os"
 import { io } from "@ggml-rpc/native/bindings"
-import type {
-  ClosedEvent,
-  DeviceReport,
-  LinkEvent,
-  SessionConfig,
-  SessionEvent,
-} from "../session/events.ts"
+import type { ClosedEvent, DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
 import { firstOffer, type Offer } from "../session/offer.ts"
-import { AddressLimit, type Rate } from "./AddressLimit.ts"
+import { AddressCosts, type AddressRates } from "./AddressCosts.ts"
 import type { Admitted } from "./Admission.ts"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { ClientVersions, type ClientVersionsOptions } from "./ClientVersions.ts"
-import { freeWaitingServer } from "./freeWaitingServer.ts"
 import { type LogLevel, oneLine } from "./log.ts"
+import { SessionNews } from "./SessionNews.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
 import { WaitingRoom } from "./WaitingRoom.ts"
 
@@ -29,17 +23,6 @@ export interface PoolOptions extends ClientVersionsOptions {
   /** What clients of one address may cost; absent: anything. */
   readonly limits: AddressRates | undefined
 }
-
-export interface AddressRates {
-  /** Session processes that are started for it. */
-  readonly starts: Rate
-  /** Its sessions. */
-  readonly sessions: Rate
-}
-
-/** As what a session counts that ends by what its client sent, which sends it again as a rule: so many, and so many starts. */
-const TROUBLE_SESSIONS = 10
-const TROUBLE_STARTS = 4
 
 /** Why the first session process gave no devices. */
 export type StartFailure =
@@ -107,8 +90,8 @@ export class SessionPool {
   readonly #idle: Member[] = []
   readonly #room: WaitingRoom
   readonly #versions: ClientVersions
-  readonly #starts: AddressLimit | undefined
-  readonly #sessions: AddressLimit | undefined
+  readonly #costs: AddressCosts
+  readonly #news: SessionNews
   /** When a process last got free for another client. */
   #freedAt = Number.NEGATIVE_INFINITY
   #closing = false
@@ -121,8 +104,8 @@ export class SessionPool {
   constructor(options: PoolOptions) {
     this.#options = options
     this.#versions = new ClientVersions(options)
-    this.#starts = options.limits && new AddressLimit(options.limits.starts)
-    this.#sessions = options.limits && new AddressLimit(options.limits.sessions)
+    this.#costs = new AddressCosts(options.limits)
+    this.#news = new SessionNews(options.log)
     this.#room = new WaitingRoom({
       patienceMs: START_PATIENCE_MS,
       onWanting: () => this.#serve(),
@@ -200,11 +183,7 @@ export class SessionPool {
     return false
   }
 
-  readonly #mayBeServed = (address: string): boolean => this.#waitMsOf(this.#sessions, address) <= 0
-
-  #waitMsOf(limit: AddressLimit | undefined, address: string): number {
-    return limit === undefined ? 0 : limit.waitMs(address)
-  }
+  readonly #mayBeServed = (address: string): boolean => this.#costs.waitToServe(address) <= 0
 
   /** Gives processes to those who wait, as far as there are any, and starts more. */
   #serve(): void {
@@ -231,7 +210,7 @@ export class SessionPool {
       this.#turnAway(connection, `the session process does not take it (${problem})`)
       return
     }
-    this.#sessions?.count(address)
+    this.#costs.countSession(address)
     member.client = client
     member.address = address
     member.since = performance.now()
@@ -275,7 +254,7 @@ export class SessionPool {
     return (
       starting < this.#room.wantingCountOf(address) &&
       this.#mayBeServed(address) &&
-      this.#waitMsOf(this.#starts, address) <= 0
+      this.#costs.waitToStart(address) <= 0
     )
   }
 
@@ -285,8 +264,8 @@ export class SessionPool {
     let soonest = Number.POSITIVE_INFINITY
     for (const address of this.#room.addresses) {
       const wait = Math.max(
-        this.#waitMsOf(this.#sessions, address),
-        this.#idle.length > 0 ? 0 : this.#waitMsOf(this.#starts, address),
+        this.#costs.waitToServe(address),
+        this.#idle.length > 0 ? 0 : this.#costs.waitToStart(address),
         this.#hopeMs,
       )
       if (wait > 0) soonest = Math.min(soonest, wait)
@@ -317,7 +296,7 @@ export class SessionPool {
 
   /** Starts a process at the cost of an address ("": of none); returns what went wrong, if anything. */
   #spawn(address: string): string | undefined {
-    if (address !== "") this.#starts?.count(address)
+    if (address !== "") this.#costs.countStart(address)
     try {
       const describe = this.#started !== undefined
       const slot = this.#freeSlot()
@@ -352,7 +331,7 @@ export class SessionPool {
   #keepSpare(address: string): void {
     if (this.#closing) return
     while (this.#idle.length + this.#startingCount < this.#options.spareCount) {
-      const wait = this.#waitMsOf(this.#starts, address)
+      const wait = this.#costs.waitToStart(address)
       if (wait > 0) {
         clearTimeout(this.#spareTimer)
         this.#spareTimer = setTimeout(() => this.#keepSpare(address), Math.ceil(wait))
@@ -404,31 +383,14 @@ export class SessionPool {
       case "link":
       case "linked":
       case "unlinked":
-        this.#onLink(member, event)
+        this.#news.link({ client: nameOf(member), address: member.address }, event)
+        return
+      case "uncached":
+        this.#news.uncached(event.reason)
         return
       case "closed":
         this.#onClosed(member, event)
     }
-  }
-
-  #onLink(member: Member, event: LinkEvent): void {
-    const client = member.client ?? "unknown client"
-    if (event.event === "linked") {
-      this.#log("info", `${client} linked this server with ${oneLine(event.peer)}`)
-      return
-    }
-    if (event.event === "unlinked") {
-      this.#log("warning", `${client} wants a link to another server: ${oneLine(event.reason)}`)
-      return
-    }
-    const { host, port } = event
-    const problem = freeWaitingServer(host, port, member.address)
-    if (problem === undefined) return
-    this.#options.log({
-      level: "warning",
-      message: `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make (--allow-comm), nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
-      address: member.address,
-    })
   }
 
   /** A client's connection is over, and so is the process if that `isSpent`. */
@@ -438,12 +400,15 @@ export class SessionPool {
     reason: string,
     isSpent: boolean,
   ): void {
-    const { client = "unknown client", address, since } = member
-    if (kind !== "left") {
-      this.#sessions?.count(address, TROUBLE_SESSIONS)
-      if (isSpent) this.#starts?.count(address, TROUBLE_STARTS)
-    }
-    this.#options.onEvent({ kind, client, address, reason, seconds: secondsSince(since) })
+    const { address, since } = member
+    if (kind !== "left") this.#costs.countTrouble(address, isSpent)
+    this.#options.onEvent({
+      kind,
+      client: nameOf(member),
+      address,
+      reason,
+      seconds: secondsSince(since),
+    })
   }
 
   #onClosed(member: Member, event: ClosedEvent): void {
@@ -502,6 +467,9 @@ export class SessionPool {
     this.#serve()
   }
 }
+
+/** What it says may come before it was told of its client. */
+const nameOf = ({ client }: Member): ClientName => client ?? "unknown client"
 
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
 

@@ -54,7 +54,7 @@ export class CacheFolderError extends Data.TaggedError("CacheFolderError")<{
 }> {
   override get message() {
     const reason = this.cause instanceof Error ? this.cause.message : String(this.cause)
-    return `The cache folder ${this.folder} cannot be made (${reason}): name another with LLAMA_CACHE, or serve without --cache.`
+    return `The cache folder ${this.folder} cannot be used (${reason}): name another with LLAMA_CACHE, or serve without --cache.`
   }
 }
 

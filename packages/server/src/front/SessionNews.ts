@@ -1,0 +1,47 @@
+import type { LinkEvent } from "../session/events.ts"
+import type { Peer } from "./Admission.ts"
+import { freeWaitingServer } from "./freeWaitingServer.ts"
+import { type LogLevel, type LogSink, oneLine } from "./log.ts"
+
+/** More reasons than these are those of one file each. */
+const MAX_CACHE_REASONS = 8
+
+/** Lines of the log about what sessions tell of their clients' wishes. */
+export class SessionNews {
+  readonly #log: LogSink
+  /** Why weights were not stored in the cache. */
+  readonly #uncached = new Set<string>()
+
+  constructor(log: LogSink) {
+    this.#log = log
+  }
+
+  /** A link to another server was made, or not; one that waits for it is freed. */
+  link({ client, address }: Peer, event: LinkEvent): void {
+    const say = (level: LogLevel, text: string): void =>
+      this.#log({ level, message: `${client} ${text}`, address })
+    if (event.event === "linked") {
+      say("info", `linked this server with ${oneLine(event.peer)}`)
+      return
+    }
+    if (event.event === "unlinked") {
+      say("warning", `wants a link to another server: ${oneLine(event.reason)}`)
+      return
+    }
+    const { host, port } = event
+    const problem = freeWaitingServer(host, port, address)
+    if (problem === undefined) return
+    say(
+      "warning",
+      `wants a link to ${oneLine(host)}:${port}, which this server does not make (--allow-comm), nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
+    )
+  }
+
+  /** Once for each reason: it holds for all that comes. */
+  uncached(reason: string): void {
+    if (this.#uncached.has(reason) || this.#uncached.size === MAX_CACHE_REASONS) return
+    this.#uncached.add(reason)
+    const message = `the cache does not take all weights: ${oneLine(reason)}`
+    this.#log({ level: "warning", message })
+  }
+}
