@@ -470,6 +470,14 @@ export const serveFlags = {
     },
     { min: 0, max: 65535 },
   ),
+  allow: names({
+    name: "allow",
+    aliases: [],
+    value: "CIDR,…",
+    about:
+      "whose connections are taken, such as 192.168.1.0/24,fd00::/8 (default: private networks; 0.0.0.0/0,::/0 for all)",
+    group: "Network",
+  }),
   protocol: nonEmpty({
     name: "protocol",
     aliases: [],

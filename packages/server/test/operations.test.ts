@@ -1,6 +1,6 @@
 /** Every operation runs as ggml builds it, and no other way. */
 import { expect, test } from "bun:test"
-import { Command, libraryNumbering } from "@ggml-rpc/protocol"
+import { Command, encodeExtensionRequest, libraryNumbering } from "@ggml-rpc/protocol"
 import { TestClient } from "./TestClient.ts"
 import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
 import { withServer } from "./withServer.ts"
@@ -25,6 +25,23 @@ test("a valid node of each operation is computed", () =>
       }
     }
     expect(failed).toEqual([])
+    client.close()
+  }))
+
+test("a valid node of each operation is one that the device supports", () =>
+  withServer({}, async ({ port }) => {
+    const client = await TestClient.connect(port)
+    // Where the tensors would lie does not matter: nothing does yet.
+    const nowhere = { remotePtr: 0n, basePtr: 0n }
+    const refused: string[] = []
+    for (const node of validNodes) {
+      const tensors = tensorsOf(node, nowhere).map((tensor) => ({ ...tensor, data: 0n }))
+      const question = { device: 0, nodes: [BigInt(tensors.length)], tensors }
+      client.write(encodeExtensionRequest("DEVICE_SUPPORTS", question))
+      const answer = await client.read(9)
+      if (answer[8] !== 1) refused.push(node.op)
+    }
+    expect(refused).toEqual([])
     client.close()
   }))
 

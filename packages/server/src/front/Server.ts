@@ -26,6 +26,7 @@ import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events
 import type { LinkLimits } from "../session/Link.ts"
 import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
+import { AllowList, privateRanges } from "./AllowList.ts"
 import { logEvents } from "./ClientEvents.ts"
 import {
   type DescriptorShares,
@@ -62,6 +63,11 @@ export interface ServeOptions {
   readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
   /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
   readonly versionsFile?: string
+  /**
+   * Whose connections are taken: addresses and networks such as `192.168.0.0/16`. Default: everybody's where `host` is an
+   * address of this machine alone, else those of `privateRanges`.
+   */
+  readonly allow?: readonly string[]
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
@@ -210,6 +216,9 @@ export const serve = (
     )
     const devices = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
+    const allow = yield* AllowList.of(
+      options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
+    )
     const admission = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -217,7 +226,8 @@ export const serve = (
             timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
             maxHandshakes: shares.handshakes,
             maxHandshakesPerAddress: Math.min(MAX_HANDSHAKES_PER_ADDRESS, shares.handshakes),
-            check: ({ address }) => pool.fullnessFor(address),
+            check: ({ host, address }) =>
+              allow.has(host) ? pool.fullnessFor(address) : NOT_ALLOWED,
             greet: () => new HelloGreeting(),
             descriptorOf: ownDescriptor,
             onAdmitted: (connection) => pool.assign(connection),
@@ -236,7 +246,7 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${formatEndpoint({ host, port })}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
+        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: the protocol has no passwords and no encryption, so anyone there can use this server`,
       })
     }
     return {
@@ -253,6 +263,10 @@ export const serve = (
       processIds: () => pool.processIds,
     }
   })
+
+const anywhere = ["0.0.0.0/0", "::/0"]
+
+const NOT_ALLOWED = "its address is not among those that may use this server (--allow)"
 
 const linkLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): LinkLimits => ({
   linkMs: linkTimeoutMs ?? LINK_TIMEOUT_MS,

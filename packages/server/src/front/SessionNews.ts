@@ -17,7 +17,7 @@ export class SessionNews {
   }
 
   /** A link to another server was made, or not; one that waits for it is freed. */
-  link({ client, address }: Peer, event: LinkEvent): void {
+  link({ client, address }: Pick<Peer, "client" | "address">, event: LinkEvent): void {
     const say = (level: LogLevel, text: string): void =>
       this.#log({ level, message: `${client} ${text}`, address })
     if (event.event === "linked") {

@@ -1,5 +1,11 @@
 import { ptr } from "bun:ffi"
-import { type Dialect, ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
+import {
+  type Dialect,
+  extensionCommands,
+  type GraphFormat,
+  ProtocolError,
+  TensorFlag,
+} from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
 import { OpNode, RESULT } from "../ops/OpNode.ts"
@@ -73,6 +79,8 @@ export class GraphCheck {
   indexChecksAddress = ptr(this.indexChecks) as number
   indexCheckCount = 0
   #threadCount = 1
+  /** Nothing is computed: a node needs no memory. */
+  #isQuestion = false
 
   constructor(buffers: Buffers, dialect: Dialect) {
     this.#tensor = new TensorCheck(buffers, dialect)
@@ -90,8 +98,58 @@ export class GraphCheck {
    * @throws {ProtocolError}
    */
   prepare(words: Words, sizeBytes: number, deviceCount: number, threadCount: number): void {
+    this.#isQuestion = false
+    this.#threadCount = threadCount
+    const idsAt = this.#begin(words, this.#tensor.dialect.graph, sizeBytes, deviceCount)
+    try {
+      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(idsAt)
+      for (let node = 0; node < this.nodeCount; node++) this.#visitNode(node, idsAt + node * 2)
+    } catch (error) {
+      throw error instanceof ProtocolError ? this.#located(error) : error
+    }
+    this.#end()
+  }
+
+  /**
+   * The same for nodes of which the client only asks whether they could be computed. Those that no graph may have are
+   * `false` in the answer.
+   *
+   * @throws {ProtocolError} where the request itself makes no sense
+   */
+  prepareQuestion(words: Words, sizeBytes: number, deviceCount: number): readonly boolean[] {
+    this.#isQuestion = true
+    const { request } = extensionCommands.DEVICE_SUPPORTS
+    const idsAt = this.#begin(words, request, sizeBytes, deviceCount)
+    if (this.nodeCount > this.tensorCount) {
+      refuse("n_nodes", `must be at most the tensor count ${this.tensorCount}`, this.nodeCount)
+    }
+    const valid: boolean[] = []
+    try {
+      for (let node = 0; node < this.nodeCount; node++) {
+        const index = this.#reachNode(node, idsAt + node * 2)
+        valid.push(this.#isComputable(node, index))
+      }
+    } catch (error) {
+      throw error instanceof ProtocolError ? this.#located(error) : error
+    }
+    this.#end()
+    return valid
+  }
+
+  #isComputable(node: number, index: number): boolean {
+    try {
+      this.#checkOperation(node, index)
+      return true
+    } catch (error) {
+      if (error instanceof ProtocolError) return false
+      throw error
+    }
+  }
+
+  /** Where the ids of the nodes begin, as a word. */
+  #begin(words: Words, format: GraphFormat, sizeBytes: number, deviceCount: number): number {
     this.#open(words)
-    const layout = this.#tensor.dialect.graph.parse(this.#view, sizeBytes)
+    const layout = format.parse(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
@@ -103,16 +161,12 @@ export class GraphCheck {
     this.usedBuffers = new Set()
     this.workBytes = 0
     this.indexCheckCount = 0
-    this.#threadCount = threadCount
     this.#reserve(layout.nodeCount, layout.tensorCount)
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
-    const idsAt = layout.nodeIdsOffset / 4
-    try {
-      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(idsAt)
-      for (let node = 0; node < layout.nodeCount; node++) this.#visitNode(node, idsAt + node * 2)
-    } catch (error) {
-      throw error instanceof ProtocolError ? this.#located(error) : error
-    }
+    return layout.nodeIdsOffset / 4
+  }
+
+  #end(): void {
     this.#dropUnreached()
     this.#bufferOf.length = 0
   }
@@ -171,10 +225,15 @@ export class GraphCheck {
   }
 
   #visitNode(node: number, idAt: number): void {
+    this.#checkOperation(node, this.#reachNode(node, idAt))
+  }
+
+  /** The record of a node, when all below it is checked. */
+  #reachNode(node: number, idAt: number): number {
     const index = this.#find(node, idAt)
     this.nodes[node] = index + 1
     if (this.#colors[index] === WHITE) this.#reach(index)
-    this.#checkOperation(node, index)
+    return index
   }
 
   /** Visits everything below a record, sources before users, with a stack of its own. */
@@ -292,7 +351,7 @@ export class GraphCheck {
     const op = words[at + word.op]!
     const rule = rules[op]
     if (rule === undefined) return
-    const runs = (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
+    const runs = !this.#isQuestion && (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
     if (runs) this.#checkMemory(index, node, "computes")
     this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {

@@ -55,6 +55,45 @@ export const prepareInAny = (
   return isProbe ? [first] : fitting
 }
 
+/**
+ * Prepares a question in the one of the `dialects` in which most of its nodes make sense: in the client's own, all that it
+ * would put into a graph do.
+ *
+ * @throws {ProtocolError} when it makes sense in none, with what the first one says
+ */
+export const askInAny = (
+  check: GraphCheck,
+  dialects: readonly Dialect[],
+  words: Words,
+  prepare: () => readonly boolean[],
+  sizeBytes: number,
+): readonly boolean[] => {
+  if (dialects.length === 1) return prepare()
+  const original = words.slice(0, Math.ceil(sizeBytes / 4))
+  const attempt = (dialect: Dialect): readonly boolean[] => {
+    words.set(original)
+    check.speak(dialect)
+    return prepare()
+  }
+  let firstRefusal: ProtocolError | undefined
+  let best: Dialect | undefined
+  let mostNodes = -1
+  for (const dialect of dialects) {
+    try {
+      const nodes = attempt(dialect).filter(Boolean).length
+      if (nodes > mostNodes) {
+        best = dialect
+        mostNodes = nodes
+      }
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error
+      firstRefusal ??= error
+    }
+  }
+  if (best === undefined) throw firstRefusal
+  return attempt(best)
+}
+
 const probeName = new TextEncoder().encode(`${NUMBERING_PROBE}\0`)
 
 /** Whether the client asks how this server numbers operations: any answer is right that it keeps to. */
