@@ -27,6 +27,7 @@ export const serve = (values: ServeValues) =>
         ...(values.allow === undefined ? {} : { allow: values.allow }),
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
+        allowTraining: values.allowTraining,
         allowComm: values.allowComm,
       })
       printLine(formatBanner(server))
