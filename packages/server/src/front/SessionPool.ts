@@ -24,6 +24,13 @@ export interface PoolOptions extends ClientVersionsOptions {
   readonly limits: AddressRates | undefined
 }
 
+/** What the first session process tells. */
+export interface Started {
+  readonly devices: readonly DeviceReport[]
+  /** See `describeSandbox`. */
+  readonly sandbox: string
+}
+
 /** Why the first session process gave no devices. */
 export type StartFailure =
   | {
@@ -99,7 +106,7 @@ export class SessionPool {
   /** Serves again when an address may do something that it had to wait for. */
   #serveTimer: ReturnType<typeof setTimeout> | undefined
   #spareTimer: ReturnType<typeof setTimeout> | undefined
-  #started: ((result: readonly DeviceReport[] | StartFailure) => void) | undefined
+  #started: ((result: Started | StartFailure) => void) | undefined
 
   constructor(options: PoolOptions) {
     this.#options = options
@@ -119,7 +126,7 @@ export class SessionPool {
   }
 
   /** Starts the first process and waits for its devices. */
-  start(): Promise<readonly DeviceReport[] | StartFailure> {
+  start(): Promise<Started | StartFailure> {
     return new Promise((resolve) => {
       this.#started = (result) => {
         this.#started = undefined
@@ -364,11 +371,7 @@ export class SessionPool {
   #hear(member: Member, event: SessionEvent): void {
     switch (event.event) {
       case "ready":
-        member.ready = true
-        this.#idle.push(member)
-        this.#started?.(event.devices)
-        this.#serve()
-        this.#trimSurplus()
+        this.#onReady(member, event)
         return
       case "unknown-device":
         this.#started?.({
@@ -391,6 +394,18 @@ export class SessionPool {
       case "closed":
         this.#onClosed(member, event)
     }
+  }
+
+  #onReady(
+    member: Member,
+    { devices, sandbox: report }: Extract<SessionEvent, { event: "ready" }>,
+  ): void {
+    member.ready = true
+    this.#idle.push(member)
+    const sandbox = this.#news.sandbox(report, this.#options.config.cache?.folder)
+    this.#started?.({ devices, sandbox })
+    this.#serve()
+    this.#trimSurplus()
   }
 
   /** A client's connection is over, and so is the process if that `isSpent`. */
@@ -474,6 +489,9 @@ const nameOf = ({ client }: Member): ClientName => client ?? "unknown client"
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
 
 const describeExit = (exit: SessionExit): string => {
+  if (exit.signal === "SIGSYS") {
+    return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
+  }
   const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal
   return exit.lastWords === "" ? how : `${exit.lastWords} (${how})`
 }
