@@ -175,8 +175,17 @@ const rpc = text({
   group: cluster,
 })
 
+const tokenFile = nonEmpty({
+  name: "token-file",
+  aliases: [],
+  value: "FILE",
+  about: "file with the secret of servers that ask for one; it is shown to them, and not told",
+  group: cluster,
+})
+
 const clusterFlags = {
   rpc,
+  tokenFile,
   remoteBuild: text({
     name: "remote-build",
     aliases: [],
@@ -433,6 +442,7 @@ export const runFlags = {
 export const verifyFlags = {
   rpc,
   remoteBuild: clusterFlags.remoteBuild,
+  tokenFile,
   device: clusterFlags.device,
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,
@@ -451,7 +461,7 @@ export const verifyFlags = {
   json: { ...json, about: "print one JSON object a file on stdout" },
 }
 
-export const devicesFlags = { rpc, json }
+export const devicesFlags = { rpc, tokenFile, json }
 
 export const serveFlags = {
   host: nonEmpty({
@@ -476,6 +486,13 @@ export const serveFlags = {
     value: "CIDR,…",
     about:
       "whose connections are taken, such as 192.168.1.0/24,fd00::/8 (default: private networks; 0.0.0.0/0,::/0 for all)",
+    group: "Network",
+  }),
+  tokenFile: nonEmpty({
+    name: "token-file",
+    aliases: [],
+    value: "FILE",
+    about: "serve only clients with the secret in this file; those of llama.cpp have none",
     group: "Network",
   }),
   protocol: nonEmpty({
@@ -597,7 +614,7 @@ export const commands = {
     notes: [
       "A client of llama.cpp hangs up when it is offered another version than its own, which it does not tell. It is offered the next older one each time it is started again, and what worked from then on, which is kept in ~/.local/state/ggml-rpc (or $XDG_STATE_HOME/ggml-rpc). --protocol and --listen settle it at once.",
       "GGML_RPC_DEBUG=1 logs every request. CUDA_VISIBLE_DEVICES and the like choose what is visible.",
-      "There is no authentication: whoever reaches the port can use and read the server.",
+      "Who may use the server: on 127.0.0.1, programs of this machine. On another address, everybody in the private networks around it, or in those of --allow; nothing is encrypted, so keep it where nobody listens in. With --token-file, of those only clients of ggml-rpc with the same file.",
     ],
     examples: [
       "ggml-rpc serve --host 192.168.1.5 --port 50052 --cache",

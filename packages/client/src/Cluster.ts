@@ -33,6 +33,8 @@ export interface ClusterOptions {
   readonly endpoints: ReadonlyArray<Endpoint>
   /** Local devices by name; undefined: every local GPU. The local CPU always takes what is left. */
   readonly localDevices?: ReadonlyArray<string> | undefined
+  /** Secret that servers with a token are shown that this client has; it is told to none. */
+  readonly token?: string | undefined
   /** For connecting and for the first answer; 5000. */
   readonly connectTimeoutMs?: number
 }
@@ -73,6 +75,7 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       type: "open",
       endpoints: options.endpoints,
       connectTimeoutMs: options.connectTimeoutMs ?? 5000,
+      ...(options.token === undefined ? {} : { token: options.token }),
       ...(options.localDevices === undefined ? {} : { localDevices: options.localDevices }),
     })
     const place: Place = { holder: undefined }

@@ -43,6 +43,24 @@ export class HandshakeError extends TaggedError("HandshakeError")<{
   }
 }
 
+/** A server that serves only who has its token. */
+export class AccessError extends TaggedError("AccessError")<{
+  readonly endpoint: string
+  readonly reason: "token-missing" | "token-wrong" | "server-unproven"
+}> {
+  override get message() {
+    const what = {
+      "token-missing":
+        "serves only who has its token: name the file that holds it with --token-file",
+      "token-wrong":
+        "has another token than this client: the file of --token-file must hold the same on both",
+      "server-unproven":
+        "asks for a token and has another one than this client, or is somebody else: the file of --token-file must hold the same on both",
+    }[this.reason]
+    return `The server ${this.endpoint} ${what}.`
+  }
+}
+
 /** Devices of one server; a model can use 16 in all. More are no count, but noise. */
 const MAX_SERVER_DEVICES = 64
 
@@ -153,6 +171,7 @@ export class EngineRequestError extends TaggedError("EngineRequestError")<{
 }
 
 const classes = {
+  AccessError,
   ConnectError,
   EndpointError,
   EngineEndedError,

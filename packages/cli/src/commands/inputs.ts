@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
+import { readToken } from "./token.ts"
 
 /** The one model of a command, by `-m` or by itself. */
 export const modelPath = (values: {
@@ -88,6 +89,9 @@ const withBuilds = (
     })
   })
 
+export const tokenOf = (path: string | undefined) =>
+  path === undefined ? Effect.succeed(undefined) : readToken(path)
+
 /** `--device none` means none, as in llama-cli. */
 const localDevicesOf = (
   device: ReadonlyArray<string> | undefined,
@@ -97,11 +101,17 @@ const localDevicesOf = (
 export const openCluster = (values: {
   readonly rpc: string | undefined
   readonly remoteBuild: string | undefined
+  readonly tokenFile: string | undefined
   readonly device: ReadonlyArray<string> | undefined
 }) =>
   Effect.gen(function* () {
     const endpoints = yield* withBuilds(yield* endpointsOf(values.rpc), values.remoteBuild)
-    const cluster = yield* Cluster.open({ endpoints, localDevices: localDevicesOf(values.device) })
+    const token = yield* tokenOf(values.tokenFile)
+    const cluster = yield* Cluster.open({
+      endpoints,
+      token,
+      localDevices: localDevicesOf(values.device),
+    })
     for (const { warning } of cluster.servers) {
       if (warning !== undefined) noteLine(`warning: ${warning}`)
     }
@@ -110,7 +120,10 @@ export const openCluster = (values: {
 
 /** Flags that say how a model is split and computed, as the planner takes them. */
 export const planOptionsOf = (
-  values: Omit<FlagValues<typeof planFlags>, "rpc" | "remoteBuild" | "device" | "model" | "json">,
+  values: Omit<
+    FlagValues<typeof planFlags>,
+    "rpc" | "remoteBuild" | "tokenFile" | "device" | "model" | "json"
+  >,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
   contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,

@@ -7,6 +7,7 @@ import type { FlagValues, serveFlags } from "../flags.ts"
 import { printLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { prepareNative } from "./inputs.ts"
+import { readToken } from "./token.ts"
 
 type ServeValues = FlagValues<typeof serveFlags>
 
@@ -24,6 +25,7 @@ export const serve = (values: ServeValues) =>
         ...(values.listen === undefined ? {} : { listen: yield* pinnedPorts(values.listen) }),
         versionsFile: versionsFile(),
         ...(values.allow === undefined ? {} : { allow: values.allow }),
+        ...(values.tokenFile === undefined ? {} : { token: yield* readToken(values.tokenFile) }),
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
         allowComm: values.allowComm,

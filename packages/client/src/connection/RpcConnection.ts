@@ -25,10 +25,17 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
+import {
+  AccessError,
+  type ClusterError,
+  ConnectError,
+  HandshakeError,
+  ServerLostError,
+} from "../errors.ts"
 import { AnswerQueue, NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
+import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
@@ -83,8 +90,12 @@ export class RpcConnection {
 
   private readonly address: Endpoint
 
-  constructor(address: Endpoint) {
+  private readonly token: string | undefined
+
+  /** `token`: what a server that asks for one is shown. */
+  constructor(address: Endpoint, token?: string) {
     this.address = address
+    this.token = token
     this.endpoint = formatEndpoint(address)
   }
 
@@ -142,12 +153,40 @@ export class RpcConnection {
     }
     const greeting = readHello(this.endpoint, form, this.answer.subarray(0, form.answerBytes))
     if (greeting instanceof HandshakeError) throw greeting
+    if (greeting.asksToken) {
+      this.showToken(timeoutMs)
+      return this.hello(form, timeoutMs)
+    }
     this.dialect = greeting.dialect
     this.kind = greeting.kind
     this.level = greeting.level
     this.lacksCache = greeting.lacksCache
     this.hasPlainSizes = greeting.hasPlainSizes
     return true
+  }
+
+  private showToken(timeoutMs: number): void {
+    const { endpoint, token } = this
+    if (token === undefined) throw new AccessError({ endpoint, reason: "token-missing" })
+    const proof = new TokenProof(endpoint, token)
+    const proving = proof.prove(this.askGate(proof.challenge(), CHALLENGE_ANSWER_BYTES, timeoutMs))
+    if (proving instanceof AccessError) throw proving
+    const wrong = proof.check(this.askGate(proving, PROVE_ANSWER_BYTES, timeoutMs))
+    if (wrong !== undefined) throw wrong
+  }
+
+  private askGate(
+    request: Uint8Array<ArrayBuffer>,
+    answerBytes: number,
+    timeoutMs: number,
+  ): Uint8Array {
+    io().io_send(this.fd, request, request.length)
+    const result = this.receiveSoon(answerBytes, timeoutMs)
+    if (result === errno.again) throw this.busyError(timeoutMs)
+    if (result < 0) {
+      throw new HandshakeError({ endpoint: this.endpoint, reason: "closed", detail: "" })
+    }
+    return this.answer.subarray(0, answerBytes)
   }
 
   /**

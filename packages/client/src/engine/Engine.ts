@@ -68,8 +68,8 @@ export class Engine {
     }
   }
 
-  connect(endpoints: ReadonlyArray<Endpoint>, timeoutMs: number): void {
-    const connections = endpoints.map((endpoint) => new RpcConnection(endpoint))
+  connect(endpoints: ReadonlyArray<Endpoint>, timeoutMs: number, token?: string): void {
+    const connections = endpoints.map((endpoint) => new RpcConnection(endpoint, token))
     for (const [index, connection] of connections.entries()) {
       connection.open(timeoutMs)
       const warning = chooseNumbering(connection, endpoints[index]!.operationCount)

@@ -60,6 +60,8 @@ export type EngineRequest =
   | {
       readonly type: "open"
       readonly endpoints: ReadonlyArray<Endpoint>
+      /** What servers that ask for one are shown. */
+      readonly token?: string
       readonly connectTimeoutMs: number
       /** Names of local devices; undefined: every GPU; the CPU needs no naming. */
       readonly localDevices?: ReadonlyArray<string>

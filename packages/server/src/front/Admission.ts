@@ -29,6 +29,8 @@ export interface AcceptedSocket {
   readonly remotePort: number
   /** Ends this process's copy of the connection, and not the connection where another process has one. */
   close(): void
+  /** Bytes that the system took; the rest is lost. */
+  write(bytes: Uint8Array): number
   data: Handshake | undefined
 }
 
@@ -118,6 +120,8 @@ export class Admission {
     if (handshake === undefined) return
     const verdict: Verdict = handshake.greeting.receive(bytes)
     if (verdict === "more") return
+    if (verdict.kind !== "admitted" && verdict.answer !== undefined) socket.write(verdict.answer)
+    if (verdict.kind === "answer") return
     if (verdict.kind === "refused") {
       this.#drop(handshake, verdict.reason, "refused")
       return
@@ -131,7 +135,9 @@ export class Admission {
   }
 
   #lose(socket: AcceptedSocket, reason: string): void {
-    if (socket.data !== undefined) this.#drop(socket.data, reason, "left")
+    if (socket.data === undefined) return
+    const { lacks } = socket.data.greeting
+    this.#drop(socket.data, lacks ?? reason, lacks === undefined ? "left" : "refused")
   }
 
   #drop(handshake: Handshake, reason: string, kind: "left" | "refused"): void {

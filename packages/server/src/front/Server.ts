@@ -39,6 +39,7 @@ import { HelloGreeting } from "./Greeting.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { SessionPool } from "./SessionPool.ts"
+import { TokenGreeting } from "./TokenGreeting.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
@@ -60,6 +61,11 @@ export interface ServeOptions {
    * address of this machine alone, else those of `privateRanges`.
    */
   readonly allow?: readonly string[]
+  /**
+   * What clients must have: a secret that they show without telling it. Clients of llama.cpp cannot, and are refused. Default:
+   * none is asked for.
+   */
+  readonly token?: string
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
@@ -185,6 +191,7 @@ export const serve = (
     )
     const devices = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
+    const { token } = options
     const allow = yield* AllowList.of(
       options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
     )
@@ -196,7 +203,7 @@ export const serve = (
             maxHandshakes: MAX_HANDSHAKES,
             maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
             check: ({ host }) => (allow.has(host) ? pool.fullness : NOT_ALLOWED),
-            greet: () => new HelloGreeting(),
+            greet: () => (token === undefined ? new HelloGreeting() : new TokenGreeting(token)),
             descriptorOf: ownDescriptor,
             onAdmitted: (connection) => pool.assign(connection),
             onEvent,
@@ -214,7 +221,7 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: the protocol has no passwords and no encryption, so anyone there can use this server`,
+        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: ${token === undefined ? "no token is asked for (--token-file), so anyone there can use this server, and nothing is encrypted" : "nothing is encrypted, so whoever is on the way can read and change what is sent"}`,
       })
     }
     return {
