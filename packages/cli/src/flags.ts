@@ -547,6 +547,12 @@ export const serveFlags = {
     about: "keep weights on disk, so that the next upload need not cross the network",
     group: "Cache",
   }),
+  allowTraining: toggle({
+    name: "allow-training",
+    aliases: [],
+    about: "run operations that only training uses: gradients, losses, optimizers",
+    group: "Devices",
+  }),
   cacheSize: size({
     name: "cache-size",
     aliases: [],

@@ -28,5 +28,5 @@ export const describeUnsupported = ({
       : pieceCount === 1
         ? `which takes ${transfers} a token`
         : `so each token goes there ${pieceCount} times, with ${transfers}, which is slow`
-  return `${device} (${place}) cannot compute ${list}: it is left to other devices or this host, ${meaning}; to spare that, leave the device out (--tensor-split)`
+  return `${device} (${place}) cannot compute ${list}, which is left to other devices or this host, ${meaning}; to spare that, leave the device out (--tensor-split)`
 }

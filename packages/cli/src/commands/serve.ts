@@ -28,6 +28,7 @@ export const serve = (values: ServeValues) =>
         ...(values.tokenFile === undefined ? {} : { token: yield* readToken(values.tokenFile) }),
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
+        allowTraining: values.allowTraining,
         allowComm: values.allowComm,
       })
       printLine(formatBanner(server))

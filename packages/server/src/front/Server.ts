@@ -94,6 +94,8 @@ export interface ServeOptions {
    * true; false sends all of it through the backend, as on a GPU.
    */
   readonly directMemory?: boolean
+  /** Whether operations that only training uses are run: gradients, losses, optimizers. Default false. */
+  readonly allowTraining?: boolean
   /**
    * Whether a client may link this server with another one, on which the two add up partial results (8.0's COMM_INIT, for
    * llama.cpp's `-sm tensor`). For that this server listens, on the address by which the client came and for one connection, or
@@ -166,6 +168,7 @@ export const serve = (
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
+      allowTraining: options.allowTraining ?? false,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),

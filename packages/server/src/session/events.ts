@@ -23,6 +23,8 @@ export interface SessionConfig {
   readonly debug: boolean
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean
+  /** See `ServeOptions.allowTraining`. */
+  readonly allowTraining: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
   readonly linkLimits?: LinkLimits
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */

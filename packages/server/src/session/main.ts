@@ -82,6 +82,7 @@ const main = (config: SessionConfig): void => {
     cache: config.cache && cacheOf(config.cache),
     ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
+    allowTraining: config.allowTraining,
     linkLimits: config.linkLimits,
     onLink: tell,
     onRequest: config.debug
