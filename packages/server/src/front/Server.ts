@@ -36,6 +36,7 @@ import {
   UnknownProtocolError,
 } from "./errors.ts"
 import { HelloGreeting } from "./Greeting.ts"
+import type { TlsIdentity } from "./identity.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { SessionPool } from "./SessionPool.ts"
@@ -61,6 +62,8 @@ export interface ServeOptions {
    * address of this machine alone, else those of `privateRanges`.
    */
   readonly allow?: readonly string[]
+  /** Certificate and key, PEM: all connections are encrypted then, which clients of llama.cpp cannot. Default: none is. */
+  readonly tls?: TlsIdentity
   /**
    * What clients must have: a secret that they show without telling it. Clients of llama.cpp cannot, and are refused. Default:
    * none is asked for.
@@ -207,16 +210,19 @@ export const serve = (
             maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
             check: ({ host }) => (allow.has(host) ? pool.fullness : NOT_ALLOWED),
             greet: () => (token === undefined ? new HelloGreeting() : new TokenGreeting(token)),
-            descriptorOf: ownDescriptor,
+            descriptorOf: options.tls === undefined ? ownDescriptor : undefined,
             onAdmitted: (connection) => pool.assign(connection),
             onEvent,
           }),
       ),
       (made) => Effect.sync(() => made.close()),
     )
-    const port = yield* listen(host, options.port ?? DEFAULT_PORT, admission, protocol)
+    const port = yield* listen(host, options.port ?? DEFAULT_PORT, admission, {
+      pinned: protocol,
+      tls: options.tls,
+    })
     const pinned = yield* Effect.forEach(ports, ({ port, protocol, spec }) =>
-      Effect.map(listen(host, port, admission, spec), (found) => ({
+      Effect.map(listen(host, port, admission, { pinned: spec, tls: options.tls }), (found) => ({
         endpoint: formatEndpoint({ host, port: found }),
         protocol,
       })),
