@@ -59,6 +59,16 @@ export class SaveError extends Data.TaggedError("SaveError")<{
   }
 }
 
+/** The file of certificates to trust is of no use. */
+export class CertificateFileError extends Data.TaggedError("CertificateFileError")<{
+  readonly path: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `The certificates in ${this.path} cannot be used: ${this.reason}. --tls-ca takes a PEM file.`
+  }
+}
+
 /** The file of a token is of no use. */
 export class TokenFileError extends Data.TaggedError("TokenFileError")<{
   readonly path: string

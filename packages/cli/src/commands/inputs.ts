@@ -14,7 +14,7 @@ import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
-import { readToken } from "./token.ts"
+import { readCertificates, readToken } from "./secrets.ts"
 
 /** The one model of a command, by `-m` or by itself. */
 export const modelPath = (values: {
@@ -89,8 +89,28 @@ const withBuilds = (
     })
   })
 
-export const tokenOf = (path: string | undefined) =>
-  path === undefined ? Effect.succeed(undefined) : readToken(path)
+export interface AccessValues {
+  readonly tokenFile: string | undefined
+  readonly tlsFingerprint: ReadonlyArray<string> | undefined
+  readonly tlsCa: string | undefined
+}
+
+/** What servers are shown, and which ones are trusted. */
+export const accessOf = ({ tokenFile, tlsFingerprint, tlsCa }: AccessValues) =>
+  Effect.gen(function* () {
+    const token = tokenFile === undefined ? undefined : yield* readToken(tokenFile)
+    const wrong = tlsFingerprint?.find((text) => !/^([0-9a-f]{2}:?){32}$/i.test(text))
+    if (wrong !== undefined) {
+      return yield* Effect.fail(
+        new UsageError(
+          `--tls-fingerprint takes 64 hex digits, as 'serve --tls' prints, not '${wrong}'`,
+        ),
+      )
+    }
+    if (tlsFingerprint === undefined && tlsCa === undefined) return { token, tls: undefined }
+    const ca = tlsCa === undefined ? {} : { ca: yield* readCertificates(tlsCa) }
+    return { token, tls: { ...ca, ...(tlsFingerprint && { fingerprints: tlsFingerprint }) } }
+  })
 
 /** `--device none` means none, as in llama-cli. */
 const localDevicesOf = (
@@ -98,18 +118,19 @@ const localDevicesOf = (
 ): ReadonlyArray<string> | undefined =>
   device?.length === 1 && device[0]!.toLowerCase() === "none" ? [] : device
 
-export const openCluster = (values: {
-  readonly rpc: string | undefined
-  readonly remoteBuild: string | undefined
-  readonly tokenFile: string | undefined
-  readonly device: ReadonlyArray<string> | undefined
-}) =>
+export const openCluster = (
+  values: {
+    readonly rpc: string | undefined
+    readonly remoteBuild: string | undefined
+    readonly device: ReadonlyArray<string> | undefined
+  } & AccessValues,
+) =>
   Effect.gen(function* () {
     const endpoints = yield* withBuilds(yield* endpointsOf(values.rpc), values.remoteBuild)
-    const token = yield* tokenOf(values.tokenFile)
+    const access = yield* accessOf(values)
     const cluster = yield* Cluster.open({
       endpoints,
-      token,
+      ...access,
       localDevices: localDevicesOf(values.device),
     })
     for (const { warning } of cluster.servers) {
@@ -122,7 +143,7 @@ export const openCluster = (values: {
 export const planOptionsOf = (
   values: Omit<
     FlagValues<typeof planFlags>,
-    "rpc" | "remoteBuild" | "tokenFile" | "device" | "model" | "json"
+    "rpc" | "remoteBuild" | keyof AccessValues | "device" | "model" | "json"
   >,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({

@@ -25,6 +25,7 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
+import type { EngineEndpoint } from "../engine/messages.ts"
 import {
   AccessError,
   type ClusterError,
@@ -88,12 +89,12 @@ export class RpcConnection {
   /** How long an answer may take, all of it; undefined while a computation may lie before it. */
   private patienceMs: number | undefined
 
-  private readonly address: Endpoint
+  private readonly address: EngineEndpoint
 
   private readonly token: string | undefined
 
   /** `token`: what a server that asks for one is shown. */
-  constructor(address: Endpoint, token?: string) {
+  constructor(address: EngineEndpoint, token?: string) {
     this.address = address
     this.token = token
     this.endpoint = formatEndpoint(address)
@@ -113,6 +114,13 @@ export class RpcConnection {
    */
   open(timeoutMs: number): void {
     try {
+      const { descriptor } = this.address
+      if (descriptor !== undefined) {
+        // Behind it is a server of ours: others cannot be reached so.
+        this.use(descriptor, timeoutMs)
+        if (this.hello(helloForms[0]!, timeoutMs)) return
+        throw new HandshakeError({ endpoint: this.endpoint, reason: "closed", detail: "" })
+      }
       for (const form of helloForms) {
         this.connect(timeoutMs)
         if (this.hello(form, timeoutMs)) return
@@ -128,6 +136,10 @@ export class RpcConnection {
   private connect(timeoutMs: number): void {
     const fd = io().io_connect(cString(this.address.host), this.address.port, timeoutMs)
     if (fd < 0) throw connectError(this.endpoint, fd)
+    this.use(fd, timeoutMs)
+  }
+
+  private use(fd: number, timeoutMs: number): void {
     this.fd = fd
     this.patienceMs = timeoutMs
     io().io_tune_socket(fd, KEEPALIVE_S)
@@ -167,7 +179,8 @@ export class RpcConnection {
 
   private showToken(timeoutMs: number): void {
     const { endpoint, token } = this
-    if (token === undefined) throw new AccessError({ endpoint, reason: "token-missing" })
+    if (token === undefined)
+      throw new AccessError({ endpoint, reason: "token-missing", detail: "" })
     const proof = new TokenProof(endpoint, token)
     const proving = proof.prove(this.askGate(proof.challenge(), CHALLENGE_ANSWER_BYTES, timeoutMs))
     if (proving instanceof AccessError) throw proving

@@ -23,7 +23,9 @@ import {
   HandshakeError,
   ServerLostError,
 } from "../errors.ts"
+import { connectReason } from "./connectReason.ts"
 import { type Greeting, type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
+import { connectTls, type TlsEvents, type TlsTrust, usesTls } from "./tls.ts"
 import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
 export interface ProbedDevice {
@@ -77,14 +79,6 @@ class Inbox {
 }
 
 type Socket = Awaited<ReturnType<typeof Bun.connect>>
-
-const connectReason = (error: unknown): ConnectError["reason"] => {
-  const code = (error as { readonly code?: string }).code ?? ""
-  if (code === "ECONNREFUSED") return "refused"
-  if (code === "ETIMEDOUT") return "timeout"
-  if (code === "EHOSTUNREACH" || code === "ENETUNREACH") return "unreachable"
-  return /NOTFOUND|NODATA|EAI_|DNS/.test(code) ? "unresolved" : "other"
-}
 
 /** A connection that comes too late, when nobody waits for it any more, is closed. */
 const opened = (endpoint: Endpoint, inbox: Inbox): Effect.Effect<Socket, ConnectError> =>
@@ -144,7 +138,7 @@ const cutShort = { problem: "it closed the connection in the middle of an answer
 /** A connection to a server, and how long it may take to answer. */
 interface Line {
   readonly endpoint: string
-  readonly socket: Socket
+  readonly socket: { readonly write: (bytes: Uint8Array) => number }
   readonly inbox: Inbox
   readonly timeoutMs: number
 }
@@ -217,7 +211,7 @@ const showToken = (line: Line, token: string | undefined): Effect.Effect<void, P
   Effect.gen(function* () {
     const { endpoint } = line
     if (token === undefined) {
-      return yield* Effect.fail(new AccessError({ endpoint, reason: "token-missing" }))
+      return yield* Effect.fail(new AccessError({ endpoint, reason: "token-missing", detail: "" }))
     }
     const proof = new TokenProof(endpoint, token)
     const proving = proof.prove(yield* askGate(line, proof.challenge(), CHALLENGE_ANSWER_BYTES))
@@ -225,6 +219,12 @@ const showToken = (line: Line, token: string | undefined): Effect.Effect<void, P
     const wrong = proof.check(yield* askGate(line, proving, PROVE_ANSWER_BYTES))
     if (wrong !== undefined) return yield* Effect.fail(wrong)
   })
+
+const eventsOf = (inbox: Inbox): TlsEvents => ({
+  data: (bytes) => inbox.push(bytes),
+  drain: () => {},
+  end: () => inbox.close(),
+})
 
 /** What HELLO says; undefined when the server hung up on this form of it. */
 const sayHello = (
@@ -251,19 +251,23 @@ export interface ProbeOptions {
   readonly timeoutMs?: number
   /** What a server that asks for one is shown. */
   readonly token?: string | undefined
+  /** As `ClusterOptions.tls`. */
+  readonly tls?: TlsTrust | undefined
 }
 
 /** What a server is and what its devices have free now. */
 export const probe = (
   endpoint: Endpoint,
-  { timeoutMs = 5000, token }: ProbeOptions = {},
+  { timeoutMs = 5000, token, tls }: ProbeOptions = {},
 ): Effect.Effect<ProbedServer, ProbeError> =>
   Effect.scoped(
     Effect.gen(function* () {
       const name = formatEndpoint(endpoint)
       for (const form of helloForms) {
         const inbox = new Inbox()
-        const socket = yield* connect(endpoint, inbox, timeoutMs)
+        const socket = usesTls(endpoint, tls)
+          ? yield* connectTls(endpoint, tls ?? {}, timeoutMs, eventsOf(inbox))
+          : yield* connect(endpoint, inbox, timeoutMs)
         const line: Line = { endpoint: name, socket, inbox, timeoutMs }
         const greeting = yield* sayHello(line, form, token)
         if (greeting !== undefined) return yield* describe(line, greeting)

@@ -29,7 +29,7 @@ export class TokenProof {
   prove(answer: Uint8Array): Uint8Array<ArrayBuffer> | AccessError {
     const { nonce, proof } = decodeGateResponse("CHALLENGE", answer)
     if (!timingSafeEqual(proof, this.#proofOf("server", nonce))) {
-      return new AccessError({ endpoint: this.#endpoint, reason: "server-unproven" })
+      return new AccessError({ endpoint: this.#endpoint, reason: "server-unproven", detail: "" })
     }
     return encodeGateRequest("PROVE", { proof: this.#proofOf("client", nonce) })
   }
@@ -37,7 +37,7 @@ export class TokenProof {
   /** What the second one's answer says. */
   check(answer: Uint8Array): AccessError | undefined {
     if (decodeGateResponse("PROVE", answer).isRight === 1) return undefined
-    return new AccessError({ endpoint: this.#endpoint, reason: "token-wrong" })
+    return new AccessError({ endpoint: this.#endpoint, reason: "token-wrong", detail: "" })
   }
 
   #proofOf(side: "client" | "server", serverNonce: Uint8Array): Uint8Array {

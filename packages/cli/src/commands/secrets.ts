@@ -1,7 +1,7 @@
-/** The secret that servers ask for, out of its file. */
+/** What shows a client to servers, and servers to it, out of files. */
 import { readFileSync, statSync } from "node:fs"
 import * as Effect from "effect/Effect"
-import { TokenFileError } from "../errors.ts"
+import { CertificateFileError, TokenFileError } from "../errors.ts"
 import { noteLine } from "../terminal.ts"
 
 /** Shorter ones can be tried out by who has seen one proof. */
@@ -28,4 +28,19 @@ export const readToken = (path: string): Effect.Effect<string, TokenFileError> =
       noteLine(`warning: others of this machine can read the token in ${path}; chmod 600 it`)
     }
     return text
+  })
+
+/** Certificates, PEM. */
+export const readCertificates = (path: string): Effect.Effect<string, CertificateFileError> =>
+  Effect.try({
+    try: () => {
+      const text = readFileSync(path, "utf8")
+      if (!text.includes("-----BEGIN CERTIFICATE-----")) throw new Error("it holds no certificate")
+      return text
+    },
+    catch: (cause) =>
+      new CertificateFileError({
+        path,
+        reason: cause instanceof Error ? cause.message : String(cause),
+      }),
   })
