@@ -26,7 +26,9 @@ export const serve = (values: ServeValues) =>
         ...(values.allow === undefined ? {} : { allow: values.allow }),
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
+        allowTraining: values.allowTraining,
         allowComm: values.allowComm,
+        sandbox: !values.noSandbox,
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {

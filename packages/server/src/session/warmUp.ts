@@ -145,7 +145,7 @@ const warmCheck = (): void => {
   const address = 0x7f3a_0000_0000
   const memory = { native: address, nativeBase: address + 64, sizeBytes: BUFFER_BYTES }
   buffers.add({ device: 0, ...memory, isHost: true }, 32)
-  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!)
+  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!, false)
   const request = encode(Command.GRAPH_COMPUTE, graph).subarray(REQUEST_HEADER_SIZE_BYTES)
   const words = new Uint32Array(request.length / 4)
   for (let round = 0; round < WARM_CHECKS; round++) {
@@ -212,6 +212,7 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
     cache: undefined,
     ledger: noLedger,
     directMemory: true,
+    allowTraining: false,
     onRequest: undefined,
   })
   try {
