@@ -4,6 +4,7 @@ import { newestOpId, sources } from "../../packages/server/test/TestClient.ts"
 import { type ValidNode, validNodes } from "../../packages/server/test/validNodes.ts"
 import { mutate } from "./mutations.ts"
 import { controlCase, joined, type NodeCase, nameOperations } from "./nodeCase.ts"
+import { variants } from "./variants.ts"
 
 nameOperations([...validNodes.map(({ op }) => op), "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"])
 
@@ -19,9 +20,11 @@ export interface CaseSource {
   readonly graphs: boolean
 }
 
+const allNodes = [...validNodes, ...variants]
+
 /** The valid nodes that a run starts from. */
 export const nodesOf = ({ ops }: CaseSource): readonly ValidNode[] =>
-  ops.length === 0 ? validNodes : validNodes.filter(({ op }) => ops.includes(op))
+  ops.length === 0 ? allNodes : allNodes.filter(({ op }) => ops.includes(op))
 
 /** The first cases are the valid nodes as they are; all further ones are changed. */
 export const caseOf = (source: CaseSource, number: number): NodeCase => {
