@@ -24,7 +24,7 @@ export const progress = {
   number: 1,
   /** Since when, as `Date.now()`; 0 when none does. */
   startedMs: 2,
-  /** For each valid node how many cases had which outcome. */
+  /** For each operation how many cases had which outcome. */
   counts: 3,
 } as const
 

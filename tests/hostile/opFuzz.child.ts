@@ -23,7 +23,7 @@ import { ServedDevice } from "../../packages/server/src/session/memory/devices.t
 import { noLedger } from "../../packages/server/src/session/memory/MemoryLedger.ts"
 import { SessionState } from "../../packages/server/src/session/SessionState.ts"
 import { Arena } from "./Arena.ts"
-import { caseOf, nodesOf } from "./cases.ts"
+import { Cases } from "./cases.ts"
 import { type ChildConfig, type ChildEvent, outcome, progress } from "./childProtocol.ts"
 import type { NodeCase } from "./nodeCase.ts"
 import { Trap, Trapped } from "./trap.ts"
@@ -168,12 +168,12 @@ const main = (config: ChildConfig): void => {
   const runner = new CaseRunner(trap, config.threadCount)
   const shared = new Float64Array(mmap(config.progressPath, { shared: true }).buffer)
   tell({ event: "ready", addresses: runner.addresses })
-  const nodes = nodesOf(config.source)
+  const cases = new Cases(config.source)
   const skipped = new Set(config.skipped)
   for (let number = config.firstNumber; number < config.endNumber; number++) {
     if (shared[progress.stop] !== 0 || runner.trappedCount >= MOST_TRAPPED) break
-    const nodeCase = caseOf(config.source, number)
-    const counts = progress.counts + (number % nodes.length) * outcome.count
+    const nodeCase = cases.at(number)
+    const counts = progress.counts + cases.opIndex(number) * outcome.count
     if (nodeCase.fields.some((field) => skipped.has(`${nodeCase.op} ${field}`))) {
       shared[counts + outcome.skipped]!++
       continue
