@@ -69,6 +69,7 @@ export const controlCase = (node: ValidNode): NodeCase => {
   const records = tensorsOf(node, nowhere) as Writable<RpcTensor>[]
   const result = records.length - 1
   const written = [result, ...(writtenSources[node.op] ?? [])]
+  if (node.over !== undefined) written.push(node.over)
   return {
     op: node.op,
     tensors: records.map((record, index) => ({
@@ -79,7 +80,7 @@ export const controlCase = (node: ValidNode): NodeCase => {
         opParams: [...record.opParams],
         src: [...record.src],
       },
-      memory: index,
+      memory: index === result ? (node.over ?? index) : index,
       offsetBytes: 0,
       contents: "plain",
       elements: [],

@@ -75,6 +75,7 @@ class CaseRunner {
       cache: undefined,
       ledger: noLedger,
       directMemory: true,
+      allowTraining: true,
       onRequest: undefined,
     })
     // The request comes from here instead of a socket.

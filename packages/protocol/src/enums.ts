@@ -1,6 +1,6 @@
 import { types } from "./codec/types.ts"
 import { libraryNumbering } from "./versions/index.ts"
-import type { Numbering, OpName } from "./versions/numbering.ts"
+import type { Numbering } from "./versions/numbering.ts"
 
 /** `opName(29)` is `"MUL_MAT"`; `undefined` for a number that means nothing. Default: the ggml that these packages load. */
 export const opName = (id: number, numbering: Numbering = libraryNumbering): string | undefined =>
@@ -28,14 +28,3 @@ export const gluOpName = (
   id: number,
   numbering: Numbering = libraryNumbering,
 ): string | undefined => numbering.gluOps[id] || undefined
-
-/**
- * Ops whose `opParams` carry function pointers of the sender. A server must refuse them: running one would jump to an
- * address that a client chose.
- */
-export const CALLBACK_OPS: readonly OpName[] = [
-  "MAP_CUSTOM1",
-  "MAP_CUSTOM2",
-  "MAP_CUSTOM3",
-  "CUSTOM",
-]

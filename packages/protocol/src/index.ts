@@ -33,6 +33,7 @@ export {
   type GluOpName,
   type Numbering,
   type OpName,
+  type TypeName,
   type UnaryOpName,
 } from "./versions/numbering.ts"
 export {

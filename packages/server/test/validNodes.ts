@@ -1,5 +1,12 @@
 /** A valid node of every operation: what ggml's constructors make (7.0.0), small. */
-import { ABSENT_TENSOR, type RpcTensor, TensorFlag, typeId, types } from "@ggml-rpc/protocol"
+import {
+  ABSENT_TENSOR,
+  type RpcTensor,
+  TensorFlag,
+  type TypeInfo,
+  typeId,
+  types,
+} from "@ggml-rpc/protocol"
 import { newestOpId, sources, type TestBuffer } from "./TestClient.ts"
 
 /** `type ne0,ne1,…`; dimensions that are missing are 1. */
@@ -8,10 +15,13 @@ export type TensorText = string
 export interface ValidNode {
   readonly op: string
   readonly result: TensorText
+  /** `"result"` is the node itself. */
   readonly sources: readonly TensorText[]
   readonly params?: readonly number[]
   /** Parameters that are floats, by index. */
   readonly floats?: Readonly<Record<number, number>>
+  /** The source that the result lies over. */
+  readonly over?: number
 }
 
 const valid = (
@@ -21,6 +31,9 @@ const valid = (
   params: readonly number[] = [],
   floats: Readonly<Record<number, number>> = {},
 ): ValidNode => ({ op, result, sources: nodeSources, params, floats })
+
+/** A node that writes into one of its sources. */
+const into = (over: number, node: ValidNode): ValidNode => ({ ...node, over })
 
 const rowwise = [
   "SQR",
@@ -48,9 +61,9 @@ export const validNodes: readonly ValidNode[] = [
   valid("DUP", "F32 8,4", ["F32 8,4"]),
   valid("DUP", "Q4_0 64,4", ["Q4_0 64,4"]),
   valid("CONT", "F32 16,2", ["F32 8,4"]),
-  valid("CPY", "F16 8,4", ["F32 8,4"]),
-  valid("CPY", "Q8_0 32,4", ["F32 32,4", "Q8_0 32,4"]),
-  valid("CPY", "F32 64,2", ["Q8_0 32,4", "F32 64,2"]),
+  valid("CPY", "F16 8,4", ["F32 8,4", "result"]),
+  into(1, valid("CPY", "Q8_0 32,4", ["F32 32,4", "Q8_0 32,4"])),
+  into(1, valid("CPY", "F32 64,2", ["Q8_0 32,4", "F32 64,2"])),
   valid("ADD_ID", "F32 8,4,2", ["F32 8,4,2", "F32 8,3", "I32 4,2"]),
   valid("ADD1", "F32 8,4", ["F32 8,4", "F32 1"]),
   valid("ACC", "F32 8,4", ["F32 8,4", "F32 4,2"], [32, 128, 128, 16, 1]),
@@ -63,6 +76,7 @@ export const validNodes: readonly ValidNode[] = [
   valid("REPEAT", "F32 16,4,6", ["F32 8,2,3"]),
   valid("REPEAT_BACK", "F32 8,2,3", ["F32 16,4,6"]),
   valid("CONCAT", "F32 8,7,2", ["F32 8,4,2", "F32 8,3,2"], [1]),
+  valid("CONCAT", "F32 8,4,2", ["F32 0,4,2", "F32 8,4,2"], [0]),
   valid("SILU_BACK", "F32 8,4", ["F32 8,4", "F32 8,4"]),
   valid("RMS_NORM_BACK", "F32 8,4", ["F32 8,4", "F32 8,4"], [], { 0: 1e-5 }),
   valid("GROUP_NORM", "F32 4,4,8", ["F32 4,4,8"], [2], { 1: 1e-5 }),
@@ -73,8 +87,9 @@ export const validNodes: readonly ValidNode[] = [
   valid("GET_ROWS", "F32 8,3,2", ["F32 8,5,2", "I32 3,2"]),
   valid("GET_ROWS", "I32 8,3", ["I32 8,5", "I32 3"]),
   valid("GET_ROWS_BACK", "F32 8,5", ["F32 8,3", "I32 3"]),
-  valid("SET_ROWS", "F16 8,5,2", ["F32 8,3,2", "I64 3,1", "F16 8,5,2"]),
-  valid("SET_ROWS", "F32 8,5", ["F32 8,3", "I32 3", "F32 8,5"]),
+  into(2, valid("SET_ROWS", "F16 8,5,2", ["F32 8,3,2", "I64 3,1", "F16 8,5,2"])),
+  into(2, valid("SET_ROWS", "F16 8,5,2", ["F32 8,0,2", "I64 0,1", "F16 8,5,2"])),
+  into(2, valid("SET_ROWS", "F32 8,5", ["F32 8,3", "I32 3", "F32 8,5"])),
   valid("DIAG", "F32 8,8,2", ["F32 8,1,2"]),
   valid("DIAG_MASK_INF", "F32 8,8", ["F32 8,8"], [2]),
   valid("DIAG_MASK_ZERO", "F32 8,8", ["F32 8,8"], [2]),
@@ -203,6 +218,14 @@ const TENSOR_BYTES = 256 * 1024
 /** Bytes that the tensors of a valid node need. */
 export const VALID_NODE_BYTES = 9 * TENSOR_BYTES
 
+/** `nb` of a contiguous tensor. */
+export const denseStrides = (type: TypeInfo, ne: readonly number[]): number[] => {
+  const nb = [type.typeSize, (ne[0]! / type.blockSize) * type.typeSize]
+  nb.push(nb[1]! * ne[1]!)
+  nb.push(nb[2]! * ne[2]!)
+  return nb
+}
+
 const tensorOf = (text: TensorText, id: number, buffer: TestBuffer): RpcTensor => {
   const [typeText, dimensions] = text.split(" ") as [string, string]
   const type = types.find((candidate) => candidate.id === typeId(typeText))!
@@ -210,9 +233,7 @@ const tensorOf = (text: TensorText, id: number, buffer: TestBuffer): RpcTensor =
   dimensions.split(",").forEach((dimension, index) => {
     ne[index] = Number(dimension)
   })
-  const nb = [type.typeSize, (ne[0]! / type.blockSize) * type.typeSize]
-  nb.push(nb[1]! * ne[1]!)
-  nb.push(nb[2]! * ne[2]!)
+  const nb = denseStrides(type, ne)
   const sizeBytes = nb[3]! * ne[3]!
   if (sizeBytes > TENSOR_BYTES) throw new Error(`${text} is larger than ${TENSOR_BYTES} bytes`)
   const data = buffer.basePtr + BigInt((id - 1) * TENSOR_BYTES)
@@ -221,17 +242,25 @@ const tensorOf = (text: TensorText, id: number, buffer: TestBuffer): RpcTensor =
 
 /** The tensors of a node in a buffer: its sources with ids from 1 on, then the node. */
 export const tensorsOf = (node: ValidNode, buffer: TestBuffer): RpcTensor[] => {
-  const inputs = node.sources.map((text, index) => tensorOf(text, index + 1, buffer))
+  const inputs = node.sources
+    .filter((text) => text !== "result")
+    .map((text, index) => tensorOf(text, index + 1, buffer))
   const params = new Int32Array(16)
   params.set(node.params ?? [])
   const floats = new Float32Array(params.buffer)
   for (const [index, value] of Object.entries(node.floats ?? {})) floats[Number(index)] = value
+  const id = inputs.length + 1
+  const over = node.over === undefined ? {} : placeOf(inputs[node.over]!)
   const result = {
-    ...tensorOf(node.result, inputs.length + 1, buffer),
+    ...tensorOf(node.result, id, buffer),
+    ...over,
     op: newestOpId(node.op),
     opParams: [...params],
     flags: TensorFlag.COMPUTE,
-    src: sources(...inputs.map((_, index) => index + 1)),
+    src: sources(...node.sources.map((text, index) => (text === "result" ? id : index + 1))),
   }
   return [...inputs, result]
 }
+
+/** What a view of a whole tensor has of it. */
+const placeOf = ({ id, data }: RpcTensor) => ({ viewSrc: id, data })

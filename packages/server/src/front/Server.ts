@@ -13,18 +13,20 @@ import {
   findOffer,
   formatEndpoint,
   isLoopback,
+  newest,
   type ProtocolSpec,
   shortVersion,
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
-import { removeStaleParts } from "../session/cache/Cache.ts"
-import type { DeviceReport, SessionConfig } from "../session/events.ts"
+import { removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
+import { cacheFolder } from "../cache/place.ts"
+import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
 import { Admission } from "./Admission.ts"
+import { AllowList, privateRanges } from "./AllowList.ts"
 import { logEvents } from "./ClientEvents.ts"
-import { cacheFolder } from "./cacheFolder.ts"
 import {
   CacheFolderError,
   type ServeError,
@@ -36,7 +38,7 @@ import {
 import { HelloGreeting } from "./Greeting.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
-import { SessionPool } from "./SessionPool.ts"
+import { SessionPool, type Started } from "./SessionPool.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
@@ -53,6 +55,11 @@ export interface ServeOptions {
   readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
   /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
   readonly versionsFile?: string
+  /**
+   * Whose connections are taken: addresses and networks such as `192.168.0.0/16`. Default: everybody's where `host` is an
+   * address of this machine alone, else those of `privateRanges`.
+   */
+  readonly allow?: readonly string[]
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
@@ -61,6 +68,13 @@ export interface ServeOptions {
   readonly cache?: boolean
   /** Keep them in this folder instead; implies `cache`. */
   readonly cacheDir?: string
+  /**
+   * How large the cache may get: least recently used files go. Default a tenth of what it and the disk's free space are
+   * together, but at least what it is already.
+   */
+  readonly cacheLimitBytes?: number
+  /** Smaller weights are not kept. Default 10 MiB, above which upstream's clients ask; ggml-rpc.cpp `HASH_THRESHOLD` (7.0.0). */
+  readonly cacheMinBytes?: number
   /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
   readonly debug?: boolean
   /** Clients served at the same time; more are turned away. Default 64. */
@@ -74,6 +88,8 @@ export interface ServeOptions {
    * true; false sends all of it through the backend, as on a GPU.
    */
   readonly directMemory?: boolean
+  /** Whether operations that only training uses are run: gradients, losses, optimizers. Default false. */
+  readonly allowTraining?: boolean
   /**
    * Whether a client may link this server with another one, on which the two add up partial results (8.0's COMM_INIT, for
    * llama.cpp's `-sm tensor`). For that this server listens, on the address by which the client came and for one connection, or
@@ -84,6 +100,11 @@ export interface ServeOptions {
   readonly linkTimeoutMs?: number
   /** How long it may send nothing on it while a partial result is awaited. Default 120000. */
   readonly linkSilenceMs?: number
+  /**
+   * Whether session processes give up what they do not need before they read the first byte of a client; docs/security.md.
+   * Default true; false is for debuggers, and for systems on which that does harm.
+   */
+  readonly sandbox?: boolean
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
 }
@@ -102,6 +123,9 @@ export interface RunningServer {
   readonly devices: readonly DeviceReport[]
   readonly threadCount: number
   readonly cacheDir: string | undefined
+  /** What keeps a session process that a client has taken over from the rest of this machine, in words. */
+  readonly sandbox: string
+  readonly cacheLimitBytes: number | undefined
   /** Clients that are connected now. */
   readonly clientCount: () => number
   /** Ids of the session processes now, waiting ones included. */
@@ -110,6 +134,8 @@ export interface RunningServer {
 
 /** The port of upstream's rpc-server. */
 export const DEFAULT_PORT = 50052
+
+const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
 
 const DEFAULT_MAX_SESSIONS = 64
 
@@ -138,14 +164,16 @@ export const serve = (
     const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
       Effect.map(pinnedProtocol(protocol), (spec) => ({ port, protocol, spec })),
     )
-    const cacheDir = yield* prepareCache(options)
+    const cache = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
+      sandbox: options.sandbox ?? true,
+      allowTraining: options.allowTraining ?? false,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
-      ...(cacheDir === undefined ? {} : { cacheDir }),
+      ...(cache === undefined ? {} : { cache }),
       ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
     }
     const ledger = yield* namelessFile("wx+")
@@ -166,8 +194,11 @@ export const serve = (
       ),
       (made) => Effect.promise(() => made.close()),
     )
-    const devices = yield* startPool(pool)
+    const { devices, sandbox } = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
+    const allow = yield* AllowList.of(
+      options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
+    )
     const admission = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -175,7 +206,7 @@ export const serve = (
             timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
             maxHandshakes: MAX_HANDSHAKES,
             maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
-            check: () => pool.fullness,
+            check: ({ host }) => (allow.has(host) ? pool.fullness : NOT_ALLOWED),
             greet: () => new HelloGreeting(),
             descriptorOf: ownDescriptor,
             onAdmitted: (connection) => pool.assign(connection),
@@ -194,7 +225,7 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${formatEndpoint({ host, port })}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
+        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: the protocol has no passwords and no encryption, so anyone there can use this server`,
       })
     }
     return {
@@ -205,11 +236,17 @@ export const serve = (
       pinned,
       devices,
       threadCount,
-      cacheDir,
+      cacheDir: cache?.folder,
+      cacheLimitBytes: cache?.limitBytes,
+      sandbox,
       clientCount: () => pool.clientCount,
       processIds: () => pool.processIds,
     }
   })
+
+const anywhere = ["0.0.0.0/0", "::/0"]
+
+const NOT_ALLOWED = "its address is not among those that may use this server (--allow)"
 
 const linkLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): LinkLimits => ({
   linkMs: linkTimeoutMs ?? LINK_TIMEOUT_MS,
@@ -268,14 +305,15 @@ const effectLog: Effect.Effect<LogSink> = Effect.map(Effect.runtime<never>(), (r
 
 const prepareCache = (
   options: ServeOptions,
-): Effect.Effect<string | undefined, CacheFolderError> => {
+): Effect.Effect<CacheConfig | undefined, CacheFolderError> => {
   if (options.cacheDir === undefined && options.cache !== true) return Effect.succeed(undefined)
   const folder = cacheFolder(options.cacheDir)
   return Effect.try({
     try: () => {
       mkdirSync(folder, { recursive: true })
       removeStaleParts(folder)
-      return folder
+      const limitBytes = options.cacheLimitBytes ?? standardLimit(folder)
+      return { folder, limitBytes, minBytes: options.cacheMinBytes ?? MIN_CACHED_BYTES }
     },
     catch: (cause) => new CacheFolderError({ folder, cause }),
   })
@@ -298,10 +336,10 @@ const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileErr
 
 const startPool = (
   pool: SessionPool,
-): Effect.Effect<readonly DeviceReport[], UnknownDeviceError | SessionStartError> =>
+): Effect.Effect<Started, UnknownDeviceError | SessionStartError> =>
   Effect.flatMap(
     Effect.promise(() => pool.start()),
-    (result): Effect.Effect<readonly DeviceReport[], UnknownDeviceError | SessionStartError> => {
+    (result): Effect.Effect<Started, UnknownDeviceError | SessionStartError> => {
       if (!("kind" in result)) return Effect.succeed(result)
       if (result.kind === "died") return new SessionStartError({ reason: result.reason })
       return new UnknownDeviceError({ device: result.name, available: result.available })

@@ -6,6 +6,7 @@ import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { freeWaitingServer } from "./freeWaitingServer.ts"
 import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
+import { describeSandbox } from "./sandboxText.ts"
 import { describeNews, type SavedOffers, VersionOffers } from "./VersionOffers.ts"
 
 export interface PoolOptions {
@@ -21,6 +22,13 @@ export interface PoolOptions {
   readonly onOffers?: (offers: SavedOffers) => void
   /** Descriptors of the files that session processes share, in the order they expect. */
   readonly shared: readonly number[]
+}
+
+/** What the first session process tells. */
+export interface Started {
+  readonly devices: readonly DeviceReport[]
+  /** See `describeSandbox`. */
+  readonly sandbox: string
 }
 
 /** Why the first session process gave no devices. */
@@ -54,6 +62,9 @@ const STOP_TIMEOUT_MS = 2_000
 
 /** Exit code of a process whose client left during a long operation; the shim's `io_watch_client`. */
 const CLIENT_GONE_EXIT = 3
+
+/** More reasons than these are those of one file each. */
+const MAX_CACHE_REASONS = 8
 
 interface Member {
   readonly process: SessionProcess
@@ -90,9 +101,13 @@ export class SessionPool {
   readonly #offers: VersionOffers
   /** What `onOffers` got last. */
   #savedOffers: string
+  /** Why weights were not stored in the cache. */
+  readonly #uncached = new Set<string>()
   #closing = false
   #surplusTimer: ReturnType<typeof setTimeout> | undefined
-  #started: ((result: readonly DeviceReport[] | StartFailure) => void) | undefined
+  #started: ((result: Started | StartFailure) => void) | undefined
+  /** Of the first process. */
+  #sandbox: string | undefined
 
   constructor(options: PoolOptions) {
     this.#options = options
@@ -101,7 +116,7 @@ export class SessionPool {
   }
 
   /** Starts the first process and waits for its devices. */
-  start(): Promise<readonly DeviceReport[] | StartFailure> {
+  start(): Promise<Started | StartFailure> {
     return new Promise((resolve) => {
       this.#started = (result) => {
         this.#started = undefined
@@ -289,7 +304,7 @@ export class SessionPool {
     switch (event.event) {
       case "ready":
         member.ready = true
-        this.#started?.(event.devices)
+        this.#onReady(event)
         return
       case "unknown-device":
         this.#started?.({
@@ -306,9 +321,20 @@ export class SessionPool {
       case "unlinked":
         this.#onLink(member, event)
         return
+      case "uncached":
+        this.#onUncached(event.reason)
+        return
       case "closed":
         this.#onClosed(member, event)
     }
+  }
+
+  #onReady({ devices, sandbox: report }: Extract<SessionEvent, { event: "ready" }>): void {
+    const sandbox = describeSandbox(report, this.#options.config.cache?.folder)
+    this.#sandbox ??= sandbox
+    // Threads that did not answer in time, for one.
+    if (sandbox !== this.#sandbox) this.#log("warning", `a session process has ${sandbox}`)
+    this.#started?.({ devices, sandbox })
   }
 
   #onLink(member: Member, event: LinkEvent): void {
@@ -328,6 +354,13 @@ export class SessionPool {
       "warning",
       `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make (--allow-comm), nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
     )
+  }
+
+  /** Once for each reason: it holds for all that comes. */
+  #onUncached(reason: string): void {
+    if (this.#uncached.has(reason) || this.#uncached.size === MAX_CACHE_REASONS) return
+    this.#uncached.add(reason)
+    this.#log("warning", `the cache does not take all weights: ${oneLine(reason)}`)
   }
 
   /** Another client may need another version of the protocol. */
@@ -406,6 +439,9 @@ export class SessionPool {
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
 
 const describeExit = (exit: SessionExit): string => {
+  if (exit.signal === "SIGSYS") {
+    return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
+  }
   const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal
   return exit.lastWords === "" ? how : `${exit.lastWords} (${how})`
 }

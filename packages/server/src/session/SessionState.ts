@@ -1,7 +1,7 @@
 import { ptr } from "bun:ffi"
 import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
-import type { Cache } from "./cache/Cache.ts"
+import type { Cache } from "../cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
 import type { LinkEvent } from "./events.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
@@ -26,6 +26,8 @@ export interface SessionOptions {
   readonly ledger: Ledger
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
+  /** Whether operations that only training uses are run. */
+  readonly allowTraining: boolean
   /** Links to other servers are made where a client asks, within these limits; absent: none is. */
   readonly linkLimits?: LinkLimits | undefined
   /** Told of links that are wanted or made; see commands/comm.ts. */
@@ -64,7 +66,8 @@ export class SessionState {
   #dialects: readonly Dialect[] = newestSpoken.dialects
   #staging: Uint8Array | undefined
 
-  constructor({ devices, cache, ledger, directMemory, linkLimits, onLink }: SessionOptions) {
+  constructor(options: SessionOptions) {
+    const { devices, cache, ledger, directMemory, allowTraining, linkLimits, onLink } = options
     this.linkLimits = linkLimits
     this.onLink = onLink
     this.devices = devices
@@ -74,7 +77,7 @@ export class SessionState {
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
-    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!)
+    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!, allowTraining)
     this.stored = new StoredGraphs(devices.length, (native) =>
       this.ggml.gs_graph_free(asPointer(native)),
     )

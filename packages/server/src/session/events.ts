@@ -1,20 +1,37 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
+import type { SandboxReport } from "./sandbox.ts"
+
+/** The tensor cache of a server. */
+export interface CacheConfig {
+  /** Absolute. */
+  readonly folder: string
+  /** See `ServeOptions.cacheLimitBytes`. */
+  readonly limitBytes: number
+  /** See `ServeOptions.cacheMinBytes`. */
+  readonly minBytes: number
+}
 
 /** What a session process gets as its only argument, as JSON. */
 export interface SessionConfig {
   /** Names of the devices to serve; absent: upstream's default. */
   readonly devices?: readonly string[]
   readonly threadCount: number
-  /** Absolute folder of the tensor cache; absent: no cache. */
-  readonly cacheDir?: string
+  /** The tensor cache; absent: none. */
+  readonly cache?: CacheConfig
   /** This process's place among all session processes that live. */
   readonly slot: number
   readonly debug: boolean
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean
+  /** See `ServeOptions.allowTraining`. */
+  readonly allowTraining: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
   readonly linkLimits?: LinkLimits
+  /** See `ServeOptions.sandbox`. */
+  readonly sandbox: boolean
+  /** Most memory of this machine that its clients may have, in bytes; absent: all of it, within its cgroups. */
+  readonly memoryBytes?: number
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }
@@ -33,7 +50,12 @@ export type SessionEvent =
   /** The process cannot go on: libraries are missing, or a defect; it ends. */
   | { readonly event: "failed"; readonly message: string }
   /** Backends are loaded; the process waits for its first client. */
-  | { readonly event: "ready"; readonly devices: readonly DeviceReport[] }
+  | {
+      readonly event: "ready"
+      readonly devices: readonly DeviceReport[]
+      /** Absent where the configuration has none. */
+      readonly sandbox?: SandboxReport
+    }
   /** A device of the configuration does not exist; the process ends. */
   | {
       readonly event: "unknown-device"
@@ -54,6 +76,8 @@ export type SessionEvent =
       readonly again: boolean
     }
   | LinkEvent
+  /** Something was not stored in the cache. */
+  | { readonly event: "uncached"; readonly reason: string }
 
 /** What becomes of a client's wish for a link to another server; see commands/comm.ts. */
 export type LinkEvent =

@@ -9,14 +9,15 @@ import { writeSync } from "node:fs"
 import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
-import { Cache } from "./cache/Cache.ts"
-import { VerifiedFiles } from "./cache/VerifiedFiles.ts"
+import { Cache } from "../cache/Cache.ts"
+import { VerifiedFiles } from "../cache/VerifiedFiles.ts"
 import { ClientGone, ComputeError, LinkError } from "./errors.ts"
-import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
+import type { CacheConfig, DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
 import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
 import { Session } from "./Session.ts"
+import { enterSandbox, type SandboxReport } from "./sandbox.ts"
 import { warmUp } from "./warmUp.ts"
 
 /** The socket to the front process. */
@@ -60,9 +61,28 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
   if (selected.devices.length === 0) throw new Error("ggml finds no device on this machine")
   const devices = selected.devices.map((device) => new ServedDevice(device, config.threadCount))
   warmUp(devices)
-  tell({ event: "ready", devices: config.describe ? selected.devices.map(report) : [] })
+  const described = config.describe ? selected.devices.map(report) : []
+  const sandbox = config.sandbox ? { sandbox: giveUp(config, devices) } : {}
+  tell({ event: "ready", devices: described, ...sandbox })
   return devices
 }
+
+const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): SandboxReport =>
+  enterSandbox({
+    ...config,
+    ...(config.cache === undefined ? {} : { cacheDir: config.cache.folder }),
+    hasDrivers: devices.some((device) => !device.usesHostMemory),
+    makesLinks: config.linkLimits !== undefined,
+  })
+
+const cacheOf = ({ folder, limitBytes, minBytes }: CacheConfig): Cache =>
+  new Cache({
+    folder,
+    verified: new VerifiedFiles(VERIFIED),
+    limitBytes,
+    minBytes,
+    onProblem: (reason) => tell({ event: "uncached", reason }),
+  })
 
 const main = (config: SessionConfig): void => {
   io().io_expect_crash()
@@ -70,12 +90,10 @@ const main = (config: SessionConfig): void => {
   const devices = start(config)
   const session = new Session({
     devices,
-    cache:
-      config.cacheDir === undefined
-        ? undefined
-        : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
+    cache: config.cache && cacheOf(config.cache),
     ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
+    allowTraining: config.allowTraining,
     linkLimits: config.linkLimits,
     onLink: tell,
     onRequest: config.debug

@@ -3,6 +3,7 @@ import { asPointer, io, socketPair } from "@ggml-rpc/native/bindings"
 import {
   ABSENT_TENSOR,
   Command,
+  encodeExtensionRequest,
   encodeRequest,
   type MessageId,
   noConnCaps,
@@ -144,7 +145,7 @@ const warmCheck = (): void => {
   const address = 0x7f3a_0000_0000
   const memory = { native: address, nativeBase: address + 64, sizeBytes: BUFFER_BYTES }
   buffers.add({ device: 0, ...memory, isHost: true }, 32)
-  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!)
+  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!, false)
   const request = encode(Command.GRAPH_COMPUTE, graph).subarray(REQUEST_HEADER_SIZE_BYTES)
   const words = new Uint32Array(request.length / 4)
   for (let round = 0; round < WARM_CHECKS; round++) {
@@ -174,6 +175,7 @@ const requests = (): Uint8Array => {
     encode(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(BUFFER_BYTES) }),
     encode(Command.BUFFER_GET_BASE, { remotePtr }),
     encode(Command.BUFFER_CLEAR, { remotePtr, value: 0 }),
+    encodeExtensionRequest("DEVICE_SUPPORTS", graph),
     ...Array.from({ length: UPLOAD_COUNT }, () => [question, upload, upload]).flat(),
     encode(Command.GRAPH_COMPUTE, graph),
     ...Array.from({ length: TOKEN_COUNT }, () => [
@@ -190,11 +192,12 @@ const requests = (): Uint8Array => {
 
 /**
  * Serves small clients of its own, so that the code is compiled and ggml's pages are in memory before a
- * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory.
+ * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory, and other devices
+ * may lack an operation.
  */
 export const warmUp = (devices: readonly ServedDevice[]): void => {
   warmCheck()
-  if (devices[0]?.usesHostMemory !== true) return
+  if (devices[0]?.device.type !== "CPU") return
   const stream = requests()
   for (let client = 0; client < CLIENT_COUNT; client++) serveOnce(devices, stream)
 }
@@ -209,6 +212,7 @@ const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void =
     cache: undefined,
     ledger: noLedger,
     directMemory: true,
+    allowTraining: false,
     onRequest: undefined,
   })
   try {

@@ -1,12 +1,20 @@
 import { ptr } from "bun:ffi"
-import { type Dialect, ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
+import {
+  type Dialect,
+  extensionCommands,
+  type GraphFormat,
+  ProtocolError,
+  TensorFlag,
+} from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
+import type { CompiledRule } from "../ops/CompiledRule.ts"
 import { OpNode, RESULT } from "../ops/OpNode.ts"
 import type { Indices } from "../ops/rule.ts"
-import { byOpId, opRules } from "../ops/table.ts"
-import { loaded, loadedTypeName } from "../spoken.ts"
+import { rules } from "../ops/table.ts"
+import { loadedTypeName } from "../spoken.ts"
 import { IdTable } from "./IdTable.ts"
+import { isNumberingProbe } from "./numberingProbe.ts"
 import { describeShape, TensorCheck } from "./TensorCheck.ts"
 import {
   byteSize,
@@ -18,10 +26,6 @@ import {
   word,
   writeU64,
 } from "./tensorWords.ts"
-import { workBytes } from "./workMemory.ts"
-
-/** By op id of the loaded ggml. */
-const rules = byOpId(opRules, loaded.ops)
 
 const SOURCE_COUNT = 10
 /** The children of a tensor: its sources, then its view source. `view_src` follows `src` in the record. */
@@ -38,7 +42,8 @@ const BLACK = 2
 /**
  * Checks a GRAPH_COMPUTE payload and turns it, in place, into what the shim builds a graph from:
  * references become record indexes, buffers and data become native addresses, and records that no node
- * reaches get id 0. Keeps its tables between graphs; allocates nothing per tensor.
+ * reaches get id 0. Nodes that compute nothing are left out: ggml would look at them to plan the graph. Keeps its tables
+ * between graphs; allocates nothing per tensor.
  */
 export class GraphCheck {
   readonly #tensor: TensorCheck
@@ -57,7 +62,7 @@ export class GraphCheck {
   #current = 0
 
   device = 0
-  /** 1-based indexes of the nodes' records, in execution order; the first `nodeCount` count. */
+  /** 1-based indexes of the records of the nodes that are left, in execution order; the first `nodeCount` count. */
   nodes = new Uint32Array(1024)
   nodesAddress = ptr(this.nodes) as number
   nodeCount = 0
@@ -73,9 +78,15 @@ export class GraphCheck {
   indexChecksAddress = ptr(this.indexChecks) as number
   indexCheckCount = 0
   #threadCount = 1
+  /** Nothing is computed: a node needs no memory. */
+  #isQuestion = false
 
-  constructor(buffers: Buffers, dialect: Dialect) {
+  /** See `ServeOptions.allowTraining`. */
+  readonly #allowTraining: boolean
+
+  constructor(buffers: Buffers, dialect: Dialect, allowTraining: boolean) {
     this.#tensor = new TensorCheck(buffers, dialect)
+    this.#allowTraining = allowTraining
   }
 
   /** How graphs are laid out and numbered from now on. */
@@ -90,8 +101,61 @@ export class GraphCheck {
    * @throws {ProtocolError}
    */
   prepare(words: Words, sizeBytes: number, deviceCount: number, threadCount: number): void {
+    this.#isQuestion = false
+    this.#threadCount = threadCount
+    const idsAt = this.#begin(words, this.#tensor.dialect.graph, sizeBytes, deviceCount)
+    const listedCount = this.nodeCount
+    this.nodeCount = 0
+    try {
+      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(listedCount, idsAt)
+      for (let node = 0; node < listedCount; node++) this.#visitNode(node, idsAt + node * 2)
+    } catch (error) {
+      throw error instanceof ProtocolError ? this.#located(error) : error
+    }
+    this.#end()
+  }
+
+  /**
+   * The same for nodes of which the client only asks whether they could be computed. Those that no graph may have are
+   * `false` in the answer.
+   *
+   * @throws {ProtocolError} where the request itself makes no sense
+   */
+  prepareQuestion(words: Words, sizeBytes: number, deviceCount: number): readonly boolean[] {
+    this.#isQuestion = true
+    const { request } = extensionCommands.DEVICE_SUPPORTS
+    const idsAt = this.#begin(words, request, sizeBytes, deviceCount)
+    if (this.nodeCount > this.tensorCount) {
+      refuse("n_nodes", `must be at most the tensor count ${this.tensorCount}`, this.nodeCount)
+    }
+    const valid: boolean[] = []
+    try {
+      for (let node = 0; node < this.nodeCount; node++) {
+        const index = this.#reachNode(node, idsAt + node * 2)
+        this.nodes[node] = index + 1
+        valid.push(this.#isComputable(node, index))
+      }
+    } catch (error) {
+      throw error instanceof ProtocolError ? this.#located(error) : error
+    }
+    this.#end()
+    return valid
+  }
+
+  #isComputable(node: number, index: number): boolean {
+    try {
+      this.#takeOperation(node, index)
+      return true
+    } catch (error) {
+      if (error instanceof ProtocolError) return false
+      throw error
+    }
+  }
+
+  /** Where the ids of the nodes begin, as a word. */
+  #begin(words: Words, format: GraphFormat, sizeBytes: number, deviceCount: number): number {
     this.#open(words)
-    const layout = this.#tensor.dialect.graph.parse(this.#view, sizeBytes)
+    const layout = format.parse(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
@@ -103,16 +167,12 @@ export class GraphCheck {
     this.usedBuffers = new Set()
     this.workBytes = 0
     this.indexCheckCount = 0
-    this.#threadCount = threadCount
     this.#reserve(layout.nodeCount, layout.tensorCount)
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
-    const idsAt = layout.nodeIdsOffset / 4
-    try {
-      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(idsAt)
-      for (let node = 0; node < layout.nodeCount; node++) this.#visitNode(node, idsAt + node * 2)
-    } catch (error) {
-      throw error instanceof ProtocolError ? this.#located(error) : error
-    }
+    return layout.nodeIdsOffset / 4
+  }
+
+  #end(): void {
     this.#dropUnreached()
     this.#bufferOf.length = 0
   }
@@ -157,24 +217,29 @@ export class GraphCheck {
   }
 
   /** A client that flags no node computes all of them. */
-  #flagNodes(idsAt: number): void {
+  #flagNodes(nodeCount: number, idsAt: number): void {
     const words = this.#words
     const flagsAt = (node: number): number =>
       this.#start + this.#find(node, idsAt + node * 2) * RECORD_WORDS + word.flags
-    for (let node = 0; node < this.nodeCount; node++) {
+    for (let node = 0; node < nodeCount; node++) {
       if ((words[flagsAt(node)]! & TensorFlag.COMPUTE) !== 0) return
     }
-    for (let node = 0; node < this.nodeCount; node++) {
+    for (let node = 0; node < nodeCount; node++) {
       const at = flagsAt(node)
       words[at] = words[at]! | TensorFlag.COMPUTE
     }
   }
 
   #visitNode(node: number, idAt: number): void {
+    const index = this.#reachNode(node, idAt)
+    if (this.#takeOperation(node, index)) this.nodes[this.nodeCount++] = index + 1
+  }
+
+  /** The record of a node, when all below it is checked. */
+  #reachNode(node: number, idAt: number): number {
     const index = this.#find(node, idAt)
-    this.nodes[node] = index + 1
     if (this.#colors[index] === WHITE) this.#reach(index)
-    this.#checkOperation(node, index)
+    return index
   }
 
   /** Visits everything below a record, sources before users, with a stack of its own. */
@@ -282,57 +347,58 @@ export class GraphCheck {
     }
   }
 
-  /**
-   * A node has the sources and shapes that its kernel expects: ggml looks at those of every node to plan the graph. One
-   * that will run has memory for its result and for all that it reads as well.
-   */
-  #checkOperation(node: number, index: number): void {
+  /** Checks what a node computes; false when that is nothing. */
+  #takeOperation(node: number, index: number): boolean {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
-    const op = words[at + word.op]!
-    const rule = rules[op]
-    if (rule === undefined) return
-    const runs = (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
-    if (runs) this.#checkMemory(index, node, "computes")
+    const rule = rules[words[at + word.op]!]!
+    if (rule.isView) return true
+    if (rule.refusal !== "") refuse(`tensors[${index}].op`, rule.refusal, rule.name)
+    // ggml refuses nobody an empty result, whatever the shapes of its sources.
+    const isEmpty = byteSize(words, at) === 0
+    const isFlagged = this.#isQuestion || (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
+    if (isEmpty || !isFlagged) return false
+    if (rule.isTraining && !this.#allowTraining && !isNumberingProbe(words, at)) {
+      refuse(`tensors[${index}].op`, "is for training, which --allow-training allows", rule.name)
+    }
+    this.#takeSources(node, index, rule)
+    const wrong = rule.judge(this.#node, !this.#isQuestion)
+    if (wrong !== "") {
+      refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, rule))
+    }
+    if (rule.work !== undefined) {
+      this.workBytes = Math.max(this.workBytes, rule.work(this.#node, this.#threadCount))
+    }
+    if (this.#isQuestion) return true
+    for (const indices of rule.indices) this.#addIndexCheck(indices)
+    return true
+  }
+
+  /** Opens a node for its rule: it has memory, and so has all that it reads. */
+  #takeSources(node: number, index: number, rule: CompiledRule): void {
+    const words = this.#words
+    const at = this.#start + index * RECORD_WORDS
+    if (!this.#isQuestion) this.#checkMemory(index, node, "computes")
     this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {
-      const child = words[at + word.src + source * 2]! - 1
+      const sourceAt = at + word.src + source * 2
+      if (source >= rule.sourceCount) words[sourceAt] = 0
+      const child = words[sourceAt]! - 1
       this.#node.set(source, child < 0 ? -1 : this.#start + child * RECORD_WORDS)
-      if (child >= 0) {
-        if (runs) this.#checkMemory(child, node, "reads")
-      } else if (source < rule.sourceCount) {
-        refuse(
-          `tensors[${index}].src[${source}]`,
-          `is 0, but ${loaded.ops[op]} has at least ${rule.sourceCount} sources`,
-        )
+      if (child < 0) {
+        if (source >= rule.sourceCount || rule.mayLack(source)) continue
+        refuse(`tensors[${index}].src[${source}]`, `is 0, but ${rule.name} reads it`)
       }
+      if (!this.#isQuestion) this.#checkMemory(child, node, "reads")
     }
-    const wrong = rule.check(this.#node)
-    if (wrong !== "") {
-      refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, op))
-    }
-    this.workBytes = Math.max(this.workBytes, workBytes(this.#node, op, this.#threadCount))
-    if (!runs || rule.indices === undefined || this.#node.elements(RESULT) === 0) return
-    for (const indices of rule.indices) this.#addIndexCheck(node, index, indices)
   }
 
   /** What only the contents of a source tell, right before the node runs. */
-  #addIndexCheck(node: number, index: number, { source, into, dim }: Indices): void {
+  #addIndexCheck({ source, into, dim }: Indices): void {
     if (this.#node.elements(source) === 0) return
-    const words = this.#words
-    const at = this.#start + index * RECORD_WORDS
-    const sourceAt = this.#start + (words[at + word.src + source * 2]! - 1) * RECORD_WORDS
-    const result = readU64(words, at + word.data)
-    const start = readU64(words, sourceAt + word.data)
-    if (start < result + byteSize(words, at) && result < start + byteSize(words, sourceAt)) {
-      refuse(
-        `tensors[${index}].src[${source}]`,
-        "holds indices in the memory of the result, which would change them while they are used",
-      )
-    }
     const first = this.indexCheckCount++ * INDEX_CHECK_WORDS
     if (first === this.indexChecks.length) this.#growIndexChecks()
-    this.indexChecks[first] = node
+    this.indexChecks[first] = this.nodeCount
     this.indexChecks[first + 1] = source
     this.indexChecks[first + 2] = this.#node.ne(into, dim)
   }
@@ -345,7 +411,7 @@ export class GraphCheck {
   }
 
   /** `ADD ne[4,1,1,1] nb[4,16,16,16] of src[0] F32 ne[…] nb[…], src[1] …`. */
-  #describe(index: number, op: number): string {
+  #describe(index: number, rule: CompiledRule): string {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
     const sources: string[] = []
@@ -357,7 +423,7 @@ export class GraphCheck {
       sources.push(`src[${source}] ${type} ${describeShape(words, childAt)}`)
     }
     const type = loadedTypeName(words[at + word.type]!)
-    return `${loaded.ops[op]} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
+    return `${rule.name} ${type} ${describeShape(words, at)} of ${sources.join(", ")}`
   }
 
   /** A tensor that a node computes or reads has memory, of the device that runs the graph. */

@@ -1,21 +1,11 @@
-import {
-  CALLBACK_OPS,
-  type Dialect,
-  formatVersion,
-  TYPE_BLOCK_SIZE,
-  TYPE_SIZE,
-} from "@ggml-rpc/protocol"
+import { type Dialect, formatVersion, TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
-import { loaded, loadedOpId } from "../spoken.ts"
+import { loadedOpId } from "../spoken.ts"
 import { byteSize, hexU64, isZeroU64, readU64, type Words, word } from "./tensorWords.ts"
 
 const OP_UNARY = loadedOpId("UNARY")
 const OP_GLU = loadedOpId("GLU")
-
-/** By ggml's op id: 1 for the operations that carry function pointers of the sender. */
-const callbackOps: readonly string[] = CALLBACK_OPS
-const isCallback = Uint8Array.from(loaded.ops, (name) => (callbackOps.includes(name) ? 1 : 0))
 
 /** What a tensor's `buffer` field may be. */
 export type BufferRule =
@@ -102,9 +92,6 @@ export class TensorCheck {
       return
     }
     if (op < 0) this.#refuseOperation(name, wire)
-    if (isCallback[op] !== 0) {
-      refuse(`${name}.op`, "calls a function of the client, which is never run", loaded.ops[op])
-    }
     words[at + word.op] = op
     if (op === OP_UNARY) takeKind(words, at, name, unaryOps.fromWire)
     else if (op === OP_GLU) takeKind(words, at, name, gluOps.fromWire)

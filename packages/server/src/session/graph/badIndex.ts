@@ -2,8 +2,7 @@ import { ptr } from "bun:ffi"
 import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import { refuse } from "../errors.ts"
 import { nameOf } from "../ops/OpNode.ts"
-import { opRules } from "../ops/table.ts"
-import { loaded } from "../spoken.ts"
+import { rules } from "../ops/table.ts"
 
 /** What `gs_graph_bad_index` writes: record, op, source, value, limit, and the value's place. */
 const FIELD_COUNT = 9
@@ -13,11 +12,11 @@ export const refuseBadIndex = (graph: Address): never => {
   const fields = new BigInt64Array(FIELD_COUNT)
   ggml().gs_graph_bad_index(asPointer(graph), asPointer(ptr(fields) as number))
   const [record, op, source, value, limit, ...place] = fields
-  const name = loaded.ops[Number(op)]!
-  const indices = opRules[name]!.indices!.find((entry) => entry.source === Number(source))!
+  const { name, indices } = rules[Number(op)]!
+  const { into, dim } = indices.find((entry) => entry.source === Number(source))!
   return refuse(
     `tensors[${record}].src[${source}]`,
-    `must be at least 0 and below ${limit} at [${place.join(",")}], as ${name} takes it for an index along ${nameOf(indices.into)}'s ne[${indices.dim}]`,
+    `must be at least 0 and below ${limit} at [${place.join(",")}], as ${name} takes it for an index along ${nameOf(into)}'s ne[${dim}]`,
     value,
   )
 }

@@ -1,12 +1,7 @@
-import {
-  type Dialect,
-  formatVersion,
-  NUMBERING_PROBE,
-  ProtocolError,
-  shortVersion,
-} from "@ggml-rpc/protocol"
+import { type Dialect, formatVersion, ProtocolError, shortVersion } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { GraphCheck } from "./GraphCheck.ts"
+import { isNumberingProbe } from "./numberingProbe.ts"
 import { RECORD_WORDS, type Words, word } from "./tensorWords.ts"
 
 /**
@@ -46,29 +41,65 @@ export const prepareInAny = (
   })
   const [first] = fitting
   if (first === undefined) throw firstRefusal
-  const isOne = meanings.every((meaning) =>
-    meaning.every((value, index) => value === meanings[0]![index]),
-  )
-  const isProbe = !isOne && isNumberingProbe(check, original)
+  const isOne = meanings.every((meaning) => isSame(meaning, meanings[0]!))
+  // Any answer is right that this server keeps to.
+  const isProbe = !isOne && check.nodeCount > 0 && isNumberingProbe(original, recordOf(check, 0))
   if (!isOne && !isProbe) refuseAmbiguous(fitting)
   fits(first)
   return isProbe ? [first] : fitting
 }
 
-const probeName = new TextEncoder().encode(`${NUMBERING_PROBE}\0`)
-
-/** Whether the client asks how this server numbers operations: any answer is right that it keeps to. */
-const isNumberingProbe = (check: GraphCheck, words: Words): boolean => {
-  const record = check.recordsOffset / 4 + (check.nodes[0]! - 1) * RECORD_WORDS
-  const name = new Uint8Array(words.buffer, words.byteOffset + (record + word.name) * 4, 64)
-  return probeName.every((byte, index) => name[index] === byte)
+/**
+ * Prepares a question in the one of the `dialects` in which most of its nodes make sense: in the client's own, all that it
+ * would put into a graph do.
+ *
+ * @throws {ProtocolError} when it makes sense in none, with what the first one says
+ */
+export const askInAny = (
+  check: GraphCheck,
+  dialects: readonly Dialect[],
+  words: Words,
+  prepare: () => readonly boolean[],
+  sizeBytes: number,
+): readonly boolean[] => {
+  if (dialects.length === 1) return prepare()
+  const original = words.slice(0, Math.ceil(sizeBytes / 4))
+  const attempt = (dialect: Dialect): readonly boolean[] => {
+    words.set(original)
+    check.speak(dialect)
+    return prepare()
+  }
+  let firstRefusal: ProtocolError | undefined
+  let best: Dialect | undefined
+  let mostNodes = -1
+  for (const dialect of dialects) {
+    try {
+      const nodes = attempt(dialect).filter(Boolean).length
+      if (nodes > mostNodes) {
+        best = dialect
+        mostNodes = nodes
+      }
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error
+      firstRefusal ??= error
+    }
+  }
+  if (best === undefined) throw firstRefusal
+  return attempt(best)
 }
+
+/** Word index of a node's record. */
+const recordOf = (check: GraphCheck, node: number): number =>
+  check.recordsOffset / 4 + (check.nodes[node]! - 1) * RECORD_WORDS
+
+const isSame = (first: Uint32Array, second: Uint32Array): boolean =>
+  first.length === second.length && first.every((value, index) => value === second[index])
 
 /** Operation and kind of each node of a prepared graph. */
 const meaningOf = (check: GraphCheck, words: Words): Uint32Array => {
   const meaning = new Uint32Array(check.nodeCount * 2)
   for (let node = 0; node < check.nodeCount; node++) {
-    const at = check.recordsOffset / 4 + (check.nodes[node]! - 1) * RECORD_WORDS
+    const at = recordOf(check, node)
     meaning[node * 2] = words[at + word.op]!
     meaning[node * 2 + 1] = words[at + word.opParams]!
   }

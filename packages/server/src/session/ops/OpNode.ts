@@ -1,6 +1,7 @@
 import { TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-rpc/protocol"
-import { byteSize, type Words, word } from "../graph/tensorWords.ts"
+import { byteSize, readU64, type Words, word } from "../graph/tensorWords.ts"
 import { loadedTypeName } from "../spoken.ts"
+import type { Layout } from "./layout.ts"
 
 /** The node itself, where its sources are 0 to 9. */
 export const RESULT = -1
@@ -75,6 +76,15 @@ export class OpNode {
     return TYPE_BLOCK_SIZE[this.type(tensor)]! > 1
   }
 
+  typeName(tensor: number): string {
+    return loadedTypeName(this.type(tensor)) ?? String(this.type(tensor))
+  }
+
+  /** Address of the first byte. */
+  start(tensor: number): number {
+    return readU64(this.#words, this.#at[tensor + 1]! + word.data)
+  }
+
   /** `ggml_is_contiguous`. */
   isContiguous(tensor: number): boolean {
     const blockSize = TYPE_BLOCK_SIZE[this.type(tensor)]!
@@ -86,6 +96,73 @@ export class OpNode {
       if (ne === 1) continue
       if (this.nb(tensor, dim) !== next) return false
       next *= ne
+    }
+    return true
+  }
+
+  hasDenseRows(tensor: number): boolean {
+    return this.nb(tensor, 0) === this.typeSize(tensor)
+  }
+
+  /** Row r, of all dimensions, lies at r times `nb[1]`. */
+  hasRowsAtOneDistance(tensor: number): boolean {
+    const pitch = this.nb(tensor, 1)
+    const plane = pitch * this.ne(tensor, 1)
+    return (
+      (this.ne(tensor, 2) === 1 || this.nb(tensor, 2) === plane) &&
+      (this.ne(tensor, 3) === 1 || this.nb(tensor, 3) === plane * this.ne(tensor, 2))
+    )
+  }
+
+  /** Bytes of a dense row. */
+  rowBytes(tensor: number): number {
+    return (this.ne(tensor, 0) / TYPE_BLOCK_SIZE[this.type(tensor)]!) * this.typeSize(tensor)
+  }
+
+  /** Whether start and strides are multiples of a power of 2. */
+  isAligned(tensor: number, bytes: number): boolean {
+    let all = this.start(tensor) % bytes
+    for (let dim = 0; dim < 4; dim++) {
+      if (this.ne(tensor, dim) > 1) all |= this.nb(tensor, dim) % bytes
+    }
+    return all === 0
+  }
+
+  /** Whether elements may share bytes: in the order of their strides, each dimension must step over the ones before. */
+  overlapsItself(tensor: number): boolean {
+    const blocks = this.ne(tensor, 0) / TYPE_BLOCK_SIZE[this.type(tensor)]!
+    let extent = this.typeSize(tensor)
+    for (let left = 0b1111; left !== 0; ) {
+      let least = -1
+      for (let dim = 0; dim < 4; dim++) {
+        if ((left & (1 << dim)) === 0) continue
+        if (least < 0 || this.nb(tensor, dim) < this.nb(tensor, least)) least = dim
+      }
+      left &= ~(1 << least)
+      const count = least === 0 ? blocks : this.ne(tensor, least)
+      if (count === 1) continue
+      const step = this.nb(tensor, least)
+      if (step < extent) return true
+      extent += (count - 1) * step
+    }
+    return false
+  }
+
+  /** Whether no byte lies between the first and last of both. */
+  areApart(first: number, second: number): boolean {
+    const a = this.start(first)
+    const b = this.start(second)
+    return a + this.bytes(first) <= b || b + this.bytes(second) <= a
+  }
+
+  /** Whether both are the same elements in the same places. */
+  areOne(first: number, second: number): boolean {
+    if (this.start(first) !== this.start(second)) return false
+    if (this.type(first) !== this.type(second)) return false
+    for (let dim = 0; dim < 4; dim++) {
+      const ne = this.ne(first, dim)
+      if (ne !== this.ne(second, dim)) return false
+      if (ne !== 1 && this.nb(first, dim) !== this.nb(second, dim)) return false
     }
     return true
   }
@@ -148,6 +225,21 @@ export class OpNode {
     )
   }
 
+  lies(tensor: number, layout: Layout): string {
+    switch (layout) {
+      case "strided":
+        return ""
+      case "contiguous":
+        return this.contiguous(tensor)
+      case "rows":
+        return this.denseRows(tensor)
+      case "pitched":
+        return this.denseRows(tensor) || this.rowsAtOneDistance(tensor)
+      case "packed":
+        return this.packed(tensor)
+    }
+  }
+
   typed(tensor: number, first: number, second = first, third = first): string {
     const type = this.type(tensor)
     if (type === first || type === second || type === third) return ""
@@ -167,9 +259,22 @@ export class OpNode {
 
   /** `nb[0]` is the size of an element. */
   denseRows(tensor: number): string {
-    return this.nb(tensor, 0) === this.typeSize(tensor)
+    return this.hasDenseRows(tensor) ? "" : `${nameOf(tensor)} must have contiguous rows`
+  }
+
+  rowsAtOneDistance(tensor: number): string {
+    return this.hasRowsAtOneDistance(tensor)
       ? ""
-      : `${nameOf(tensor)} must have contiguous rows`
+      : `${nameOf(tensor)} must have all rows at the distance nb[1]`
+  }
+
+  /** Contiguous, and so by the strides that count for a kernel which counts rows. */
+  packed(tensor: number): string {
+    return this.hasDenseRows(tensor) &&
+      this.hasRowsAtOneDistance(tensor) &&
+      (this.rows(tensor) === 1 || this.nb(tensor, 1) === this.rowBytes(tensor))
+      ? ""
+      : `${nameOf(tensor)} must be contiguous`
   }
 
   scalar(tensor: number): string {

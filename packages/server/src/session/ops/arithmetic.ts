@@ -1,6 +1,16 @@
 /** Operations on each element, copies among them, and rows that are made of parameters. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, elementwise, INT_MAX, type OpRules, rule } from "./rule.ts"
+import {
+  anything,
+  type Check,
+  elementwise,
+  INT_MAX,
+  type OpRules,
+  optional,
+  rowAThread,
+  ruled,
+  training,
+} from "./rule.ts"
 import { F32, I32 } from "./types.ts"
 
 const binary: Check = (n) => n.same(RESULT, 0) || n.repeats(1, 0)
@@ -39,48 +49,108 @@ const glu: Check = (n) =>
     : n.shape(RESULT, Math.floor(n.ne(0, 0) / 2), n.ne(0, 1), n.ne(0, 2), n.ne(0, 3))) ||
   n.denseRows(RESULT)
 
-export const arithmeticRules: OpRules = {
-  DUP: rule(1, copyOfType),
-  CPY: rule(1, copy),
-  CONT: rule(1, copyOfType),
-  ADD: rule(2, binary),
-  ADD_ID: rule(
-    3,
-    (n) =>
+/** The planner of work memory looks at src[1], which says again what the result is. */
+const copyInto: Check = (n) => n.same(RESULT, 1) || n.sameType(RESULT, 1) || copy(n)
+
+export const arithmeticRules = {
+  DUP: ruled({
+    result: anything,
+    sources: [anything],
+    check: copyOfType,
+    work: rowAThread(RESULT),
+  }),
+  CPY: ruled({
+    result: anything,
+    sources: [anything, anything],
+    inPlace: [0, 1],
+    check: copyInto,
+    work: rowAThread(RESULT),
+  }),
+  CONT: ruled({ result: anything, sources: [anything], check: copyOfType }),
+  ADD: ruled({
+    result: anything,
+    sources: [anything, anything],
+    inPlace: [0, 1],
+    check: binary,
+    work: rowAThread(0),
+  }),
+  ADD_ID: ruled({
+    result: anything,
+    sources: [anything, anything, anything],
+    inPlace: [0],
+    check: (n) =>
       n.same(RESULT, 0) ||
       n.typed(2, I32) ||
       n.sameDim(1, 0, 0, 0) ||
       n.sameDim(2, 0, 0, 1) ||
       n.sameDim(2, 1, 0, 2),
-    [{ source: 2, into: 1, dim: 1 }],
-  ),
-  ADD1: rule(2, (n) => n.same(RESULT, 0) || n.scalar(1)),
-  ACC: rule(2, intoView),
-  SET: rule(2, intoView),
-  SUB: rule(2, binary),
-  MUL: rule(2, binary),
-  DIV: rule(2, binary),
-  SQR: rule(1, elementwise),
-  SQRT: rule(1, elementwise),
-  LOG: rule(1, elementwise),
-  SIN: rule(1, elementwise),
-  COS: rule(1, elementwise),
-  SILU_BACK: rule(2, (n) => n.same(RESULT, 0) || n.same(1, 0)),
-  SCALE: rule(1, elementwise),
-  CLAMP: rule(1, elementwise),
-  LEAKY_RELU: rule(1, elementwise),
-  UNARY: rule(1, (n) => n.same(RESULT, 0) || n.denseRows(0) || n.denseRows(RESULT)),
-  GLU: rule(1, glu),
-  FILL: rule(1, (n) => n.same(RESULT, 0) || n.contiguous(RESULT)),
-  ARANGE: rule(0, (n) => n.typed(RESULT, F32) || n.vector(RESULT)),
-  TIMESTEP_EMBEDDING: rule(
-    1,
-    (n) =>
+    work: rowAThread(0),
+    indices: [{ source: 2, into: 1, dim: 1 }],
+  }),
+  ADD1: ruled({
+    result: anything,
+    sources: [anything, anything],
+    inPlace: [0],
+    check: (n) => n.same(RESULT, 0) || n.scalar(1),
+    work: rowAThread(0),
+  }),
+  ACC: ruled({
+    result: anything,
+    sources: [anything, anything],
+    inPlace: [0],
+    check: intoView,
+    work: rowAThread(1),
+  }),
+  SET: ruled({ result: anything, sources: [anything, anything], inPlace: [0], check: intoView }),
+  SUB: ruled({ result: anything, sources: [anything, anything], inPlace: [0, 1], check: binary }),
+  MUL: ruled({ result: anything, sources: [anything, anything], inPlace: [0, 1], check: binary }),
+  DIV: ruled({ result: anything, sources: [anything, anything], inPlace: [0, 1], check: binary }),
+  SQR: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  SQRT: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  LOG: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  SIN: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  COS: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  SILU_BACK: training({
+    result: anything,
+    sources: [anything, anything],
+    inPlace: [0, 1],
+    check: (n) => n.same(RESULT, 0) || n.same(1, 0),
+  }),
+  SCALE: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  CLAMP: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  LEAKY_RELU: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  UNARY: ruled({
+    result: anything,
+    sources: [anything],
+    inPlace: [0],
+    check: (n) => n.same(RESULT, 0) || n.denseRows(0) || n.denseRows(RESULT),
+  }),
+  GLU: ruled({
+    result: anything,
+    sources: [anything, optional(anything)],
+    inPlace: [0],
+    check: glu,
+  }),
+  FILL: ruled({
+    result: anything,
+    sources: [anything],
+    inPlace: [0],
+    check: (n) => n.same(RESULT, 0) || n.contiguous(RESULT),
+  }),
+  ARANGE: ruled({
+    result: anything,
+    sources: [],
+    check: (n) => n.typed(RESULT, F32) || n.vector(RESULT),
+  }),
+  TIMESTEP_EMBEDDING: ruled({
+    result: anything,
+    sources: [anything],
+    check: (n) =>
       n.range(0, 1, INT_MAX) ||
       n.range(1, 1, INT_MAX) ||
       n.typed(0, F32) ||
       n.vector(0) ||
       n.typed(RESULT, F32) ||
       n.shape(RESULT, n.param(0), n.ne(0, 0), 1, 1),
-  ),
-}
+  }),
+} satisfies OpRules

@@ -1,6 +1,18 @@
 /** Attention and what belongs to it: positions, masks, windows. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, INT_MAX, type OpRules, rule } from "./rule.ts"
+import {
+  anything,
+  type Check,
+  FLOAT,
+  INT_MAX,
+  type OpRules,
+  optional,
+  refused,
+  rowAThread,
+  ruled,
+  training,
+  type Work,
+} from "./rule.ts"
 import { F16, F32, I32 } from "./types.ts"
 
 const softMax: Check = (n) =>
@@ -136,19 +148,64 @@ const lightningIndexer: Check = (n) =>
   n.shape(RESULT, n.ne(1, 2), n.ne(0, 2), 1, n.ne(0, 3)) ||
   n.contiguous(RESULT)
 
-export const attentionRules: OpRules = {
-  SOFT_MAX: rule(1, softMax),
-  SOFT_MAX_BACK: rule(
-    2,
-    (n) => n.same(RESULT, 0) || n.same(1, 0) || n.contiguous(0) || n.contiguous(1),
-  ),
-  ROPE: rule(2, rope),
-  ROPE_BACK: rule(2, rope),
-  FLASH_ATTN_EXT: rule(3, flashAttention),
-  FLASH_ATTN_BACK: rule(4, () => "ggml has no way to build it in this version"),
-  WIN_PART: rule(1, winPart),
-  WIN_UNPART: rule(1, winUnpart),
-  GET_REL_POS: rule(1, getRelPos),
-  ADD_REL_POS: rule(3, addRelPos),
-  LIGHTNING_INDEXER: rule(4, lightningIndexer),
+/** A tile of Flash Attention: `GGML_FA_TILE_Q` and `GGML_FA_TILE_KV`. */
+const TILE = 64
+
+const flashAttentionWork: Work = (n, threadCount) => {
+  const [key, value] = [n.ne(1, 0), n.ne(2, 0)]
+  const prompt = TILE * (2 * key + 2 * value + 2 * TILE)
+  const token = n.ne(0, 2) * (2 + value) + key + 2 * value
+  return FLOAT * threadCount * Math.max(prompt, token)
 }
+
+export const attentionRules = {
+  SOFT_MAX: ruled({
+    result: anything,
+    sources: [anything, optional(anything), optional(anything)],
+    inPlace: [0],
+    check: softMax,
+    work: rowAThread(RESULT),
+  }),
+  SOFT_MAX_BACK: training({
+    result: anything,
+    sources: [anything, anything],
+    inPlace: [0, 1],
+    check: (n) => n.same(RESULT, 0) || n.same(1, 0) || n.contiguous(0) || n.contiguous(1),
+  }),
+  ROPE: ruled({
+    result: anything,
+    sources: [anything, anything, optional(anything)],
+    inPlace: [0],
+    check: rope,
+    work: rowAThread(RESULT),
+  }),
+  ROPE_BACK: ruled({
+    result: anything,
+    sources: [anything, anything, optional(anything)],
+    inPlace: [0],
+    check: rope,
+    work: rowAThread(RESULT),
+  }),
+  FLASH_ATTN_EXT: ruled({
+    result: anything,
+    sources: [anything, anything, anything, optional(anything), optional(anything)],
+    check: flashAttention,
+    work: flashAttentionWork,
+  }),
+  FLASH_ATTN_BACK: refused("ggml has no way to build it in this version"),
+  WIN_PART: ruled({ result: anything, sources: [anything], check: winPart }),
+  WIN_UNPART: ruled({ result: anything, sources: [anything], check: winUnpart }),
+  GET_REL_POS: ruled({ result: anything, sources: [anything], check: getRelPos }),
+  ADD_REL_POS: ruled({
+    result: anything,
+    sources: [anything, anything, anything],
+    inPlace: [0],
+    check: addRelPos,
+  }),
+  LIGHTNING_INDEXER: ruled({
+    result: anything,
+    sources: [anything, anything, anything, anything],
+    check: lightningIndexer,
+    work: rowAThread(1),
+  }),
+} satisfies OpRules

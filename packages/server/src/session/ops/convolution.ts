@@ -1,6 +1,15 @@
 /** Convolutions and pooling. */
 import { nameOf, type OpNode, RESULT } from "./OpNode.ts"
-import { type Check, INT_MAX, type OpRules, rule } from "./rule.ts"
+import {
+  anything,
+  type Check,
+  FLOAT,
+  INT_MAX,
+  type OpRules,
+  ruled,
+  training,
+  type Work,
+} from "./rule.ts"
 import { BF16, F16, F32 } from "./types.ts"
 
 /** `ggml_calc_conv_output_size`, whose division rounds towards 0 as C's does. */
@@ -184,17 +193,46 @@ const pool2dOf = (n: OpNode, image: number, pooled: number): string =>
   n.typed(RESULT, F32) ||
   n.contiguous(RESULT)
 
-export const convolutionRules: OpRules = {
-  CONV_TRANSPOSE_1D: rule(2, convTranspose1d),
-  IM2COL: rule(2, im2col),
-  IM2COL_BACK: rule(2, im2colBack),
-  IM2COL_3D: rule(2, im2col3d),
-  COL2IM_1D: rule(1, col2im1d),
-  CONV_2D: rule(2, conv2d),
-  CONV_3D: rule(2, conv3d),
-  CONV_2D_DW: rule(2, conv2dDw),
-  CONV_TRANSPOSE_2D: rule(2, convTranspose2d),
-  POOL_1D: rule(1, pool1d),
-  POOL_2D: rule(1, (n) => pool2dOf(n, 0, RESULT)),
-  POOL_2D_BACK: rule(2, (n) => n.same(RESULT, 1) || pool2dOf(n, RESULT, 0)),
-}
+const bothSources: Work = (n) => FLOAT * (n.elements(0) + n.elements(1))
+
+/** `GGML_IM2COL_WORK_SIZE`. */
+const IM2COL_WORK = 16 * 1024 * 1024
+
+export const convolutionRules = {
+  CONV_TRANSPOSE_1D: ruled({
+    result: anything,
+    sources: [anything, anything],
+    check: convTranspose1d,
+    work: bothSources,
+  }),
+  IM2COL: ruled({ result: anything, sources: [anything, anything], check: im2col }),
+  IM2COL_BACK: training({ result: anything, sources: [anything, anything], check: im2colBack }),
+  IM2COL_3D: ruled({ result: anything, sources: [anything, anything], check: im2col3d }),
+  COL2IM_1D: ruled({ result: anything, sources: [anything], check: col2im1d }),
+  CONV_2D: ruled({
+    result: anything,
+    sources: [anything, anything],
+    check: conv2d,
+    work: () => IM2COL_WORK,
+  }),
+  CONV_3D: ruled({
+    result: anything,
+    sources: [anything, anything],
+    check: conv3d,
+    work: () => IM2COL_WORK,
+  }),
+  CONV_2D_DW: ruled({ result: anything, sources: [anything, anything], check: conv2dDw }),
+  CONV_TRANSPOSE_2D: ruled({
+    result: anything,
+    sources: [anything, anything],
+    check: convTranspose2d,
+    work: bothSources,
+  }),
+  POOL_1D: ruled({ result: anything, sources: [anything], check: pool1d }),
+  POOL_2D: ruled({ result: anything, sources: [anything], check: (n) => pool2dOf(n, 0, RESULT) }),
+  POOL_2D_BACK: training({
+    result: anything,
+    sources: [anything, anything],
+    check: (n) => n.same(RESULT, 1) || pool2dOf(n, RESULT, 0),
+  }),
+} satisfies OpRules

@@ -1,6 +1,6 @@
 /** Hyper-connections: several residual streams, mixed before and after each layer. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, INT_MAX, type OpRules, rule } from "./rule.ts"
+import { anything, type Check, INT_MAX, type OpRules, optional, ruled } from "./rule.ts"
 import { F32 } from "./types.ts"
 
 /** The only width of hyper-connections that ggml has kernels for. */
@@ -51,8 +51,16 @@ const hyperAfter: Check = (n) => {
   )
 }
 
-export const hyperConnectionsRules: OpRules = {
-  DSV4_HC_COMB: rule(3, hyperCombine),
-  DSV4_HC_PRE: rule(2, hyperBefore),
-  DSV4_HC_POST: rule(3, hyperAfter),
-}
+export const hyperConnectionsRules = {
+  DSV4_HC_COMB: ruled({
+    result: anything,
+    sources: [anything, anything, anything],
+    check: hyperCombine,
+  }),
+  DSV4_HC_PRE: ruled({ result: anything, sources: [anything, anything], check: hyperBefore }),
+  DSV4_HC_POST: ruled({
+    result: anything,
+    sources: [anything, anything, anything, optional(anything)],
+    check: hyperAfter,
+  }),
+} satisfies OpRules

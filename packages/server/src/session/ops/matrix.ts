@@ -1,7 +1,16 @@
 /** Products of matrices, and operations that know a diagonal. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, INT_MAX, type OpRules, rule } from "./rule.ts"
-import { F32, I32 } from "./types.ts"
+import {
+  anything,
+  type Check,
+  FLOAT,
+  INT_MAX,
+  type OpRules,
+  rowAThread,
+  ruled,
+  type Work,
+} from "./rule.ts"
+import { BF16, F16, F32, I32 } from "./types.ts"
 
 const mulMat: Check = (n) =>
   n.sameDim(0, 0, 1, 0) ||
@@ -41,21 +50,67 @@ const solveTri: Check = (n) =>
   n.same(RESULT, 1) ||
   n.contiguous(RESULT)
 
-export const matrixRules: OpRules = {
-  MUL_MAT: rule(2, mulMat),
-  MUL_MAT_ID: rule(3, mulMatId, [{ source: 2, into: 0, dim: 2 }]),
-  OUT_PROD: rule(2, outProd),
-  DIAG: rule(
-    1,
-    (n) =>
+/** What a block of quantized activations takes an element, at most: `block_q8_K` has 292 bytes for 256. */
+const QUANTIZED = 1.25
+
+/** The second factor in the type that the first is multiplied with, and a panel of the first for each thread. */
+const multiplied: Work = (n, threadCount) => {
+  const type = n.type(0)
+  const isHalf = type === F16 || type === BF16
+  const element = n.isQuantized(0) ? QUANTIZED : n.type(1) === type ? 0 : isHalf ? 2 : FLOAT
+  // `block_iqp_x8` has 2240 bytes for 256 columns of eight rows.
+  const panels = n.isQuantized(0) ? 9 * n.ne(0, 0) * threadCount : 0
+  return element * n.elements(1) + panels
+}
+
+/** And for each expert a count, a cache line, and a list of rows that may be as long as all ids. */
+const multipliedById: Work = (n, threadCount) =>
+  multiplied(n, threadCount) + n.ne(0, 2) * (8 + 64 + 8 * n.ne(2, 0) * n.ne(2, 1))
+
+export const matrixRules = {
+  MUL_MAT: ruled({
+    result: anything,
+    sources: [anything, anything],
+    check: mulMat,
+    work: multiplied,
+  }),
+  MUL_MAT_ID: ruled({
+    result: anything,
+    sources: [anything, anything, anything],
+    check: mulMatId,
+    work: multipliedById,
+    indices: [{ source: 2, into: 0, dim: 2 }],
+  }),
+  OUT_PROD: ruled({
+    result: anything,
+    sources: [anything, anything],
+    check: outProd,
+    work: rowAThread(0),
+  }),
+  DIAG: ruled({
+    result: anything,
+    sources: [anything],
+    check: (n) =>
       n.must(n.ne(0, 1) === 1, "src[0].ne[1] must be 1") ||
       n.shape(RESULT, n.ne(0, 0), n.ne(0, 0), n.ne(0, 2), n.ne(0, 3)),
-  ),
-  DIAG_MASK_INF: rule(1, (n) => n.same(RESULT, 0) || n.range(0, 0, INT_MAX)),
-  DIAG_MASK_ZERO: rule(1, (n) => n.same(RESULT, 0) || n.range(0, 0, INT_MAX)),
-  TRI: rule(
-    1,
-    (n) => n.range(0, 0, 3) || n.sameDim(0, 1, 0, 0) || n.contiguous(0) || n.same(RESULT, 0),
-  ),
-  SOLVE_TRI: rule(2, solveTri),
-}
+  }),
+  DIAG_MASK_INF: ruled({
+    result: anything,
+    sources: [anything],
+    inPlace: [0],
+    check: (n) => n.same(RESULT, 0) || n.range(0, 0, INT_MAX),
+  }),
+  DIAG_MASK_ZERO: ruled({
+    result: anything,
+    sources: [anything],
+    inPlace: [0],
+    check: (n) => n.same(RESULT, 0) || n.range(0, 0, INT_MAX),
+  }),
+  TRI: ruled({
+    result: anything,
+    sources: [anything],
+    inPlace: [0],
+    check: (n) => n.range(0, 0, 3) || n.sameDim(0, 1, 0, 0) || n.contiguous(0) || n.same(RESULT, 0),
+  }),
+  SOLVE_TRI: ruled({ result: anything, sources: [anything, anything], check: solveTri }),
+} satisfies OpRules

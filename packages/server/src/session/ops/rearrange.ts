@@ -1,6 +1,6 @@
 /** Operations that move elements: repeated, joined, padded, shifted, scaled up. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, type OpRules, rule } from "./rule.ts"
+import { anything, type Check, type OpRules, orEmpty, ruled, training } from "./rule.ts"
 import { F32 } from "./types.ts"
 
 const concat: Check = (n) => {
@@ -48,19 +48,33 @@ const roll: Check = (n) => {
   return n.same(RESULT, 0) || n.sameType(RESULT, 0) || n.denseRows(0)
 }
 
-export const rearrangeRules: OpRules = {
-  REPEAT: rule(1, (n) => n.sameType(RESULT, 0) || n.repeats(0, RESULT)),
-  REPEAT_BACK: rule(1, (n) => n.sameType(RESULT, 0) || n.repeats(RESULT, 0)),
-  CONCAT: rule(2, concat),
-  UPSCALE: rule(
-    1,
-    (n) =>
+export const rearrangeRules = {
+  REPEAT: ruled({
+    result: anything,
+    sources: [anything],
+    check: (n) => n.sameType(RESULT, 0) || n.repeats(0, RESULT),
+  }),
+  REPEAT_BACK: training({
+    result: anything,
+    sources: [anything],
+    check: (n) => n.sameType(RESULT, 0) || n.repeats(RESULT, 0),
+  }),
+  CONCAT: ruled({
+    result: anything,
+    // minicpm3's heads have a part without positions of no elements.
+    sources: [orEmpty(anything), orEmpty(anything)],
+    check: concat,
+  }),
+  UPSCALE: ruled({
+    result: anything,
+    sources: [anything],
+    check: (n) =>
       n.typed(0, F32) ||
       n.typed(RESULT, F32) ||
       n.must(n.elements(0) > 0, "src[0] must not be empty") ||
       n.must((n.param(0) & 0xff) < 3, "op_params[0] must be a known mode"),
-  ),
-  PAD: rule(1, pad),
-  PAD_REFLECT_1D: rule(1, padReflect1d),
-  ROLL: rule(1, roll),
-}
+  }),
+  PAD: ruled({ result: anything, sources: [anything], check: pad }),
+  PAD_REFLECT_1D: ruled({ result: anything, sources: [anything], check: padReflect1d }),
+  ROLL: ruled({ result: anything, sources: [anything], check: roll }),
+} satisfies OpRules

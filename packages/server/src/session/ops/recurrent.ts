@@ -1,6 +1,6 @@
 /** State space models and linear attention: a state that goes from token to token. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, INT_MAX, type OpRules, rule } from "./rule.ts"
+import { anything, type Check, FLOAT, INT_MAX, type OpRules, ruled, type Work } from "./rule.ts"
 import { F32, I32 } from "./types.ts"
 
 const ssmConv: Check = (n) =>
@@ -113,11 +113,38 @@ const gatedDeltaNet: Check = (n) => {
   )
 }
 
-export const recurrentRules: OpRules = {
-  SSM_CONV: rule(2, ssmConv),
-  SSM_SCAN: rule(7, ssmScan, [{ source: 6, into: 0, dim: 3 }]),
-  RWKV_WKV6: rule(6, wkv6),
-  GATED_LINEAR_ATTN: rule(5, recurrent(0, [0, 1, 2, 3], 4)),
-  RWKV_WKV7: rule(7, recurrent(2, [0, 1, 2, 3, 4, 5], 6)),
-  GATED_DELTA_NET: rule(6, gatedDeltaNet),
+const gatedDeltaNetWork: Work = (n, threadCount) => {
+  const size = n.ne(2, 0)
+  return FLOAT * threadCount * (size + size * size)
 }
+
+export const recurrentRules = {
+  SSM_CONV: ruled({ result: anything, sources: [anything, anything], check: ssmConv }),
+  SSM_SCAN: ruled({
+    result: anything,
+    sources: [anything, anything, anything, anything, anything, anything, anything],
+    check: ssmScan,
+    indices: [{ source: 6, into: 0, dim: 3 }],
+  }),
+  RWKV_WKV6: ruled({
+    result: anything,
+    sources: [anything, anything, anything, anything, anything, anything],
+    check: wkv6,
+  }),
+  GATED_LINEAR_ATTN: ruled({
+    result: anything,
+    sources: [anything, anything, anything, anything, anything],
+    check: recurrent(0, [0, 1, 2, 3], 4),
+  }),
+  RWKV_WKV7: ruled({
+    result: anything,
+    sources: [anything, anything, anything, anything, anything, anything, anything],
+    check: recurrent(2, [0, 1, 2, 3, 4, 5], 6),
+  }),
+  GATED_DELTA_NET: ruled({
+    result: anything,
+    sources: [anything, anything, anything, anything, anything, anything],
+    check: gatedDeltaNet,
+    work: gatedDeltaNetWork,
+  }),
+} satisfies OpRules

@@ -1,6 +1,16 @@
 /** Operations along rows, and those that choose rows by their index. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, elementwise, type OpRules, rule } from "./rule.ts"
+import {
+  anything,
+  type Check,
+  elementwise,
+  type OpRules,
+  optional,
+  orEmpty,
+  rowAThread,
+  ruled,
+  training,
+} from "./rule.ts"
 import { F16, F32, I32, I64 } from "./types.ts"
 
 const rowsToOne: Check = (n) => n.shape(RESULT, 1, n.ne(0, 1), n.ne(0, 2), n.ne(0, 3))
@@ -27,33 +37,60 @@ const setRows: Check = (n) =>
   n.denseRows(RESULT) ||
   (n.has(2) ? n.same(RESULT, 2) : "")
 
-export const rowsRules: OpRules = {
-  SUM: rule(1, (n) => n.scalar(RESULT)),
-  SUM_ROWS: rule(1, rowsToOne),
-  CUMSUM: rule(1, elementwise),
-  MEAN: rule(1, rowsToOne),
-  ARGMAX: rule(
-    1,
-    (n) => n.typed(RESULT, I32) || n.matrix(0) || n.shape(RESULT, n.ne(0, 1), 1, 1, 1),
-  ),
-  COUNT_EQUAL: rule(2, (n) => n.same(1, 0) || n.typed(RESULT, I64) || n.scalar(RESULT)),
-  NORM: rule(1, elementwise),
-  RMS_NORM: rule(1, elementwise),
-  RMS_NORM_BACK: rule(2, (n) => n.same(RESULT, 0) || n.same(1, 0)),
-  GROUP_NORM: rule(1, (n) => n.range(0, 1, 2 ** 20) || n.same(RESULT, 0)),
-  L2_NORM: rule(1, elementwise),
-  ARGSORT: rule(1, (n) => n.typed(RESULT, I32) || n.range(0, 0, 1) || n.same(RESULT, 0)),
-  TOP_K: rule(
-    1,
-    (n) =>
+export const rowsRules = {
+  SUM: ruled({ result: anything, sources: [anything], check: (n) => n.scalar(RESULT) }),
+  SUM_ROWS: ruled({ result: anything, sources: [anything], check: rowsToOne }),
+  CUMSUM: ruled({ result: anything, sources: [anything], check: elementwise }),
+  MEAN: ruled({ result: anything, sources: [anything], check: rowsToOne }),
+  ARGMAX: ruled({
+    result: anything,
+    sources: [anything],
+    check: (n) => n.typed(RESULT, I32) || n.matrix(0) || n.shape(RESULT, n.ne(0, 1), 1, 1, 1),
+  }),
+  COUNT_EQUAL: training({
+    result: anything,
+    sources: [anything, anything],
+    check: (n) => n.same(1, 0) || n.typed(RESULT, I64) || n.scalar(RESULT),
+  }),
+  NORM: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  RMS_NORM: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  RMS_NORM_BACK: training({
+    result: anything,
+    sources: [anything, anything],
+    inPlace: [0, 1],
+    check: (n) => n.same(RESULT, 0) || n.same(1, 0),
+  }),
+  GROUP_NORM: ruled({
+    result: anything,
+    sources: [anything],
+    inPlace: [0],
+    check: (n) => n.range(0, 1, 2 ** 20) || n.same(RESULT, 0),
+  }),
+  L2_NORM: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  ARGSORT: ruled({
+    result: anything,
+    sources: [anything],
+    check: (n) => n.typed(RESULT, I32) || n.range(0, 0, 1) || n.same(RESULT, 0),
+  }),
+  TOP_K: ruled({
+    result: anything,
+    sources: [anything],
+    check: (n) =>
       n.typed(RESULT, I32) ||
       n.must(n.ne(RESULT, 0) <= n.ne(0, 0), "the result must not be wider than src[0]") ||
       n.shape(RESULT, n.ne(RESULT, 0), n.ne(0, 1), n.ne(0, 2), n.ne(0, 3)),
-  ),
-  GET_ROWS: rule(2, getRows, [{ source: 1, into: 0, dim: 1 }]),
-  GET_ROWS_BACK: rule(
-    2,
-    (n) =>
+    work: rowAThread(0),
+  }),
+  GET_ROWS: ruled({
+    result: anything,
+    sources: [anything, anything],
+    check: getRows,
+    indices: [{ source: 1, into: 0, dim: 1 }],
+  }),
+  GET_ROWS_BACK: training({
+    result: anything,
+    sources: [anything, anything],
+    check: (n) =>
       n.matrix(0) ||
       n.vector(1) ||
       n.typed(1, I32) ||
@@ -63,7 +100,14 @@ export const rowsRules: OpRules = {
       n.matrix(RESULT) ||
       n.sameDim(RESULT, 0, 0, 0) ||
       n.contiguous(RESULT),
-    [{ source: 1, into: RESULT, dim: 1 }],
-  ),
-  SET_ROWS: rule(2, setRows, [{ source: 1, into: RESULT, dim: 1 }]),
-}
+    indices: [{ source: 1, into: RESULT, dim: 1 }],
+  }),
+  SET_ROWS: ruled({
+    result: anything,
+    sources: [orEmpty(anything), orEmpty(anything), optional(anything)],
+    inPlace: [2],
+    check: setRows,
+    work: rowAThread(0),
+    indices: [{ source: 1, into: RESULT, dim: 1 }],
+  }),
+} satisfies OpRules

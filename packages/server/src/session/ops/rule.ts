@@ -1,20 +1,23 @@
+import type { OpName, TypeName } from "@ggml-rpc/protocol"
+import type { Layout } from "./layout.ts"
 import { type OpNode, RESULT } from "./OpNode.ts"
+import { allTypes } from "./types.ts"
 
 /** "" or what is wrong with a node. */
 export type Check = (node: OpNode) => string
 
-/**
- * What ggml's constructor of an operation guarantees, and its kernels rely on: shapes of sources and result, types
- * where a kernel takes them for granted, parameters that divide, count or index. Kernels assert a part of it, which
- * ends the process, and read or write out of bounds for the rest.
- */
-export interface OpRule {
-  /** How many leading sources the kernels read without looking. */
-  readonly sourceCount: number
-  /** Called when these are there. */
-  readonly check: Check
-  /** What the kernels address memory by: read right before the node runs, each time. */
-  readonly indices?: readonly Indices[]
+/** Bytes that the kernel of an operation takes beside its tensors, at most. */
+export type Work = (node: OpNode, threadCount: number) => number
+
+/** A tensor of a node as its kernel takes it. */
+export interface TensorRule {
+  /** For which the kernels have code. */
+  readonly types: readonly TypeName[]
+  readonly layout: Layout
+  /** A source that may be absent. */
+  readonly isOptional?: true
+  /** A source that may have no elements though the result has some. */
+  readonly mayBeEmpty?: true
 }
 
 /**
@@ -28,16 +31,77 @@ export interface Indices {
   readonly dim: number
 }
 
-/** By ggml's name of an operation, without `GGML_OP_`. */
-export type OpRules = Readonly<Record<string, OpRule>>
+/**
+ * An operation that is computed, if its node is as ggml's constructor makes it and its kernels rely on. Kernels assert a part
+ * of it, which ends the process, and read or write out of bounds for the rest.
+ */
+export interface Ruled {
+  readonly kind: "ruled"
+  readonly result: TensorRule
+  /** What the kernels read, in order. A node may name more sources: they are taken away. */
+  readonly sources: readonly TensorRule[]
+  /** Sources that the result may lie over, in the same layout; it is apart from all others. */
+  readonly inPlace?: readonly number[]
+  /** Shapes, parameters and what holds between tensors. Called when the tensors by themselves are right. */
+  readonly check?: Check
+  /** Absent: none. */
+  readonly work?: Work
+  /** What the kernels address memory by: read right before the node runs, each time. */
+  readonly indices?: readonly Indices[]
+  /** Run with `ServeOptions.allowTraining` only. */
+  readonly isTraining?: true
+}
 
-export const rule = (
-  sourceCount: number,
-  check: Check,
-  indices: readonly Indices[] = [],
-): OpRule => ({ sourceCount, check, indices })
+/** An operation that is never computed. */
+export interface Refused {
+  readonly kind: "refused"
+  readonly reason: string
+}
+
+/** The result is its source, or a part of it: nothing is computed. */
+export interface View {
+  readonly kind: "view"
+}
+
+export type OpRule = Ruled | Refused | View
+
+/** By ggml's name of an operation, without `GGML_OP_`. */
+export type OpRules = Readonly<Partial<Record<OpName, OpRule>>>
+
+export const ruled = (rule: Omit<Ruled, "kind">): Ruled => ({ kind: "ruled", ...rule })
+
+/** Only training uses it. */
+export const training = (rule: Omit<Ruled, "kind" | "isTraining">): Ruled => ({
+  kind: "ruled",
+  isTraining: true,
+  ...rule,
+})
+
+export const refused = (reason: string): Refused => ({ kind: "refused", reason })
+
+export const view: View = { kind: "view" }
+
+export const tensor = (types: readonly TypeName[], layout: Layout): TensorRule => ({
+  types,
+  layout,
+})
+
+export const anything: TensorRule = tensor(allTypes, "strided")
+
+export const optional = (rule: TensorRule): TensorRule => ({ ...rule, isOptional: true })
+
+export const orEmpty = (rule: TensorRule): TensorRule => ({ ...rule, mayBeEmpty: true })
 
 export const INT_MAX = 2 ** 31 - 1
 
 /** The result has the shape of the first source: operations on each element or row. */
 export const elementwise: Check = (n) => n.same(RESULT, 0)
+
+/** Bytes of a float, which most work memory holds. */
+export const FLOAT = 4
+
+/** A row of floats of `tensor` for each thread. */
+export const rowAThread =
+  (tensor: number): Work =>
+  (node, threadCount) =>
+    FLOAT * node.ne(tensor, 0) * threadCount

@@ -1,6 +1,6 @@
 /** Losses and optimizers. */
 import { RESULT } from "./OpNode.ts"
-import { type Check, type OpRules, rule } from "./rule.ts"
+import { anything, type Check, FLOAT, type OpRules, training } from "./rule.ts"
 import { F32 } from "./types.ts"
 
 const optimizer =
@@ -17,9 +17,28 @@ const optimizer =
     )
   }
 
-export const trainingRules: OpRules = {
-  CROSS_ENTROPY_LOSS: rule(2, (n) => n.same(1, 0) || n.scalar(RESULT)),
-  CROSS_ENTROPY_LOSS_BACK: rule(3, (n) => n.scalar(0) || n.same(2, 1) || n.same(RESULT, 1)),
-  OPT_STEP_ADAMW: rule(5, optimizer([1, 2, 3], 4, 7)),
-  OPT_STEP_SGD: rule(3, optimizer([1], 2, 2)),
-}
+export const trainingRules = {
+  CROSS_ENTROPY_LOSS: training({
+    result: anything,
+    sources: [anything, anything],
+    check: (n) => n.same(1, 0) || n.scalar(RESULT),
+    work: (n, threadCount) => FLOAT * (1 + n.ne(0, 0)) * threadCount,
+  }),
+  CROSS_ENTROPY_LOSS_BACK: training({
+    result: anything,
+    sources: [anything, anything, anything],
+    check: (n) => n.scalar(0) || n.same(2, 1) || n.same(RESULT, 1),
+  }),
+  OPT_STEP_ADAMW: training({
+    result: anything,
+    sources: [anything, anything, anything, anything, anything],
+    inPlace: [0],
+    check: optimizer([1, 2, 3], 4, 7),
+  }),
+  OPT_STEP_SGD: training({
+    result: anything,
+    sources: [anything, anything, anything],
+    inPlace: [0],
+    check: optimizer([1], 2, 2),
+  }),
+} satisfies OpRules
