@@ -8,6 +8,8 @@ export interface ChildConfig {
   /** The first number that is not run. */
   readonly endNumber: number
   readonly threadCount: number
+  /** Whether nodes run that no rule allows. */
+  readonly isUnchecked: boolean
   /** A file of float64, see `progress`. */
   readonly progressPath: string
   /** What compileTrap made. */

@@ -28,6 +28,10 @@ export interface FuzzOptions {
   readonly graphs?: boolean
   readonly seconds: number
   readonly threadCount: number
+  /** Runs nodes that no rule allows, to see that what they do is seen. Default false. */
+  readonly isUnchecked?: boolean
+  /** Ends after so many cases. */
+  readonly caseCount?: number
   /** Only this case. */
   readonly onlyNumber?: number
   /** Called with each failure of a new kind. */
@@ -121,8 +125,8 @@ class FuzzRun {
 
   async finish(): Promise<FuzzReport> {
     const endsAt = Date.now() + this.#options.seconds * 1000
-    const { onlyNumber } = this.#options
-    const endNumber = onlyNumber === undefined ? 2 ** 31 : onlyNumber + 1
+    const { onlyNumber, caseCount = 2 ** 31 } = this.#options
+    const endNumber = onlyNumber === undefined ? caseCount : onlyNumber + 1
     let next = onlyNumber ?? 0
     while (next < endNumber && (Date.now() < endsAt || next < this.#cases.controlCount)) {
       next = await this.#runChild(next, endNumber, endsAt)
@@ -136,9 +140,9 @@ class FuzzRun {
 
   /** Returns the number of the case after the last one that the child ran. */
   async #runChild(firstNumber: number, endNumber: number, endsAt: number): Promise<number> {
-    const { threadCount } = this.#options
+    const { threadCount, isUnchecked = false } = this.#options
     const config: ChildConfig = {
-      ...{ source: this.#source, firstNumber, endNumber, threadCount },
+      ...{ source: this.#source, firstNumber, endNumber, threadCount, isUnchecked },
       ...{ progressPath: this.#progressPath, trapPath: this.#trapPath },
       skipped: [...this.#skipped].flatMap(([key, count]) => (count >= ENOUGH ? [key] : [])),
     }
