@@ -10,6 +10,9 @@ const node = (
   floats: Readonly<Record<number, number>> = {},
 ): ValidNode => ({ op, result, sources, params, floats })
 
+/** A node that writes into one of its sources. */
+const into = (over: number, valid: ValidNode): ValidNode => ({ ...valid, over })
+
 const range = (count: number): readonly number[] => Array.from({ length: count }, (_, i) => i)
 
 /** Quantized types that weights have: Q8_1 and Q8_K are what ggml makes of activations. */
@@ -42,25 +45,27 @@ const products = [
 
 const copies = [
   ...written.flatMap((type) => [
-    node("CPY", `${type} 128,4`, ["F32 128,4", `${type} 128,4`]),
-    node("CPY", "F32 128,4", [`${type} 128,4`, "F32 128,4"]),
-    node("SET_ROWS", `${type} 128,5,2`, ["F32 128,3,2", "I64 3,1", `${type} 128,5,2`]),
+    into(1, node("CPY", `${type} 128,4`, ["F32 128,4", `${type} 128,4`])),
+    into(1, node("CPY", "F32 128,4", [`${type} 128,4`, "F32 128,4"])),
+    into(2, node("SET_ROWS", `${type} 128,5,2`, ["F32 128,3,2", "I64 3,1", `${type} 128,5,2`])),
     node("ADD", `${type} 128,4`, [`${type} 128,4`, "F32 128,4"]),
   ]),
   ...["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0"].map((type) =>
-    node("CPY", `${type} 256,4`, ["F32 256,4", `${type} 256,4`]),
+    into(1, node("CPY", `${type} 256,4`, ["F32 256,4", `${type} 256,4`])),
   ),
   ...["F32", "F16", "BF16"].flatMap((from) =>
-    ["F32", "F16", "BF16"].map((to) => node("CPY", `${to} 8,4`, [`${from} 8,4`, `${to} 8,4`])),
+    ["F32", "F16", "BF16"].map((to) =>
+      into(1, node("CPY", `${to} 8,4`, [`${from} 8,4`, `${to} 8,4`])),
+    ),
   ),
-  node("CPY", "I32 8,4", ["F32 8,4", "I32 8,4"]),
-  node("CPY", "F32 8,4", ["I32 8,4", "F32 8,4"]),
+  into(1, node("CPY", "I32 8,4", ["F32 8,4", "I32 8,4"])),
+  into(1, node("CPY", "F32 8,4", ["I32 8,4", "F32 8,4"])),
   ...halves.flatMap((type) => [
     node("DUP", `${type} 8,4`, [`${type} 8,4`]),
     node("CONT", `${type} 8,4`, [`${type} 8,4`]),
-    node("SET_ROWS", `${type} 8,5`, ["F32 8,3", "I32 3", `${type} 8,5`]),
+    into(2, node("SET_ROWS", `${type} 8,5`, ["F32 8,3", "I32 3", `${type} 8,5`])),
   ]),
-  node("SET_ROWS", "F32 8,5", ["F32 8,3", "I64 3", "F32 8,5"]),
+  into(2, node("SET_ROWS", "F32 8,5", ["F32 8,3", "I64 3", "F32 8,5"])),
   node("DUP", "I32 8,4", ["I32 8,4"]),
 ]
 
