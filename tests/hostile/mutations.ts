@@ -354,13 +354,42 @@ const choices = weighted.flatMap(([weight, mutation]) =>
   Array.from({ length: weight }, () => mutation),
 )
 
+type Twins = readonly [CaseTensor, CaseTensor]
+
+const isTwin = (one: CaseTensor, other: CaseTensor): boolean =>
+  one.memory === other.memory &&
+  one.offsetBytes === other.offsetBytes &&
+  one.record.type === other.record.type &&
+  Bun.deepEquals(one.record.ne, other.record.ne) &&
+  Bun.deepEquals(one.record.nb, other.record.nb)
+
+/** Each pair of tensors that are the same numbers, as a result that is written over a source. */
+const twinsOf = ({ tensors }: NodeCase): readonly Twins[] =>
+  tensors.flatMap((one, index) =>
+    tensors
+      .slice(index + 1)
+      .filter((other) => isTwin(one, other))
+      .map((other): Twins => [one, other]),
+  )
+
+/** The first of two that were the same becomes what the second, of which the result is one, is now. */
+const makeTwins = ([one, other]: Twins): void => {
+  if (one.memory !== other.memory) return
+  one.offsetBytes = other.offsetBytes
+  one.record.type = other.record.type
+  one.record.ne.splice(0, 4, ...other.record.ne)
+  one.record.nb.splice(0, 4, ...other.record.nb)
+}
+
 /** Changes one field, now and then two or three. */
 export const mutate = (random: Random, nodeCase: NodeCase): NodeCase => {
   const draw = random.below(100)
   const count = draw < 72 ? 1 : draw < 95 ? 2 : 3
   for (let tries = 0; tries < 20 && nodeCase.fields.length < count; tries++) {
+    const twins = twinsOf(nodeCase)
     const change = random.pick(choices)(random, nodeCase)
     if (change === undefined) continue
+    if (random.chance(0.7)) for (const pair of twins) makeTwins(pair)
     nodeCase.fields.push(change[0])
     nodeCase.changes.push(change[1])
   }
