@@ -9,7 +9,9 @@ import {
   readIdentity,
 } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
+import { isDebug } from "../debug.ts"
 import type { FlagValues, serveFlags } from "../flags.ts"
+import { serverLog } from "../serverLog.ts"
 import { printLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { prepareNative } from "./inputs.ts"
@@ -40,6 +42,10 @@ export const serve = (values: ServeValues) =>
         allowTraining: values.allowTraining,
         allowComm: values.allowComm,
         sandbox: !values.noSandbox,
+        log: serverLog(
+          values.logFormat ?? "pretty",
+          values.logLevel ?? (isDebug() ? "debug" : "info"),
+        ),
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {
