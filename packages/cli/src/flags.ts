@@ -617,6 +617,14 @@ export const serveFlags = {
       "how large the cache may get; least recently used weights go (default: a tenth of the free disk)",
     group: "Cache",
   }),
+  metrics: nonEmpty({
+    name: "metrics",
+    aliases: [],
+    value: "[HOST:]PORT",
+    about:
+      "serve /metrics (Prometheus) and /healthz by HTTP there; a port alone is for this machine",
+    group: "Log",
+  }),
   logFormat: choice(
     {
       name: "log-format",
