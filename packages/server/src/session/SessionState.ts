@@ -3,7 +3,7 @@ import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
-import type { LinkEvent } from "./events.ts"
+import type { LinkEvent, StatsEvent } from "./events.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
 import { StoredGraphs } from "./graph/StoredGraphs.ts"
 import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
@@ -31,6 +31,8 @@ export interface SessionOptions {
   /** Links to other servers are made where a client asks, within these limits; absent: none is. */
   readonly linkLimits?: LinkLimits | undefined
   /** Told of links that are wanted or made; see commands/comm.ts. */
+  /** Told what was counted, now and then. */
+  readonly onStats?: (event: StatsEvent) => void
   readonly onLink?: (event: LinkEvent) => void
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined

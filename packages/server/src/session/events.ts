@@ -1,5 +1,6 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
+import type { CommandStats } from "./SessionStats.ts"
 import type { SandboxReport } from "./sandbox.ts"
 
 /** The tensor cache of a server. */
@@ -59,6 +60,14 @@ export interface ClosedEvent {
   readonly again: boolean
 }
 
+/** What a session did since it told last: at the end of each connection, and now and then before. */
+export interface StatsEvent {
+  readonly event: "stats"
+  readonly commands: readonly CommandStats[]
+  readonly receivedBytes: number
+  readonly sentBytes: number
+}
+
 /** What a session process says on stdout, one JSON object a line. */
 export type SessionEvent =
   /** The process cannot go on: libraries are missing, or a defect; it ends. */
@@ -78,6 +87,7 @@ export type SessionEvent =
     }
   | ClosedEvent
   | LinkEvent
+  | StatsEvent
   /** Something was not stored in the cache. */
   | { readonly event: "uncached"; readonly reason: string }
 
