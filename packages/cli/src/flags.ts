@@ -598,6 +598,18 @@ export const serveFlags = {
     },
     { min: 1, max: 512 },
   ),
+  memLimit: size({
+    name: "mem-limit",
+    aliases: [],
+    about: "memory that clients may have, all together (default: what is free)",
+    group: "Devices",
+  }),
+  clientMemLimit: size({
+    name: "client-mem-limit",
+    aliases: [],
+    about: "memory that each client may have (default: what is free)",
+    group: "Devices",
+  }),
   cache: toggle({
     name: "cache",
     aliases: ["-c"],

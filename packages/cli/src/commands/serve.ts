@@ -38,6 +38,10 @@ export const serve = (values: ServeValues) =>
         ...(values.allow === undefined ? {} : { allow: values.allow }),
         ...(tls === undefined ? {} : { tls }),
         ...(values.tokenFile === undefined ? {} : { token: yield* readToken(values.tokenFile) }),
+        ...(values.memLimit === undefined ? {} : { memoryLimitBytes: values.memLimit }),
+        ...(values.clientMemLimit === undefined
+          ? {}
+          : { clientMemoryLimitBytes: values.clientMemLimit }),
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
         allowTraining: values.allowTraining,

@@ -85,6 +85,10 @@ export interface ServeOptions {
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
   readonly threadCount?: number
+  /** Memory of all devices that clients may have, together. Default: what is free. */
+  readonly memoryLimitBytes?: number
+  /** The same for each client. */
+  readonly clientMemoryLimitBytes?: number
   /** Keep weights on disk, in the folder that upstream's rpc-server uses. Default false. */
   readonly cache?: boolean
   /** Keep them in this folder instead; implies `cache`. */
@@ -215,6 +219,10 @@ export const serve = (
       directMemory: options.directMemory ?? true,
       sandbox: options.sandbox ?? true,
       allowTraining: options.allowTraining ?? false,
+      memoryLimits: {
+        ...(options.memoryLimitBytes && { serverBytes: options.memoryLimitBytes }),
+        ...(options.clientMemoryLimitBytes && { clientBytes: options.clientMemoryLimitBytes }),
+      },
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),

@@ -1,5 +1,6 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
+import type { MemoryLimits } from "./memory/MemoryQuota.ts"
 import type { CommandStats } from "./SessionStats.ts"
 import type { SandboxReport } from "./sandbox.ts"
 
@@ -33,6 +34,8 @@ export interface SessionConfig {
   readonly sandbox: boolean
   /** Most memory of this machine that its clients may have, in bytes; absent: all of it, within its cgroups. */
   readonly memoryBytes?: number
+  /** See `ServeOptions.memoryLimitBytes` and `clientMemoryLimitBytes`. */
+  readonly memoryLimits: MemoryLimits
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }

@@ -97,6 +97,7 @@ const main = (config: SessionConfig): void => {
     devices,
     cache: config.cache && cacheOf(config.cache),
     ledger: new MemoryLedger(LEDGER, config.slot),
+    memoryLimits: config.memoryLimits,
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
     linkLimits: config.linkLimits,
