@@ -124,7 +124,10 @@ export class Arena {
       const sizeBytes = place.startBytes + place.usedBytes - bufferStart
       const nativeBase = address + bufferStart
       const device = 0
-      return buffers.add({ device, native, sizeBytes, nativeBase, isHost: true }, BUFFER_ALIGNMENT)
+      return buffers.add(
+        { device, native, sizeBytes, nativeBase, isHost: true, tailBytes: 0 },
+        BUFFER_ALIGNMENT,
+      )
     })
     for (const tensor of nodeCase.tensors) this.#fill(tensor)
     this.#places.forEach((place, index) => {

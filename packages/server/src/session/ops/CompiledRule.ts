@@ -12,6 +12,9 @@ const IN_PLACE = 4
 /** 64 types, a bit each. */
 const TYPE_WORDS = 2
 
+/** Kernels count the elements of a row, and rows, in an `int`, to which they add the number of threads. */
+const COUNT_MAX = 2 ** 31 - 2 ** 16
+
 const noCheck: Check = () => ""
 
 /**
@@ -33,6 +36,8 @@ export class CompiledRule {
   readonly sourceCount: number
   readonly work: Work | undefined
   readonly indices: readonly Indices[]
+  /** Sources that kernels read beyond their elements. */
+  readonly reaching: readonly number[]
   readonly #check: Check
   readonly #tensors: readonly TensorRule[]
   /** Of the result, then of each source. */
@@ -51,6 +56,9 @@ export class CompiledRule {
     this.indices = (isRuled ? rule.indices : undefined) ?? []
     this.#check = (isRuled ? rule.check : undefined) ?? noCheck
     this.#tensors = isRuled ? [rule.result, ...rule.sources] : []
+    this.reaching = this.#tensors.flatMap(({ reach }, index) =>
+      reach === undefined ? [] : [index - 1],
+    )
     this.#types = new Uint32Array(this.#tensors.length * TYPE_WORDS)
     this.#layouts = this.#tensors.map(({ layout }) => layout)
     this.#flags = new Uint8Array(this.#tensors.length)
@@ -69,6 +77,11 @@ export class CompiledRule {
 
   mayLack(source: number): boolean {
     return (this.#flags[source + 1]! & OPTIONAL) !== 0
+  }
+
+  /** Bytes that kernels read of one of `reaching`, from its start on. */
+  reachBytes(n: OpNode, source: number): number {
+    return this.#tensors[source + 1]!.reach?.(n) ?? 0
   }
 
   /** "" or what is wrong with a node whose result has elements, and which has all sources that it must have. */
@@ -92,6 +105,7 @@ export class CompiledRule {
       return mayBeEmpty ? "" : `${nameOf(tensor)} must not be empty`
     }
     return (
+      n.isCountable(tensor, COUNT_MAX) ||
       n.lies(tensor, this.#layouts[tensor + 1]!) ||
       n.must(
         n.isAligned(tensor, TYPE_ALIGNMENT[type]!),

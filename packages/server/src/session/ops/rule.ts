@@ -18,6 +18,8 @@ export interface TensorRule {
   readonly isOptional?: true
   /** A source that may have no elements though the result has some. */
   readonly mayBeEmpty?: true
+  /** Bytes that kernels for CPUs read of a source, from its start on, where these are more than its elements have. */
+  readonly reach?: (node: OpNode) => number
 }
 
 /**
@@ -86,11 +88,19 @@ export const tensor = (types: readonly TypeName[], layout: Layout): TensorRule =
   layout,
 })
 
+/** Floats of 32 bits. */
+export const f32 = (layout: Layout): TensorRule => tensor(["F32"], layout)
+
 export const anything: TensorRule = tensor(allTypes, "strided")
 
 export const optional = (rule: TensorRule): TensorRule => ({ ...rule, isOptional: true })
 
 export const orEmpty = (rule: TensorRule): TensorRule => ({ ...rule, mayBeEmpty: true })
+
+export const reaching = (rule: TensorRule, reach: (node: OpNode) => number): TensorRule => ({
+  ...rule,
+  reach,
+})
 
 export const INT_MAX = 2 ** 31 - 1
 
