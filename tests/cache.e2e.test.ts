@@ -102,6 +102,18 @@ test("what upstream's client and server left is served by ours", async () => {
   await runUpstreamClient(server.endpoint)
 })
 
+test("a full disk is told once, and the model runs", async () => {
+  const script = `mount -t tmpfs -o size=8m tmpfs ${folder} && exec "$@"`
+  await using server = await startOurServer({
+    protocol: "peers",
+    prefix: ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"],
+    flags: ["--cache", "--cache-size", "1G"],
+    env: { LLAMA_CACHE: folder, XDG_CACHE_HOME: undefined },
+  })
+  for (let round = 0; round < 2; round++) expect(await cachedBytes(server.endpoint)).toBe(0)
+  expect(server.stderr().match(/the cache does not take all weights: .*ENOSPC/g)).toHaveLength(1)
+})
+
 test("without --cache nothing is written, and our client asks for no hash", async () => {
   await using server = await startOurServer({
     protocol: "peers",

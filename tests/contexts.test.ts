@@ -7,6 +7,9 @@ import { ensureModel } from "./models/models.ts"
 
 const LATE_MS = 1500
 
+/** Of `HelloExtension`: the flags, and no commands. */
+const FLAGS_LEVEL = 1
+
 const child = join(
   import.meta.dir,
   "..",
@@ -32,7 +35,7 @@ test("a context does not wait for what another asked for later", async () => {
   using server = startFakeServer({
     ...goodAnswers,
     [Command.HELLO]: () =>
-      helloOf(7, 0, 0, HelloExtension.LEVEL | HelloExtension.NO_CACHE | HelloExtension.PLAIN_SIZES),
+      helloOf(7, 0, 0, FLAGS_LEVEL | HelloExtension.NO_CACHE | HelloExtension.PLAIN_SIZES),
     [Command.ALLOC_BUFFER]: () =>
       encodeResponse(Command.ALLOC_BUFFER, {
         remotePtr: ++buffers,

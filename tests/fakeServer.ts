@@ -9,8 +9,15 @@ import {
 import type { TCPSocketListener } from "bun"
 import { startProcess, waitUntil } from "./peers/process.ts"
 
-/** The bytes to send, now or later; `close` ends the connection, `nothing` leaves the client waiting. */
-export type Answer = Uint8Array | Promise<Uint8Array> | "close" | "nothing"
+/**
+ * The bytes to send, now or later, or before the end of the connection; `close` ends it, `nothing` leaves the client waiting.
+ */
+export type Answer =
+  | Uint8Array
+  | Promise<Uint8Array>
+  | { readonly last: Uint8Array }
+  | "close"
+  | "nothing"
 
 /** What to answer to a command; `payload` is valid during the call. */
 export type Answers = Readonly<Record<number, (payload: Uint8Array) => Answer>>
@@ -55,6 +62,7 @@ export const startFakeServer = (answers: Answers, spec: ProtocolSpec = newest): 
           commands.push(command)
           const answer = answers[command]?.(payload) ?? "nothing"
           if (answer === "close") socket.end()
+          else if (typeof answer === "object" && "last" in answer) socket.end(answer.last)
           else if (answer instanceof Promise) void answer.then((bytes) => socket.write(bytes))
           else if (answer !== "nothing") socket.write(answer)
         }

@@ -126,6 +126,20 @@ describe("operations that are newer than a server", () => {
     expect(await verified("deepseek32-moe")).toMatchObject({ isPassed: true })
   })
 
+  testOld("are named by the plan, before anything is sent", async () => {
+    await using server = await startUpstreamServer({ release: oldest, threads: 1 })
+    const { path } = models.find((model) => model.path.endsWith("/deepseek32-moe.gguf"))!
+    const { unsupported } = await run(
+      Effect.flatMap(openCluster([server.endpoint]), (cluster) =>
+        cluster.plan(path, { threads: 1, contextSize: 256 }),
+      ),
+    )
+    expect(unsupported).toMatchObject([{ device: "RPC0", place: server.endpoint }])
+    const names = unsupported[0]!.operations.map(({ name }) => name)
+    expect(names).toContain("LIGHTNING_INDEXER")
+    expect(names).toContain("TOP_K")
+  })
+
   testOld("are named, where the server holds what they change", async () => {
     const row = await verified("deepseek4-moe")
     expect(row).toMatchObject({ error: "UnsupportedOpError", isPassed: false })

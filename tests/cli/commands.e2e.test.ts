@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { Command } from "@ggml-rpc/protocol"
+import { Command, Fnv1a64 } from "@ggml-rpc/protocol"
 import { recitalText, writeDemoModel } from "ggml-rpc/demo-model"
 import packageJson from "../../packages/cli/package.json" with { type: "json" }
 import { writeEncoderModels } from "../models/encoders.ts"
@@ -363,6 +363,49 @@ describe("serve", () => {
       expect(listed.stdout).toContain(endpoint!)
       expect(listed.exitCode).toBe(0)
     }
+  })
+})
+
+describe("cache", () => {
+  const cacheRoot = join(folder.path, "cache")
+  const cached = join(cacheRoot, "rpc")
+  const withCache = (...args: string[]) =>
+    runCli(["cache", ...args], { env: { LLAMA_CACHE: cacheRoot } })
+  const good = new Uint8Array(1000).fill(7)
+  const goodName = new Fnv1a64().update(good).digestHex()
+
+  test("lists, verifies and prunes", async () => {
+    const none = await withCache("ls")
+    expect([none.exitCode, none.stdout]).toEqual([0, ""])
+    expect(none.stderr).toContain(`0 files, 0 B in ${cached}`)
+    mkdirSync(cached, { recursive: true })
+    writeFileSync(join(cached, goodName), good)
+    writeFileSync(join(cached, "0123456789abcdef"), good)
+    writeFileSync(join(cached, "notes.txt"), "not of the cache")
+    const listed = JSON.parse((await withCache("ls", "--json")).stdout)
+    expect(listed.files.map(({ name }: { name: string }) => name).sort()).toEqual(
+      [goodName, "0123456789abcdef"].sort(),
+    )
+    const damaged = await withCache("verify")
+    expect([damaged.exitCode, damaged.stdout]).toEqual([
+      1,
+      "damaged: 0123456789abcdef (0.98 KiB)\n",
+    ])
+    expect((await withCache("verify", "--remove")).exitCode).toBe(0)
+    expect(readdirSync(cached).sort()).toEqual([goodName, "notes.txt"].sort())
+    expect((await withCache("prune", "--keep", "1k")).stderr).toContain("removed 0 files")
+    expect((await withCache("prune", "--keep", "0")).stderr).toContain("removed 1 file (0.98 KiB)")
+    expect(readdirSync(cached)).toEqual(["notes.txt"])
+  })
+
+  test("says what it takes, and where it cannot look", async () => {
+    const wrong = await withCache("purge")
+    expect([wrong.exitCode, wrong.stderr]).toEqual([
+      2,
+      expect.stringContaining("cache takes one of ls, verify, prune, not 'purge'"),
+    ])
+    const file = await runCli(["cache", "ls"], { env: { LLAMA_CACHE: model } })
+    expect([file.exitCode, file.stderr]).toEqual([1, expect.stringContaining(join(model, "rpc"))])
   })
 })
 

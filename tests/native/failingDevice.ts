@@ -55,6 +55,7 @@ export const failingDevice = (): FailingDevice => {
     ),
     new JSCallback(() => -1, { args: [i32, ptr, f64, f64], returns: i32 }),
     new JSCallback(() => {}, { args: [i32, f64], returns: "void" }),
+    new JSCallback(() => {}, { args: [i32], returns: "void" }),
   ]
   symbols.gs_remote_set_callbacks(
     BigUint64Array.from(callbacks, (callback) => BigInt(Number(callback.ptr))),

@@ -35,6 +35,7 @@ import {
 export type PeerName =
   | "libggml-rpc.so"
   | "librpc-device.so"
+  | "librefusing-device.so"
   | "rpc-server"
   | "upstream-client"
   | "test-backend-ops"
@@ -78,6 +79,12 @@ const recipes: Record<PeerName, Recipe> = {
     flags: ["-O1", ...backendFlags],
     links: ["ggml", "ggmlBase"],
     linksRpc: true,
+  },
+  "librefusing-device.so": {
+    upstream: [],
+    own: ["refusing-device.cpp"],
+    flags: ["-O1", ...backendFlags],
+    links: ["ggml", "ggmlBase"],
   },
   "rpc-server": {
     upstream: ["tools/rpc/rpc-server.cpp"],

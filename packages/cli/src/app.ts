@@ -20,6 +20,7 @@ import type { EarlyEnd } from "./earlyEnd.ts"
 import { ReportedError } from "./errors.ts"
 import { errorText, usageErrorText } from "./failureText.ts"
 import {
+  cacheFlags,
   commands,
   demoFlags,
   devicesFlags,
@@ -99,6 +100,15 @@ const verify = Command.make("verify", { ...optionsOf(verifyFlags), files }, (val
   ),
 ).pipe(Command.withDescription(commands.verify.about))
 
+const cacheAction = Args.text({ name: "action" }).pipe(Args.repeated)
+
+const cache = Command.make("cache", { ...optionsOf(cacheFlags), action: cacheAction }, (values) =>
+  lazily(
+    () => import("./commands/cache.ts"),
+    (module) => module.cache(values),
+  ),
+).pipe(Command.withDescription(commands.cache.about))
+
 const demo = Command.make("demo", optionsOf(demoFlags), (values) =>
   lazily(
     () => import("./commands/demo.ts"),
@@ -107,7 +117,7 @@ const demo = Command.make("demo", optionsOf(demoFlags), (values) =>
 ).pipe(Command.withDescription(commands.demo.about))
 
 const root = Command.make("ggml-rpc").pipe(
-  Command.withSubcommands([run, serve, devices, plan, verify, demo]),
+  Command.withSubcommands([run, serve, devices, plan, verify, cache, demo]),
 )
 
 /** @effect/cli prints its messages itself, in colours; here they come back as errors instead. */

@@ -135,7 +135,9 @@ const checkPositionals = (
     fail(`'${words[0]}' is one word too many`)
   } else if (words.length > 1) {
     fail(
-      `'${words[1]}' is one word too many: the model is '${words[0]}'. A prompt needs -p, and quotes when it has spaces`,
+      positional.name !== "model.gguf"
+        ? `'${words[1]}' is one word too many`
+        : `'${words[1]}' is one word too many: the model is '${words[0]}'. A prompt needs -p, and quotes when it has spaces`,
     )
   }
 }

@@ -52,6 +52,20 @@ const nonEmpty = (flag: Described & { readonly value: string }): Flag<string | u
   },
 })
 
+/** An amount of memory: `800M`, `1.5G`, as powers of 1024. */
+const size = (flag: Described): Flag<number | undefined> => ({
+  ...flag,
+  value: "SIZE",
+  parse: (given) => {
+    const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$/i.exec(given.trim()) ?? []
+    if (digits !== undefined)
+      return Math.floor(Number(digits) * 1024 ** UNITS.indexOf(unit.toLowerCase()))
+    throw new UsageError(`--${flag.name} takes a size such as 800M or 20G, not '${given}'`)
+  },
+})
+
+const UNITS: readonly string[] = ["", "k", "m", "g", "t"]
+
 const choice = <A extends string>(
   flag: Described,
   choices: ReadonlyArray<A>,
@@ -456,6 +470,14 @@ export const serveFlags = {
     },
     { min: 0, max: 65535 },
   ),
+  allow: names({
+    name: "allow",
+    aliases: [],
+    value: "CIDR,…",
+    about:
+      "whose connections are taken, such as 192.168.1.0/24,fd00::/8 (default: private networks; 0.0.0.0/0,::/0 for all)",
+    group: "Network",
+  }),
   protocol: nonEmpty({
     name: "protocol",
     aliases: [],
@@ -506,7 +528,7 @@ export const serveFlags = {
     name: "cache",
     aliases: ["-c"],
     about: "keep weights on disk, so that the next upload need not cross the network",
-    group: "Devices",
+    group: "Cache",
   }),
   allowTraining: toggle({
     name: "allow-training",
@@ -514,6 +536,29 @@ export const serveFlags = {
     about: "run operations that only training uses: gradients, losses, optimizers",
     group: "Devices",
   }),
+  cacheSize: size({
+    name: "cache-size",
+    aliases: [],
+    about:
+      "how large the cache may get; least recently used weights go (default: a tenth of the free disk)",
+    group: "Cache",
+  }),
+}
+
+export const cacheFlags = {
+  keep: size({
+    name: "keep",
+    aliases: [],
+    about: "prune: remove least recently used files until at most this is left; 0 removes all",
+    group: "Cache",
+  }),
+  remove: toggle({
+    name: "remove",
+    aliases: [],
+    about: "verify: remove what is damaged",
+    group: "Cache",
+  }),
+  json,
 }
 
 export const demoFlags = {
@@ -584,6 +629,15 @@ export const commands = {
       "The same tokens are evaluated on the local CPU and on the cluster. Different kinds of devices round differently; more than the tolerance means that something computes wrong. Exit code 1 when any model differs or fails.",
     ],
     examples: ["ggml-rpc verify --rpc 10.0.0.2:50052 model.gguf", "ggml-rpc verify *.gguf --json"],
+  },
+  cache: {
+    about: "Look after the weights that 'serve --cache' keeps on this machine's disk",
+    flags: cacheFlags,
+    positional: { name: "ls|verify|prune", isRepeated: false },
+    notes: [
+      "ls lists the files, verify reads all of them and says which are damaged (exit code 1), prune removes leftovers of writes that broke off and, with --keep, the least recently used files. The folder is llama.cpp's: $LLAMA_CACHE/rpc, or rpc in llama.cpp's cache folder. Servers may go on meanwhile.",
+    ],
+    examples: ["ggml-rpc cache ls", "ggml-rpc cache prune --keep 20G"],
   },
   demo: {
     about: "Try it: two servers and a tiny model on this machine",

@@ -48,6 +48,7 @@ const plan: Cluster.ModelPlan = {
   context: {} as Cluster.ModelPlan["context"],
   mmap: true,
   places: ["10.0.0.2:50052", "[fd00::3]:50052"],
+  unsupported: [],
 }
 
 test("the table shows where each layer goes, and what stays", () => {

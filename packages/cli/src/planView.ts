@@ -1,6 +1,12 @@
 /** A plan, and what a loaded model takes, for people and as JSON. */
 
-import type { Cluster, DevicePlan, DeviceUse, Measurement } from "@ggml-rpc/client"
+import {
+  type Cluster,
+  type DevicePlan,
+  type DeviceUse,
+  describeUnsupported,
+  type Measurement,
+} from "@ggml-rpc/client"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import { type Column, formatTable, type TableOptions } from "./table.ts"
 
@@ -64,6 +70,10 @@ export const formatPlanTable = (plan: Cluster.ModelPlan, options: TableOptions =
     ],
     options,
   )
+
+/** What the plan's devices do not support, a line each; empty as a rule. */
+export const planWarnings = (plan: Cluster.ModelPlan): ReadonlyArray<string> =>
+  plan.unsupported.map((ops) => `warning: ${describeUnsupported(ops)}`)
 
 /** Model and context in a line or two. */
 export const formatPlanTitle = (plan: Cluster.ModelPlan): string => {
@@ -131,4 +141,5 @@ export const planJson = (plan: Cluster.ModelPlan) => ({
   unitCount: plan.unitCount,
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
   host: { ...deviceJson(plan, plan.host, "local"), layers: hostLayers(plan) },
+  unsupported: plan.unsupported,
 })

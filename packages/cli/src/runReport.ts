@@ -1,6 +1,12 @@
 /** What a run tells while it goes on: for people, or as JSON events. */
 import type { Cluster, GenerateStats } from "@ggml-rpc/client"
-import { formatBreakdown, formatPlanTable, formatPlanTitle, planJson } from "./planView.ts"
+import {
+  formatBreakdown,
+  formatPlanTable,
+  formatPlanTitle,
+  planJson,
+  planWarnings,
+} from "./planView.ts"
 import { UploadProgress, uploadSummary } from "./progress.ts"
 import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
 import { formatCount, formatRate, formatSeconds } from "./units.ts"
@@ -71,6 +77,7 @@ export const textReport = (
     planned: (plan) => {
       line(formatPlanTitle(plan))
       line(formatPlanTable(plan, table))
+      for (const warning of planWarnings(plan)) line(warning)
     },
     progress: (progress) => {
       upload ??= new UploadProgress({ isTerminal, columns, write, now: () => performance.now() })

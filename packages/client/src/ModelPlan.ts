@@ -4,7 +4,7 @@ import type { KvTypeName } from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
 import { contextOptions, MIN_CONTEXT_SIZE } from "./contextOptions.ts"
 import type { EngineHost } from "./EngineHost.ts"
-import type { EngineContextOptions, MeasuredRow } from "./engine/messages.ts"
+import type { EngineContextOptions, MeasuredRow, UnsupportedOps } from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
 import { loadGguf } from "./loadGguf.ts"
 import {
@@ -15,6 +15,7 @@ import {
   type PlannerInput,
   planSteps,
 } from "./planner/index.ts"
+import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
 /** Defaults are llama-cli's, by its names. */
 export interface PlanOptions {
@@ -47,6 +48,8 @@ export interface ModelPlan extends Plan {
   readonly mmap: boolean
   /** Where each device is: its server, or `local`. Same order as `devices`. */
   readonly places: ReadonlyArray<string>
+  /** What devices do not support of the model, so that its graph falls into more pieces; empty as a rule. */
+  readonly unsupported: ReadonlyArray<PlanUnsupported>
 }
 
 const HEADROOM_BYTES = 64 * 1024 * 1024
@@ -104,6 +107,13 @@ export const planModel = (
       headroomBytes: options.headroomBytes ?? HEADROOM_BYTES,
       mapsWeights: mmap,
     }
+    /** Of the candidate that was measured last: that of the plan, or the one that did not fit. */
+    let unsupported: ReadonlyArray<PlanUnsupported> = []
+    const named = ({ device, ...ops }: UnsupportedOps): PlanUnsupported => ({
+      device: memory.devices[device]!.name,
+      place: places[device]!,
+      ...ops,
+    })
     const measure = (candidate: Candidate) =>
       Effect.map(
         engine.request({
@@ -112,9 +122,14 @@ export const planModel = (
           placement: { unitCounts: candidate.unitCounts },
           context: { ...context, contextSize: candidate.contextSize },
         }),
-        ({ event }) => measurementOf(event.rows, memory.devices.length),
+        ({ event }) => {
+          unsupported = event.unsupported.map(named)
+          return measurementOf(event.rows, memory.devices.length)
+        },
       )
-    const plan = yield* runPlanner(input, measure)
+    const plan = yield* Effect.mapError(runPlanner(input, measure), (error) =>
+      withReasons(error, unsupported),
+    )
     const name = ggufString(gguf, "general.name")
     return {
       ...plan,
@@ -125,8 +140,24 @@ export const planModel = (
       context: { ...context, contextSize: plan.contextSize },
       mmap,
       places,
+      unsupported,
     }
   })
+
+/** What a device does not support takes memory elsewhere. */
+const withReasons = <E>(
+  error: E | PlanError,
+  unsupported: ReadonlyArray<PlanUnsupported>,
+): E | PlanError =>
+  error instanceof PlanError && error.reason === "does-not-fit" && unsupported.length > 0
+    ? new PlanError({
+        ...error,
+        reason: error.reason,
+        detail: [error.detail, ...unsupported.map((ops) => `${describeUnsupported(ops)}.`)].join(
+          " ",
+        ),
+      })
+    : error
 
 const runPlanner = <E>(
   input: PlannerInput,

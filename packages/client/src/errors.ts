@@ -71,7 +71,7 @@ export class ServerLostError extends TaggedError("ServerLostError")<{
   }
 }
 
-/** A graph that only this server could compute has an operation that its version lacks. */
+/** A graph that only this server could compute has an operation that its version, or its device, lacks. */
 export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
   readonly endpoint: string
   /** ggml's name of it, without `GGML_OP_`. */
@@ -80,7 +80,7 @@ export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
   readonly version: string
 }> {
   override get message() {
-    return `The server ${this.endpoint} of protocol ${this.version} cannot run the operation ${this.op} as this model needs it there. Leave that server out, or update it.`
+    return `The server ${this.endpoint} of protocol ${this.version} cannot run the operation ${this.op} as this model needs it there. Leave that server out, or update it; where it writes to the KV cache, another type of cache may do (--cache-type-k, --cache-type-v).`
   }
 }
 

@@ -1,6 +1,7 @@
 /** A llama context: the KV cache and compute buffers of one conversation with a model. */
 import { type Pointer, toArrayBuffer } from "bun:ffi"
 import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
+import { type GraphShare, surveyGraph } from "./graphSurvey.ts"
 import { type Address, asPointer } from "./io.ts"
 import { ggml, takeLog } from "./libggml.ts"
 import { llama } from "./libllama.ts"
@@ -258,6 +259,20 @@ export class ModelContext {
         computeBytes,
       }
     })
+  }
+
+  /**
+   * How the graph of a token falls on devices, in their order, where the model was loaded with noAlloc; undefined when it
+   * has no such graph.
+   */
+  surveyGraph(devices: ReadonlyArray<Address>): ReadonlyArray<GraphShare> | undefined {
+    const pointer = this.#open()
+    if (!this.#model.noAlloc) {
+      throw new Error(
+        "Only a model that was loaded with noAlloc can be surveyed: it computes nothing.",
+      )
+    }
+    return surveyGraph(pointer, devices)
   }
 
   get isReleased(): boolean {

@@ -1,6 +1,7 @@
 export * from "./bytes.ts"
 export { Detokenizer } from "./Detokenizer.ts"
 export * as Ggml from "./Ggml.ts"
+export type { GraphShare, RefusedOp } from "./graphSurvey.ts"
 export * from "./io.ts"
 export * as Llama from "./Llama.ts"
 export { Model } from "./Llama.ts"

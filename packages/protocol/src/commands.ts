@@ -1,3 +1,5 @@
+import { extensionName } from "./extension.ts"
+
 /**
  * Command ids; ggml-rpc.cpp `rpc_cmd` (8.0.0). No version ever renumbered one, so a single table serves all of them; which
  * commands exist in a version is in its `ProtocolSpec`. Upstream's `NONE`, a queue marker inside its client, never
@@ -50,5 +52,6 @@ export const commandName = (id: number): MessageName | undefined => names[id]
 export const isMessageId = (id: number): id is MessageId =>
   Number.isInteger(id) && id >= 0 && id < names.length
 
-/** For messages to people: the name, or the number when there is none. */
-export const describeCommand = (id: number): string => names[id] ?? `command ${id}`
+/** For messages to people: the name, of an extension command too, or the number when there is none. */
+export const describeCommand = (id: number): string =>
+  names[id] ?? extensionName(id) ?? `command ${id}`

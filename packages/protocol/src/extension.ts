@@ -1,21 +1,70 @@
 /*
  * What this project adds to the protocol between its own clients and servers. Nothing of it is ever in a place that an
- * upstream peer reads.
+ * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
+import { GraphFormat } from "./codec/graph.ts"
+import { dataOnly } from "./codec/payload.ts"
+import type { ValueOf } from "./codec/record.ts"
+import type { CommandSpec } from "./versions/spec.ts"
 
 /**
  * What servers of this project say in HELLO's `extension`: the low four bits are a level, the others flags. A level
  * includes those below it; at level 0, upstream's, the flags mean nothing.
  */
 export const HelloExtension = {
-  /** What these packages speak: the flags. */
-  LEVEL: 1,
+  /** What these packages speak: 1, the flags; 2, the commands of `extensionCommands` as well. */
+  LEVEL: 2,
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
   /** On every device of the server a tensor takes just its own bytes: GET_ALLOC_SIZE tells nothing new. */
   PLAIN_SIZES: 0x20,
 } as const
+
+/** Command ids of ours, from 128 on: upstream's count up from 0. A server that announced no level for one is never sent it. */
+export const ExtensionCommand = {
+  DEVICE_SUPPORTS: 128,
+} as const
+
+/** The extension commands by name. */
+export type ExtensionName = keyof typeof ExtensionCommand
+
+/** A command of ours, the same with every version of the protocol. */
+export interface ExtensionSpec<Request, Response> extends CommandSpec<Request, Response> {
+  /** The first level of HELLO that has it. */
+  readonly level: number
+  /** Payload bytes of a request at most. */
+  readonly maxRequestBytes: number
+}
+
+/**
+ * `u32 device, u32 N, u64 id[N], u32 M, rpc_tensor tensor[M]`: nodes as in GRAPH_COMPUTE, in the numbers of the connection's
+ * version, and what they read. None needs a buffer, as nothing is computed.
+ */
+const nodesOfDevice = new GraphFormat({ hasDevice: true, hasUid: false }, "DEVICE_SUPPORTS")
+
+/** Every extension command with its request and response payload. */
+export const extensionCommands = {
+  /** Whether a device has a kernel for each of the nodes, with these types, shapes and parameters: a byte a node, 1 or 0. */
+  DEVICE_SUPPORTS: {
+    level: 2,
+    request: nodesOfDevice,
+    maxRequestBytes: 1024 * 1024,
+    response: dataOnly,
+  },
+} as const satisfies {
+  readonly [N in ExtensionName]: ExtensionSpec<
+    ValueOf<typeof nodesOfDevice>,
+    ValueOf<typeof dataOnly>
+  >
+}
+
+const names = new Map<number, ExtensionName>(
+  Object.entries(ExtensionCommand).map(([name, id]) => [id, name as ExtensionName]),
+)
+
+/** `extensionName(128)` is `"DEVICE_SUPPORTS"`; an id without a name gives `undefined`. */
+export const extensionName = (id: number): ExtensionName | undefined => names.get(id)
 
 /**
  * Name of the tensors in the graphs by which a client finds out how a server's build numbers operations: several builds take

@@ -4,9 +4,11 @@ import {
   writeRequestHeader,
 } from "./codec/header.ts"
 import type { PayloadCodec } from "./codec/payload.ts"
+import type { ValueOf } from "./codec/record.ts"
 import { writeU64FromNumber } from "./codec/u64.ts"
 import { commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
+import { ExtensionCommand, type ExtensionName, extensionCommands } from "./extension.ts"
 import { newest } from "./versions/index.ts"
 import {
   type CommandSpec,
@@ -99,7 +101,21 @@ export const encodeRequest = <C extends MessageId>(
   value: RequestOf<C>,
   spec: ProtocolSpec = newest,
 ): Uint8Array<ArrayBuffer> => {
-  const codec = requestCodec(command, spec)
+  return requestFrame(command, requestCodec(command, spec), value)
+}
+
+/** The same for an extension command, whose payload is that of every version. */
+export const encodeExtensionRequest = <N extends ExtensionName>(
+  name: N,
+  value: ValueOf<(typeof extensionCommands)[N]["request"]>,
+): Uint8Array<ArrayBuffer> =>
+  requestFrame(ExtensionCommand[name], extensionCommands[name].request, value)
+
+const requestFrame = <A>(
+  command: number,
+  codec: PayloadCodec<A>,
+  value: A,
+): Uint8Array<ArrayBuffer> => {
   const payloadSize = codec.sizeOf(value)
   const frame = new Uint8Array(REQUEST_HEADER_SIZE_BYTES + payloadSize)
   const view = new DataView(frame.buffer)

@@ -1,5 +1,7 @@
+export { type CacheEntry, standardLimit } from "./cache/CacheFolder.ts"
+export * from "./cache/inspect.ts"
+export { cacheFolder } from "./cache/place.ts"
 export { formatBanner } from "./front/banner.ts"
-export { cacheFolder } from "./front/cacheFolder.ts"
 export * from "./front/errors.ts"
 export type { LogEntry, LogLevel, LogSink } from "./front/log.ts"
 export { DEFAULT_PORT, type RunningServer, type ServeOptions, serve } from "./front/Server.ts"

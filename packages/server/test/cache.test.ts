@@ -18,12 +18,16 @@ const data = new Uint8Array(300_000).map((_, index) => index * 13)
 const hash = fnv1a64(data)
 const name = hash.toString(16).padStart(16, "0")
 
-/** A client with a tensor for the data, 1000 bytes longer than that. */
-const open = async (port: number) => {
+/** A client with a tensor for the data, some bytes longer than that. */
+const open = async (port: number, longer = 0) => {
   const client = await TestClient.connect(port)
-  const buffer = await client.allocate(301_000)
-  return { client, tensor: f32Tensor(1, buffer, 0, [301_000 / 4]) }
+  const sizeBytes = data.length + longer
+  const buffer = await client.allocate(sizeBytes)
+  return { client, tensor: f32Tensor(1, buffer, 0, [sizeBytes / 4]) }
 }
+
+/** With all data in the cache, however small. */
+const cached = { cacheMinBytes: 1 }
 
 const offer = async (client: TestClient, tensor: RpcTensor, offset = 0): Promise<number> =>
   (await client.ask(Command.SET_TENSOR_HASH, { tensor, offsetBytes: BigInt(offset), hash })).result
@@ -31,7 +35,7 @@ const offer = async (client: TestClient, tensor: RpcTensor, offset = 0): Promise
 test.each([true, false])(
   "data with the flag is stored, and loaded by the next client, at any offset (direct: %p)",
   (directMemory) =>
-    withServer({ cacheDir: folder, directMemory }, async ({ port, cacheDir }) => {
+    withServer({ cacheDir: folder, ...cached, directMemory }, async ({ port, cacheDir }) => {
       expect(cacheDir).toBe(folder)
       const first = await open(port)
       expect(await offer(first.client, first.tensor)).toBe(0)
@@ -40,7 +44,9 @@ test.each([true, false])(
       expect(readdirSync(folder)).toEqual([name])
       expect(Buffer.compare(readFileSync(join(folder, name)), data)).toBe(0)
       first.client.close()
-      const second = await open(port)
+      const second = await open(port, 1000)
+      // A file counts when it is all that the tensor has from there on.
+      expect(await offer(second.client, second.tensor)).toBe(0)
       expect(await offer(second.client, second.tensor, 1000)).toBe(1)
       const loaded = await second.client.getTensor(second.tensor, data.length, 1000)
       expect(Buffer.compare(loaded, data)).toBe(0)
@@ -49,7 +55,7 @@ test.each([true, false])(
 )
 
 test("an upload that breaks off leaves nothing behind", () =>
-  withServer({ cacheDir: folder, directMemory: false }, async ({ port, logged }) => {
+  withServer({ cacheDir: folder, ...cached, directMemory: false }, async ({ port, logged }) => {
     const { client, tensor } = await open(port)
     const whole = encodeRequest(Command.SET_TENSOR, {
       tensor,
@@ -71,13 +77,37 @@ test("a server removes what others, that were killed, have left unfinished long 
   for (const path of [old!, fresh!, join(folder, name)]) writeFileSync(path, data)
   const hourAgo = Date.now() / 1000 - 3600
   for (const path of [old!, join(folder, name)]) utimesSync(path, hourAgo, hourAgo)
-  await withServer({ cacheDir: folder }, async () => {
+  await withServer({ cacheDir: folder, ...cached }, async () => {
     expect(readdirSync(folder).sort()).toEqual([".124-0.part", name])
   })
 })
 
-test("data without the flag is not stored", () =>
+test("nor is data that upstream's clients would not ask for, unless the server shall", () =>
   withServer({ cacheDir: folder }, async ({ port }) => {
+    const { client, tensor } = await open(port)
+    client.setTensor(tensor, data, 0, 1)
+    await client.getTensor(tensor, 1)
+    expect(readdirSync(folder)).toEqual([])
+    client.close()
+  }))
+
+test("what cannot be stored is told once, with the reason", () =>
+  withServer({ cacheDir: folder, ...cached, cacheLimitBytes: 1000 }, async ({ port, log }) => {
+    for (let round = 0; round < 3; round++) {
+      const { client, tensor } = await open(port)
+      client.setTensor(tensor, data, 0, 1)
+      await client.getTensor(tensor, 1)
+      client.close()
+    }
+    const warnings = log.filter(({ level }) => level === "warning")
+    expect(warnings.map(({ message }) => message)).toEqual([
+      "the cache does not take all weights: a weight of 293 KiB is above the limit of 0.98 KiB (--cache-size)",
+    ])
+    expect(readdirSync(folder)).toEqual([])
+  }))
+
+test("data without the flag is not stored", () =>
+  withServer({ cacheDir: folder, ...cached }, async ({ port }) => {
     const { client, tensor } = await open(port)
     client.setTensor(tensor, data, 0, 0)
     await client.getTensor(tensor, 1)
@@ -95,7 +125,7 @@ test("without a cache nothing is stored, and the answer is 0 without a look at t
   }))
 
 test("a damaged file is not served, and the connection lives", () =>
-  withServer({ cacheDir: folder }, async ({ port, log }) => {
+  withServer({ cacheDir: folder, ...cached }, async ({ port, log }) => {
     const { client, tensor } = await open(port)
     for (const bytes of [data.subarray(1), Buffer.concat([data, data]), data.toReversed()]) {
       writeFileSync(join(folder, name), bytes)
@@ -108,12 +138,12 @@ test("a damaged file is not served, and the connection lives", () =>
   }))
 
 test("a bad tensor in an offer that the cache could serve is refused", () =>
-  withServer({ cacheDir: folder }, async ({ port, logged }) => {
+  withServer({ cacheDir: folder, ...cached }, async ({ port, logged }) => {
     writeFileSync(join(folder, name), data)
     const cases: ReadonlyArray<readonly [Partial<RpcTensor>, bigint, string]> = [
       [{ buffer: 0n, data: 0n }, 0n, "tensor.buffer is no buffer"],
       [{ type: 99 }, 0n, "tensor.type is no type of ggml (got 99)"],
-      [{}, 2n ** 64n - 8n, "offset lies outside the tensor's 301000 bytes"],
+      [{}, 2n ** 64n - 8n, "offset lies outside the tensor's 300000 bytes"],
     ]
     for (const [fields, offsetBytes, expected] of cases) {
       const { client, tensor } = await open(port)

@@ -8,6 +8,7 @@
 import {
   Command,
   commandSpec,
+  encodeExtensionRequest,
   encodeRequest,
   formatVersion,
   libraryNumbering,
@@ -78,13 +79,17 @@ class Writer {
     return isKnown ? encodeRequest(command, value, this.#spec) : encodeRequest(command, value)
   }
 
-  /** A graph whose operations have the numbers of this library. */
+  /** A graph whose operations have the numbers of this library, or the question whether it could be computed. */
   graph(random: Random, nodes: readonly bigint[], tensors: readonly RpcTensor[]): Uint8Array {
     const uid = BigInt(random.below(4))
-    return this.request(Command.GRAPH_COMPUTE, {
+    const graph = {
       ...{ uid, device: 0, nodes: [...nodes] },
       tensors: tensors.map((tensor) => this.#renumbered(tensor)),
-    })
+    }
+    const isQuestion = random.chance(0.2) && this.#spec.features.helloCaps
+    return isQuestion
+      ? encodeExtensionRequest("DEVICE_SUPPORTS", graph)
+      : this.request(Command.GRAPH_COMPUTE, graph)
   }
 
   #renumbered(tensor: RpcTensor): RpcTensor {

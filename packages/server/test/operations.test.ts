@@ -1,6 +1,6 @@
 /** Every operation runs as ggml builds it, and no other way. */
 import { expect, test } from "bun:test"
-import { Command, type OpName, typeId } from "@ggml-rpc/protocol"
+import { Command, encodeExtensionRequest, type OpName, typeId } from "@ggml-rpc/protocol"
 import { opRules } from "../src/session/ops/table.ts"
 import { waitFor } from "./processes.ts"
 import { f32Tensor, floats, node, TestClient, toFloats } from "./TestClient.ts"
@@ -27,6 +27,23 @@ test("a valid node of each operation is computed", () =>
       }
     }
     expect(failed).toEqual([])
+    client.close()
+  }))
+
+test("a valid node of each operation is one that the device supports", () =>
+  withServer({ allowTraining: true }, async ({ port }) => {
+    const client = await TestClient.connect(port)
+    // Where the tensors would lie does not matter: nothing does yet.
+    const nowhere = { remotePtr: 0n, basePtr: 0n }
+    const refused: string[] = []
+    for (const node of validNodes) {
+      const tensors = tensorsOf(node, nowhere).map((tensor) => ({ ...tensor, data: 0n }))
+      const question = { device: 0, nodes: [BigInt(tensors.length)], tensors }
+      client.write(encodeExtensionRequest("DEVICE_SUPPORTS", question))
+      const answer = await client.read(9)
+      if (answer[8] !== 1) refused.push(node.op)
+    }
+    expect(refused).toEqual([])
     client.close()
   }))
 

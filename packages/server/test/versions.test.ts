@@ -6,6 +6,7 @@ import {
   commandSpec,
   findOffer,
   formatVersion,
+  HelloExtension,
   type Numbering,
   noConnCaps,
   type ProtocolSpec,
@@ -16,7 +17,7 @@ import {
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
-import { type RunningServer, serve } from "../src/index.ts"
+import { type LogEntry, type RunningServer, serve } from "../src/index.ts"
 import { f32Tensor, floats, sources, type TestBuffer, TestClient, toFloats } from "./TestClient.ts"
 import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
 
@@ -25,10 +26,12 @@ const names = [...versions.map(({ version }) => formatVersion(version)), "3.6", 
 
 const scope = Effect.runSync(Scope.make())
 let server: RunningServer
+const log: LogEntry[] = []
 
 beforeAll(async () => {
   const listen = names.map((protocol) => ({ port: 0, protocol }))
-  const options = { port: 0, threadCount: 1, debug: false, log: () => {}, listen }
+  const onLog = (entry: LogEntry): void => void log.push(entry)
+  const options = { port: 0, threadCount: 1, debug: false, log: onLog, listen }
   server = await Effect.runPromise(Scope.extend(serve(options), scope))
 })
 afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
@@ -217,11 +220,40 @@ const recompute = ({ features }: ProtocolSpec): Uint8Array => {
   return bytes
 }
 
-test.each(names)("a client with the other kind of HELLO is told no version: %s", async (name) => {
-  const spec = findOffer(name)!
-  const other = versions.find(({ features }) => features.helloCaps !== spec.features.helloCaps)!
-  const client = await TestClient.open(portOf(name), { spec: other })
+const withCaps = names.filter((name) => findOffer(name)!.features.helloCaps)
+const withoutCaps = names.filter((name) => !findOffer(name)!.features.helloCaps)
+
+test.each(withCaps)("a client older than any of %s is told no version", async (name) => {
+  const client = await TestClient.open(portOf(name), { spec: versions.at(-1)! })
   client.send(Command.HELLO, { connCaps: noConnCaps() })
   await client.closed
   await expect(client.read(1)).rejects.toThrow("after 0 of 1 bytes")
+})
+
+describe.each(withoutCaps)("a client newer than %s", (name) => {
+  const spec = findOffer(name)!
+
+  test("is told the version in its own form of HELLO, and may go on with it", async () => {
+    const client = await TestClient.open(portOf(name))
+    const answer = await client.ask(Command.HELLO, { connCaps: noConnCaps() })
+    expect(answer).toMatchObject({ ...spec.version, connCaps: noConnCaps() })
+    expect(answer.extension & HelloExtension.LEVEL_MASK).toBe(HelloExtension.LEVEL)
+    client.spec = spec
+    const buffer = await client.allocate(64)
+    await client.tell(Command.FREE_BUFFER, { remotePtr: buffer.remotePtr })
+    client.close()
+  })
+
+  test("that hangs up is named in one line, which is no error", async () => {
+    log.length = 0
+    const client = await TestClient.open(portOf(name))
+    await client.ask(Command.HELLO, { connCaps: noConnCaps() })
+    client.close()
+    const text = `hung up when it was told protocol ${formatVersion(spec.version)}`
+    const lines = () => log.filter(({ level }) => level !== "debug")
+    for (let tries = 0; tries < 500 && lines().length === 0; tries++) await Bun.sleep(5)
+    const [line, ...others] = lines()
+    expect(line).toMatchObject({ level: "warning", message: expect.stringContaining(text) })
+    expect(others).toEqual([])
+  })
 })

@@ -3,7 +3,7 @@ import { loadGguf } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
-import { formatPlanTable, formatPlanTitle, planJson } from "../planView.ts"
+import { formatPlanTable, formatPlanTitle, planJson, planWarnings } from "../planView.ts"
 import { printJson } from "../runReport.ts"
 import { columnsOf, printLine, styleOf } from "../terminal.ts"
 import { modelPath, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
@@ -26,6 +26,7 @@ export const plan = (values: PlanValues) =>
         printLine(formatPlanTitle(made))
         const { bold } = styleOf(process.stdout)
         printLine(formatPlanTable(made, { columns: columnsOf(process.stdout), heading: bold }))
+        for (const warning of planWarnings(made)) printLine(warning)
       }),
     ),
     values.json,

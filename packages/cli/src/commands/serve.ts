@@ -23,7 +23,9 @@ export const serve = (values: ServeValues) =>
         ...(values.protocol === undefined ? {} : { protocol: values.protocol }),
         ...(values.listen === undefined ? {} : { listen: yield* pinnedPorts(values.listen) }),
         versionsFile: versionsFile(),
+        ...(values.allow === undefined ? {} : { allow: values.allow }),
         cache: values.cache,
+        ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
         allowTraining: values.allowTraining,
         allowComm: values.allowComm,
       })

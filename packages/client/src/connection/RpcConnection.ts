@@ -52,6 +52,8 @@ export class RpcConnection {
   /** How the server speaks; known after `open`. */
   dialect: Dialect = defaultDialect
   kind: ServerKind = "llama.cpp"
+  /** What the server knows besides the protocol, see `HelloExtension`. */
+  level = 0
   /** The server said that it has no cache; one of upstream's never tells. */
   lacksCache = false
   /** The server said that a tensor takes just its own bytes on every device of it: no need to ask. */
@@ -73,6 +75,8 @@ export class RpcConnection {
   peers: ReadonlyArray<RpcConnection> = [this]
   private readonly answer = new Uint8Array(64)
   private readonly answerView = new DataView(this.answer.buffer)
+  /** Bytes that `fillSoon` received last. */
+  private answerFilled = 0
 
   /** How long an answer may take, all of it; undefined while a computation may lie before it. */
   private patienceMs: number | undefined
@@ -122,20 +126,25 @@ export class RpcConnection {
   /** False when the server hung up without a byte of an answer, as one does that knows HELLO in another form. */
   private hello(form: HelloForm, timeoutMs: number): boolean {
     io().io_send(this.fd, form.request, form.request.length)
+    this.answerFilled = 0
     const result = this.receiveSoon(form.answerBytes, timeoutMs)
     if (result === errno.again) throw this.busyError(timeoutMs)
-    if (result === errno.protocol) {
+    if (result < 0 && this.answerFilled === 0) return false
+    if (result < 0) {
       throw new HandshakeError({
         endpoint: this.endpoint,
         reason: "not-a-server",
-        detail: "it sent something else than a HELLO response",
+        detail:
+          result === errno.protocol
+            ? "it sent something else than a HELLO response"
+            : "it closed the connection in the middle of an answer",
       })
     }
-    if (result < 0) return false
     const greeting = readHello(this.endpoint, form, this.answer.subarray(0, form.answerBytes))
     if (greeting instanceof HandshakeError) throw greeting
     this.dialect = greeting.dialect
     this.kind = greeting.kind
+    this.level = greeting.level
     this.lacksCache = greeting.lacksCache
     this.hasPlainSizes = greeting.hasPlainSizes
     return true
@@ -162,6 +171,7 @@ export class RpcConnection {
       const got = io().io_recv(this.fd, this.answer.subarray(at, sizeBytes), sizeBytes - at)
       if (got <= 0) return got === 0 ? errno.brokenPipe : got
       at += got
+      this.answerFilled = at
     }
     return 0
   }
@@ -241,12 +251,13 @@ export class RpcConnection {
   }
 
   /**
-   * Notes that the GET_TENSOR request reserved last will be answered with `sizeBytes` for `target`.
+   * Notes that the request reserved last, a GET_TENSOR or another one of this `command`, will be answered with `sizeBytes`
+   * for `target`.
    *
    * @returns the read's ticket: 1, 2, …; its bytes are there when `drainTo` of it returns, at the latest
    */
-  expect(target: Address, sizeBytes: number): number {
-    this.answers.push(Command.GET_TENSOR, target, sizeBytes, this.requestedBytes)
+  expect(target: Address, sizeBytes: number, command: number = Command.GET_TENSOR): number {
+    this.answers.push(command, target, sizeBytes, this.requestedBytes)
     return ++this.answersAsked
   }
 

@@ -47,6 +47,8 @@ export interface Greeting {
   readonly version: Version
   readonly dialect: Dialect
   readonly kind: ServerKind
+  /** What it knows besides the protocol, see `HelloExtension`; 0 for one of upstream's. */
+  readonly level: number
   /** It has no cache; one of upstream's never tells. */
   readonly lacksCache: boolean
   /** A tensor takes just its own bytes on every device of it: no need to ask. */
@@ -66,11 +68,13 @@ export const readHello = (
     return new HandshakeError({ endpoint, reason: "version", detail: selection.refusal })
   }
   const { extension } = answer
-  const isOurs = (extension & HelloExtension.LEVEL_MASK) >= HelloExtension.LEVEL
+  const level = extension & HelloExtension.LEVEL_MASK
+  const isOurs = level > 0
   return {
     version,
     dialect: new Dialect(selection.spec),
     kind: isOurs ? "ggml-rpc" : "llama.cpp",
+    level,
     lacksCache: isOurs && (extension & HelloExtension.NO_CACHE) !== 0,
     hasPlainSizes: isOurs && (extension & HelloExtension.PLAIN_SIZES) !== 0,
   }

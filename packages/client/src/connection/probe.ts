@@ -130,7 +130,9 @@ const connect = (
 /** A response's payload, or what the stream holds instead of what the protocol says. */
 type Exchanged = { readonly payload: Uint8Array } | { readonly problem: string }
 
+/** The server hung up, without a byte of an answer or in the middle of it. */
 const closed = { problem: "it closed the connection" }
+const cutShort = { problem: "it closed the connection in the middle of an answer" }
 
 /** A connection to a server, and how long it may take to answer. */
 interface Line {
@@ -148,13 +150,13 @@ const exchange = async (
 ): Promise<Exchanged> => {
   socket.write(request)
   const header = await inbox.take(RESPONSE_HEADER_SIZE_BYTES)
-  if (header.length < RESPONSE_HEADER_SIZE_BYTES) return closed
+  if (header.length < RESPONSE_HEADER_SIZE_BYTES) return header.length === 0 ? closed : cutShort
   const announced = readU64AsNumber(new DataView(header.buffer, header.byteOffset, 8), 0)
   if (announced !== sizeBytes) {
     return { problem: "its answer has another size than the protocol says" }
   }
   const payload = await inbox.take(sizeBytes)
-  return payload.length < sizeBytes ? closed : { payload }
+  return payload.length < sizeBytes ? cutShort : { payload }
 }
 
 const answerOf = (

@@ -19,6 +19,7 @@ import {
   putMemsetTensor,
   putSetTensor,
 } from "./requests.ts"
+import { askGathered } from "./support.ts"
 import type { WeightUpload } from "./WeightUpload.ts"
 
 const MEMORY_MAX_AGE_MS = 1000
@@ -143,6 +144,11 @@ export class DeviceOperations {
   synchronize(device: number, ticket: number): void {
     this.states[device]!.connection.drainTo(ticket)
   }
+
+  /** Asks whether the device supports what the shim wants to know. */
+  askSupport(device: number): void {
+    askGathered([this.states[device]!])
+  }
 }
 
 /** Free and total memory of a device now, in bytes; undefined when its connection is broken. */
@@ -203,5 +209,6 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
       ["i32", "f64"],
       "void",
     ),
+    make((device: number) => operations.askSupport(device), ["i32"], "void"),
   ]
 }

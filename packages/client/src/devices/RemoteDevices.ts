@@ -12,6 +12,14 @@ import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice 
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { awaitFence, putFence } from "./requests.ts"
+import {
+  askGathered,
+  enableQuestions,
+  type MeasuredSupport,
+  MeasurePhase,
+  measuredSupport,
+  setPhase,
+} from "./support.ts"
 import { WeightUpload } from "./WeightUpload.ts"
 import { warmUp } from "./warmUp.ts"
 
@@ -80,7 +88,9 @@ export class RemoteDevices {
       connection.hasPlainSizes ? 1 : 0,
     ) as Address
     setDialect(address, connection.dialect)
-    this.states.push(newDeviceState({ address, name, deviceIndex }, connection, connectionIndex))
+    const state = newDeviceState({ address, name, deviceIndex }, connection, connectionIndex)
+    enableQuestions(state)
+    this.states.push(state)
   }
 
   /** Runs the code of a load before there is one; nothing of it is counted or sent. */
@@ -121,6 +131,36 @@ export class RemoteDevices {
       connection.flush()
     }
     for (const connection of behind) awaitFence(connection)
+  }
+
+  /**
+   * Measures a model on these devices: by one load without memory, in which all counts as supported that nobody asked about
+   * yet, and, when an answer is no, by a second one. `look` gets the last, and what the devices turned out not to support.
+   */
+  measured<Load, Result>(
+    load: () => Load,
+    release: (load: Load) => void,
+    look: (load: Load, support: ReadonlyArray<MeasuredSupport>) => Result,
+  ): Result {
+    const enter = (phase: MeasurePhase): void => {
+      for (const state of this.states) setPhase(state, phase)
+    }
+    try {
+      enter(MeasurePhase.GATHERING)
+      let loaded = load()
+      if (askGathered(this.states) > 0) {
+        release(loaded)
+        enter(MeasurePhase.ASKING)
+        loaded = load()
+      }
+      try {
+        return look(loaded, this.states.map(measuredSupport))
+      } finally {
+        release(loaded)
+      }
+    } finally {
+      enter(MeasurePhase.OVER)
+    }
   }
 
   clearMemoryFailure(): void {

@@ -1,4 +1,5 @@
 import type { Address } from "@ggml-rpc/native/bindings"
+import { formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { newStoredGraphs, type StoredGraphs } from "./StoredGraphs.ts"
 
@@ -11,6 +12,8 @@ export interface RemoteDevice {
   readonly endpoint: string
   /** Index at its server. */
   readonly deviceIndex: number
+  /** The server's protocol, such as `7.0.0`. */
+  readonly version: string
 }
 
 /** What this process knows of it; its place in the list of all is the number that the shim's callbacks give. */
@@ -36,6 +39,7 @@ export const newDeviceState = (
 ): DeviceState => ({
   ...device,
   endpoint: connection.endpoint,
+  version: formatVersion(connection.dialect.version),
   connection,
   connectionIndex,
   storedGraphs: newStoredGraphs(connection.dialect.features.storedGraphs),

@@ -10,11 +10,11 @@ import {
   opId,
   type ProtocolSpec,
   RpcTensor,
-  TensorFlag,
   typeId,
 } from "@ggml-rpc/protocol"
 import { type DeviceOperations, makeCallbacks } from "./DeviceOperations.ts"
 import { setDialect } from "./dialectTables.ts"
+import { type Node, withGraph } from "./graph.testHelper.ts"
 
 const devices: Array<Address> = []
 afterAll(() => {
@@ -28,49 +28,6 @@ const deviceOf = (dialect: Dialect): Address => {
   devices.push(device)
   setDialect(device, dialect)
   return device
-}
-
-interface Node {
-  readonly op: string
-  readonly type?: string
-  readonly sources?: ReadonlyArray<string>
-  readonly opParams?: ReadonlyArray<number>
-}
-
-const recordOf = ({ op, type = "F32", opParams = [] }: Node): RpcTensor => ({
-  ...ABSENT_TENSOR,
-  id: 1n,
-  type: typeId(type),
-  ne: [256, 1, 1, 1],
-  nb: [4, 1024, 1024, 1024],
-  op: opId(op),
-  opParams: Array.from({ length: 16 }, (_, slot) => opParams[slot] ?? 0),
-  flags: TensorFlag.COMPUTE,
-  useCount: 1,
-})
-
-/** A graph of these nodes, each over tensors of its `sources`, while `use` looks at it. */
-const withGraph = <A>(nodes: ReadonlyArray<Node>, use: (built: Address) => A): A => {
-  const records: Array<RpcTensor> = []
-  const indexes = nodes.map((node) => {
-    const types = node.sources ?? ["F32"]
-    const sources = types.map((type) => records.push(recordOf({ op: "NONE", type })))
-    const src = Array.from({ length: 10 }, (_, index) => BigInt(sources[index] ?? 0))
-    return records.push({ ...recordOf(node), src })
-  })
-  const bytes = new Uint8Array(records.length * RpcTensor.size)
-  const view = new DataView(bytes.buffer)
-  for (const [index, record] of records.entries()) {
-    RpcTensor.encode(record, view, index * RpcTensor.size)
-  }
-  const built = ggml().gs_graph_build(
-    ...[Uint32Array.from(indexes), nodes.length, bytes, records.length],
-  ) as Address
-  try {
-    return use(built)
-  } finally {
-    ggml().gs_graph_free(asPointer(built))
-  }
 }
 
 const supports = (dialect: Dialect, node: Node): boolean => {

@@ -6,6 +6,8 @@ import { ptr } from "bun:ffi"
 import type { Address } from "@ggml-rpc/native/bindings"
 import {
   Command,
+  ExtensionCommand,
+  extensionCommands,
   type Fnv1a64,
   GetTensorRequest,
   MemsetTensorRequest,
@@ -176,11 +178,40 @@ export const putGraphCompute = (
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + graph.nodeIdsOffset)
   writeRequestHeader(view, at, Command.GRAPH_COMPUTE, graph.sizeBytes(nodeCount, tensorCount))
   graph.writeHead(view, at + REQUEST_HEADER_SIZE_BYTES, deviceIndex, uidLow, uidHigh, nodeCount)
+  putNodes(connection, ids, nodeCount, records, tensorCount)
+  connection.expectAnswer(Command.GRAPH_COMPUTE)
+}
+
+/** What follows the head of a graph. */
+const putNodes = (
+  connection: RpcConnection,
+  ids: Address,
+  nodeCount: number,
+  records: Address,
+  tensorCount: number,
+): void => {
   connection.append(ids, nodeCount * 8)
   const countAt = connection.reserve(4)
-  view.setUint32(countAt, tensorCount, true)
+  connection.blockView.setUint32(countAt, tensorCount, true)
   connection.append(records, tensorCount * RpcTensor.size)
-  connection.expectAnswer(Command.GRAPH_COMPUTE)
+}
+
+/** DEVICE_SUPPORTS, for a server that announced it; its answer has a byte a node. */
+export const putDeviceSupports = (
+  connection: RpcConnection,
+  deviceIndex: number,
+  ids: Address,
+  nodeCount: number,
+  records: Address,
+  tensorCount: number,
+): void => {
+  const { request } = extensionCommands.DEVICE_SUPPORTS
+  const view = connection.blockView
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + request.nodeIdsOffset)
+  const sizeBytes = request.sizeBytes(nodeCount, tensorCount)
+  writeRequestHeader(view, at, ExtensionCommand.DEVICE_SUPPORTS, sizeBytes)
+  request.writeHead(view, at + REQUEST_HEADER_SIZE_BYTES, deviceIndex, 0, 0, nodeCount)
+  putNodes(connection, ids, nodeCount, records, tensorCount)
 }
 
 export const putGraphRecompute = (

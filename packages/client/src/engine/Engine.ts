@@ -22,7 +22,9 @@ import type {
   EngineServer,
   MeasuredRow,
   Placement,
+  UnsupportedOps,
 } from "./messages.ts"
+import { unsupportedOp, unsupportedOps } from "./unsupported.ts"
 
 export interface Loaded {
   readonly model: LlamaModel
@@ -153,6 +155,27 @@ export class Engine {
       }
       throw error
     }
+  }
+
+  /**
+   * What `look` makes of a model loaded without memory, and of what the devices do not support of it.
+   *
+   * @throws {UnsupportedOpError} when that is what only one of them could compute
+   */
+  measured<Result>(
+    load: () => Loaded,
+    look: (loaded: Loaded, unsupported: ReadonlyArray<UnsupportedOps>) => Result,
+  ): Result {
+    const release = ({ model }: Loaded): void => model.release()
+    this.remote ??= new RemoteDevices([])
+    const { remote } = this
+    return remote.measured(load, release, (loaded, support) => {
+      this.failIfLost()
+      const stuck = support.findIndex(({ stuckOp }) => stuckOp >= 0)
+      if (stuck >= 0) throw unsupportedOp(remote.devices[stuck]!, support[stuck]!.stuckOp)
+      const isRefused = support.some(({ refusalCount }) => refusalCount > 0)
+      return look(loaded, isRefused ? unsupportedOps(loaded.context, remote.devices) : [])
+    })
   }
 
   /** What a model and its context take, by the indexes that the host knows devices by. */

@@ -99,6 +99,24 @@ export interface MeasuredRow extends Omit<MemoryBreakdownRow, "deviceAddress"> {
   readonly device: number
 }
 
+/** Operations of a model that a device does not compute, although what they read comes from there. */
+export interface UnsupportedOps {
+  /** Index of the device. */
+  readonly device: number
+  readonly operations: ReadonlyArray<{
+    /** ggml's name, such as `SSM_SCAN`, or that of the kind, such as `SILU`. */
+    readonly name: string
+    /** Type of the first source, such as `F32`. */
+    readonly type: string
+    /** Nodes in the graph of one token. */
+    readonly nodeCount: number
+  }>
+  /** How often the graph of one token comes to the device. */
+  readonly pieceCount: number
+  /** Tensor data that goes to and from the device for one token with a full cache. */
+  readonly bytesPerToken: number
+}
+
 export interface LoadStats {
   readonly loadMs: number
   /** Bytes of weights that went to servers, or were found in their caches. */
@@ -136,6 +154,7 @@ export type EngineEvent =
   | {
       readonly type: "measured"
       readonly rows: ReadonlyArray<MeasuredRow>
+      readonly unsupported: ReadonlyArray<UnsupportedOps>
       readonly contextSize: number
     }
   | { readonly type: "progress"; readonly doneBytes: number; readonly cachedBytes: number }

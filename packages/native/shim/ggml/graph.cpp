@@ -114,6 +114,16 @@ API int gs_graph_unsupported(ggml_backend_t backend, const built_graph * built) 
     return -1;
 }
 
+// Whether a device has a kernel for each node: clears the bytes of those that it has none for, and looks only at nodes whose
+// byte is not 0.
+API void gs_graph_supports(ggml_backend_dev_t device, const built_graph * built, uint8_t * answers) {
+    for (int i = 0; i < built->graph->n_nodes; i++) {
+        if (answers[i] != 0 && !ggml_backend_dev_supports_op(device, built->graph->nodes[i])) {
+            answers[i] = 0;
+        }
+    }
+}
+
 // Has indices looked at on every run, right before their nodes; once, for a graph without checks. `way` is an
 // index_check_way that suits the backend, which for `nodes` must have an abort flag. 0 when memory ran out.
 API int gs_graph_check_indices(built_graph * built, const index_check * checks, int count, int way) {

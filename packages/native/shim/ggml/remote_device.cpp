@@ -37,6 +37,7 @@ struct remote_callbacks {
     int  (*get_memory)(int device);
     int  (*graph_compute)(int device, const void * graph, double uid_low, double uid_high);
     void (*synchronize)(int device, double ticket);
+    void (*ask_support)(int device); // the questions that gathered; answered by gs_remote_support_answer
 };
 
 namespace {
@@ -84,7 +85,7 @@ remote_buffer * remote_of(ggml_backend_buffer_t buffer) {
 
 } // namespace
 
-const remote_server & server_of(ggml_backend_dev_t device) {
+remote_server & server_of(ggml_backend_dev_t device) {
     return static_cast<remote_device *>(device->context)->server;
 }
 
@@ -352,9 +353,39 @@ ggml_backend_buffer_type_t remote_device_buft(ggml_backend_dev_t device) {
     return &device_of(device)->buffer_type;
 }
 
-// The protocol has no capability query: a server is assumed to run every operation of its version.
-bool remote_supports_op(ggml_backend_dev_t device, const ggml_tensor * op) {
-    return device_of(device)->server.dialect.supports(op);
+// The protocol has no such question: a server of upstream's is taken to run every operation of its version.
+bool is_supported(remote_device * device, const ggml_tensor * op) {
+    remote_server & server = device->server;
+    if (!server.dialect.supports(op)) {
+        return false;
+    }
+    if (!server.support.can_ask || computes_nothing(op)) {
+        return true;
+    }
+    remote_support::answer answer = server.support.find(op);
+    if (answer == remote_support::answer::unknown) {
+        server.support.ask(op, server);
+        if (!server.support.may_gather()) {
+            g_remote.ask_support(device->index);
+        }
+        answer = server.support.find(op);
+    }
+    return answer != remote_support::answer::no;
+}
+
+// Whether the result lies in the device's memory already, so that no other device can compute it.
+bool is_held(const remote_device * device, const ggml_tensor * tensor) {
+    const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    return buffer != nullptr && buffer->buft == &device->buffer_type;
+}
+
+bool remote_supports_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
+    remote_device * device = device_of(dev);
+    if (is_supported(device, op)) {
+        return true;
+    }
+    // What has to run here would end the process in ggml's scheduler: a measurement goes on, and tells.
+    return device->server.support.note_refusal(op, is_held(device, op));
 }
 
 bool remote_supports_buft(ggml_backend_dev_t device, ggml_backend_buffer_type_t type) {
@@ -389,7 +420,7 @@ ggml_backend_reg * remote_reg() {
 } // namespace
 
 API void gs_remote_set_callbacks(void * const * callbacks) {
-    static_assert(sizeof(remote_callbacks) == 12 * sizeof(void *), "the callbacks are an array of pointers");
+    static_assert(sizeof(remote_callbacks) == 13 * sizeof(void *), "the callbacks are an array of pointers");
     memcpy(&g_remote, callbacks, sizeof(g_remote));
 }
 
@@ -433,28 +464,6 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
     device->device.context = device;
     g_devices.push_back(device);
     return &device->device;
-}
-
-// How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
-// each is, then the number of limits of five words each, that of source limits of three words each, which follow, and
-// whether use counts are read, and the multiple of quantized rows.
-API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
-    remote_dialect & dialect = device_of(device)->server.dialect;
-    std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
-    for (std::vector<int16_t> * target : targets) {
-        target->assign(tables, tables + *counts);
-        tables += *counts++;
-    }
-    dialect.limits.clear();
-    for (uint32_t i = 0; i < counts[0]; i++, limits += 5) {
-        dialect.limits.push_back({limits[0], limits[1], limits[2], limits[3], limits[4]});
-    }
-    dialect.source_limits.clear();
-    for (uint32_t i = 0; i < counts[1]; i++, limits += 3) {
-        dialect.source_limits.push_back({limits[0], limits[1], limits[2]});
-    }
-    dialect.has_use_counts = counts[2] != 0;
-    dialect.quantized_row_multiple = counts[3];
 }
 
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.

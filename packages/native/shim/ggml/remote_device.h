@@ -2,15 +2,17 @@
 
 #include "ggml-backend.h"
 #include "remote_dialect.h"
+#include "remote_support.h"
 #include "tensor_record.h"
 
 // The server of a device, as far as graphs must know it.
 struct remote_server {
     int            connection = 0; // devices of one server share a connection
     remote_dialect dialect;
+    remote_support support; // of this device
 };
 
-const remote_server & server_of(ggml_backend_dev_t device);
+remote_server & server_of(ggml_backend_dev_t device);
 
 // Fills a record from a tensor as a server may see it: with its numbers, and without the buffers of other servers, whose
 // handles mean nothing there. Fields that only a graph knows are 0.

@@ -1,26 +1,14 @@
 // What a server of another version can compute, and how it says so.
 
 #include "remote_dialect.h"
+#include "api.h"
 #include "ggml-backend-impl.h"
+#include "remote_device.h"
 
 namespace {
 
 int number_in(const std::vector<int16_t> & table, int number) {
     return number >= 0 && size_t(number) < table.size() ? table[size_t(number)] : -1;
-}
-
-// Only say how their source's data is looked at.
-bool computes_nothing(const ggml_tensor * tensor) {
-    switch (tensor->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_VIEW:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
-        default:
-            return false;
-    }
 }
 
 // These carry host function pointers.
@@ -41,6 +29,19 @@ int kind_of(const remote_dialect & dialect, const ggml_tensor * op) {
 }
 
 } // namespace
+
+bool computes_nothing(const ggml_tensor * tensor) {
+    switch (tensor->op) {
+        case GGML_OP_NONE:
+        case GGML_OP_RESHAPE:
+        case GGML_OP_VIEW:
+        case GGML_OP_PERMUTE:
+        case GGML_OP_TRANSPOSE:
+            return true;
+        default:
+            return false;
+    }
+}
 
 bool remote_dialect::has_number(const ggml_tensor * op) const {
     return computes_nothing(op) || (number_in(ops, op->op) >= 0 && kind_of(*this, op) >= 0);
@@ -94,4 +95,26 @@ bool remote_dialect::may_be_padded(const ggml_tensor * tensor) const {
 
 bool remote_dialect::may_expand(ggml_op op) const {
     return number_in(expanding_ops, op) > 0 && ggml_op_alloc_size_may_expand(op);
+}
+
+// How the server of a device numbers things. `tables` holds those of remote_dialect one after the other, `counts` how long
+// each is, then the number of limits of five words each, that of source limits of three words each, which follow, and
+// whether use counts are read, and the multiple of quantized rows.
+API void gs_remote_device_set_dialect(ggml_backend_dev_t device, const int16_t * tables, const uint32_t * limits, const uint32_t * counts) {
+    remote_dialect & dialect = server_of(device).dialect;
+    std::vector<int16_t> * const targets[] = {&dialect.ops, &dialect.unary_ops, &dialect.glu_ops, &dialect.types, &dialect.expanding_ops};
+    for (std::vector<int16_t> * target : targets) {
+        target->assign(tables, tables + *counts);
+        tables += *counts++;
+    }
+    dialect.limits.clear();
+    for (uint32_t i = 0; i < counts[0]; i++, limits += 5) {
+        dialect.limits.push_back({limits[0], limits[1], limits[2], limits[3], limits[4]});
+    }
+    dialect.source_limits.clear();
+    for (uint32_t i = 0; i < counts[1]; i++, limits += 3) {
+        dialect.source_limits.push_back({limits[0], limits[1], limits[2]});
+    }
+    dialect.has_use_counts = counts[2] != 0;
+    dialect.quantized_row_multiple = counts[3];
 }

@@ -33,15 +33,6 @@ export interface GraphLayout {
 const COUNT_SIZE = 4
 const ID_SIZE = 8
 
-const graphError = (field: string, reason: string, value?: number): ProtocolError =>
-  new ProtocolError({ command: "GRAPH_COMPUTE", field, reason, value })
-
-const requireU32 = (field: string, value: number): void => {
-  if (!Number.isInteger(value) || value < 0 || value > 0xffff_ffff) {
-    throw graphError(field, "must be an integer from 0 to 4294967295", value)
-  }
-}
-
 /** What comes before the node count of a GRAPH_COMPUTE payload. */
 export interface GraphHead {
   /** `u32 device` */
@@ -61,9 +52,12 @@ export class GraphFormat implements PayloadCodec<GraphComputeRequest> {
   readonly nodeIdsOffset: number
   /** The smallest payload: no node, no tensor. */
   readonly minSizeBytes: number
+  readonly #command: string
 
-  constructor(head: GraphHead) {
+  /** `command`: what errors name. */
+  constructor(head: GraphHead, command = "GRAPH_COMPUTE") {
     this.head = head
+    this.#command = command
     this.uidOffset = head.hasUid ? 4 : -1
     this.nodeCountOffset = (head.hasDevice ? 4 : 0) + (head.hasUid ? 8 : 0)
     this.nodeIdsOffset = this.nodeCountOffset + COUNT_SIZE
@@ -84,27 +78,27 @@ export class GraphFormat implements PayloadCodec<GraphComputeRequest> {
    */
   parse(view: DataView, payloadSize: number, offset = 0): GraphLayout {
     if (offset < 0 || payloadSize > view.byteLength - offset) {
-      throw graphError(
+      throw this.#error(
         "payload_size",
         `exceeds the ${view.byteLength - offset} bytes present`,
         payloadSize,
       )
     }
     if (!(payloadSize >= this.minSizeBytes)) {
-      throw graphError("payload_size", `must be at least ${this.minSizeBytes}`, payloadSize)
+      throw this.#error("payload_size", `must be at least ${this.minSizeBytes}`, payloadSize)
     }
     const { nodeIdsOffset } = this
     const device = this.head.hasDevice ? view.getUint32(offset, true) : 0
     const nodeCount = view.getUint32(offset + this.nodeCountOffset, true)
     const tensorCountOffset = nodeIdsOffset + nodeCount * ID_SIZE
     if (tensorCountOffset + COUNT_SIZE > payloadSize) {
-      throw graphError("n_nodes", `does not fit a payload of ${payloadSize} bytes`, nodeCount)
+      throw this.#error("n_nodes", `does not fit a payload of ${payloadSize} bytes`, nodeCount)
     }
     const tensorCount = view.getUint32(offset + tensorCountOffset, true)
     const tensorsOffset = tensorCountOffset + COUNT_SIZE
     const trailingBytes = payloadSize - tensorsOffset - tensorCount * RpcTensor.size
     if (trailingBytes < 0) {
-      throw graphError("n_tensors", `does not fit a payload of ${payloadSize} bytes`, tensorCount)
+      throw this.#error("n_tensors", `does not fit a payload of ${payloadSize} bytes`, tensorCount)
     }
     return { device, nodeCount, nodeIdsOffset, tensorCount, tensorsOffset, trailingBytes }
   }
@@ -136,9 +130,11 @@ export class GraphFormat implements PayloadCodec<GraphComputeRequest> {
 
   encode(value: GraphComputeRequest, view: DataView, offset: number): void {
     const { device, nodes, tensors, uid = 0n } = value
-    requireU32("device", device)
+    if (!Number.isInteger(device) || device < 0 || device > 0xffff_ffff) {
+      throw this.#error("device", "must be an integer from 0 to 4294967295", device)
+    }
     if (!this.head.hasDevice && device !== 0) {
-      throw graphError("device", "must be 0 in this version", device)
+      throw this.#error("device", "must be 0 in this version", device)
     }
     RpcTensor.fields.id.encode(uid, scratch, 0, "uid")
     const uidLow = scratch.getUint32(0, true)
@@ -166,6 +162,10 @@ export class GraphFormat implements PayloadCodec<GraphComputeRequest> {
     }
     const uid = this.uidOffset < 0 ? 0n : view.getBigUint64(offset + this.uidOffset, true)
     return { device: layout.device, uid, nodes, tensors }
+  }
+
+  #error(field: string, reason: string, value?: number): ProtocolError {
+    return new ProtocolError({ command: this.#command, field, reason, value })
   }
 }
 

@@ -6,6 +6,8 @@ import { rememberedAddress } from "./VersionOffers.ts"
 /** Who is at the other end of a connection. */
 export interface Peer {
   readonly client: ClientName
+  /** Its address as the socket shows it. */
+  readonly host: string
   /** Under which limits count it; see `rememberedAddress`. */
   readonly address: string
 }
@@ -85,7 +87,8 @@ export class Admission {
 
   #open(socket: AcceptedSocket): void {
     const client = formatEndpoint({ host: socket.remoteAddress, port: socket.remotePort })
-    const peer: Peer = { client, address: rememberedAddress(socket.remoteAddress) }
+    const host = socket.remoteAddress
+    const peer: Peer = { client, host, address: rememberedAddress(host) }
     const { check, greet, timeoutMs, onEvent } = this.#options
     const reason = check?.(peer)
     if (reason !== undefined) {
@@ -120,10 +123,10 @@ export class Admission {
       return
     }
     this.#forget(handshake)
-    const { client, address } = handshake
+    const { client, host, address } = handshake
     const { early, helloBytes } = verdict
     const fd = this.#options.descriptorOf(socket)
-    this.#options.onAdmitted({ client, address, fd, early, helloBytes, pinned })
+    this.#options.onAdmitted({ client, host, address, fd, early, helloBytes, pinned })
     socket.close()
   }
 

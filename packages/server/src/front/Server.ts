@@ -13,18 +13,20 @@ import {
   findOffer,
   formatEndpoint,
   isLoopback,
+  newest,
   type ProtocolSpec,
   shortVersion,
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
-import { removeStaleParts } from "../session/cache/Cache.ts"
-import type { DeviceReport, SessionConfig } from "../session/events.ts"
+import { removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
+import { cacheFolder } from "../cache/place.ts"
+import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
 import { Admission } from "./Admission.ts"
+import { AllowList, privateRanges } from "./AllowList.ts"
 import { logEvents } from "./ClientEvents.ts"
-import { cacheFolder } from "./cacheFolder.ts"
 import {
   CacheFolderError,
   type ServeError,
@@ -53,6 +55,11 @@ export interface ServeOptions {
   readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
   /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
   readonly versionsFile?: string
+  /**
+   * Whose connections are taken: addresses and networks such as `192.168.0.0/16`. Default: everybody's where `host` is an
+   * address of this machine alone, else those of `privateRanges`.
+   */
+  readonly allow?: readonly string[]
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
@@ -61,6 +68,13 @@ export interface ServeOptions {
   readonly cache?: boolean
   /** Keep them in this folder instead; implies `cache`. */
   readonly cacheDir?: string
+  /**
+   * How large the cache may get: least recently used files go. Default a tenth of what it and the disk's free space are
+   * together, but at least what it is already.
+   */
+  readonly cacheLimitBytes?: number
+  /** Smaller weights are not kept. Default 10 MiB, above which upstream's clients ask; ggml-rpc.cpp `HASH_THRESHOLD` (7.0.0). */
+  readonly cacheMinBytes?: number
   /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
   readonly debug?: boolean
   /** Clients served at the same time; more are turned away. Default 64. */
@@ -104,6 +118,7 @@ export interface RunningServer {
   readonly devices: readonly DeviceReport[]
   readonly threadCount: number
   readonly cacheDir: string | undefined
+  readonly cacheLimitBytes: number | undefined
   /** Clients that are connected now. */
   readonly clientCount: () => number
   /** Ids of the session processes now, waiting ones included. */
@@ -112,6 +127,8 @@ export interface RunningServer {
 
 /** The port of upstream's rpc-server. */
 export const DEFAULT_PORT = 50052
+
+const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
 
 const DEFAULT_MAX_SESSIONS = 64
 
@@ -140,7 +157,7 @@ export const serve = (
     const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
       Effect.map(pinnedProtocol(protocol), (spec) => ({ port, protocol, spec })),
     )
-    const cacheDir = yield* prepareCache(options)
+    const cache = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
@@ -148,7 +165,7 @@ export const serve = (
       allowTraining: options.allowTraining ?? false,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
-      ...(cacheDir === undefined ? {} : { cacheDir }),
+      ...(cache === undefined ? {} : { cache }),
       ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
     }
     const ledger = yield* namelessFile("wx+")
@@ -171,6 +188,9 @@ export const serve = (
     )
     const devices = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
+    const allow = yield* AllowList.of(
+      options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
+    )
     const admission = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -178,7 +198,7 @@ export const serve = (
             timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
             maxHandshakes: MAX_HANDSHAKES,
             maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
-            check: () => pool.fullness,
+            check: ({ host }) => (allow.has(host) ? pool.fullness : NOT_ALLOWED),
             greet: () => new HelloGreeting(),
             descriptorOf: ownDescriptor,
             onAdmitted: (connection) => pool.assign(connection),
@@ -197,7 +217,7 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${formatEndpoint({ host, port })}: the protocol has no passwords and no encryption, so anyone who reaches this address can use this server; keep it in a private network`,
+        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: the protocol has no passwords and no encryption, so anyone there can use this server`,
       })
     }
     return {
@@ -208,11 +228,16 @@ export const serve = (
       pinned,
       devices,
       threadCount,
-      cacheDir,
+      cacheDir: cache?.folder,
+      cacheLimitBytes: cache?.limitBytes,
       clientCount: () => pool.clientCount,
       processIds: () => pool.processIds,
     }
   })
+
+const anywhere = ["0.0.0.0/0", "::/0"]
+
+const NOT_ALLOWED = "its address is not among those that may use this server (--allow)"
 
 const linkLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): LinkLimits => ({
   linkMs: linkTimeoutMs ?? LINK_TIMEOUT_MS,
@@ -271,14 +296,15 @@ const effectLog: Effect.Effect<LogSink> = Effect.map(Effect.runtime<never>(), (r
 
 const prepareCache = (
   options: ServeOptions,
-): Effect.Effect<string | undefined, CacheFolderError> => {
+): Effect.Effect<CacheConfig | undefined, CacheFolderError> => {
   if (options.cacheDir === undefined && options.cache !== true) return Effect.succeed(undefined)
   const folder = cacheFolder(options.cacheDir)
   return Effect.try({
     try: () => {
       mkdirSync(folder, { recursive: true })
       removeStaleParts(folder)
-      return folder
+      const limitBytes = options.cacheLimitBytes ?? standardLimit(folder)
+      return { folder, limitBytes, minBytes: options.cacheMinBytes ?? MIN_CACHED_BYTES }
     },
     catch: (cause) => new CacheFolderError({ folder, cause }),
   })

@@ -55,6 +55,9 @@ const STOP_TIMEOUT_MS = 2_000
 /** Exit code of a process whose client left during a long operation; the shim's `io_watch_client`. */
 const CLIENT_GONE_EXIT = 3
 
+/** More reasons than these are those of one file each. */
+const MAX_CACHE_REASONS = 8
+
 interface Member {
   readonly process: SessionProcess
   /** See `SessionConfig.slot`. */
@@ -90,6 +93,8 @@ export class SessionPool {
   readonly #offers: VersionOffers
   /** What `onOffers` got last. */
   #savedOffers: string
+  /** Why weights were not stored in the cache. */
+  readonly #uncached = new Set<string>()
   #closing = false
   #surplusTimer: ReturnType<typeof setTimeout> | undefined
   #started: ((result: readonly DeviceReport[] | StartFailure) => void) | undefined
@@ -306,6 +311,9 @@ export class SessionPool {
       case "unlinked":
         this.#onLink(member, event)
         return
+      case "uncached":
+        this.#onUncached(event.reason)
+        return
       case "closed":
         this.#onClosed(member, event)
     }
@@ -328,6 +336,13 @@ export class SessionPool {
       "warning",
       `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make (--allow-comm), nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
     )
+  }
+
+  /** Once for each reason: it holds for all that comes. */
+  #onUncached(reason: string): void {
+    if (this.#uncached.has(reason) || this.#uncached.size === MAX_CACHE_REASONS) return
+    this.#uncached.add(reason)
+    this.#log("warning", `the cache does not take all weights: ${oneLine(reason)}`)
   }
 
   /** Another client may need another version of the protocol. */

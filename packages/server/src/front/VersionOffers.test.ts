@@ -1,5 +1,6 @@
 import { beforeEach, expect, test } from "bun:test"
-import { formatVersion, offers } from "@ggml-rpc/protocol"
+import { findVersion, formatVersion, offers } from "@ggml-rpc/protocol"
+import type { Offer } from "../session/offer.ts"
 import {
   describeNews,
   parseSavedOffers,
@@ -97,6 +98,19 @@ test("after the last one it begins again, and says so once", () => {
   expect(start(book, "a", "8.0.0")).toBe("8.0.0")
   expect(describeNews("a", news[0]!)).toContain("--protocol 7.0")
   expect(describeNews("a", news[4]!)).toContain("newer than this server")
+})
+
+test("a pinned version that is older than its client's HELLO is said, unless the client goes on", () => {
+  const book = bookOf()
+  const pinned = findVersion("3.6.1")!
+  const ended = (offer: Offer, helloCaps: boolean, hasAsked: boolean) =>
+    book.ended("a", offer, { helloCaps, hasAsked })
+  expect(ended({ pinned }, true, true)).toBeUndefined()
+  expect(ended({ pinned }, false, false)).toBeUndefined()
+  expect(ended({ pinned: findVersion("7.0.0")! }, true, false)).toBeUndefined()
+  const news = ended({ pinned }, true, false)
+  expect(describeNews("a", news!)).toContain("hung up when it was told protocol 3.6.1")
+  expect(book.next("a")).toEqual({ withCaps: 0, withoutCaps: 0 })
 })
 
 test("a client that comes much later is another one", () => {

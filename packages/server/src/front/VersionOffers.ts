@@ -96,10 +96,14 @@ export class VersionOffers {
 
   /**
    * Takes note of how a connection ended that was offered `offer`. Returns what to say of it: a version was found that
-   * works, or the next one to try; undefined when there is nothing new.
+   * works, or the next one to try, or a pinned one is too old; undefined when there is nothing new.
    */
   ended(address: string, offer: Offer, connection: EndedConnection): VersionNews | undefined {
-    if ("pinned" in offer) return undefined
+    if ("pinned" in offer) {
+      // Whoever goes on with an older version than its HELLO has is a client of this project.
+      const isTooOld = connection.helloCaps && !offer.pinned.features.helloCaps
+      return isTooOld && !connection.hasAsked ? { kind: "too old", spec: offer.pinned } : undefined
+    }
     const form = connection.helloCaps ? "withCaps" : "withoutCaps"
     const known = this.#of(address)[form]
     const offered = offer[form]
@@ -175,6 +179,7 @@ export type VersionNews =
   | { readonly kind: "works"; readonly spec: ProtocolSpec }
   | { readonly kind: "next"; readonly refused: ProtocolSpec; readonly spec: ProtocolSpec }
   | { readonly kind: "nothing left"; readonly refused: ProtocolSpec }
+  | { readonly kind: "too old"; readonly spec: ProtocolSpec }
 
 /** A line of the log. */
 export const describeNews = (address: string, news: VersionNews): string => {
@@ -189,6 +194,8 @@ export const describeNews = (address: string, news: VersionNews): string => {
     }
     case "nothing left":
       return `${address} hung up at every protocol that this server speaks, ${formatVersion(news.refused.version)} at last: its llama.cpp may be newer than this server, or a fork`
+    case "too old":
+      return `${address} hung up when it was told protocol ${formatVersion(news.spec.version)}, as llama.cpp does whose own is 4.0 or later: this port speaks nothing else (--protocol)`
   }
 }
 

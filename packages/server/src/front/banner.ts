@@ -1,16 +1,16 @@
-import { formatMebibytes } from "@ggml-rpc/native/bindings"
+import { formatBytes, formatMebibytes } from "@ggml-rpc/native/bindings"
 import { formatVersion, newest, versionRange } from "@ggml-rpc/protocol"
 import type { RunningServer } from "./Server.ts"
 
 /** What upstream's rpc-server prints at its start: protocol version, endpoint, cache, devices. No final line break. */
 export const formatBanner = (
-  server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir" | "protocol">,
+  server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir" | "cacheLimitBytes" | "protocol">,
 ): string =>
   [
     `Starting RPC server v${server.protocol ?? formatVersion(newest.version)}`,
     `  protocol       : ${server.protocol ?? `${versionRange}, as the client speaks`}`,
     `  endpoint       : ${server.endpoint}`,
-    `  local cache    : ${server.cacheDir ?? "n/a"}`,
+    `  local cache    : ${cacheText(server)}`,
     "Devices:",
     ...server.devices.map(
       (device) =>
@@ -18,3 +18,9 @@ export const formatBanner = (
     ),
     "  transport      : TCP",
   ].join("\n")
+
+const cacheText = ({
+  cacheDir,
+  cacheLimitBytes,
+}: Pick<RunningServer, "cacheDir" | "cacheLimitBytes">): string =>
+  cacheDir === undefined ? "n/a" : `${cacheDir} (up to ${formatBytes(cacheLimitBytes ?? 0)})`

@@ -24,6 +24,15 @@ export class ListenError extends Data.TaggedError("ListenError")<{
   }
 }
 
+/** A text that should be a range of addresses. */
+export class AllowListError extends Data.TaggedError("AllowListError")<{
+  readonly range: string
+}> {
+  override get message() {
+    return `'${this.range}' is no range of addresses: write an address, or a network such as 192.168.0.0/16 or fd00::/8, with commas between several.`
+  }
+}
+
 /** A device was asked for that this machine does not have. */
 export class UnknownDeviceError extends Data.TaggedError("UnknownDeviceError")<{
   readonly device: string
@@ -54,7 +63,7 @@ export class CacheFolderError extends Data.TaggedError("CacheFolderError")<{
 }> {
   override get message() {
     const reason = this.cause instanceof Error ? this.cause.message : String(this.cause)
-    return `The cache folder ${this.folder} cannot be made (${reason}): name another with LLAMA_CACHE, or serve without --cache.`
+    return `The cache folder ${this.folder} cannot be used (${reason}): name another with LLAMA_CACHE, or serve without --cache.`
   }
 }
 
@@ -89,5 +98,6 @@ export type ServeError =
   | ListenError
   | UnknownDeviceError
   | SessionStartError
+  | AllowListError
   | CacheFolderError
   | SharedFileError

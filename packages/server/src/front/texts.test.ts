@@ -31,6 +31,7 @@ test("the banner", () => {
   const text = formatBanner({
     endpoint: "127.0.0.1:50052",
     cacheDir: undefined,
+    cacheLimitBytes: undefined,
     protocol: undefined,
     devices: [device],
   })
@@ -45,7 +46,13 @@ test("the banner", () => {
       "  transport      : TCP",
     ].join("\n"),
   )
-  expect(formatBanner({ endpoint: "x:1", cacheDir: "/c", protocol: "7.0", devices: [] })).toContain(
-    "  local cache    : /c\n",
-  )
+  expect(
+    formatBanner({
+      endpoint: "x:1",
+      cacheDir: "/c",
+      cacheLimitBytes: 2 ** 30,
+      protocol: "7.0",
+      devices: [],
+    }),
+  ).toContain("  local cache    : /c (up to 1.00 GiB)\n")
 })

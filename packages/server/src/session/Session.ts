@@ -2,7 +2,7 @@ import { describeCommand } from "@ggml-rpc/protocol"
 import { acknowledge, answerHello } from "./answers.ts"
 import { handlers } from "./commands/table.ts"
 import type { HandedConnection } from "./handOver.ts"
-import { choose } from "./offer.ts"
+import { choose, hasCaps } from "./offer.ts"
 import { type SessionOptions, SessionState } from "./SessionState.ts"
 import { spokenOf } from "./spoken.ts"
 
@@ -39,7 +39,7 @@ export class Session {
     this.hasAsked = false
     const helloBytes = wire.open(fd, early)
     this.#options.onRequest?.(wire.command, wire.sizeBytes)
-    state.speak(spokenOf(choose(offer, helloBytes)))
+    state.speak(spokenOf(choose(offer, helloBytes), hasCaps(helloBytes)))
     this.helloBytes = helloBytes
     answerHello(state)
     wire.next()

@@ -1,7 +1,7 @@
 import { ptr } from "bun:ffi"
 import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
-import type { Cache } from "./cache/Cache.ts"
+import type { Cache } from "../cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
 import type { LinkEvent } from "./events.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"

@@ -1,13 +1,23 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
 
+/** The tensor cache of a server. */
+export interface CacheConfig {
+  /** Absolute. */
+  readonly folder: string
+  /** See `ServeOptions.cacheLimitBytes`. */
+  readonly limitBytes: number
+  /** See `ServeOptions.cacheMinBytes`. */
+  readonly minBytes: number
+}
+
 /** What a session process gets as its only argument, as JSON. */
 export interface SessionConfig {
   /** Names of the devices to serve; absent: upstream's default. */
   readonly devices?: readonly string[]
   readonly threadCount: number
-  /** Absolute folder of the tensor cache; absent: no cache. */
-  readonly cacheDir?: string
+  /** The tensor cache; absent: none. */
+  readonly cache?: CacheConfig
   /** This process's place among all session processes that live. */
   readonly slot: number
   readonly debug: boolean
@@ -56,6 +66,8 @@ export type SessionEvent =
       readonly again: boolean
     }
   | LinkEvent
+  /** Something was not stored in the cache. */
+  | { readonly event: "uncached"; readonly reason: string }
 
 /** What becomes of a client's wish for a link to another server; see commands/comm.ts. */
 export type LinkEvent =

@@ -9,10 +9,10 @@ import { writeSync } from "node:fs"
 import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
-import { Cache } from "./cache/Cache.ts"
-import { VerifiedFiles } from "./cache/VerifiedFiles.ts"
+import { Cache } from "../cache/Cache.ts"
+import { VerifiedFiles } from "../cache/VerifiedFiles.ts"
 import { ClientGone, ComputeError, LinkError } from "./errors.ts"
-import type { DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
+import type { CacheConfig, DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
 import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
@@ -64,16 +64,22 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
   return devices
 }
 
+const cacheOf = ({ folder, limitBytes, minBytes }: CacheConfig): Cache =>
+  new Cache({
+    folder,
+    verified: new VerifiedFiles(VERIFIED),
+    limitBytes,
+    minBytes,
+    onProblem: (reason) => tell({ event: "uncached", reason }),
+  })
+
 const main = (config: SessionConfig): void => {
   io().io_expect_crash()
   io().io_watch_parent(CHANNEL)
   const devices = start(config)
   const session = new Session({
     devices,
-    cache:
-      config.cacheDir === undefined
-        ? undefined
-        : new Cache(config.cacheDir, new VerifiedFiles(VERIFIED)),
+    cache: config.cache && cacheOf(config.cache),
     ledger: new MemoryLedger(LEDGER, config.slot),
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,

@@ -29,21 +29,25 @@ export const decodeOffer = (byte: number): Offer =>
     ? { pinned: servable[byte & ~PINNED]! }
     : { withCaps: byte & 7, withoutCaps: (byte >> 3) & 7 }
 
+/** Whether a HELLO of so many bytes had capabilities. */
+export const hasCaps = (helloBytes: number): boolean => helloBytes === HELLO_BYTES
+
 /**
- * The version for a client that said HELLO with so many bytes.
+ * The version for a client that said HELLO with so many bytes. One with capabilities is told an older version than such
+ * clients have, in the form that it reads: those of this project speak it, and upstream's say which version they miss.
  *
- * @throws {ProtocolError} when the pinned one is of the other kind: the answer's size alone would end the client
+ * @throws {ProtocolError} when the pinned one is newer than a client without: the answer's size alone would end the client
  */
 export const choose = (offer: Offer, helloBytes: number): ProtocolSpec => {
-  const hasCaps = helloBytes === HELLO_BYTES
+  const helloCaps = hasCaps(helloBytes)
   if (!("pinned" in offer)) {
-    return hasCaps ? offers(true)[offer.withCaps]! : offers(false)[offer.withoutCaps]!
+    return helloCaps ? offers(true)[offer.withCaps]! : offers(false)[offer.withoutCaps]!
   }
   const { features, version } = offer.pinned
-  if (features.helloCaps !== hasCaps) {
+  if (features.helloCaps && !helloCaps) {
     refuse(
       "payload_size",
-      `is that of protocol ${helloRange(hasCaps)}, but this port speaks ${formatVersion(version)} only (--protocol)`,
+      `is that of protocol ${helloRange(helloCaps)}, but this port speaks ${formatVersion(version)} only (--protocol)`,
       helloBytes,
     )
   }

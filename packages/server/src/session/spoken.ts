@@ -15,6 +15,9 @@ import {
   type Dialect,
   describeCommand,
   dialectsOf,
+  ExtensionCommand,
+  type ExtensionName,
+  extensionCommands,
   GetAllocSizeRequest,
   GetTensorRequest,
   HelloResponse,
@@ -27,6 +30,7 @@ import {
   SetTensor2dPrefix,
   SetTensorHashRequest,
   STORED_GRAPH_COUNTS,
+  VersionResponse,
 } from "@ggml-rpc/protocol"
 
 /** Of the ggml that this process has loaded: what rules are compiled for, and what goes into native calls. */
@@ -59,8 +63,8 @@ export const loadedTypeId = (name: string): number => {
 }
 
 /** Where fields of requests and of HELLO's answer lie in a version, in bytes from the start of the payload; -1: nowhere. */
-const offsetsOf = (dialect: Dialect) => {
-  const { deviceField, helloCaps } = dialect.features
+const offsetsOf = (dialect: Dialect, helloCaps: boolean) => {
+  const { deviceField } = dialect.features
   const hasSources =
     dialect.requestBytes[Command.GET_ALLOC_SIZE]! > GetAllocSizeRequest.offsets.srcs
   // A server of one device is not told which.
@@ -97,6 +101,11 @@ const offsetsOf = (dialect: Dialect) => {
 /** Ids that a byte can hold: the tables by command have as many entries. */
 export const COMMAND_LIMIT = 256
 
+const extensions = Object.entries(extensionCommands) as [
+  ExtensionName,
+  (typeof extensionCommands)[ExtensionName],
+][]
+
 /** What a request's header is checked against, by command id. */
 export interface RequestSizes {
   /** Payload bytes at least and at most; the most is -1 for a command that does not exist. */
@@ -123,7 +132,7 @@ export interface Spoken extends RequestSizes {
   readonly storedGraphCount: number
 }
 
-const compile = (spec: ProtocolSpec): Spoken => {
+const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
   const minBytes = new Float64Array(COMMAND_LIMIT)
   const maxBytes = new Float64Array(COMMAND_LIMIT).fill(-1)
   const fixedBytes = new Int32Array(COMMAND_LIMIT)
@@ -143,6 +152,15 @@ const compile = (spec: ProtocolSpec): Spoken => {
     const isSilent = commandSpec(command, newest)?.response === null
     if (isSilent) acknowledgementBytes[command] = response.minSizeBytes
   }
+  answerBytes[Command.HELLO] = (helloCaps ? HelloResponse : VersionResponse).size
+  if (helloCaps) {
+    for (const [name, { request, response, maxRequestBytes }] of extensions) {
+      const command = ExtensionCommand[name]
+      minBytes[command] = request.minSizeBytes
+      maxBytes[command] = maxRequestBytes
+      answerBytes[command] = response.minSizeBytes
+    }
+  }
   const dialects = dialectsOf(spec, loaded)
   return {
     spec,
@@ -152,24 +170,31 @@ const compile = (spec: ProtocolSpec): Spoken => {
     fixedBytes,
     answerBytes,
     acknowledgementBytes,
-    offsets: offsetsOf(dialects[0]!),
+    offsets: offsetsOf(dialects[0]!, helloCaps),
     storedGraphCount: STORED_GRAPH_COUNTS[spec.features.storedGraphs],
   }
 }
 
-const compiled = new Map<ProtocolSpec, Spoken>()
+const compiled = {
+  withCaps: new Map<ProtocolSpec, Spoken>(),
+  without: new Map<ProtocolSpec, Spoken>(),
+}
 
-/** How to speak a version. */
-export const spokenOf = (spec: ProtocolSpec): Spoken => {
-  const known = compiled.get(spec)
-  if (known !== undefined) return known
-  const made = compile(spec)
-  compiled.set(spec, made)
+/**
+ * How to speak a version with a client whose HELLO had capabilities or not. Only the first kind can be told of what is ours
+ * besides the protocol, and may use it: on a port for an old version that is a client of this project.
+ */
+export const spokenOf = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
+  const known = helloCaps ? compiled.withCaps : compiled.without
+  const found = known.get(spec)
+  if (found !== undefined) return found
+  const made = compile(spec, helloCaps)
+  known.set(spec, made)
   return made
 }
 
 /** What a session speaks before a client has said HELLO, and then with most. */
-export const newestSpoken: Spoken = spokenOf(newest)
+export const newestSpoken: Spoken = spokenOf(newest, true)
 
 /** Before HELLO: that command alone may come, in either of its sizes, which the wire looks at itself. */
 export const greeting: RequestSizes = {

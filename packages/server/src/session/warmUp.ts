@@ -3,6 +3,7 @@ import { asPointer, io, socketPair } from "@ggml-rpc/native/bindings"
 import {
   ABSENT_TENSOR,
   Command,
+  encodeExtensionRequest,
   encodeRequest,
   type MessageId,
   noConnCaps,
@@ -174,6 +175,7 @@ const requests = (): Uint8Array => {
     encode(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(BUFFER_BYTES) }),
     encode(Command.BUFFER_GET_BASE, { remotePtr }),
     encode(Command.BUFFER_CLEAR, { remotePtr, value: 0 }),
+    encodeExtensionRequest("DEVICE_SUPPORTS", graph),
     ...Array.from({ length: UPLOAD_COUNT }, () => [question, upload, upload]).flat(),
     encode(Command.GRAPH_COMPUTE, graph),
     ...Array.from({ length: TOKEN_COUNT }, () => [
@@ -190,11 +192,12 @@ const requests = (): Uint8Array => {
 
 /**
  * Serves small clients of its own, so that the code is compiled and ggml's pages are in memory before a
- * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory.
+ * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory, and other devices
+ * may lack an operation.
  */
 export const warmUp = (devices: readonly ServedDevice[]): void => {
   warmCheck()
-  if (devices[0]?.usesHostMemory !== true) return
+  if (devices[0]?.device.type !== "CPU") return
   const stream = requests()
   for (let client = 0; client < CLIENT_COUNT; client++) serveOnce(devices, stream)
 }

@@ -11,12 +11,16 @@ export const measure = (
   send: Send,
 ): void => {
   const { path, placement, context } = request
-  const loaded = engine.acquire(path, placement, context, { noAlloc: true, mmap: false })
-  const rows = engine.rows(loaded)
-  const { contextSize } = loaded.context
-  loaded.model.release()
+  const measured = engine.measured(
+    () => engine.acquire(path, placement, context, { noAlloc: true, mmap: false }),
+    (loaded, unsupported) => ({
+      rows: engine.rows(loaded),
+      contextSize: loaded.context.contextSize,
+      unsupported,
+    }),
+  )
   engine.failIfLost()
-  send({ type: "measured", rows, contextSize })
+  send({ type: "measured", ...measured })
 }
 
 /** Puts a model where its placement says, in place of the one before. @throws {ClusterError} nothing is left of it then */

@@ -36,12 +36,34 @@ const STATUS_BAD_INDEX = 2
 const CHECK_PARTS = 0
 const CHECK_NODES = 1
 
+/** Receives the request's graph into the block. */
+export const takeGraph = (state: SessionState): void => {
+  const { wire } = state
+  if (wire.sizeBytes > state.block.byteLength) growBlock(state, wire.sizeBytes)
+  wire.take(state.blockAddress, wire.sizeBytes)
+}
+
+/**
+ * Builds the prepared graph that lies in the block; the caller frees it.
+ *
+ * @throws {ComputeError} when there is no memory for it
+ */
+export const buildGraph = (state: SessionState): Address => {
+  const { ggml, graph, blockAddress } = state
+  const native = ggml.gs_graph_build(
+    asPointer(graph.nodesAddress),
+    graph.nodeCount,
+    asPointer(blockAddress + graph.recordsOffset),
+    graph.tensorCount,
+  ) as Address
+  if (native === 0 || native === null) throw outOfMemory(state)
+  return native
+}
+
 export const graphCompute = (state: SessionState): void => {
   const { wire, graph, ggml, stored } = state
-  const size = wire.sizeBytes
-  if (size > state.block.byteLength) growBlock(state, size)
-  wire.take(state.blockAddress, size)
-  prepare(state, size)
+  takeGraph(state)
+  prepare(state, wire.sizeBytes)
   const device = state.devices[graph.device]!
   if (!device.hasWorkMemoryFor(graph.workBytes, state.hostMemory)) {
     refuse(
@@ -64,13 +86,7 @@ export const graphCompute = (state: SessionState): void => {
     )
   }
   state.stateful = true
-  const native = ggml.gs_graph_build(
-    asPointer(graph.nodesAddress),
-    graph.nodeCount,
-    asPointer(state.blockAddress + graph.recordsOffset),
-    graph.tensorCount,
-  ) as Address
-  if (native === 0 || native === null) throw outOfMemory(state)
+  const native = buildGraph(state)
   if (key === undefined) {
     try {
       checkSupport(state, native)

@@ -1,4 +1,4 @@
-import { Command, type MessageName } from "@ggml-rpc/protocol"
+import { Command, ExtensionCommand, type ExtensionName, type MessageName } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { SessionState } from "../SessionState.ts"
 import { COMMAND_LIMIT } from "../spoken.ts"
@@ -6,6 +6,7 @@ import { allocBuffer, bufferClear, bufferGetBase, freeBuffer } from "./buffer.ts
 import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
+import { deviceSupports } from "./support.ts"
 import {
   copyTensor,
   getAllocSize,
@@ -26,7 +27,7 @@ import { getTensor2d, setTensor2d } from "./tensor2d.ts"
  */
 export type Handler = (state: SessionState) => void
 
-const byName: Readonly<Record<MessageName, Handler>> = {
+const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   ALLOC_BUFFER: allocBuffer,
   GET_ALIGNMENT: getAlignment,
   GET_MAX_SIZE: getMaxSize,
@@ -50,12 +51,15 @@ const byName: Readonly<Record<MessageName, Handler>> = {
   COMM_INIT: commInit,
   COMM_ALLREDUCE: commAllReduce,
   COMM_FREE: commFree,
+  DEVICE_SUPPORTS: deviceSupports,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)
 
-/** By command id. The wire lets only commands of the client's version through. */
+/** By command id. The wire lets only commands of the client's version through, and ours where they were announced. */
 export const handlers: readonly Handler[] = Array.from({ length: COMMAND_LIMIT }, (_, id) => {
-  const name = Object.entries(Command).find(([, value]) => value === id)?.[0]
-  return byName[name as MessageName] ?? unknown
+  const name = Object.entries({ ...Command, ...ExtensionCommand }).find(
+    ([, value]) => value === id,
+  )?.[0]
+  return byName[name as MessageName | ExtensionName] ?? unknown
 })

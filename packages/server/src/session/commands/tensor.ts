@@ -1,8 +1,8 @@
 import { ptr } from "bun:ffi"
 import { asPointer } from "@ggml-rpc/native/bindings"
 import { RpcTensor, readU64AsNumber } from "@ggml-rpc/protocol"
+import type { CachedFile, CacheWriter } from "../../cache/Cache.ts"
 import { answerNumber, answerResult } from "../answers.ts"
-import type { CachedFile, CacheWriter } from "../cache/Cache.ts"
 import { ComputeError, refuse } from "../errors.ts"
 import { isZeroU64, readU64 } from "../graph/tensorWords.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
@@ -30,7 +30,7 @@ export const setTensor = (state: SessionState): void => {
     offsets.cacheFlag < 0
       ? size > spoken.spec.features.hashThresholdBytes
       : view.getUint8(offsets.cacheFlag) !== 0
-  const isCached = cache !== undefined && isWanted
+  const isCached = cache !== undefined && isWanted && cache.takes(size)
   if (buffer.isHost) {
     const target = buffer.nativeBase + tensor.dataOffsetBytes + offset
     wire.take(target, size)
@@ -40,7 +40,7 @@ export const setTensor = (state: SessionState): void => {
     state.ggml.gs_tensor_set(record, asPointer(wire.tailAddress), offset, size)
     wire.skip(size)
   } else {
-    setStaged(state, offset, size, isCached ? cache.writer() : undefined)
+    setStaged(state, offset, size, isCached ? cache.writer(size) : undefined)
   }
 }
 
@@ -89,8 +89,9 @@ const loadCached = (state: SessionState, file: CachedFile): boolean => {
   const buffer = state.takeTensor(offsets.tensor, "tensor", "required")!
   const offset = readU64(wire.words, offsets.offsetBytes / 4)
   tensor.checkRange(offset, 0, "offset", "size")
-  // A damaged file may be too long: that is not the client's fault.
-  if (file.sizeBytes > tensor.sizeBytes - offset) return false
+  // A client offers all from there to the tensor's end. A file of another size is damaged, or of other data that a hash of
+  // 64 bits does not tell apart.
+  if (file.sizeBytes !== tensor.sizeBytes - offset) return false
   if (buffer.isHost) {
     const start = buffer.nativeBase + tensor.dataOffsetBytes + offset
     return file.read(

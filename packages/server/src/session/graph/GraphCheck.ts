@@ -1,5 +1,11 @@
 import { ptr } from "bun:ffi"
-import { type Dialect, ProtocolError, TensorFlag } from "@ggml-rpc/protocol"
+import {
+  type Dialect,
+  extensionCommands,
+  type GraphFormat,
+  ProtocolError,
+  TensorFlag,
+} from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
 import type { CompiledRule } from "../ops/CompiledRule.ts"
@@ -72,6 +78,8 @@ export class GraphCheck {
   indexChecksAddress = ptr(this.indexChecks) as number
   indexCheckCount = 0
   #threadCount = 1
+  /** Nothing is computed: a node needs no memory. */
+  #isQuestion = false
 
   /** See `ServeOptions.allowTraining`. */
   readonly #allowTraining: boolean
@@ -93,29 +101,78 @@ export class GraphCheck {
    * @throws {ProtocolError}
    */
   prepare(words: Words, sizeBytes: number, deviceCount: number, threadCount: number): void {
+    this.#isQuestion = false
+    this.#threadCount = threadCount
+    const idsAt = this.#begin(words, this.#tensor.dialect.graph, sizeBytes, deviceCount)
+    const listedCount = this.nodeCount
+    this.nodeCount = 0
+    try {
+      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(listedCount, idsAt)
+      for (let node = 0; node < listedCount; node++) this.#visitNode(node, idsAt + node * 2)
+    } catch (error) {
+      throw error instanceof ProtocolError ? this.#located(error) : error
+    }
+    this.#end()
+  }
+
+  /**
+   * The same for nodes of which the client only asks whether they could be computed. Those that no graph may have are
+   * `false` in the answer.
+   *
+   * @throws {ProtocolError} where the request itself makes no sense
+   */
+  prepareQuestion(words: Words, sizeBytes: number, deviceCount: number): readonly boolean[] {
+    this.#isQuestion = true
+    const { request } = extensionCommands.DEVICE_SUPPORTS
+    const idsAt = this.#begin(words, request, sizeBytes, deviceCount)
+    if (this.nodeCount > this.tensorCount) {
+      refuse("n_nodes", `must be at most the tensor count ${this.tensorCount}`, this.nodeCount)
+    }
+    const valid: boolean[] = []
+    try {
+      for (let node = 0; node < this.nodeCount; node++) {
+        const index = this.#reachNode(node, idsAt + node * 2)
+        this.nodes[node] = index + 1
+        valid.push(this.#isComputable(node, index))
+      }
+    } catch (error) {
+      throw error instanceof ProtocolError ? this.#located(error) : error
+    }
+    this.#end()
+    return valid
+  }
+
+  #isComputable(node: number, index: number): boolean {
+    try {
+      this.#takeOperation(node, index)
+      return true
+    } catch (error) {
+      if (error instanceof ProtocolError) return false
+      throw error
+    }
+  }
+
+  /** Where the ids of the nodes begin, as a word. */
+  #begin(words: Words, format: GraphFormat, sizeBytes: number, deviceCount: number): number {
     this.#open(words)
-    const layout = this.#tensor.dialect.graph.parse(this.#view, sizeBytes)
+    const layout = format.parse(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
     }
     this.#start = layout.tensorsOffset / 4
     this.device = layout.device
-    this.nodeCount = 0
+    this.nodeCount = layout.nodeCount
     this.tensorCount = layout.tensorCount
     this.recordsOffset = layout.tensorsOffset
     this.usedBuffers = new Set()
     this.workBytes = 0
     this.indexCheckCount = 0
-    this.#threadCount = threadCount
     this.#reserve(layout.nodeCount, layout.tensorCount)
     this.#ids.fill(words, this.#start + word.id, RECORD_WORDS, layout.tensorCount)
-    const idsAt = layout.nodeIdsOffset / 4
-    try {
-      if (!this.#tensor.dialect.features.computeFlag) this.#flagNodes(layout.nodeCount, idsAt)
-      for (let node = 0; node < layout.nodeCount; node++) this.#visitNode(node, idsAt + node * 2)
-    } catch (error) {
-      throw error instanceof ProtocolError ? this.#located(error) : error
-    }
+    return layout.nodeIdsOffset / 4
+  }
+
+  #end(): void {
     this.#dropUnreached()
     this.#bufferOf.length = 0
   }
@@ -174,9 +231,15 @@ export class GraphCheck {
   }
 
   #visitNode(node: number, idAt: number): void {
+    const index = this.#reachNode(node, idAt)
+    if (this.#takeOperation(node, index)) this.nodes[this.nodeCount++] = index + 1
+  }
+
+  /** The record of a node, when all below it is checked. */
+  #reachNode(node: number, idAt: number): number {
     const index = this.#find(node, idAt)
     if (this.#colors[index] === WHITE) this.#reach(index)
-    if (this.#takeOperation(node, index)) this.nodes[this.nodeCount++] = index + 1
+    return index
   }
 
   /** Visits everything below a record, sources before users, with a stack of its own. */
@@ -293,12 +356,13 @@ export class GraphCheck {
     if (rule.refusal !== "") refuse(`tensors[${index}].op`, rule.refusal, rule.name)
     // ggml refuses nobody an empty result, whatever the shapes of its sources.
     const isEmpty = byteSize(words, at) === 0
-    if (isEmpty || (words[at + word.flags]! & TensorFlag.COMPUTE) === 0) return false
+    const isFlagged = this.#isQuestion || (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
+    if (isEmpty || !isFlagged) return false
     if (rule.isTraining && !this.#allowTraining && !isNumberingProbe(words, at)) {
       refuse(`tensors[${index}].op`, "is for training, which --allow-training allows", rule.name)
     }
     this.#takeSources(node, index, rule)
-    const wrong = rule.judge(this.#node)
+    const wrong = rule.judge(this.#node, !this.#isQuestion)
     if (wrong !== "") {
       refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, rule))
     }
@@ -306,6 +370,7 @@ export class GraphCheck {
     if (rule.work !== undefined) {
       this.workBytes = Math.max(this.workBytes, rule.work(this.#node, this.#threadCount))
     }
+    if (this.#isQuestion) return true
     for (const indices of rule.indices) this.#addIndexCheck(indices)
     return true
   }
@@ -314,7 +379,7 @@ export class GraphCheck {
   #takeSources(node: number, index: number, rule: CompiledRule): void {
     const words = this.#words
     const at = this.#start + index * RECORD_WORDS
-    this.#checkMemory(index, node, "computes")
+    if (!this.#isQuestion) this.#checkMemory(index, node, "computes")
     this.#node.set(RESULT, at)
     for (let source = 0; source < SOURCE_COUNT; source++) {
       const sourceAt = at + word.src + source * 2
@@ -325,7 +390,7 @@ export class GraphCheck {
         if (source >= rule.sourceCount || rule.mayLack(source)) continue
         refuse(`tensors[${index}].src[${source}]`, `is 0, but ${rule.name} reads it`)
       }
-      this.#checkMemory(child, node, "reads")
+      if (!this.#isQuestion) this.#checkMemory(child, node, "reads")
     }
   }
 

@@ -49,6 +49,45 @@ export const prepareInAny = (
   return isProbe ? [first] : fitting
 }
 
+/**
+ * Prepares a question in the one of the `dialects` in which most of its nodes make sense: in the client's own, all that it
+ * would put into a graph do.
+ *
+ * @throws {ProtocolError} when it makes sense in none, with what the first one says
+ */
+export const askInAny = (
+  check: GraphCheck,
+  dialects: readonly Dialect[],
+  words: Words,
+  prepare: () => readonly boolean[],
+  sizeBytes: number,
+): readonly boolean[] => {
+  if (dialects.length === 1) return prepare()
+  const original = words.slice(0, Math.ceil(sizeBytes / 4))
+  const attempt = (dialect: Dialect): readonly boolean[] => {
+    words.set(original)
+    check.speak(dialect)
+    return prepare()
+  }
+  let firstRefusal: ProtocolError | undefined
+  let best: Dialect | undefined
+  let mostNodes = -1
+  for (const dialect of dialects) {
+    try {
+      const nodes = attempt(dialect).filter(Boolean).length
+      if (nodes > mostNodes) {
+        best = dialect
+        mostNodes = nodes
+      }
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error
+      firstRefusal ??= error
+    }
+  }
+  if (best === undefined) throw firstRefusal
+  return attempt(best)
+}
+
 /** Word index of a node's record. */
 const recordOf = (check: GraphCheck, node: number): number =>
   check.recordsOffset / 4 + (check.nodes[node]! - 1) * RECORD_WORDS

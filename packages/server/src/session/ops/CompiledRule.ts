@@ -38,6 +38,9 @@ export class CompiledRule {
   readonly indices: readonly Indices[]
   /** Sources that kernels read beyond their elements. */
   readonly reaching: readonly number[]
+  /** -1 for none. */
+  readonly #over: number
+  readonly #writes: readonly number[]
   readonly #check: Check
   readonly #tensors: readonly TensorRule[]
   /** Of the result, then of each source. */
@@ -54,6 +57,8 @@ export class CompiledRule {
     this.sourceCount = isRuled ? rule.sources.length : 0
     this.work = isRuled ? rule.work : undefined
     this.indices = (isRuled ? rule.indices : undefined) ?? []
+    this.#over = (isRuled ? rule.over : undefined) ?? -1
+    this.#writes = (isRuled ? rule.writes : undefined) ?? []
     this.#check = (isRuled ? rule.check : undefined) ?? noCheck
     this.#tensors = isRuled ? [rule.result, ...rule.sources] : []
     this.reaching = this.#tensors.flatMap(({ reach }, index) =>
@@ -84,14 +89,20 @@ export class CompiledRule {
     return this.#tensors[source + 1]!.reach?.(n) ?? 0
   }
 
-  /** "" or what is wrong with a node whose result has elements, and which has all sources that it must have. */
-  judge(n: OpNode): string {
+  /**
+   * "" or what is wrong with a node whose result has elements, and which has all sources that it must have. `isPlaced`: whether
+   * the tensors have memory.
+   */
+  judge(n: OpNode, isPlaced: boolean): string {
     for (let tensor = RESULT; tensor < this.sourceCount; tensor++) {
       if (!n.has(tensor)) continue
       const wrong = this.#judgeTensor(n, tensor)
       if (wrong !== "") return wrong
     }
-    return this.#check(n) || this.#judgeOverlaps(n)
+    const wrong = this.#check(n)
+    if (wrong !== "") return wrong
+    if (n.overlapsItself(RESULT)) return "the result must not overlap itself"
+    return isPlaced ? this.#judgeOverlaps(n) || this.#judgeWrites(n) : ""
   }
 
   /** What needs no other tensor. */
@@ -121,14 +132,26 @@ export class CompiledRule {
       : `${nameOf(tensor)} cannot be ${n.typeName(tensor)}`
   }
 
-  /** What a kernel writes is no other part of what it writes, and no part of what it reads but all of it, in place. */
+  /** What a kernel writes is no part of what it reads, but all of it where it works in place. */
   #judgeOverlaps(n: OpNode): string {
-    if (n.overlapsItself(RESULT)) return "the result must not overlap itself"
     for (let source = 0; source < this.sourceCount; source++) {
       if (!n.has(source) || n.areApart(RESULT, source)) continue
       const isInPlace = (this.#flags[source + 1]! & IN_PLACE) !== 0
       if (!isInPlace) return `the result must not overlap src[${source}]`
       if (!n.areOne(RESULT, source)) return `the result must be src[${source}] or not overlap it`
+    }
+    return ""
+  }
+
+  /** The same of sources that a kernel writes. */
+  #judgeWrites(n: OpNode): string {
+    const over = this.#over
+    if (over >= 0 && !n.areOne(RESULT, over)) return `the result must be src[${over}]`
+    for (const written of this.#writes) {
+      for (let other = RESULT; other < this.sourceCount; other++) {
+        if (other === written || !n.has(other) || n.areApart(written, other)) continue
+        return `src[${written}] must not overlap ${nameOf(other)}`
+      }
     }
     return ""
   }

@@ -105,7 +105,9 @@ describe("where tensors lie", () => {
       })
     const far = 2 ** 32 - 4
     expect(check([2 ** 31, 1, 1, 1], [4, far, far, far])).toContain("must not have more than")
-    expect(check([1, 2 ** 15, 2 ** 15, 3], [4, 4, 2 ** 17, far])).toContain("must not have more than")
+    expect(check([1, 2 ** 15, 2 ** 15, 3], [4, 4, 2 ** 17, far])).toContain(
+      "must not have more than",
+    )
     expect(check([2 ** 30, 1, 1, 1], [4, far, far, far])).toBe("")
   })
 

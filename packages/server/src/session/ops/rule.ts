@@ -44,6 +44,10 @@ export interface Ruled {
   readonly sources: readonly TensorRule[]
   /** Sources that the result may lie over, in the same layout; it is apart from all others. */
   readonly inPlace?: readonly number[]
+  /** The source that the result is: the kernel writes there. */
+  readonly over?: number
+  /** Further sources that the kernel changes: they are apart from all other tensors. */
+  readonly writes?: readonly number[]
   /** Shapes, parameters and what holds between tensors. Called when the tensors by themselves are right. */
   readonly check?: Check
   /** Absent: none. */

@@ -13,7 +13,7 @@ const refused: ReadonlyArray<readonly [op: string, change: Change, refusal: stri
   // The gradient is read by the strides of the weights.
   ["OPT_STEP_ADAMW", { sources: { 1: "F32 8,4 4,36,144,144" } }, "src[1] must be contiguous"],
   ["OPT_STEP_SGD", { sources: { 2: "F32 2 8,16,16,16" } }, "src[2] must be contiguous"],
-  ["OPT_STEP_SGD", { over: 1 }, "the result must be src[0]"],
+  ["OPT_STEP_SGD", { over: 1 }, "the result must not overlap src[1]"],
 ]
 
 test.each(refused)("%s %j: %s", (op, change, refusal) => {

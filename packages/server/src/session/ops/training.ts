@@ -1,33 +1,23 @@
 /** Losses and optimizers. */
-import { nameOf, RESULT } from "./OpNode.ts"
+import { RESULT } from "./OpNode.ts"
 import { type Check, FLOAT, f32, type OpRules, training } from "./rule.ts"
 
-/**
- * The result is src[0], the weights, which are changed in place; so are `moments`, sources that nothing else may be. Kernels
- * look at all by the strides of the weights.
- */
+/** Weights, of which the result are the new ones, and a value of `perWeight` for each: kernels look at all by their strides. */
 const optimizer =
-  (perWeight: readonly number[], moments: readonly number[], parameters: number): Check =>
+  (perWeight: readonly number[], parameters: number, count: number): Check =>
   (n) => {
     for (const source of perWeight) {
       const wrong = n.same(source, 0)
       if (wrong !== "") return wrong
     }
-    for (const moment of moments) {
-      for (let other = RESULT; other <= parameters; other++) {
-        if (other !== moment && !n.areApart(moment, other)) {
-          return `src[${moment}] must not overlap ${nameOf(other)}`
-        }
-      }
-    }
-    return n.must(n.areOne(RESULT, 0), "the result must be src[0]")
+    return (
+      n.same(RESULT, 0) ||
+      n.must(n.elements(parameters) === count, `src[${parameters}] must have ${count} elements`)
+    )
   }
 
 const packed = f32("packed")
 const contiguous = f32("contiguous")
-
-const adamw = optimizer([1, 2, 3], [2, 3], 4)
-const sgd = optimizer([1], [], 2)
 
 export const trainingRules = {
   CROSS_ENTROPY_LOSS: training({
@@ -45,12 +35,15 @@ export const trainingRules = {
     result: packed,
     sources: [packed, packed, packed, packed, contiguous],
     inPlace: [0],
-    check: (n) => adamw(n) || n.must(n.elements(4) === 7, "src[4] must have 7 elements"),
+    over: 0,
+    writes: [2, 3],
+    check: optimizer([1, 2, 3], 4, 7),
   }),
   OPT_STEP_SGD: training({
     result: packed,
     sources: [packed, packed, contiguous],
     inPlace: [0],
-    check: (n) => sgd(n) || n.must(n.elements(2) === 2, "src[2] must have 2 elements"),
+    over: 0,
+    check: optimizer([1], 2, 2),
   }),
 } satisfies OpRules

@@ -1,6 +1,7 @@
 import { ptr } from "bun:ffi"
 import { afterEach, beforeEach, describe, expect, test } from "bun:test"
 import {
+  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -13,17 +14,30 @@ import {
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
-import { Cache } from "./Cache.ts"
+import { Cache, type CacheOptions } from "./Cache.ts"
+import { listEntries } from "./CacheFolder.ts"
 import { VerifiedFiles } from "./VerifiedFiles.ts"
 
 let folder: string
 let list: number
 let cache: Cache
+let problems: string[]
+
+const open = (options: Partial<CacheOptions>): Cache =>
+  new Cache({
+    folder,
+    verified: new VerifiedFiles(list),
+    limitBytes: 2 ** 40,
+    minBytes: 1,
+    onProblem: (reason) => void problems.push(reason),
+    ...options,
+  })
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "ggml-rpc-cache-"))
   list = openSync(join(folder, ".list"), "ax+")
-  cache = new Cache(folder, new VerifiedFiles(list))
+  problems = []
+  cache = open({})
 })
 
 afterEach(() => rmSync(folder, { recursive: true }))
@@ -66,7 +80,7 @@ test.each([1000, 4096, 1 << 20])("what was stored is loaded, in pieces of %p", (
 })
 
 test("a writer stores pieces", () => {
-  const writer = cache.writer()
+  const writer = cache.writer(data.length)
   const start = ptr(data) as number
   writer.write(start, 60_000)
   expect(files().every((file) => file.endsWith(".part"))).toBe(true)
@@ -117,7 +131,7 @@ test("a verified file is known to every process with the list, and not hashed ag
   expect(known.startsWith(`${name} `)).toBe(true)
   expect(known.split("\n")).toHaveLength(2)
   // Were it hashed by the second, it would be listed twice.
-  const second = new Cache(folder, new VerifiedFiles(list))
+  const second = open({})
   expect(load(second)).toEqual(data)
   expect(readFileSync(join(folder, ".list"), "utf8")).toBe(known)
 })
@@ -130,7 +144,79 @@ test("what is stored already is not written again", () => {
 })
 
 test("a folder that cannot be written, or a file that cannot be read, is no cache", () => {
-  const nowhere = new Cache("/dev/null/cache", new VerifiedFiles(list))
+  const nowhere = open({ folder: "/dev/null/cache" })
   nowhere.store(ptr(data) as number, data.length)
   expect(load(nowhere)).toBeUndefined()
+  expect(problems).toEqual([expect.stringContaining("ENOTDIR")])
+})
+
+test.each(["folder", "fifo"])(
+  "a %s under a file's name is no file, and keeps nobody waiting",
+  (kind) => {
+    const path = join(folder, name)
+    if (kind === "folder") mkdirSync(path)
+    else expect(Bun.spawnSync(["mkfifo", path]).success).toBe(true)
+    expect(load()).toBeUndefined()
+    cache.store(ptr(data) as number, data.length)
+    if (kind === "folder") expect(problems).toHaveLength(1)
+    else expect(load()).toEqual(data)
+    expect(readdirSync(folder).filter((file) => file.endsWith(".part"))).toEqual([])
+  },
+)
+
+describe("the limit", () => {
+  /** Data of this index, by whoever opens the cache now. */
+  const storeBy = (user: Cache, index: number): string => {
+    const bytes = data.map((byte) => byte ^ index)
+    user.store(ptr(bytes) as number, bytes.length)
+    return new Fnv1a64().update(bytes).digestHex()
+  }
+  const limitBytes = 3.5 * data.length
+  const age = (file: string, seconds: number): void => {
+    const time = Date.now() / 1000 - seconds
+    utimesSync(join(folder, file), time, time)
+  }
+
+  test("makes the least recently used files go, whether they were stored or served", () => {
+    const names = [1, 2, 3].map((index) => storeBy(open({ limitBytes }), index))
+    for (const [index, file] of names.entries()) age(file, 3600 - index)
+    // The oldest is served, and so the newest.
+    const reader = open({ limitBytes })
+    const file = reader.open(
+      Number.parseInt(names[0]!.slice(0, 8), 16),
+      Number.parseInt(names[0]!.slice(8), 16),
+    )!
+    const target = new Uint8Array(data.length)
+    expect(
+      file.read(
+        1 << 20,
+        (offset) => (ptr(target) as number) + offset,
+        () => {},
+      ),
+    ).toBe(true)
+    file.close()
+    const fourth = storeBy(open({ limitBytes }), 4)
+    expect(
+      listEntries(folder)
+        .map((entry) => entry.name)
+        .sort(),
+    ).toEqual([names[0]!, names[2]!, fourth].sort())
+    expect(problems).toEqual([])
+  })
+
+  test("does not make a client's weights go for others of its own", () => {
+    const user = open({ limitBytes })
+    const names = [1, 2, 3].map((index) => storeBy(user, index))
+    storeBy(user, 4)
+    expect(files().sort()).toEqual(names.sort())
+    expect(problems).toEqual([
+      "a client's weights are more than the limit of 342 KiB (--cache-size)",
+    ])
+  })
+
+  test("is for a single file, too", () => {
+    storeBy(open({ limitBytes: 1000 }), 1)
+    expect(files()).toEqual([])
+    expect(problems).toEqual(["a weight of 97.7 KiB is above the limit of 0.98 KiB (--cache-size)"])
+  })
 })

@@ -2,21 +2,25 @@ import { toArrayBuffer } from "bun:ffi"
 import {
   closeSync,
   fstatSync,
+  futimesSync,
   mkdirSync,
   openSync,
-  readdirSync,
   renameSync,
   statSync,
   unlinkSync,
 } from "node:fs"
 import { join } from "node:path"
-import { type Address, asPointer } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, formatBytes } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
+import { openEntry, PART, shrinkTo } from "./CacheFolder.ts"
 import { attempt, readAll, writeAll } from "./files.ts"
 import { keyOf, type VerifiedFiles } from "./VerifiedFiles.ts"
 
 /** Native memory is looked at through windows of this size: one ArrayBuffer has a size limit. */
 const WINDOW_BYTES = 64 * 1024 * 1024
+
+/** A file's last use is noted when the note is older than this: each changes what `VerifiedFiles` knows it by. */
+const USE_PRECISION_MS = 60_000
 
 /** The bytes at a native address; at most a window's. */
 const windowAt = (address: Address, sizeBytes: number): Uint8Array =>
@@ -49,22 +53,15 @@ export interface CacheWriter {
   readonly abandon: () => void
 }
 
-/** A file that is being written ends in this. */
-const PART = ".part"
-
-/** A part that nobody has written to for so long belongs to a process that was ended. */
-const PART_AGE_MS = 600_000
-
-/** Removes what processes that were ended in the middle of writing have left in a cache's folder. */
-export const removeStaleParts = (folder: string): void => {
-  const oldest = Date.now() - PART_AGE_MS
-  for (const name of attempt(() => readdirSync(folder)) ?? []) {
-    if (!name.startsWith(".") || !name.endsWith(PART)) continue
-    const path = join(folder, name)
-    attempt(() => {
-      if (statSync(path).mtimeMs < oldest) unlinkSync(path)
-    })
-  }
+export interface CacheOptions {
+  readonly folder: string
+  readonly verified: VerifiedFiles
+  /** Least recently used files go when the others and a new one are larger together. */
+  readonly limitBytes: number
+  /** Smaller data is not stored. */
+  readonly minBytes: number
+  /** Told why something was not stored. */
+  readonly onProblem: (reason: string) => void
 }
 
 /**
@@ -75,22 +72,31 @@ export const removeStaleParts = (folder: string): void => {
  * What cannot be read or written is as good as not cached; nothing here throws for that.
  */
 export class Cache {
+  readonly #options: CacheOptions
   readonly #folder: string
   readonly #verified: VerifiedFiles
+  /** What this client's models are made of. Files of it that made room for others of it would be gone when it comes back. */
+  readonly #inUse = new Set<string>()
   #serial = 0
 
-  constructor(folder: string, verified: VerifiedFiles) {
-    this.#folder = folder
-    this.#verified = verified
+  constructor(options: CacheOptions) {
+    this.#options = options
+    this.#folder = options.folder
+    this.#verified = options.verified
+  }
+
+  /** Whether data of this size is stored. */
+  takes(sizeBytes: number): boolean {
+    return sizeBytes >= this.#options.minBytes
   }
 
   /** The file that is named by these halves of a hash, if there is one. */
   open(high: number, low: number): CachedFile | undefined {
     const name = hexName(high, low)
-    const descriptor = attempt(() => openSync(join(this.#folder, name), "r"))
-    if (descriptor === undefined) return undefined
+    const entry = openEntry(this.#folder, name)
+    if (entry === undefined) return undefined
+    const { descriptor, stats } = entry
     const close = (): void => closeSync(descriptor)
-    const stats = attempt(() => fstatSync(descriptor, { bigint: true }))
     const sizeBytes = Number(stats?.size ?? 0)
     if (stats === undefined || !stats.isFile() || sizeBytes === 0) {
       close()
@@ -109,9 +115,14 @@ export class Cache {
       }
       // Changed while it was read: then it was not the file that had been verified.
       const isSame = keyOf(name, fstatSync(descriptor, { bigint: true })) === key
-      if (hash === undefined) return isSame
-      if (hash.digestHi() !== high || hash.digestLo() !== low) return false
-      if (isSame) this.#verified.add(key)
+      if (hash === undefined ? !isSame : hash.digestHi() !== high || hash.digestLo() !== low) {
+        return false
+      }
+      this.#inUse.add(name)
+      if (isSame) {
+        const used = this.#noteUse(descriptor)
+        if (hash !== undefined || used) this.#addVerified(name, descriptor)
+      }
       return true
     }
     return { sizeBytes, read, close }
@@ -124,20 +135,20 @@ export class Cache {
       hash.update(windowAt(address + offset, Math.min(sizeBytes - offset, WINDOW_BYTES)))
     }
     if (this.#isThere(hash.digestHex(), sizeBytes)) return
-    const file = this.#create()
+    const file = this.#create(sizeBytes)
     for (let offset = 0; offset < sizeBytes; offset += WINDOW_BYTES) {
       file.append(windowAt(address + offset, Math.min(sizeBytes - offset, WINDOW_BYTES)))
     }
     file.publish(hash.digestHex())
   }
 
-  /** For bytes that are never together in memory. */
-  writer(): CacheWriter {
+  /** For `sizeBytes` that are never together in memory. */
+  writer(sizeBytes: number): CacheWriter {
     const hash = new Fnv1a64()
-    const file = this.#create()
+    const file = this.#create(sizeBytes)
     return {
-      write: (address, sizeBytes) => {
-        const bytes = windowAt(address, sizeBytes)
+      write: (address, partBytes) => {
+        const bytes = windowAt(address, partBytes)
         hash.update(bytes)
         file.append(bytes)
       },
@@ -146,25 +157,55 @@ export class Cache {
     }
   }
 
+  /** Whether the time of the last use was written into the file, so that it has another key now. */
+  #noteUse(descriptor: number): boolean {
+    return (
+      attempt(() => {
+        const { atimeMs, mtimeMs, mtime } = fstatSync(descriptor)
+        if (Date.now() - Math.max(atimeMs, mtimeMs) < USE_PRECISION_MS) return false
+        futimesSync(descriptor, new Date(), mtime)
+        return true
+      }) ?? false
+    )
+  }
+
+  #addVerified(name: string, descriptor: number): void {
+    this.#verified.add(keyOf(name, fstatSync(descriptor, { bigint: true })))
+  }
+
   #isThere(name: string, sizeBytes: number): boolean {
     const stats = attempt(() => statSync(join(this.#folder, name), { bigint: true }))
     if (stats === undefined || Number(stats.size) !== sizeBytes) return false
     return this.#verified.has(keyOf(name, stats))
   }
 
+  /** Why there is no room for so much, if there is none. */
+  #makeRoom(sizeBytes: number): string | undefined {
+    const { limitBytes } = this.#options
+    const limit = `the limit of ${formatBytes(limitBytes)} (--cache-size)`
+    if (sizeBytes > limitBytes) return `a weight of ${formatBytes(sizeBytes)} is above ${limit}`
+    if (shrinkTo(this.#folder, limitBytes - sizeBytes, this.#inUse)) return undefined
+    return `a client's weights are more than ${limit}`
+  }
+
   /** A file under a temporary name, which `publish` replaces by its own. */
-  #create() {
+  #create(sizeBytes: number) {
+    let problem = this.#makeRoom(sizeBytes)
     const temporary = join(this.#folder, `.${process.pid}-${this.#serial++}${PART}`)
-    let descriptor = attempt(() => {
-      mkdirSync(this.#folder, { recursive: true })
-      return openSync(temporary, "wx")
-    })
-    let isWhole = true
-    const append = (bytes: Uint8Array): void => {
-      const file = descriptor
-      if (file === undefined || !isWhole) return
-      isWhole = attempt(() => writeAll(file, bytes)) ?? false
+    let descriptor: number | undefined
+    const trying = (action: () => void): void => {
+      if (problem !== undefined) return
+      try {
+        action()
+      } catch (error) {
+        problem = error instanceof Error ? error.message : String(error)
+      }
     }
+    trying(() => {
+      mkdirSync(this.#folder, { recursive: true })
+      descriptor = openSync(temporary, "wx")
+    })
+    const append = (bytes: Uint8Array): void => trying(() => writeAll(descriptor!, bytes))
     const close = (): void => {
       const file = descriptor
       descriptor = undefined
@@ -176,17 +217,15 @@ export class Cache {
       close()
     }
     const publish = (name: string): void => {
-      const file = descriptor
-      if (file === undefined) return
-      const renamed =
-        isWhole &&
-        attempt(() => {
-          renameSync(temporary, join(this.#folder, name))
-          this.#verified.add(keyOf(name, fstatSync(file, { bigint: true })))
-          return true
-        })
-      if (renamed) close()
-      else abandon()
+      trying(() => {
+        renameSync(temporary, join(this.#folder, name))
+        this.#inUse.add(name)
+        this.#addVerified(name, descriptor!)
+        close()
+      })
+      if (problem === undefined) return
+      abandon()
+      this.#options.onProblem(problem)
     }
     return { append, publish, abandon }
   }

@@ -1,0 +1,64 @@
+import { expect, test } from "bun:test"
+import fc from "fast-check"
+import { requests } from "../fixtures/arbitraries.ts"
+import {
+  Command,
+  describeCommand,
+  ExtensionCommand,
+  encodeExtensionRequest,
+  extensionCommands,
+  extensionName,
+  HelloExtension,
+  ProtocolError,
+  versions,
+} from "./index.ts"
+
+const { request } = extensionCommands.DEVICE_SUPPORTS
+
+test("the ids of our commands lie where upstream's do not reach, and have their names", () => {
+  const upstream = Math.max(...Object.values(Command))
+  for (const [name, id] of Object.entries(ExtensionCommand)) {
+    expect(id).toBeGreaterThanOrEqual(128)
+    expect(id).toBeGreaterThan(upstream)
+    expect(id).toBeLessThan(256)
+    expect<string | undefined>(extensionName(id)).toBe(name)
+    expect(describeCommand(id)).toBe(name)
+  }
+  expect(extensionName(127)).toBeUndefined()
+  for (const { commands } of versions) {
+    for (const name of Object.keys(ExtensionCommand)) expect(commands).not.toHaveProperty(name)
+  }
+})
+
+test("what this package announces includes each of them, within the bits of a level", () => {
+  const { LEVEL, LEVEL_MASK, NO_CACHE, PLAIN_SIZES } = HelloExtension
+  expect(LEVEL & LEVEL_MASK).toBe(LEVEL)
+  expect((NO_CACHE | PLAIN_SIZES) & LEVEL_MASK).toBe(0)
+  for (const { level } of Object.values(extensionCommands)) {
+    expect(level).toBeGreaterThan(0)
+    expect(level).toBeLessThanOrEqual(LEVEL)
+  }
+})
+
+test("DEVICE_SUPPORTS names a device and has the nodes of a graph", () => {
+  fc.assert(
+    fc.property(requests.GRAPH_COMPUTE, ({ device, nodes, tensors }) => {
+      const frame = encodeExtensionRequest("DEVICE_SUPPORTS", { device, nodes, tensors })
+      expect(frame[0]).toBe(128)
+      const view = new DataView(frame.buffer)
+      expect(view.getBigUint64(1, true)).toBe(BigInt(frame.length - 9))
+      expect(view.getUint32(9, true)).toBe(device)
+      expect(view.getUint32(13, true)).toBe(nodes.length)
+      expect(frame.length - 9).toBe(request.sizeBytes(nodes.length, tensors.length))
+      expect(request.decode(view, 9, frame.length - 9)).toEqual({ device, uid: 0n, nodes, tensors })
+    }),
+    { numRuns: 30 },
+  )
+})
+
+test("what is wrong with it is said in its name", () => {
+  const view = new DataView(new ArrayBuffer(12))
+  view.setUint32(4, 1000, true)
+  expect(() => request.parse(view, 12)).toThrow(ProtocolError)
+  expect(() => request.parse(view, 12)).toThrow("DEVICE_SUPPORTS")
+})
