@@ -508,6 +508,13 @@ export const serveFlags = {
       "link with another server where a client asks (llama.cpp's -sm tensor): listens beside the client's connection, or dials whom it names",
     group: "Network",
   }),
+  noSandbox: toggle({
+    name: "no-sandbox",
+    aliases: [],
+    about:
+      "let session processes keep programs, files and sockets, for a debugger; by default they give up what serving a client does not take",
+    group: "Network",
+  }),
   device: names({
     name: "device",
     aliases: ["-d", "-dev"],

@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto"
-import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs"
+import { closeSync, openSync, rmSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { EngineStartError } from "./errors.ts"
 
 /** Places in the file, as in packages/native/shim/abort_flag.h; no more requests may be outstanding. */
 export const CANCEL_SLOTS = 1024
@@ -9,7 +10,7 @@ export const CANCEL_SLOTS = 1024
 const ID_SIZE_BYTES = 4
 
 /** The first keeps the file in memory; macOS has no such folder. */
-const folders = ["/dev/shm", tmpdir()]
+const usualFolders = ["/dev/shm", tmpdir()]
 
 /**
  * A file without a name, which the engine maps: the host writes the ids of requests into it that are to stop. So a cancel
@@ -20,10 +21,12 @@ export class Cancels {
   /** For the engine to inherit. */
   readonly descriptor: number
 
-  /** @throws {Error} when no folder takes the file */
-  constructor() {
-    this.descriptor = openNameless()
-    ftruncateSync(this.descriptor, CANCEL_SLOTS * ID_SIZE_BYTES)
+  /**
+   * @param folders where it may be; the first that takes it
+   * @throws {EngineStartError} when none does
+   */
+  constructor(folders: ReadonlyArray<string> = usualFolders) {
+    this.descriptor = openNameless(folders)
   }
 
   /** Stops the request of this id: an integer from 1 to 2^32 - 1. */
@@ -42,19 +45,30 @@ export class Cancels {
   }
 }
 
-const openNameless = (): number => {
+const openNameless = (folders: ReadonlyArray<string>): number => {
   const problems: Array<string> = []
   for (const folder of folders) {
     const path = join(folder, `ggml-rpc-${randomUUID()}`)
     try {
-      const descriptor = openSync(path, "wx+", 0o600)
-      rmSync(path)
-      return descriptor
+      return openFilled(path)
     } catch (error) {
       problems.push(error instanceof Error ? error.message : String(error))
     }
   }
-  throw new Error(
-    `The engine needs a small temporary file, and there is no place for it: ${problems.join("; ")}`,
-  )
+  throw new EngineStartError({
+    detail: `it needs a small temporary file, for which there is no place (${problems.join("; ")})`,
+  })
+}
+
+/** All of it is written: where the folder is full this fails, and not a cancel. */
+const openFilled = (path: string): number => {
+  const descriptor = openSync(path, "wx+", 0o600)
+  try {
+    rmSync(path)
+    writeSync(descriptor, new Uint8Array(CANCEL_SLOTS * ID_SIZE_BYTES))
+    return descriptor
+  } catch (error) {
+    closeSync(descriptor)
+    throw error
+  }
 }

@@ -10,6 +10,7 @@ import { errorOfEnd } from "./engineEnd.ts"
 import {
   type ClusterError,
   type EngineEndedError,
+  EngineStartError,
   errorFromData,
   type UnsupportedOpError,
 } from "./errors.ts"
@@ -106,47 +107,54 @@ const engineSettings = {
 }
 
 /** Starts an engine process; closing the scope kills it, which closes its connections. */
-export const make: Effect.Effect<EngineHost, never, Scope.Scope> = Effect.gen(function* () {
-  const cancels = yield* Effect.acquireRelease(
-    Effect.sync(() => new Cancels()),
-    (file) => Effect.sync(() => file.close()),
-  )
-  const session = yield* Effect.acquireRelease(
-    Effect.sync(() => new EngineSession(cancels)),
-    ({ worker }) =>
-      Effect.promise(() => {
-        // The engine may be inside a blocking call, where only SIGKILL reaches it.
-        worker.kill("SIGKILL")
-        return worker.ended
-      }),
-  )
-  const { worker } = session
-  return {
-    pid: worker.pid,
-    cancelModel: Effect.sync(() => session.cancelModel()),
-    settle: (work) =>
-      // Finalizers cannot be interrupted, and neither could what they wait for.
-      Effect.interruptible(Effect.ignore(work)).pipe(
-        Effect.timeoutTo({
-          duration: SETTLE_PATIENCE_MS,
-          onSuccess: () => Effect.void,
-          onTimeout: () => Effect.sync(() => worker.kill("SIGKILL")),
+export const make: Effect.Effect<EngineHost, EngineStartError, Scope.Scope> = Effect.gen(
+  function* () {
+    const cancels = yield* Effect.acquireRelease(
+      Effect.try({ try: () => new Cancels(), catch: startError }),
+      (file) => Effect.sync(() => file.close()),
+    )
+    const session = yield* Effect.acquireRelease(
+      Effect.try({ try: () => new EngineSession(cancels), catch: startError }),
+      ({ worker }) =>
+        Effect.promise(() => {
+          // The engine may be inside a blocking call, where only SIGKILL reaches it.
+          worker.kill("SIGKILL")
+          return worker.ended
         }),
-        Effect.flatten,
-      ),
-    request: <R extends EngineRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
-      Effect.async<Answer<R>, ClusterError>((resume) => {
-        const job = jobOf(request, onEvent ?? ignoreEvent, resume)
+    )
+    const { worker } = session
+    return {
+      pid: worker.pid,
+      cancelModel: Effect.sync(() => session.cancelModel()),
+      settle: (work) =>
+        // Finalizers cannot be interrupted, and neither could what they wait for.
+        Effect.interruptible(Effect.ignore(work)).pipe(
+          Effect.timeoutTo({
+            duration: SETTLE_PATIENCE_MS,
+            onSuccess: () => Effect.void,
+            onTimeout: () => Effect.sync(() => worker.kill("SIGKILL")),
+          }),
+          Effect.flatten,
+        ),
+      request: <R extends EngineRequest>(request: R, onEvent?: (event: EngineEvent) => void) =>
+        Effect.async<Answer<R>, ClusterError>((resume) => {
+          const job = jobOf(request, onEvent ?? ignoreEvent, resume)
+          session.submit(job)
+          return Effect.sync(() => session.cancel(job))
+        }),
+      begin: (request, onEvent, onEnd) => {
+        const job = jobOf(request, onEvent, onEnd)
         session.submit(job)
-        return Effect.sync(() => session.cancel(job))
-      }),
-    begin: (request, onEvent, onEnd) => {
-      const job = jobOf(request, onEvent, onEnd)
-      session.submit(job)
-      return () => session.cancel(job)
-    },
-  }
-})
+        return () => session.cancel(job)
+      },
+    }
+  },
+)
+
+const startError = (cause: unknown): EngineStartError =>
+  cause instanceof EngineStartError
+    ? cause
+    : new EngineStartError({ detail: cause instanceof Error ? cause.message : String(cause) })
 
 /** A request and who waits for it. */
 interface Job {

@@ -5,6 +5,7 @@ import {
   ConnectError,
   EngineEndedError,
   EngineRequestError,
+  EngineStartError,
   errorFromData,
   errorToData,
   HandshakeError,
@@ -37,6 +38,7 @@ const examples: ReadonlyArray<ClusterError> = [
   ),
   new PlanError({ reason: "does-not-fit", detail: "It does not fit.", missingBytes: 7 }),
   new PlanError({ reason: "unknown-device", detail: "There is no CUDA7." }),
+  new EngineStartError({ detail: "no more processes" }),
   new EngineEndedError({ detail: "signal SIGKILL" }),
   ...(["cancelled", "no-model", "failed"] as const).map(
     (reason) => new EngineRequestError({ reason, detail: "out of luck" }),

@@ -126,6 +126,15 @@ export class PlanError extends TaggedError("PlanError")<{
   }
 }
 
+/** This machine does not let the process that runs the model start. */
+export class EngineStartError extends TaggedError("EngineStartError")<{
+  readonly detail: string
+}> {
+  override get message() {
+    return `The process that runs the model does not start: ${this.detail}. Free memory, processes or space in the folder for temporary files (TMPDIR), and try again.`
+  }
+}
+
 /** The process that runs the model ended by itself: open a new cluster. */
 export class EngineEndedError extends TaggedError("EngineEndedError")<{
   /** The signal or exit code, and its last words. */
@@ -157,6 +166,7 @@ const classes = {
   EndpointError,
   EngineEndedError,
   EngineRequestError,
+  EngineStartError,
   HandshakeError,
   ModelError,
   PlanError,

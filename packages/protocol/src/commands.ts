@@ -48,10 +48,6 @@ export const COMMAND_COUNT: number = names.length
 /** `commandName(6)` is `"SET_TENSOR"`; an id without a name gives `undefined`. */
 export const commandName = (id: number): MessageName | undefined => names[id]
 
-/** Whether `id` is a command of any version. */
-export const isMessageId = (id: number): id is MessageId =>
-  Number.isInteger(id) && id >= 0 && id < names.length
-
 /** For messages to people: the name, of an extension command too, or the number when there is none. */
 export const describeCommand = (id: number): string =>
   names[id] ?? extensionName(id) ?? `command ${id}`

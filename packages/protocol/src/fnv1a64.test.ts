@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test"
 import fc from "fast-check"
-import { Fnv1a64, fnv1a64 } from "./index.ts"
+import { fnv1a64 } from "../fixtures/fnv1a64.ts"
+import { Fnv1a64 } from "./index.ts"
 
 const byDefinition = (bytes: Uint8Array): bigint => {
   let hash = 0xcbf29ce484222325n

@@ -146,6 +146,3 @@ export class Fnv1a64 {
     this.#high = BASIS_HIGH
   }
 }
-
-/** The hash of `bytes` in one go. */
-export const fnv1a64 = (bytes: Uint8Array): bigint => new Fnv1a64().update(bytes).digest()

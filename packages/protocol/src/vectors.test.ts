@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test"
+import { fnv1a64 } from "../fixtures/fnv1a64.ts"
 import {
   commandOf,
   expectedMessage,
@@ -18,7 +19,6 @@ import {
   Fnv1a64,
   type FrameSink,
   findVersion,
-  fnv1a64,
   formatVersion,
   type MessageId,
   newest,

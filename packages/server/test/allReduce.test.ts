@@ -1,7 +1,8 @@
 /** Two servers that may be linked add up partial results, as upstream's do; nothing on the way waits for ever. */
 import { expect, test } from "bun:test"
 import { connect, createServer, type Server, type Socket } from "node:net"
-import { Command, fnv1a64, type RpcTensor } from "@ggml-rpc/protocol"
+import { Command, type RpcTensor } from "@ggml-rpc/protocol"
+import { fnv1a64 } from "../../protocol/fixtures/fnv1a64.ts"
 import {
   bf16Exchange,
   bf16Vectors,

@@ -28,6 +28,7 @@ export const serve = (values: ServeValues) =>
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
         allowTraining: values.allowTraining,
         allowComm: values.allowComm,
+        sandbox: !values.noSandbox,
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {

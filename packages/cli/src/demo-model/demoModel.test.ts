@@ -3,8 +3,8 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { type GgufFile, ggufString, layerBytes, readGguf, readGgufArray } from "@ggml-rpc/gguf"
+import { loadReference, makeReference, type ReferenceModel } from "../../test/reference.ts"
 import { demoModel, recitalText, recitalTokens, writeDemoModel } from "./index.ts"
-import { loadReference, makeReference, type ReferenceModel } from "./reference.ts"
 
 const LAYERS = 8
 const BEGIN = 1

@@ -3,6 +3,7 @@
 #include "abort.h"
 #include "api.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -76,11 +77,31 @@ void on_crash(int signal, siginfo_t * info, void *) {
 
 } // namespace
 
+namespace {
+
+int lower_limit(int resource, rlim_t bytes) {
+    rlimit limit{};
+    if (getrlimit(resource, &limit) != 0) {
+        return -errno;
+    }
+    limit.rlim_cur = limit.rlim_max = std::min(limit.rlim_max, bytes);
+    return setrlimit(resource, &limit) == 0 ? 0 : -errno;
+}
+
+#ifdef __linux__
+// 0 would still start a program that takes core dumps, where the system names one (Linux core(5)); 1 does not, and no file
+// is that small.
+constexpr rlim_t kNoCoreBytes = 1;
+#else
+constexpr rlim_t kNoCoreBytes = 0;
+#endif
+
+} // namespace
+
 // Prepares a process whose crash is nothing special: no core dump of gigabytes of weights, no crash report
 // of the runtime, and first in line when memory runs out, so that no other process is ended for it.
 API void io_expect_crash() {
-    const rlimit none{0, 0};
-    setrlimit(RLIMIT_CORE, &none);
+    lower_limit(RLIMIT_CORE, kNoCoreBytes);
     const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd >= 0) {
         if (write(fd, "500", 3) < 0) {
@@ -94,6 +115,12 @@ API void io_expect_crash() {
     for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) {
         sigaction(signal, &action, nullptr);
     }
+}
+
+// Limits, for good, this process's address space and the part of it that is private and writable. 0 or a negative errno.
+API int io_limit_memory(double address_bytes, double data_bytes) {
+    const int result = lower_limit(RLIMIT_AS, rlim_t(address_bytes));
+    return result == 0 ? lower_limit(RLIMIT_DATA, rlim_t(data_bytes)) : result;
 }
 
 // Ends the process at once, without what runtimes and drivers do at their end.

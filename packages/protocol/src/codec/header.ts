@@ -16,7 +16,3 @@ export const writeRequestHeader = (
   view.setUint8(offset, command)
   writeU64FromNumber(view, offset + 1, payloadSize)
 }
-
-/** Writes the 8 bytes before a response's payload; `payloadSize` is a safe integer. */
-export const writeResponseHeader = (view: DataView, offset: number, payloadSize: number): void =>
-  writeU64FromNumber(view, offset, payloadSize)

@@ -55,33 +55,3 @@ export const TYPE_BLOCK_SIZE: Uint16Array = typeTable((type) => type.blockSize)
 
 /** Bytes per block, by type id; 0 for ids that were removed. */
 export const TYPE_SIZE: Uint16Array = typeTable((type) => type.typeSize)
-
-const { type: TYPE, ne: NE, nb: NB } = RpcTensor.offsets
-
-/**
- * Bytes that the encoded `RpcTensor` at `offset` spans, from its own `ne` and `nb`; ggml.c `ggml_nbytes` (7.0.0).
- *
- * -1 when its type id is unknown or removed, or when the size is 2^53 or more. The view must hold 296 bytes there.
- * Plain numbers suffice: nothing is subtracted, so what is below 2^53 in the end was exact all along, and what reached 2^53
- * stays there however it is rounded.
- */
-export const tensorByteSize = (view: DataView, offset: number): number => {
-  const type = view.getUint32(offset + TYPE, true)
-  const blockSize = type < TYPE_BLOCK_SIZE.length ? TYPE_BLOCK_SIZE[type]! : 0
-  if (blockSize === 0) return -1
-  const ne0 = view.getUint32(offset + NE, true)
-  const nb0 = view.getUint32(offset + NB, true)
-  let empty = ne0 === 0
-  let size =
-    blockSize === 1
-      ? TYPE_SIZE[type]! + (ne0 - 1) * nb0
-      : // floor(ne0 * nb0 / blockSize) without forming the product
-        Math.floor(ne0 / blockSize) * nb0 + Math.floor(((ne0 % blockSize) * nb0) / blockSize)
-  for (let dim = 1; dim < 4; dim++) {
-    const ne = view.getUint32(offset + NE + dim * 4, true)
-    if (ne === 0) empty = true
-    size += (ne - 1) * view.getUint32(offset + NB + dim * 4, true)
-  }
-  if (empty) return 0
-  return size > Number.MAX_SAFE_INTEGER ? -1 : size
-}

@@ -98,13 +98,6 @@ export const findOffer = (name: string): ProtocolSpec | undefined => {
   return (isWhole ? undefined : allOffers.find(isNamed)) ?? findVersion(version)
 }
 
-/**
- * What an upstream client makes of a server's version: it goes on when the major is its own and the minor not above its own;
- * ggml-rpc.cpp `negotiate_hello` (8.0.0). Patches are not looked at.
- */
-export const clientAccepts = (client: Version, server: Version): boolean =>
-  server.major === client.major && server.minor <= client.minor
-
 /** The version to speak with a server, or one sentence for people why there is none. */
 export type Selection = { readonly spec: ProtocolSpec } | { readonly refusal: string }
 

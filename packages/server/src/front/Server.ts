@@ -38,7 +38,7 @@ import {
 import { HelloGreeting } from "./Greeting.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
-import { SessionPool } from "./SessionPool.ts"
+import { SessionPool, type Started } from "./SessionPool.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
@@ -100,6 +100,11 @@ export interface ServeOptions {
   readonly linkTimeoutMs?: number
   /** How long it may send nothing on it while a partial result is awaited. Default 120000. */
   readonly linkSilenceMs?: number
+  /**
+   * Whether session processes give up what they do not need before they read the first byte of a client; docs/security.md.
+   * Default true; false is for debuggers, and for systems on which that does harm.
+   */
+  readonly sandbox?: boolean
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
 }
@@ -118,6 +123,8 @@ export interface RunningServer {
   readonly devices: readonly DeviceReport[]
   readonly threadCount: number
   readonly cacheDir: string | undefined
+  /** What keeps a session process that a client has taken over from the rest of this machine, in words. */
+  readonly sandbox: string
   readonly cacheLimitBytes: number | undefined
   /** Clients that are connected now. */
   readonly clientCount: () => number
@@ -162,6 +169,7 @@ export const serve = (
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
+      sandbox: options.sandbox ?? true,
       allowTraining: options.allowTraining ?? false,
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
@@ -186,7 +194,7 @@ export const serve = (
       ),
       (made) => Effect.promise(() => made.close()),
     )
-    const devices = yield* startPool(pool)
+    const { devices, sandbox } = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
     const allow = yield* AllowList.of(
       options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
@@ -230,6 +238,7 @@ export const serve = (
       threadCount,
       cacheDir: cache?.folder,
       cacheLimitBytes: cache?.limitBytes,
+      sandbox,
       clientCount: () => pool.clientCount,
       processIds: () => pool.processIds,
     }
@@ -327,10 +336,10 @@ const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileErr
 
 const startPool = (
   pool: SessionPool,
-): Effect.Effect<readonly DeviceReport[], UnknownDeviceError | SessionStartError> =>
+): Effect.Effect<Started, UnknownDeviceError | SessionStartError> =>
   Effect.flatMap(
     Effect.promise(() => pool.start()),
-    (result): Effect.Effect<readonly DeviceReport[], UnknownDeviceError | SessionStartError> => {
+    (result): Effect.Effect<Started, UnknownDeviceError | SessionStartError> => {
       if (!("kind" in result)) return Effect.succeed(result)
       if (result.kind === "died") return new SessionStartError({ reason: result.reason })
       return new UnknownDeviceError({ device: result.name, available: result.available })

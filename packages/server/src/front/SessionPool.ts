@@ -6,6 +6,7 @@ import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { freeWaitingServer } from "./freeWaitingServer.ts"
 import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
+import { describeSandbox } from "./sandboxText.ts"
 import { describeNews, type SavedOffers, VersionOffers } from "./VersionOffers.ts"
 
 export interface PoolOptions {
@@ -21,6 +22,13 @@ export interface PoolOptions {
   readonly onOffers?: (offers: SavedOffers) => void
   /** Descriptors of the files that session processes share, in the order they expect. */
   readonly shared: readonly number[]
+}
+
+/** What the first session process tells. */
+export interface Started {
+  readonly devices: readonly DeviceReport[]
+  /** See `describeSandbox`. */
+  readonly sandbox: string
 }
 
 /** Why the first session process gave no devices. */
@@ -97,7 +105,9 @@ export class SessionPool {
   readonly #uncached = new Set<string>()
   #closing = false
   #surplusTimer: ReturnType<typeof setTimeout> | undefined
-  #started: ((result: readonly DeviceReport[] | StartFailure) => void) | undefined
+  #started: ((result: Started | StartFailure) => void) | undefined
+  /** Of the first process. */
+  #sandbox: string | undefined
 
   constructor(options: PoolOptions) {
     this.#options = options
@@ -106,7 +116,7 @@ export class SessionPool {
   }
 
   /** Starts the first process and waits for its devices. */
-  start(): Promise<readonly DeviceReport[] | StartFailure> {
+  start(): Promise<Started | StartFailure> {
     return new Promise((resolve) => {
       this.#started = (result) => {
         this.#started = undefined
@@ -294,7 +304,7 @@ export class SessionPool {
     switch (event.event) {
       case "ready":
         member.ready = true
-        this.#started?.(event.devices)
+        this.#onReady(event)
         return
       case "unknown-device":
         this.#started?.({
@@ -317,6 +327,14 @@ export class SessionPool {
       case "closed":
         this.#onClosed(member, event)
     }
+  }
+
+  #onReady({ devices, sandbox: report }: Extract<SessionEvent, { event: "ready" }>): void {
+    const sandbox = describeSandbox(report, this.#options.config.cache?.folder)
+    this.#sandbox ??= sandbox
+    // Threads that did not answer in time, for one.
+    if (sandbox !== this.#sandbox) this.#log("warning", `a session process has ${sandbox}`)
+    this.#started?.({ devices, sandbox })
   }
 
   #onLink(member: Member, event: LinkEvent): void {
@@ -421,6 +439,9 @@ export class SessionPool {
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
 
 const describeExit = (exit: SessionExit): string => {
+  if (exit.signal === "SIGSYS") {
+    return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
+  }
   const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal
   return exit.lastWords === "" ? how : `${exit.lastWords} (${how})`
 }

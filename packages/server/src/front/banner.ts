@@ -2,9 +2,12 @@ import { formatBytes, formatMebibytes } from "@ggml-rpc/native/bindings"
 import { formatVersion, newest, versionRange } from "@ggml-rpc/protocol"
 import type { RunningServer } from "./Server.ts"
 
-/** What upstream's rpc-server prints at its start: protocol version, endpoint, cache, devices. No final line break. */
+/** What upstream's rpc-server prints at its start (protocol version, endpoint, cache, devices), and the sandbox. No final line break. */
 export const formatBanner = (
-  server: Pick<RunningServer, "endpoint" | "devices" | "cacheDir" | "cacheLimitBytes" | "protocol">,
+  server: Pick<
+    RunningServer,
+    "endpoint" | "devices" | "cacheDir" | "cacheLimitBytes" | "protocol" | "sandbox"
+  >,
 ): string =>
   [
     `Starting RPC server v${server.protocol ?? formatVersion(newest.version)}`,
@@ -17,6 +20,7 @@ export const formatBanner = (
         `  ${device.name}: ${device.description} (${formatMebibytes(device.totalBytes)}, ${formatMebibytes(device.freeBytes)} free)`,
     ),
     "  transport      : TCP",
+    `  sandbox        : ${server.sandbox}`,
   ].join("\n")
 
 const cacheText = ({

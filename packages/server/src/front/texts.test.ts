@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test"
 import { cacheFolder, formatBanner } from "../index.ts"
 import { oneLine } from "./log.ts"
+import { describeSandbox } from "./sandboxText.ts"
 
 test("the cache folder is upstream's", () => {
   const home = { HOME: "/home/u" }
@@ -34,6 +35,7 @@ test("the banner", () => {
     cacheLimitBytes: undefined,
     protocol: undefined,
     devices: [device],
+    sandbox: "guarded buffers",
   })
   expect(text).toBe(
     [
@@ -44,6 +46,7 @@ test("the banner", () => {
       "Devices:",
       "  CPU: A processor (1024 MiB, 3 MiB free)",
       "  transport      : TCP",
+      "  sandbox        : guarded buffers",
     ].join("\n"),
   )
   expect(
@@ -53,6 +56,32 @@ test("the banner", () => {
       cacheLimitBytes: 2 ** 30,
       protocol: "7.0",
       devices: [],
+      sandbox: "",
     }),
   ).toContain("  local cache    : /c (up to 1.00 GiB)\n")
+})
+
+test("what a session's sandbox has, and what it lacks", () => {
+  const whole = {
+    hasDrivers: false,
+    makesLinks: false,
+    landlock: 7,
+    calls: true,
+    memory: true,
+    problems: [],
+  }
+  expect(describeSandbox(whole, "/c")).toBe(
+    "guarded buffers, no new programs, files limited to /c (Landlock 7), no new sockets, limited memory",
+  )
+  expect(describeSandbox({ ...whole, hasDrivers: true, memory: false }, "/c")).toBe(
+    "guarded buffers, no new programs, files limited to /c and drivers (Landlock 7), no new sockets",
+  )
+  expect(describeSandbox({ ...whole, makesLinks: true }, undefined)).toBe(
+    "guarded buffers, no new programs, no files (Landlock 7), sockets for links only, limited memory",
+  )
+  const problems = ["Landlock: Function not implemented", "seccomp: Invalid argument"]
+  expect(describeSandbox({ ...whole, landlock: 0, calls: false, problems }, "/c")).toBe(
+    "guarded buffers, limited memory; not here: Landlock: Function not implemented, seccomp: Invalid argument",
+  )
+  expect(describeSandbox(undefined, "/c")).toBe("guarded buffers only (--no-sandbox)")
 })

@@ -1,5 +1,6 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
+import type { SandboxReport } from "./sandbox.ts"
 
 /** The tensor cache of a server. */
 export interface CacheConfig {
@@ -27,6 +28,10 @@ export interface SessionConfig {
   readonly allowTraining: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
   readonly linkLimits?: LinkLimits
+  /** See `ServeOptions.sandbox`. */
+  readonly sandbox: boolean
+  /** Most memory of this machine that its clients may have, in bytes; absent: all of it, within its cgroups. */
+  readonly memoryBytes?: number
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }
@@ -45,7 +50,12 @@ export type SessionEvent =
   /** The process cannot go on: libraries are missing, or a defect; it ends. */
   | { readonly event: "failed"; readonly message: string }
   /** Backends are loaded; the process waits for its first client. */
-  | { readonly event: "ready"; readonly devices: readonly DeviceReport[] }
+  | {
+      readonly event: "ready"
+      readonly devices: readonly DeviceReport[]
+      /** Absent where the configuration has none. */
+      readonly sandbox?: SandboxReport
+    }
   /** A device of the configuration does not exist; the process ends. */
   | {
       readonly event: "unknown-device"

@@ -17,6 +17,7 @@ import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
 import { Session } from "./Session.ts"
+import { enterSandbox, type SandboxReport } from "./sandbox.ts"
 import { warmUp } from "./warmUp.ts"
 
 /** The socket to the front process. */
@@ -60,9 +61,19 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
   if (selected.devices.length === 0) throw new Error("ggml finds no device on this machine")
   const devices = selected.devices.map((device) => new ServedDevice(device, config.threadCount))
   warmUp(devices)
-  tell({ event: "ready", devices: config.describe ? selected.devices.map(report) : [] })
+  const described = config.describe ? selected.devices.map(report) : []
+  const sandbox = config.sandbox ? { sandbox: giveUp(config, devices) } : {}
+  tell({ event: "ready", devices: described, ...sandbox })
   return devices
 }
+
+const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): SandboxReport =>
+  enterSandbox({
+    ...config,
+    ...(config.cache === undefined ? {} : { cacheDir: config.cache.folder }),
+    hasDrivers: devices.some((device) => !device.usesHostMemory),
+    makesLinks: config.linkLimits !== undefined,
+  })
 
 const cacheOf = ({ folder, limitBytes, minBytes }: CacheConfig): Cache =>
   new Cache({

@@ -36,7 +36,7 @@ export const hexU64 = (words: Words, at: number): string =>
   `0x${((BigInt(words[at + 1]!) << 32n) | BigInt(words[at]!)).toString(16)}`
 
 /**
- * `ggml_nbytes` of an encoded tensor of a known type, as protocol's `tensorByteSize`: -1 for 2^53 or more.
+ * `ggml_nbytes` of an encoded tensor of a known type; ggml.c (7.0.0). -1 for 2^53 or more.
  * Every sum and product is checked before it is used again, so plain numbers stay exact.
  */
 export const byteSize = (words: Words, at: number): number => {
