@@ -33,6 +33,7 @@ const softMaxBack: Check = (n) =>
 /** `GGML_ROPE_TYPE_…`; `op_params[2]`. */
 const ropeMode = { normal: 0, neox: 2, mrope: 8, vision: 24, imrope: 40 } as const
 const ROPE_MODES: readonly number[] = Object.values(ropeMode)
+const NO_ROPE_MODE = `op_params[2] must be one of ${ROPE_MODES.join(", ")}`
 
 /** Of four sections of a row that are turned by positions of their own; `op_params[11]` to `[14]`. */
 const ropeSections: Check = (n) => {
@@ -74,7 +75,7 @@ const rope: Check = (n) => {
   return (
     n.same(RESULT, 0) ||
     n.sameType(RESULT, 0) ||
-    n.must(ROPE_MODES.includes(mode), `op_params[2] must be one of ${ROPE_MODES.join(", ")}`) ||
+    n.must(ROPE_MODES.includes(mode), NO_ROPE_MODE) ||
     n.vector(1) ||
     n.must(
       n.ne(1, 0) === n.ne(0, 2) * perToken,
@@ -88,6 +89,7 @@ const rope: Check = (n) => {
 
 /** `GGML_PREC_UNDEFINED` and `GGML_PREC_F32`, the only ones that the kernel takes. */
 const PRECISIONS: readonly number[] = [0, 10]
+const NO_PRECISION = `op_params[3] must be ${PRECISIONS.join(" or ")}`
 
 const flashAttention: Check = (n) =>
   n.sameDim(1, 0, 0, 0) ||
@@ -103,7 +105,7 @@ const flashAttention: Check = (n) =>
       n.divides(3, 3, 0, 3)
     : n.must(!(n.floatParam(1) > 0), "op_params[1] needs src[3]")) ||
   (n.has(4) ? n.sameDim(4, 0, 0, 2) : "") ||
-  n.must(PRECISIONS.includes(n.param(3)), `op_params[3] must be ${PRECISIONS.join(" or ")}`) ||
+  n.must(PRECISIONS.includes(n.param(3)), NO_PRECISION) ||
   n.range(4, 0, INT_MAX) ||
   n.shape(RESULT, n.ne(2, 0), n.ne(0, 2), n.ne(0, 1), n.ne(0, 3))
 
