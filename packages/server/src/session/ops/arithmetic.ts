@@ -4,6 +4,7 @@ import type { Layout } from "./layout.ts"
 import { type OpNode, RESULT } from "./OpNode.ts"
 import {
   type Check,
+  f32,
   INT_MAX,
   type OpRules,
   optional,
@@ -13,9 +14,7 @@ import {
   tensor,
   training,
 } from "./rule.ts"
-import { F16, F32, floats, readable, writable } from "./types.ts"
-
-const f32Rows = tensor(["F32"], "rows")
+import { F16, F32, f16OrF32, floats, readable, writable } from "./types.ts"
 
 /** Same shape, same type. */
 const alike: Check = (n) => n.same(RESULT, 0) || n.sameType(RESULT, 0)
@@ -76,7 +75,7 @@ const XIELU = loaded.unaryOps.indexOf("XIELU")
 
 const unary: Check = (n) =>
   alike(n) ||
-  (isNarrow[n.param(0)] !== 0 ? n.typed(0, F32, F16) : "") ||
+  (isNarrow[n.param(0)] !== 0 ? n.typed(0, F16, F32) : "") ||
   (n.param(0) === XIELU ? n.rowsAtOneDistance(0) || n.rowsAtOneDistance(RESULT) : "")
 
 const SWIGLU_OAI = loaded.gluOps.indexOf("SWIGLU_OAI")
@@ -124,8 +123,8 @@ export const arithmeticRules = {
     work: rowAThread(0),
   }),
   ADD_ID: ruled({
-    result: f32Rows,
-    sources: [f32Rows, f32Rows, tensor(["I32"], "strided")],
+    result: f32("rows"),
+    sources: [f32("rows"), f32("rows"), tensor(["I32"], "strided")],
     inPlace: [0],
     check: addId,
     work: rowAThread(0),
@@ -147,14 +146,14 @@ export const arithmeticRules = {
   SIN: eachElement(["F32", "F16", "BF16"], "rows"),
   COS: eachElement(["F32", "F16", "BF16"], "rows"),
   SILU_BACK: training({
-    result: tensor(["F32", "F16"], "pitched"),
-    sources: [tensor(["F32", "F16"], "pitched"), tensor(["F32", "F16"], "pitched")],
+    result: tensor(f16OrF32, "pitched"),
+    sources: [tensor(f16OrF32, "pitched"), tensor(f16OrF32, "pitched")],
     inPlace: [0, 1],
     check: (n) => alike(n) || n.same(1, 0) || n.sameType(1, 0),
   }),
   SCALE: ruled({
-    result: tensor(["F32"], "contiguous"),
-    sources: [tensor(["F32"], "contiguous")],
+    result: f32("contiguous"),
+    sources: [f32("contiguous")],
     inPlace: [0],
     check: scale,
   }),
@@ -167,16 +166,16 @@ export const arithmeticRules = {
     check: unary,
   }),
   GLU: ruled({
-    result: tensor(["F32", "F16"], "pitched"),
-    sources: [tensor(["F32", "F16"], "pitched"), optional(tensor(["F32", "F16"], "pitched"))],
+    result: tensor(f16OrF32, "pitched"),
+    sources: [tensor(f16OrF32, "pitched"), optional(tensor(f16OrF32, "pitched"))],
     inPlace: [0, 1],
     check: glu,
   }),
   FILL: eachElement(["F32", "F16"], "rows"),
-  ARANGE: ruled({ result: tensor(["F32"], "packed"), sources: [], check: arange }),
+  ARANGE: ruled({ result: f32("packed"), sources: [], check: arange }),
   TIMESTEP_EMBEDDING: ruled({
-    result: f32Rows,
-    sources: [f32Rows],
+    result: f32("rows"),
+    sources: [f32("rows")],
     check: timestepEmbedding,
   }),
 } satisfies OpRules

@@ -1,6 +1,16 @@
 /** Copies, into another type or into a part of another tensor. */
 import { type OpNode, RESULT } from "./OpNode.ts"
-import { type Check, INT_MAX, type OpRules, orEmpty, rowAThread, ruled, tensor } from "./rule.ts"
+import {
+  anything,
+  type Check,
+  f32,
+  INT_MAX,
+  type OpRules,
+  orEmpty,
+  rowAThread,
+  ruled,
+  tensor,
+} from "./rule.ts"
 import { allTypes, among, F32, floats, I32, readable, writable } from "./types.ts"
 
 const isReadable = among(readable)
@@ -49,9 +59,6 @@ const copy: Check = (n) =>
 /** DUP and CONT keep the type: what converts looks at src[1], or needs work memory that they are not given. */
 const copyOfType: Check = (n) => n.sameType(RESULT, 0) || copy(n)
 
-/** Kernels and the planner of work memory read from src[1] what the result is (ops.cpp, `dup_from_q`). */
-const copyInto: Check = (n) => n.must(n.areOne(RESULT, 1), "the result must be src[1]") || copy(n)
-
 /** ACC and SET write src[1] into a view of the result that op_params describe. */
 const intoView: Check = (n) => {
   const wrong =
@@ -74,31 +81,31 @@ const intoView: Check = (n) => {
   )
 }
 
-const anywhere = tensor(allTypes, "strided")
-
 export const copyRules = {
   DUP: ruled({
-    result: anywhere,
-    sources: [anywhere],
+    result: anything,
+    sources: [anything],
     inPlace: [0],
     check: copyOfType,
     work: rowAThread(RESULT),
   }),
   CPY: ruled({
-    result: anywhere,
-    sources: [anywhere, anywhere],
+    result: anything,
+    sources: [anything, anything],
     inPlace: [0, 1],
-    check: copyInto,
+    // From which kernels and the planner of work memory read what the result is (ops.cpp, `dup_from_q`).
+    over: 1,
+    check: copy,
     work: rowAThread(RESULT),
   }),
   CONT: ruled({
     result: tensor(allTypes, "contiguous"),
-    sources: [anywhere],
+    sources: [anything],
     check: copyOfType,
   }),
   ACC: ruled({
-    result: tensor(["F32"], "contiguous"),
-    sources: [tensor(["F32"], "contiguous"), orEmpty(tensor(["F32"], "rows"))],
+    result: f32("contiguous"),
+    sources: [f32("contiguous"), orEmpty(f32("rows"))],
     inPlace: [0],
     check: intoView,
     work: rowAThread(1),

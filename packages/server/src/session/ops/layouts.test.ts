@@ -1,7 +1,20 @@
 import { describe, expect, test } from "bun:test"
 import type { RpcTensor } from "@ggml-rpc/protocol"
-import { changed, check, nodeOf, setFields } from "../../../test/checkNode.ts"
+import { changedNode, checkNode } from "../../../test/nodeCheck.ts"
 import type { ValidNode } from "../../../test/validNodes.ts"
+
+/** The valid node of an operation, the first or a later one. */
+const nodeOf = (op: string, index = 0): ValidNode => changedNode(op, index, {})
+
+/** The refusal of a node whose tensors are changed. */
+const check = (node: ValidNode, change: (tensors: RpcTensor[]) => void = () => {}): string =>
+  checkNode(node, { change })
+
+/** Replaces fields of the tensor at a position: a source, or the result at -1. */
+const setFields = (tensors: RpcTensor[], position: number, fields: Partial<RpcTensor>): void => {
+  const at = position < 0 ? tensors.length + position : position
+  tensors[at] = { ...tensors[at]!, ...fields }
+}
 
 /** The refusal of a node of which one tensor is another: the result at -1, or a source. */
 const refusal = (node: ValidNode, position: number, fields: Partial<RpcTensor>): string =>
@@ -107,14 +120,14 @@ describe("every tensor of a node", () => {
     const sum = nodeOf("SUM")
     const ne = (...values: readonly number[]) => ({ ne: [...values], nb: [4, 0, 0, 0] })
     expect(refusal(sum, 0, ne(8, 2 ** 15, 2 ** 15, 1))).toBe("")
-    expect(refusal(sum, 0, ne(8, 2 ** 15, 2 ** 15, 2))).toContain("src[0] must have at most")
+    expect(refusal(sum, 0, ne(8, 2 ** 15, 2 ** 15, 2))).toContain("src[0] must not have more than")
     const upscaled = refusal(nodeOf("UPSCALE"), 0, ne(4, 4, 2 ** 20 + 1, 1))
     expect(upscaled).toContain("each dimension must be at most 1048576")
   })
 
   test("has a type that the kernels know, and elements", () => {
     const typed = (op: string, index: number, sources: Record<number, string>, result?: string) =>
-      check(changed(op, index, { sources, ...(result === undefined ? {} : { result }) }))
+      check(changedNode(op, index, { sources, ...(result === undefined ? {} : { result }) }))
     expect(typed("NORM", 0, { 0: "F16 8,4,2,3" })).toContain("src[0] must be F32")
     expect(typed("SUM", 0, { 0: "I32 8,4,2" })).toContain("src[0] must be F32 or F16 or BF16")
     // Types without a product, which is a call of address 0.
@@ -149,7 +162,7 @@ describe("results", () => {
       setFields(tensors, -1, view)
     })
     expect(both).toBe("")
-    expect(refusal(node, -1, view)).toContain("the result must be src[1]")
+    expect(refusal(node, -1, view)).toContain("the result must be src[1] or not overlap it")
   })
 
   test("lie over a source in its layout alone, and where kernels work in place", () => {

@@ -3,6 +3,7 @@ import { type OpNode, RESULT } from "./OpNode.ts"
 import {
   type Check,
   FLOAT,
+  f32,
   INT_MAX,
   type OpRules,
   orEmpty,
@@ -11,9 +12,7 @@ import {
   tensor,
   type Work,
 } from "./rule.ts"
-import { BF16, F16, F32, factorType, multipliable, readable } from "./types.ts"
-
-const f32Rows = tensor(["F32"], "rows")
+import { BF16, F16, F32, factors, factorType, readable } from "./types.ts"
 
 /** `GGML_HINT_SRC0_IS_HADAMARD`: the first factor is not read, its size is taken from the second one. */
 const IS_HADAMARD = 1
@@ -26,7 +25,7 @@ const hadamard = (n: OpNode): string =>
   )
 
 /** The second factor is of the type that the first is multiplied with, or becomes so from floats. */
-const factors = (n: OpNode): string =>
+const factorTypes = (n: OpNode): string =>
   n.must(
     n.type(1) === F32 || n.type(1) === factorType[n.type(0)],
     `src[1] cannot be ${n.typeName(1)} where src[0] is ${n.typeName(0)}`,
@@ -36,7 +35,7 @@ const mulMat: Check = (n) =>
   n.sameDim(0, 0, 1, 0) ||
   n.divides(0, 2, 1, 2) ||
   n.divides(0, 3, 1, 3) ||
-  (n.param(1) === IS_HADAMARD ? hadamard(n) : factors(n)) ||
+  (n.param(1) === IS_HADAMARD ? hadamard(n) : factorTypes(n)) ||
   n.shape(RESULT, n.ne(0, 1), n.ne(1, 1), n.ne(1, 2), n.ne(1, 3)) ||
   n.growingStrides(RESULT)
 
@@ -46,7 +45,7 @@ const mulMatId: Check = (n) =>
   n.sameDim(2, 1, 1, 2) ||
   n.sameDim(0, 0, 1, 0) ||
   n.divides(1, 1, 2, 0) ||
-  factors(n) ||
+  factorTypes(n) ||
   n.shape(RESULT, n.ne(0, 1), n.ne(2, 0), n.ne(1, 2), 1) ||
   n.growingStrides(RESULT)
 
@@ -87,27 +86,27 @@ const diagMask: Check = (n) =>
   n.same(RESULT, 0) || n.range(0, 0, INT_MAX) || n.planesAtOneDistance(RESULT)
 
 const mask = ruled({
-  result: tensor(["F32"], "packed"),
-  sources: [tensor(["F32"], "packed")],
+  result: f32("packed"),
+  sources: [f32("packed")],
   inPlace: [0],
   check: diagMask,
 })
 
 export const matrixRules = {
   MUL_MAT: ruled({
-    result: tensor(["F32"], "packed"),
+    result: f32("packed"),
     sources: [
-      orEmpty(tensor(multipliable, "rows")),
-      orEmpty(tensor([...multipliable, "Q8_1", "Q8_K"], "rows")),
+      orEmpty(tensor(factors, "rows")),
+      orEmpty(tensor([...factors, "Q8_1", "Q8_K"], "rows")),
     ],
     check: mulMat,
     work: multiplied,
   }),
   MUL_MAT_ID: ruled({
-    result: tensor(["F32"], "packed"),
+    result: f32("packed"),
     sources: [
-      tensor(multipliable, "rows"),
-      tensor([...multipliable, "Q8_1", "Q8_K"], "rows"),
+      tensor(factors, "rows"),
+      tensor([...factors, "Q8_1", "Q8_K"], "rows"),
       tensor(["I32"], "strided"),
     ],
     check: mulMatId,
@@ -115,14 +114,14 @@ export const matrixRules = {
     indices: [{ source: 2, into: 0, dim: 2 }],
   }),
   OUT_PROD: ruled({
-    result: tensor(["F32"], "packed"),
-    sources: [tensor(["F32", "F16", ...readable], "rows"), tensor(["F32"], "strided")],
+    result: f32("packed"),
+    sources: [tensor(["F32", "F16", ...readable], "rows"), f32("strided")],
     check: outProd,
     work: rowAThread(0),
   }),
   DIAG: ruled({
-    result: f32Rows,
-    sources: [f32Rows],
+    result: f32("rows"),
+    sources: [f32("rows")],
     check: (n) =>
       n.must(n.ne(0, 1) === 1, "src[0].ne[1] must be 1") ||
       n.shape(RESULT, n.ne(0, 0), n.ne(0, 0), n.ne(0, 2), n.ne(0, 3)),
@@ -130,13 +129,13 @@ export const matrixRules = {
   DIAG_MASK_INF: mask,
   DIAG_MASK_ZERO: mask,
   TRI: ruled({
-    result: f32Rows,
-    sources: [tensor(["F32"], "contiguous")],
+    result: f32("rows"),
+    sources: [f32("contiguous")],
     check: (n) => n.range(0, 0, 3) || n.sameDim(0, 1, 0, 0) || n.same(RESULT, 0),
   }),
   SOLVE_TRI: ruled({
-    result: tensor(["F32"], "contiguous"),
-    sources: [tensor(["F32"], "contiguous"), tensor(["F32"], "contiguous")],
+    result: f32("contiguous"),
+    sources: [f32("contiguous"), f32("contiguous")],
     check: solveTri,
   }),
 } satisfies OpRules

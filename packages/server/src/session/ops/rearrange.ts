@@ -1,10 +1,16 @@
 /** Operations that move elements: repeated, joined, padded, shifted, scaled up. */
 import { type OpNode, RESULT } from "./OpNode.ts"
-import { type Check, type OpRules, orEmpty, ruled, tensor, training } from "./rule.ts"
+import {
+  anything,
+  type Check,
+  f32,
+  type OpRules,
+  orEmpty,
+  ruled,
+  tensor,
+  training,
+} from "./rule.ts"
 import { allTypes, among } from "./types.ts"
-
-const f32Rows = tensor(["F32"], "rows")
-const f32Anywhere = tensor(["F32"], "strided")
 
 /** Joined element by element, others by rows. */
 const isJoinedByElement = among(["F32", "F16", "BF16", "I32", "I16", "I8"])
@@ -76,18 +82,18 @@ export const rearrangeRules = {
     check: (n) => n.sameType(RESULT, 0) || n.repeats(0, RESULT),
   }),
   REPEAT_BACK: training({
-    result: f32Rows,
-    sources: [f32Rows],
+    result: f32("rows"),
+    sources: [f32("rows")],
     check: (n) => n.repeats(RESULT, 0),
   }),
   CONCAT: ruled({
     result: tensor(allTypes, "packed"),
     // minicpm3's heads have a part without positions of no elements.
-    sources: [orEmpty(tensor(allTypes, "strided")), orEmpty(tensor(allTypes, "strided"))],
+    sources: [orEmpty(anything), orEmpty(anything)],
     check: concat,
   }),
-  UPSCALE: ruled({ result: f32Anywhere, sources: [f32Anywhere], check: upscale }),
-  PAD: ruled({ result: tensor(["F32"], "contiguous"), sources: [f32Anywhere], check: pad }),
-  PAD_REFLECT_1D: ruled({ result: f32Rows, sources: [f32Rows], check: padReflect1d }),
-  ROLL: ruled({ result: f32Rows, sources: [f32Rows], check: roll }),
+  UPSCALE: ruled({ result: f32("strided"), sources: [f32("strided")], check: upscale }),
+  PAD: ruled({ result: f32("contiguous"), sources: [f32("strided")], check: pad }),
+  PAD_REFLECT_1D: ruled({ result: f32("rows"), sources: [f32("rows")], check: padReflect1d }),
+  ROLL: ruled({ result: f32("rows"), sources: [f32("rows")], check: roll }),
 } satisfies OpRules

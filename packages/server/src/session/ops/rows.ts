@@ -3,6 +3,7 @@ import { RESULT } from "./OpNode.ts"
 import {
   type Check,
   elementwise,
+  f32,
   type OpRules,
   optional,
   orEmpty,
@@ -11,10 +12,7 @@ import {
   tensor,
   training,
 } from "./rule.ts"
-import { F32, floats, I32, readable, writable } from "./types.ts"
-
-const f32Rows = tensor(["F32"], "rows")
-const f32Anywhere = tensor(["F32"], "strided")
+import { F32, f16OrF32, floats, I32, readable, writable } from "./types.ts"
 
 const rowsToOne: Check = (n) => n.shape(RESULT, 1, n.ne(0, 1), n.ne(0, 2), n.ne(0, 3))
 
@@ -61,12 +59,12 @@ export const rowsRules = {
     sources: [tensor(floats, "rows")],
     check: (n) => n.scalar(RESULT) || n.sameType(RESULT, 0),
   }),
-  SUM_ROWS: ruled({ result: f32Rows, sources: [f32Rows], check: rowsToOne }),
-  CUMSUM: ruled({ result: f32Rows, sources: [f32Rows], check: elementwise }),
-  MEAN: ruled({ result: f32Rows, sources: [f32Rows], check: rowsToOne }),
+  SUM_ROWS: ruled({ result: f32("rows"), sources: [f32("rows")], check: rowsToOne }),
+  CUMSUM: ruled({ result: f32("rows"), sources: [f32("rows")], check: elementwise }),
+  MEAN: ruled({ result: f32("rows"), sources: [f32("rows")], check: rowsToOne }),
   ARGMAX: ruled({
     result: tensor(["I32"], "rows"),
-    sources: [f32Rows],
+    sources: [f32("rows")],
     check: (n) => n.matrix(0) || n.shape(RESULT, n.ne(0, 1), 1, 1, 1),
   }),
   COUNT_EQUAL: training({
@@ -75,29 +73,29 @@ export const rowsRules = {
     check: countEqual,
     work: (_, threadCount) => 8 * threadCount,
   }),
-  NORM: ruled({ result: f32Anywhere, sources: [f32Anywhere], inPlace: [0], check: norm }),
-  RMS_NORM: ruled({ result: f32Rows, sources: [f32Rows], inPlace: [0], check: norm }),
+  NORM: ruled({ result: f32("strided"), sources: [f32("strided")], inPlace: [0], check: norm }),
+  RMS_NORM: ruled({ result: f32("rows"), sources: [f32("rows")], inPlace: [0], check: norm }),
   RMS_NORM_BACK: training({
-    result: f32Rows,
-    sources: [f32Rows, f32Rows],
+    result: f32("rows"),
+    sources: [f32("rows"), f32("rows")],
     inPlace: [0, 1],
     check: (n) => n.same(RESULT, 0) || n.same(1, 0),
   }),
   GROUP_NORM: ruled({
-    result: f32Rows,
-    sources: [f32Rows],
+    result: f32("rows"),
+    sources: [f32("rows")],
     inPlace: [0],
     check: (n) => n.range(0, 1, 2 ** 20) || n.same(RESULT, 0),
   }),
-  L2_NORM: ruled({ result: f32Anywhere, sources: [f32Anywhere], inPlace: [0], check: norm }),
+  L2_NORM: ruled({ result: f32("strided"), sources: [f32("strided")], inPlace: [0], check: norm }),
   ARGSORT: ruled({
     result: tensor(["I32"], "pitched"),
-    sources: [tensor(["F32"], "pitched")],
+    sources: [f32("pitched")],
     check: argsort,
   }),
   TOP_K: ruled({
     result: tensor(["I32"], "pitched"),
-    sources: [tensor(["F32"], "pitched")],
+    sources: [f32("pitched")],
     check: topK,
     work: rowAThread(0),
   }),
@@ -108,15 +106,15 @@ export const rowsRules = {
     indices: [{ source: 1, into: 0, dim: 1 }],
   }),
   GET_ROWS_BACK: training({
-    result: tensor(["F32"], "contiguous"),
-    sources: [tensor(["F32", "F16"], "rows"), tensor(["I32"], "contiguous")],
+    result: f32("contiguous"),
+    sources: [tensor(f16OrF32, "rows"), tensor(["I32"], "contiguous")],
     check: getRowsBack,
     indices: [{ source: 1, into: RESULT, dim: 1 }],
   }),
   SET_ROWS: ruled({
     result: tensor([...floats, "I32", ...writable], "rows"),
     sources: [
-      orEmpty(tensor(["F32", "F16"], "rows")),
+      orEmpty(tensor(f16OrF32, "rows")),
       orEmpty(tensor(["I64", "I32"], "strided")),
       optional(tensor([...floats, "I32", ...writable], "rows")),
     ],

@@ -37,8 +37,10 @@ export const writable: readonly TypeName[] = without([
   "IQ1_M",
 ])
 
-/** Types of a product's first factor: `vec_dot` of `type_traits_cpu`, which is called without looking. */
-export const multipliable: readonly TypeName[] = [...floats, ...readable]
+export const f16OrF32: readonly TypeName[] = ["F16", "F32"]
+
+/** What is multiplied with floats, and turned into them: `vec_dot` of `type_traits_cpu`, which is called without looking. */
+export const factors: readonly TypeName[] = [...floats, ...readable]
 
 const multipliedWith = {
   Q8_0: ["Q1_0", "Q2_0", "Q4_0", "Q5_0", "Q8_0", "MXFP4", "NVFP4", "IQ4_NL"],
@@ -47,7 +49,7 @@ const multipliedWith = {
 
 /** By type id of a product's first factor: what the second one is, or becomes; `vec_dot_type`. */
 export const factorType: Uint8Array = new Uint8Array(64)
-for (const name of multipliable) {
+for (const name of factors) {
   const small = Object.entries(multipliedWith).find(([, names]) =>
     (names as readonly TypeName[]).includes(name),
   )
