@@ -53,6 +53,7 @@ const neOfAll: Mutation = (random, nodeCase) => {
   const values = tensors.flatMap(({ record }) => record.ne).filter((value) => value > 1)
   if (values.length === 0) return undefined
   const from = random.pick(values)
+  const doubled = (from * 2) >>> 0
   const to = random.chance(0.9)
     ? random.pick([
         0,
@@ -72,7 +73,7 @@ const neOfAll: Mutation = (random, nodeCase) => {
         256,
         from - 1,
         from + 1,
-        from * 2,
+        doubled,
       ])
     : oddNumber(random, from)
   for (const { record } of tensors) {
@@ -328,12 +329,26 @@ const order: Mutation = (random, nodeCase) => {
   return ["order", "a node twice"]
 }
 
+/** More elements than memory could hold, all in the same place. */
+const vast: Mutation = (random, nodeCase) => {
+  const index = random.below(nodeCase.tensors.length)
+  const { record } = nodeCase.tensors[index]!
+  const dim = random.below(4)
+  const block = TYPE_BLOCK_SIZE[record.type] || 1
+  const count = random.pick([2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 24, 2 ** 16 * 3])
+  record.ne[dim] = dim === 0 ? count - (count % block) : count
+  for (let next = dim; next < 4; next++) record.nb[next] = 0
+  const name = tensorName(nodeCase, index)
+  return [`${name} vast`, `${name}.ne[${dim}]=${record.ne[dim]}, strides of 0 from nb[${dim}] on`]
+}
+
 /** Weights: what is drawn how often. */
 const weighted: ReadonlyArray<readonly [number, Mutation]> = [
   [14, neOfOne],
   [12, neOfAll],
   [8, dimOfAll],
   [14, nbOfOne],
+  [1, vast],
   [6, swapped],
   [12, layout],
   [7, typeOfOne],

@@ -17,7 +17,7 @@ import { type ChildProcess, startProcess } from "../peers/process.ts"
 import { layOut } from "./Arena.ts"
 import { type CaseSource, Cases } from "./cases.ts"
 import { type ChildConfig, type ChildEvent, outcome, progress } from "./childProtocol.ts"
-import { describeCase, type NodeCase, tensorName } from "./nodeCase.ts"
+import { type CaseTensor, describeCase, type NodeCase, tensorName } from "./nodeCase.ts"
 import { compileTrap } from "./trap.ts"
 
 export interface FuzzOptions {
@@ -67,12 +67,18 @@ export interface OpTally {
 export interface FuzzReport {
   readonly tallies: ReadonlyMap<string, OpTally>
   readonly failures: readonly Failure[]
+  /** Cases that had so much to do that they were ended. */
+  readonly slowCount: number
   /** Valid nodes that were not computed: `MUL_MAT: src[0] must be …`. */
   readonly brokenControls: readonly string[]
 }
 
-/** A case that takes longer hangs. */
+/** A case that takes longer hangs, unless it has much to do. */
 const HANG_MS = 10_000
+
+/** Elements of a tensor from which on a case may take any time: a client may ask for that, and is not waited for here. */
+const VAST = 2 ** 22
+const VAST_MS = 3000
 
 const POLL_MS = 100
 
@@ -106,6 +112,7 @@ class FuzzRun {
   readonly #brokenControls: string[] = []
   /** By operation: cases that ended the child. */
   readonly #deaths: number[] = []
+  #slowCount = 0
   #addresses: readonly (readonly number[])[] = []
 
   constructor(options: FuzzOptions) {
@@ -134,6 +141,7 @@ class FuzzRun {
     return {
       tallies: this.#tallies(),
       failures: [...this.#failures.values()],
+      slowCount: this.#slowCount,
       brokenControls: this.#brokenControls,
     }
   }
@@ -150,37 +158,35 @@ class FuzzRun {
     this.#shared[progress.startedMs] = 0
     this.#shared[progress.stop] = 0
     const child = startProcess([process.execPath, childScript, JSON.stringify(config)])
-    const hung = await this.#watch(child, endsAt)
+    const killed = await this.#watch(child, endsAt)
     const code = await child.exited
     const number = this.#shared[progress.number]!
     if (number < 0 && code !== 0) throw new Error(`the child did not start:\n${child.stderr()}`)
     this.#read(child.stdout())
-    if (code !== 0) {
-      const op = this.#cases.opIndex(number)
-      this.#deaths[op] = (this.#deaths[op] ?? 0) + 1
-      this.#crashed(
-        number,
-        hung ? `no end within ${HANG_MS / 1000} s` : lastWords(child.stderr(), code),
-      )
-    }
+    if (killed === "slow") this.#slowCount++
+    else if (killed === "hung") this.#died(number, `no end within ${HANG_MS / 1000} s`)
+    else if (code !== 0) this.#died(number, lastWords(child.stderr(), code))
     return number + 1
   }
 
-  /** Waits for the child's end, and tells it when; whether it had to be killed. */
-  async #watch(child: ChildProcess, endsAt: number): Promise<boolean> {
+  /** Waits for the child's end, and tells it when; as what it had to be killed. */
+  async #watch(child: ChildProcess, endsAt: number): Promise<"slow" | "hung" | undefined> {
     const { controlCount } = this.#cases
     while (child.isRunning()) {
       await Promise.race([child.exited, Bun.sleep(POLL_MS)])
-      const startedMs = this.#shared[progress.startedMs]!
-      if (Date.now() > endsAt && this.#shared[progress.number]! >= controlCount) {
-        this.#shared[progress.stop] = 1
-      }
-      if (startedMs > 0 && Date.now() - startedMs > HANG_MS && child.isRunning()) {
-        child.signal("SIGKILL")
-        return true
-      }
+      const [number, startedMs] = [
+        this.#shared[progress.number]!,
+        this.#shared[progress.startedMs]!,
+      ]
+      if (Date.now() > endsAt && number >= controlCount) this.#shared[progress.stop] = 1
+      const ranMs = startedMs > 0 ? Date.now() - startedMs : 0
+      if (ranMs <= VAST_MS || !child.isRunning()) continue
+      const isVast = this.#cases.at(number).tensors.some(hasManyElements)
+      if (!isVast && ranMs <= HANG_MS) continue
+      child.signal("SIGKILL")
+      return isVast ? "slow" : "hung"
     }
-    return false
+    return undefined
   }
 
   #read(stdout: string): void {
@@ -197,6 +203,13 @@ class FuzzRun {
         this.#fail(event.number, nodeCase, "wrote outside the result", `changed ${where}`)
       }
     }
+  }
+
+  /** A case took the child along. */
+  #died(number: number, words: string): void {
+    const op = this.#cases.opIndex(number)
+    this.#deaths[op] = (this.#deaths[op] ?? 0) + 1
+    this.#crashed(number, words)
   }
 
   #crashed(number: number, text: string): void {
@@ -264,6 +277,9 @@ class FuzzRun {
     return new Map(tallies)
   }
 }
+
+const hasManyElements = ({ record }: CaseTensor): boolean =>
+  record.ne.reduce((count, elements) => count * elements, 1) >= VAST
 
 /** `src[0] 64 bytes behind its end`. */
 const placeInWords = (nodeCase: NodeCase, memory: number, offsetBytes: number): string => {
@@ -353,7 +369,9 @@ const main = async (): Promise<number> => {
   console.log(formatFailures(report))
   for (const control of report.brokenControls) console.log(`a valid node fails: ${control}`)
   const broken = report.failures.length + report.brokenControls.length
-  console.log(`seed ${values.seed}, ${values.threads} threads: ${broken} kinds of failure`)
+  console.log(
+    `seed ${values.seed}, ${values.threads} threads: ${broken} kinds of failure, ${report.slowCount} cases that would take long`,
+  )
   return broken > 0 ? 1 : 0
 }
 
