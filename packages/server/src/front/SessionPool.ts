@@ -54,6 +54,9 @@ const SPARE_DELAY_MS = 30_000
  */
 const REUSE_WAIT_MS = 4
 
+/** The same for clients in a loop: their sessions are short, but a machine may be busy. */
+const STRAINED_WAIT_MS = 100
+
 /** How long a connection that wants a process may wait for one: there may be many before it. */
 const START_PATIENCE_MS = 60_000
 
@@ -174,7 +177,9 @@ export class SessionPool {
       this.#give(connection)
       return
     }
-    this.#room.add(connection, this.#mayGetFree() ? REUSE_WAIT_MS : 0)
+    const isStrained = this.#costs.isStrained(connection.address)
+    const quietMs = isStrained ? STRAINED_WAIT_MS : REUSE_WAIT_MS
+    this.#room.add(connection, this.#mayGetFree() ? quietMs : 0)
     this.#serve()
   }
 
@@ -231,10 +236,9 @@ export class SessionPool {
 
   /** Starts processes for those who want one, address after address. */
   #startWanted(): void {
-    if (this.#room.size === 0 || this.#startingCount >= MAX_STARTS || this.#hopeMs > 0) return
+    if (this.#room.size === 0 || this.#hopeMs > 0) return
     this.#room.dropGone()
-    for (;;) {
-      if (this.#startingCount >= MAX_STARTS) return
+    while (this.#startingCount < MAX_STARTS) {
       const address = [...this.#room.addresses].find((candidate) => this.#mayStartFor(candidate))
       if (address === undefined) return
       const failure = this.#spawn(address)
