@@ -43,10 +43,12 @@ import {
   UnknownProtocolError,
 } from "./errors.ts"
 import { HelloGreeting } from "./Greeting.ts"
+import type { TlsIdentity } from "./identity.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
+import { TokenGreeting } from "./TokenGreeting.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
@@ -68,6 +70,13 @@ export interface ServeOptions {
    * address of this machine alone, else those of `privateRanges`.
    */
   readonly allow?: readonly string[]
+  /** Certificate and key, PEM: all connections are encrypted then, which clients of llama.cpp cannot. Default: none is. */
+  readonly tls?: TlsIdentity
+  /**
+   * What clients must have: a secret that they show without telling it. Clients of llama.cpp cannot, and are refused. Default:
+   * none is asked for.
+   */
+  readonly token?: string
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
@@ -227,6 +236,7 @@ export const serve = (
     )
     const { devices, sandbox } = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
+    const { token } = options
     const allow = yield* AllowList.of(
       options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
     )
@@ -239,17 +249,20 @@ export const serve = (
             maxHandshakesPerAddress: Math.min(MAX_HANDSHAKES_PER_ADDRESS, shares.handshakes),
             check: ({ host, address }) =>
               allow.has(host) ? pool.fullnessFor(address) : NOT_ALLOWED,
-            greet: () => new HelloGreeting(),
-            descriptorOf: ownDescriptor,
+            greet: () => (token === undefined ? new HelloGreeting() : new TokenGreeting(token)),
+            descriptorOf: options.tls === undefined ? ownDescriptor : undefined,
             onAdmitted: (connection) => pool.assign(connection),
             onEvent,
           }),
       ),
       (made) => Effect.sync(() => made.close()),
     )
-    const port = yield* listen(host, options.port ?? DEFAULT_PORT, admission, protocol)
+    const port = yield* listen(host, options.port ?? DEFAULT_PORT, admission, {
+      pinned: protocol,
+      tls: options.tls,
+    })
     const pinned = yield* Effect.forEach(ports, ({ port, protocol, spec }) =>
-      Effect.map(listen(host, port, admission, spec), (found) => ({
+      Effect.map(listen(host, port, admission, { pinned: spec, tls: options.tls }), (found) => ({
         endpoint: formatEndpoint({ host, port: found }),
         protocol,
       })),
@@ -257,7 +270,7 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: the protocol has no passwords and no encryption, so anyone there can use this server`,
+        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: ${token === undefined ? "no token is asked for (--token-file), so anyone there can use this server, and nothing is encrypted" : "nothing is encrypted, so whoever is on the way can read and change what is sent"}`,
       })
     }
     return {
