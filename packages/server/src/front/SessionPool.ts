@@ -8,7 +8,12 @@ import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { ClientVersions, type ClientVersionsOptions } from "./ClientVersions.ts"
 import { type LogLevel, oneLine } from "./log.ts"
 import { SessionNews } from "./SessionNews.ts"
-import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
+import {
+  describeExit,
+  type SessionExit,
+  type SessionListener,
+  SessionProcess,
+} from "./SessionProcess.ts"
 import { WaitingRoom } from "./WaitingRoom.ts"
 
 export interface PoolOptions extends ClientVersionsOptions {
@@ -491,11 +496,3 @@ export class SessionPool {
 const nameOf = ({ client }: Member): ClientName => client ?? "unknown client"
 
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
-
-const describeExit = (exit: SessionExit): string => {
-  if (exit.signal === "SIGSYS") {
-    return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
-  }
-  const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal
-  return exit.lastWords === "" ? how : `${exit.lastWords} (${how})`
-}
