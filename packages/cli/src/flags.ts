@@ -598,6 +598,18 @@ export const serveFlags = {
     },
     { min: 1, max: 512 },
   ),
+  memLimit: size({
+    name: "mem-limit",
+    aliases: [],
+    about: "memory that clients may have, all together (default: what is free)",
+    group: "Devices",
+  }),
+  clientMemLimit: size({
+    name: "client-mem-limit",
+    aliases: [],
+    about: "memory that each client may have (default: what is free)",
+    group: "Devices",
+  }),
   cache: toggle({
     name: "cache",
     aliases: ["-c"],
@@ -617,6 +629,32 @@ export const serveFlags = {
       "how large the cache may get; least recently used weights go (default: a tenth of the free disk)",
     group: "Cache",
   }),
+  metrics: nonEmpty({
+    name: "metrics",
+    aliases: [],
+    value: "[HOST:]PORT",
+    about:
+      "serve /metrics (Prometheus) and /healthz by HTTP there; a port alone is for this machine",
+    group: "Log",
+  }),
+  logFormat: choice(
+    {
+      name: "log-format",
+      aliases: [],
+      about: "how the log on stderr looks: for people, or a JSON object a line (default: pretty)",
+      group: "Log",
+    },
+    ["pretty", "json"],
+  ),
+  logLevel: choice(
+    {
+      name: "log-level",
+      aliases: [],
+      about: "least level of what is logged: debug, info, warning or error (default: info)",
+      group: "Log",
+    },
+    ["debug", "info", "warning", "error"],
+  ),
 }
 
 export const cacheFlags = {

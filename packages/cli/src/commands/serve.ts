@@ -1,6 +1,7 @@
 /** `ggml-rpc serve`: this machine's devices for others. */
 import { homedir } from "node:os"
 import { join } from "node:path"
+import { parseEndpoints } from "@ggml-rpc/client"
 import {
   fingerprintOf,
   formatBanner,
@@ -9,7 +10,9 @@ import {
   readIdentity,
 } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
+import { isDebug } from "../debug.ts"
 import type { FlagValues, serveFlags } from "../flags.ts"
+import { serverLog } from "../serverLog.ts"
 import { printLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { prepareNative } from "./inputs.ts"
@@ -35,15 +38,27 @@ export const serve = (values: ServeValues) =>
         ...(values.allow === undefined ? {} : { allow: values.allow }),
         ...(tls === undefined ? {} : { tls }),
         ...(values.tokenFile === undefined ? {} : { token: yield* readToken(values.tokenFile) }),
+        ...(values.memLimit === undefined ? {} : { memoryLimitBytes: values.memLimit }),
+        ...(values.clientMemLimit === undefined
+          ? {}
+          : { clientMemoryLimitBytes: values.clientMemLimit }),
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
         allowTraining: values.allowTraining,
         allowComm: values.allowComm,
         sandbox: !values.noSandbox,
+        ...(values.metrics === undefined ? {} : { metrics: yield* metricsAddress(values.metrics) }),
+        log: serverLog(
+          values.logFormat ?? "pretty",
+          values.logLevel ?? (isDebug() ? "debug" : "info"),
+        ),
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {
         printLine(`listening on ${endpoint} for protocol ${protocol}`)
+      }
+      if (server.metricsEndpoint !== undefined) {
+        printLine(`metrics on http://${server.metricsEndpoint}/metrics`)
       }
       if (tls !== undefined) printLine(`certificate fingerprint: ${fingerprintOf(tls)}`)
       printLine(`listening on ${server.endpoint}`)
@@ -53,6 +68,21 @@ export const serve = (values: ServeValues) =>
 
 /** IPv6 addresses with the brackets that an endpoint needs, or without. */
 const hostOf = (text: string): string => text.replace(/^\[(.*)\]$/, "$1")
+
+/** `9090`, or an endpoint. */
+const metricsAddress = (text: string) =>
+  /^\d{1,5}$/.test(text) && Number(text) <= 65535
+    ? Effect.succeed({ port: Number(text) })
+    : Effect.mapError(
+        parseEndpoints(text),
+        ({ message }) => new UsageError(`--metrics: ${message}`),
+      ).pipe(
+        Effect.flatMap(([endpoint, ...more]) =>
+          endpoint !== undefined && more.length === 0
+            ? Effect.succeed(endpoint)
+            : Effect.fail(new UsageError("--metrics takes one port or HOST:PORT")),
+        ),
+      )
 
 /** `50053=7.0`, each. */
 const pinnedPorts = (texts: readonly string[]) =>

@@ -45,7 +45,8 @@ const listenReasons: Readonly<Record<string, string>> = {
   EACCES: "this needs privileges",
 }
 
-const listenError = (endpoint: string, cause: unknown): PortInUseError | ListenError => {
+/** Why a port cannot be listened on. */
+export const listenError = (endpoint: string, cause: unknown): PortInUseError | ListenError => {
   const code = String((cause as { readonly code?: unknown } | null)?.code ?? "")
   if (code === "EADDRINUSE") return new PortInUseError({ endpoint })
   const said = cause instanceof Error ? cause.message : String(cause)
