@@ -13,7 +13,7 @@ import { type GuardedMemory, guardedMemory } from "./guardedMemory.ts"
 import type { CaseTensor, Contents, NodeCase } from "./nodeCase.ts"
 
 /** Memories of a case, and the sizes that each has: powers of two from a page on. */
-const MEMORY_COUNT = 24
+const MEMORY_COUNT = 32
 const SIZE_COUNT = 9
 const PAGE_BYTES = 4096
 const LARGEST_BYTES = PAGE_BYTES << (SIZE_COUNT - 1)
@@ -124,7 +124,10 @@ export class Arena {
       const sizeBytes = place.startBytes + place.usedBytes - bufferStart
       const nativeBase = address + bufferStart
       const device = 0
-      return buffers.add({ device, native, sizeBytes, nativeBase, isHost: true }, BUFFER_ALIGNMENT)
+      return buffers.add(
+        { device, native, sizeBytes, nativeBase, isHost: true, tailBytes: 0 },
+        BUFFER_ALIGNMENT,
+      )
     })
     for (const tensor of nodeCase.tensors) this.#fill(tensor)
     this.#places.forEach((place, index) => {

@@ -56,6 +56,8 @@ const fuzzedDevice = (threadCount: number): ServedDevice => {
     if (backend !== 0) symbols.ggml_backend_free(asPointer(backend))
     backend = Number(symbols.ggml_backend_dev_init(asPointer(cpu.address), null))
     symbols.gs_backend_set_threads(asPointer(backend), threadCount)
+    // Indices that an earlier node made are looked at between two nodes: a wrong one stops the graph by this flag.
+    symbols.gs_backend_set_abort_flag(asPointer(backend), io().io_abort_flag())
     return backend
   }
   return device

@@ -29,9 +29,18 @@ describe.each([64, 4096, 64 * 1023, 40 * MIB])("a buffer of %p bytes", (sizeByte
     },
   )
 
-  test.each(["read", "write"] as const)("%p: behind it the process ends", async (how) => {
-    expect(await touch({ sizeBytes, at: sizeBytes, how })).toMatch(crashes)
-    expect(await touch({ sizeBytes, at: sizeBytes + GUARD_BYTES - 1, how })).toMatch(crashes)
+  test("ends the process at a write behind it", async () => {
+    expect(await touch({ sizeBytes, at: sizeBytes, how: "write" })).toMatch(crashes)
+    const last = sizeBytes + GUARD_BYTES - 1
+    expect(await touch({ sizeBytes, at: last, how: "write" })).toMatch(crashes)
+  })
+
+  test("has a page of zeros behind it, and then ends the process at a read", async () => {
+    expect(await touch({ sizeBytes, at: sizeBytes, how: "read" })).toBe("lives")
+    expect(await touch({ sizeBytes, at: sizeBytes + 4095, how: "read" })).toBe("lives")
+    expect(await touch({ sizeBytes, at: sizeBytes + PAGE_BYTES, how: "read" })).toMatch(crashes)
+    const last = sizeBytes + GUARD_BYTES - 1
+    expect(await touch({ sizeBytes, at: last, how: "read" })).toMatch(crashes)
   })
 
   test("ends the process at a write before the page of its first byte", async () => {

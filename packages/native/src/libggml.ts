@@ -37,6 +37,7 @@ const openGgml = (set: LibrarySet) => {
     gs_buffer_clear: { args: ["ptr", "i32"], returns: "void" },
     gs_buffer_size: { args: ["ptr"], returns: "f64" },
     gs_buffer_base: { args: ["ptr"], returns: "f64" },
+    gs_buffer_tail: { args: ["ptr"], returns: "f64" },
     gs_buft_alignment: { args: ["ptr"], returns: "f64" },
     gs_buft_max_size: { args: ["ptr"], returns: "f64" },
     gs_buft_sizes_are_plain: { args: ["ptr"], returns: "i32" },

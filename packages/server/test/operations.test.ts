@@ -78,6 +78,26 @@ test("nodes that compute nothing are left out, whatever their sources", () =>
     client.close()
   }))
 
+test("ROPE looks at more factors than it uses, at the end of a buffer as well", () =>
+  withServer({}, async ({ port }) => {
+    const client = await TestClient.connect(port)
+    const buffer = await client.allocate(4096)
+    const row = f32Tensor(1, buffer, 0, [16])
+    const positions = { ...f32Tensor(2, buffer, 64, [1]), type: typeId("I32") }
+    const factors = f32Tensor(3, buffer, 4096 - 16, [4])
+    // 8 of the 16 numbers are turned, at position 0: by nothing. Base, scale and factor are 1.
+    const one = 0x3f80_0000
+    const opParams = [0, 8, 0, 0, 0, one, one, 0, one, 0, 0, 0, 0, 0, 0, 0]
+    const roped = f32Tensor(4, buffer, 128, [16], { ...node("ROPE", 1, 2, 3), opParams })
+    const numbers = Array.from({ length: 16 }, (_, index) => index)
+    client.setTensor(row, floats(...numbers))
+    client.setTensor(factors, floats(1, 1, 1, 1))
+    const tensors = [row, positions, factors, roped]
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [4n], tensors })
+    expect(toFloats(await client.getTensor(roped, 64))).toEqual(numbers)
+    client.close()
+  }))
+
 test("an operation of training alone is refused without --allow-training", () =>
   withServer({}, async ({ port, log }) => {
     const client = await TestClient.connect(port)

@@ -139,7 +139,7 @@ if (isMainThread) {
   const trial = JSON.parse(process.argv[2]!) as Trial
   const thread = new Worker(import.meta.path, { workerData: trial })
   await new Promise((resolve) => thread.once("message", resolve))
-  const standard = { hasDrivers: false, makesLinks: false, threadCount: 1 }
+  const standard = { hasDrivers: false, makesLinks: false, threadCount: 1, memoryBytes: 2 ** 50 }
   say(JSON.stringify(enterSandbox({ ...standard, ...trial.options })))
   if (trial.thread === "main") makeAll(trial)
   else thread.postMessage("now")

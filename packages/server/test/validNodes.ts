@@ -9,7 +9,10 @@ import {
 } from "@ggml-rpc/protocol"
 import { newestOpId, sources, type TestBuffer } from "./TestClient.ts"
 
-/** `type ne0,ne1,…`; dimensions that are missing are 1. */
+/**
+ * `type ne0,ne1,…`, with dimensions that are missing being 1, and with ` nb0,nb1,nb2,nb3` behind for one that is not
+ * contiguous. `"absent"` is a source that is left out.
+ */
 export type TensorText = string
 
 export interface ValidNode {
@@ -34,6 +37,20 @@ const valid = (
 
 /** A node that writes into one of its sources. */
 const into = (over: number, node: ValidNode): ValidNode => ({ ...node, over })
+
+const ropeFloats = { 5: 10000, 6: 1, 8: 1 }
+
+/** Flash Attention over keys and values of these types. */
+const attention = (key: string, value: string): ValidNode =>
+  valid(
+    "FLASH_ATTN_EXT",
+    "F32 64,4,3",
+    ["F32 64,3,4 4,1024,256,3072", `${key} 64,32,2`, `${value} 64,32,2`, "F16 32,3"],
+    [0, 0, 0, 10],
+    { 0: 0.125 },
+  )
+
+const cacheTypes = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "Q5_0", "Q5_1"]
 
 const rowwise = [
   "SQR",
@@ -94,19 +111,54 @@ export const validNodes: readonly ValidNode[] = [
   valid("DIAG_MASK_INF", "F32 8,8", ["F32 8,8"], [2]),
   valid("DIAG_MASK_ZERO", "F32 8,8", ["F32 8,8"], [2]),
   valid("SOFT_MAX", "F32 8,4,2", ["F32 8,4,2", "F16 8,6,2", "F32 2"], [], { 0: 1, 1: 0.5 }),
+  valid("SOFT_MAX", "F32 8,4,2", ["F32 8,4,2"], [], { 0: 1 }),
+  valid("SOFT_MAX", "F32 8,4,2,3", ["F32 8,4,2,3", "absent", "F32 2"], [], { 0: 1 }),
+  into(0, valid("SOFT_MAX", "F32 8,4,2,3", ["F32 8,4,2,3", "F32 8,4,1,3"], [], { 0: 1 })),
   valid("SOFT_MAX_BACK", "F32 8,4", ["F32 8,4", "F32 8,4"], [], { 0: 1 }),
-  valid("ROPE", "F32 8,4,3", ["F32 8,4,3", "I32 3", "F32 4"], [0, 8], { 5: 10000, 6: 1, 8: 1 }),
+  valid("ROPE", "F32 8,4,3", ["F32 8,4,3", "I32 3", "F32 4"], [0, 8], ropeFloats),
   valid(
     "ROPE",
     "F32 16,4,3",
     ["F32 16,4,3", "I32 12"],
     [0, 16, 8, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2],
-    { 5: 10000, 6: 1, 8: 1 },
+    ropeFloats,
   ),
-  valid("ROPE_BACK", "F32 8,4,3", ["F32 8,4,3", "I32 3"], [0, 8], { 5: 10000, 6: 1, 8: 1 }),
-  valid("CONV_TRANSPOSE_1D", "F32 13,5", ["F32 3,5,2", "F32 6,2"], [2, 0, 1]),
+  // With a factor for each pair that takes part; a view of every second row, the last half of each turned.
+  valid("ROPE", "F16 16,4,3", ["F16 16,4,3 2,64,256,768", "I32 3", "F32 8"], [0, 8, 2], ropeFloats),
+  valid(
+    "ROPE",
+    "F32 16,4,3",
+    ["F32 16,4,3", "I32 3"],
+    [0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],
+    ropeFloats,
+  ),
+  into(
+    0,
+    valid(
+      "ROPE",
+      "F32 16,4,3",
+      ["F32 16,4,3", "I32 12"],
+      [0, 8, 24, 0, 0, 0, 0, 0, 0, 0, 0, 4, 4],
+      ropeFloats,
+    ),
+  ),
+  valid(
+    "ROPE",
+    "F32 16,4,3",
+    ["F32 16,4,3", "I32 12"],
+    [0, 16, 40, 0, 0, 0, 0, 0, 0, 0, 0, 3, 3, 2],
+    ropeFloats,
+  ),
+  valid("ROPE_BACK", "F32 8,4,3", ["F32 8,4,3", "I32 3"], [0, 8], ropeFloats),
+  ...["F32", "F16"].map((type) =>
+    valid("CONV_TRANSPOSE_1D", "F32 13,5", [`${type} 3,5,2`, "F32 6,2"], [2, 0, 1]),
+  ),
   valid("IM2COL", "F16 27,6,6,2", ["F16 3,3,3,5", "F32 8,8,3,2"], [1, 1, 0, 0, 1, 1, 1]),
   valid("IM2COL", "F32 9,10,2", ["F16 3,3,5", "F32 10,3,2"], [1, 0, 1, 0, 1, 0, 0]),
+  valid("IM2COL", "F32 27,6,6,2", ["BF16 3,3,3,5", "F32 8,8,3,2"], [1, 1, 0, 0, 1, 1, 1]),
+  valid("IM2COL", "F16 27,6,6,2", ["F16 3,3,3,5", "F16 8,8,3,2"], [1, 1, 0, 0, 1, 1, 1]),
+  // A depth-wise convolution over one dimension; rows of a larger image.
+  valid("IM2COL", "F16 3,10,4", ["F16 3,1,4", "F32 10,1,4 4,64,64,256"], [1, 0, 1, 0, 1, 0, 0]),
   valid("IM2COL_BACK", "F32 8,8,3,2", ["F32 27,6,6,2", "F32 3,3,3,5"], [1, 1, 0, 0, 1, 1, 1]),
   valid(
     "IM2COL_3D",
@@ -114,18 +166,43 @@ export const validNodes: readonly ValidNode[] = [
     ["F32 3,3,3,4", "F32 8,8,8,4"],
     [1, 1, 1, 0, 0, 0, 1, 1, 1, 2],
   ),
-  valid("COL2IM_1D", "F32 11,2", ["F32 6,5"], [2, 2, 0]),
+  valid(
+    "IM2COL_3D",
+    "F16 54,6,6,12",
+    ["F16 3,3,3,4", "F32 8,8,8,4"],
+    [1, 1, 1, 0, 0, 0, 1, 1, 1, 2],
+  ),
+  ...["F32", "F16", "BF16"].map((type) =>
+    valid("COL2IM_1D", `${type} 11,2`, [`${type} 6,5`], [2, 2, 0]),
+  ),
   valid("CONV_2D", "F32 6,6,5,2", ["F32 3,3,3,5", "F32 8,8,3,2"], [1, 1, 0, 0, 1, 1]),
+  // An image whose channels lie next to each other.
+  valid("CONV_2D", "F32 6,6,5,2", ["F16 3,3,3,5", "F32 8,8,3,2 12,96,4,768"], [1, 1, 0, 0, 1, 1]),
   valid(
     "CONV_3D",
     "F32 6,6,6,10",
     ["F32 3,3,3,15", "F32 8,8,8,6"],
     [1, 1, 1, 0, 0, 0, 1, 1, 1, 3, 2, 5],
   ),
+  valid(
+    "CONV_3D",
+    "F32 6,6,6,10",
+    ["F16 3,3,3,15", "F32 8,8,8,6"],
+    [1, 1, 1, 0, 0, 0, 1, 1, 1, 3, 2, 5],
+  ),
   valid("CONV_2D_DW", "F32 6,6,3,2", ["F32 3,3,1,3", "F32 8,8,3,2"], [1, 1, 0, 0, 1, 1]),
-  valid("CONV_TRANSPOSE_2D", "F32 9,9,5,2", ["F16 3,3,5,3", "F32 4,4,3,2"], [2]),
-  valid("POOL_1D", "F32 4,3", ["F32 8,3"], [0, 2, 2, 0]),
-  valid("POOL_2D", "F32 4,4,3", ["F32 8,8,3"], [1, 2, 2, 2, 2, 0, 0]),
+  // All with channels next to each other.
+  valid(
+    "CONV_2D_DW",
+    "F32 6,6,3,2 12,72,4,432",
+    ["F16 3,3,1,3 6,18,6,2", "F32 8,8,3,2 12,96,4,768"],
+    [1, 1, 0, 0, 1, 1],
+  ),
+  ...["F16", "F32"].flatMap((type) => [
+    valid("CONV_TRANSPOSE_2D", "F32 9,9,5,2", [`${type} 3,3,5,3`, "F32 4,4,3,2"], [2]),
+    valid("POOL_1D", "F32 4,3", [`${type} 8,3`], [0, 2, 2, 0]),
+    valid("POOL_2D", "F32 4,4,3,2", [`${type} 8,8,3,2`], [1, 2, 2, 2, 2, 0, 0]),
+  ]),
   valid("POOL_2D_BACK", "F32 8,8,3", ["F32 4,4,3", "F32 8,8,3"], [1, 2, 2, 2, 2, 0, 0]),
   valid("UPSCALE", "F32 8,8,3", ["F32 4,4,3"], [0]),
   valid("PAD", "F32 11,6,2", ["F32 8,4,2"], [1, 2, 2]),
@@ -143,6 +220,25 @@ export const validNodes: readonly ValidNode[] = [
     [],
     { 0: 0.125 },
   ),
+  ...cacheTypes.map((type) => attention(type, type)),
+  ...["Q4_0", "F16", "BF16"].map((type) => attention("Q8_0", type)),
+  attention("F16", "Q8_0"),
+  // One token over many keys, which threads share, with ALiBi; many tokens, in tiles; heads of values of another size.
+  valid(
+    "FLASH_ATTN_EXT",
+    "F32 64,4,1",
+    ["F32 64,1,4", "F16 64,600,2", "F16 64,600,2", "F16 600,1"],
+    [],
+    { 0: 0.125, 1: 8, 2: 30 },
+  ),
+  valid(
+    "FLASH_ATTN_EXT",
+    "F32 64,2,70",
+    ["F32 64,70,2", "F32 64,96,1", "F32 64,96,1", "absent", "F32 2"],
+    [],
+    { 0: 0.125 },
+  ),
+  valid("FLASH_ATTN_EXT", "F32 64,2,5", ["F32 96,5,2", "F16 96,32", "F16 64,32 2,192,6144,6144"]),
   valid("SSM_CONV", "F32 8,5,2", ["F32 8,8,2", "F32 4,8"]),
   valid(
     "SSM_SCAN",
@@ -158,9 +254,40 @@ export const validNodes: readonly ValidNode[] = [
     ],
     [1],
   ),
+  // Mamba-1, with a factor for each element of the state, and views of one projection.
+  valid(
+    "SSM_SCAN",
+    "F32 160",
+    [
+      "F32 16,1,8,3",
+      "F32 1,8,4,1",
+      "F32 8,4,1",
+      "F32 16,8",
+      "F32 16,1,4,1 4,64,160,640",
+      "F32 16,1,4,1 4,64,160,640",
+      "I32 1",
+    ],
+    [1],
+  ),
+  // Mamba-2 that can go back three tokens.
+  valid(
+    "SSM_SCAN",
+    "F32 3328",
+    [
+      "F32 16,4,8,2",
+      "F32 4,8,4,2 4,16,192,768",
+      "F32 8,4,2",
+      "F32 1,8",
+      "F32 16,2,4,2 4,64,192,768",
+      "F32 16,2,4,2 4,64,192,768",
+      "I32 2",
+    ],
+    [3],
+  ),
   valid("WIN_PART", "F32 8,4,4,6", ["F32 8,10,7"], [3, 2, 4]),
   valid("WIN_UNPART", "F32 8,10,7", ["F32 8,4,4,6"], [4]),
   valid("GET_REL_POS", "F16 8,4,4", ["F16 8,7"]),
+  valid("GET_REL_POS", "F16 8,4,4", ["BF16 8,7"]),
   valid("ADD_REL_POS", "F32 16,12,5", ["F32 16,12,5", "F32 4,3,4,5", "F32 4,3,4,5"]),
   valid("UNARY", "F32 8,4", ["F32 8,4"], [10]),
   valid("RWKV_WKV6", "F32 128,132", [
@@ -194,20 +321,40 @@ export const validNodes: readonly ValidNode[] = [
     ["F32 64,2,4,2", "F32 64,2,4,2", "F32 64,4,4,2", "F32 1,4,4,2", "F32 1,4,4,2", "F32 64,64,4,2"],
     [1],
   ),
-  valid("LIGHTNING_INDEXER", "F32 6,3,1,2", [
-    "F32 64,4,3,2",
-    "F16 64,1,6,2",
-    "F32 4,3,1,2",
-    "F16 6,3,1,1",
-  ]),
+  // A gate for each channel, keys for two heads each, the last three states.
+  valid(
+    "GATED_DELTA_NET",
+    "F32 128,200",
+    [
+      "F32 32,2,4,2",
+      "F32 32,2,4,2",
+      "F32 32,4,4,2",
+      "F32 32,4,4,2",
+      "F32 1,4,4,2",
+      "F32 32,32,4,2",
+    ],
+    [3],
+  ),
+  ...["F16", "F32", "BF16", "Q8_0", "Q4_0"].map((type) =>
+    valid("LIGHTNING_INDEXER", "F32 6,3,1,2", [
+      "F32 64,4,3,2",
+      `${type} 64,1,6,2`,
+      "F32 4,3,1,2",
+      "F16 6,3,1,1",
+    ]),
+  ),
   valid("DSV4_HC_COMB", "F32 4,4,3", ["F32 24,3", "F32 3", "F32 24"], [0, 2], { 0: 1e-5 }),
   valid("DSV4_HC_PRE", "F32 8,3", ["F32 8,4,3", "F32 4,3"], [], { 0: 1 }),
   valid("DSV4_HC_PRE", "F32 8,3", ["F32 8,4,3", "F32 8,4,3"], [0, 1], { 0: 1 }),
   valid("DSV4_HC_POST", "F32 8,4,3", ["F32 8,3", "F32 8,4,3", "F32 4,3", "F32 4,4,3"]),
+  valid("DSV4_HC_POST", "F32 8,4,3", ["F32 8,3", "F32 8,4,3", "F32 4,3"]),
   valid("CROSS_ENTROPY_LOSS", "F32 1", ["F32 8,4", "F32 8,4"]),
   valid("CROSS_ENTROPY_LOSS_BACK", "F32 8,4", ["F32 1", "F32 8,4", "F32 8,4"]),
-  valid("OPT_STEP_ADAMW", "F32 8,4", ["F32 8,4", "F32 8,4", "F32 8,4", "F32 8,4", "F32 7"]),
-  valid("OPT_STEP_SGD", "F32 8,4", ["F32 8,4", "F32 8,4", "F32 2"]),
+  into(
+    0,
+    valid("OPT_STEP_ADAMW", "F32 8,4", ["F32 8,4", "F32 8,4", "F32 8,4", "F32 8,4", "F32 7"]),
+  ),
+  into(0, valid("OPT_STEP_SGD", "F32 8,4", ["F32 8,4", "F32 8,4", "F32 2"])),
   valid("GLU", "F32 8,4", ["F32 16,4"], [2]),
   valid("GLU", "F32 8,4", ["F32 8,4", "F32 8,4"], [2]),
 ]
@@ -227,14 +374,14 @@ export const denseStrides = (type: TypeInfo, ne: readonly number[]): number[] =>
 }
 
 const tensorOf = (text: TensorText, id: number, buffer: TestBuffer): RpcTensor => {
-  const [typeText, dimensions] = text.split(" ") as [string, string]
+  const [typeText, dimensions, strides] = text.split(" ") as [string, string, string?]
   const type = types.find((candidate) => candidate.id === typeId(typeText))!
   const ne = [1, 1, 1, 1]
   dimensions.split(",").forEach((dimension, index) => {
     ne[index] = Number(dimension)
   })
-  const nb = denseStrides(type, ne)
-  const sizeBytes = nb[3]! * ne[3]!
+  const nb = strides === undefined ? denseStrides(type, ne) : strides.split(",").map(Number)
+  const sizeBytes = Math.max(...ne.map((count, dim) => count * nb[dim]!))
   if (sizeBytes > TENSOR_BYTES) throw new Error(`${text} is larger than ${TENSOR_BYTES} bytes`)
   const data = buffer.basePtr + BigInt((id - 1) * TENSOR_BYTES)
   return { ...ABSENT_TENSOR, id: BigInt(id), type: type.id, buffer: buffer.remotePtr, ne, nb, data }
@@ -243,13 +390,15 @@ const tensorOf = (text: TensorText, id: number, buffer: TestBuffer): RpcTensor =
 /** The tensors of a node in a buffer: its sources with ids from 1 on, then the node. */
 export const tensorsOf = (node: ValidNode, buffer: TestBuffer): RpcTensor[] => {
   const inputs = node.sources
-    .filter((text) => text !== "result")
+    .filter((text) => text !== "result" && text !== "absent")
     .map((text, index) => tensorOf(text, index + 1, buffer))
   const params = new Int32Array(16)
   params.set(node.params ?? [])
   const floats = new Float32Array(params.buffer)
   for (const [index, value] of Object.entries(node.floats ?? {})) floats[Number(index)] = value
   const id = inputs.length + 1
+  let next = 1
+  const ids = node.sources.map((text) => (text === "absent" ? 0 : text === "result" ? id : next++))
   const over = node.over === undefined ? {} : placeOf(inputs[node.over]!)
   const result = {
     ...tensorOf(node.result, id, buffer),
@@ -257,7 +406,7 @@ export const tensorsOf = (node: ValidNode, buffer: TestBuffer): RpcTensor[] => {
     op: newestOpId(node.op),
     opParams: [...params],
     flags: TensorFlag.COMPUTE,
-    src: sources(...node.sources.map((text, index) => (text === "result" ? id : index + 1))),
+    src: sources(...ids),
   }
   return [...inputs, result]
 }

@@ -3,7 +3,6 @@
 #include "guarded_buffer.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
-#include "populate.h"
 
 #include <cerrno>
 #include <cstdint>
@@ -21,9 +20,6 @@ constexpr size_t kGuardBytes = size_t(64) << 20;
 
 // What ggml aligns its own buffers to.
 constexpr size_t kAlignment = 64;
-
-// Smaller buffers are taken from the system at once; of larger ones much may never be used.
-constexpr size_t kPopulatedBytes = size_t(32) << 20;
 
 #ifdef MADV_HUGEPAGE
 constexpr size_t kHugeBufferBytes = size_t(16) << 20;
@@ -65,17 +61,20 @@ size_t round_up(size_t size, size_t step) {
     return (size + step - 1) / step * step;
 }
 
-// A buffer's data, the pages that it lies in, and the guards around them.
+// A buffer's data, the pages that it lies in, a page behind them that is never written, and the guards around all.
 struct guarded_region {
+    size_t tail_bytes;
     size_t data_bytes;
     size_t page_bytes;
 
     explicit guarded_region(size_t size)
-        : data_bytes(round_up(size, kAlignment)), page_bytes(round_up(data_bytes, size_t(sysconf(_SC_PAGESIZE)))) {}
+        : tail_bytes(size_t(sysconf(_SC_PAGESIZE))),
+          data_bytes(round_up(size, kAlignment)),
+          page_bytes(round_up(data_bytes, tail_bytes)) {}
 
-    size_t total_bytes() const { return page_bytes + 2 * kGuardBytes; }
+    size_t total_bytes() const { return page_bytes + tail_bytes + 2 * kGuardBytes; }
 
-    // From the start of the region to the data, which ends at a guard or less than kAlignment before it.
+    // From the start of the region to the data, which ends at the last page or less than kAlignment before it.
     size_t data_offset() const { return kGuardBytes + page_bytes - data_bytes; }
 };
 
@@ -85,7 +84,8 @@ void * map_guarded(const guarded_region & region) {
         return nullptr;
     }
     char * pages = static_cast<char *>(start) + kGuardBytes;
-    if (mprotect(pages, region.page_bytes, PROT_READ | PROT_WRITE) != 0) {
+    if (mprotect(pages, region.page_bytes, PROT_READ | PROT_WRITE) != 0 ||
+        mprotect(pages + region.page_bytes, region.tail_bytes, PROT_READ) != 0) {
         munmap(start, region.total_bytes());
         return nullptr;
     }
@@ -112,12 +112,13 @@ ggml_backend_buffer_t guarded_buffer(ggml_backend_buffer_type_t type, size_t siz
         GGML_LOG_ERROR("failed to allocate a buffer of %.2f MiB: %s\n", double(size) / 1024 / 1024, strerror(errno));
         return nullptr;
     }
-    if (size < kPopulatedBytes) {
-        populate(data, size);
-    }
     // ggml's own buffer over memory of others, but for its type and its end.
     ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(data, size);
     buffer->buft              = type;
     buffer->iface.free_buffer = free_guarded;
     return buffer;
+}
+
+size_t readable_bytes_behind(ggml_backend_buffer_t buffer) {
+    return buffer->iface.free_buffer == free_guarded ? guarded_region(buffer->size).tail_bytes : 0;
 }

@@ -49,6 +49,10 @@ API double gs_buffer_base(ggml_backend_buffer_t buffer) {
     return double(reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer)));
 }
 
+API double gs_buffer_tail(ggml_backend_buffer_t buffer) {
+    return double(readable_bytes_behind(buffer));
+}
+
 API double gs_buft_alignment(ggml_backend_buffer_type_t type) {
     return double(ggml_backend_buft_get_alignment(type));
 }

@@ -30,7 +30,7 @@ const tryAlloc = (
     return true
   })
   if (!isGranted) return undefined
-  if (!device.usesHostMemory) state.isSpent = true
+  if (!device.usesHostMemory) state.spend()
   const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
   if (native === 0 || native === null) {
     ledger.set(buffers.hostBytes, buffers.allBytes)
@@ -38,13 +38,15 @@ const tryAlloc = (
   }
   const pointer = asPointer(native)
   const size = ggml.gs_buffer_size(pointer)
+  const isHost = ggml.ggml_backend_buffer_is_host(pointer)
   const buffer = buffers.add(
     {
       device: index,
       native,
       sizeBytes: size,
       nativeBase: size === 0 ? 0 : ggml.gs_buffer_base(pointer),
-      isHost: state.directMemory && ggml.ggml_backend_buffer_is_host(pointer),
+      isHost: state.directMemory && isHost,
+      tailBytes: isHost ? ggml.gs_buffer_tail(pointer) : Number.POSITIVE_INFINITY,
     },
     device.alignmentBytes,
   )

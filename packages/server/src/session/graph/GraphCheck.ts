@@ -366,6 +366,7 @@ export class GraphCheck {
     if (wrong !== "") {
       refuse(`tensors[${index}]`, `cannot be computed: ${wrong}`, this.#describe(index, rule))
     }
+    for (const source of rule.reaching) this.#checkReach(index, source, rule)
     if (rule.work !== undefined) {
       this.workBytes = Math.max(this.workBytes, rule.work(this.#node, this.#threadCount))
     }
@@ -408,6 +409,22 @@ export class GraphCheck {
     grown.set(this.indexChecks)
     this.indexChecks = grown
     this.indexChecksAddress = ptr(grown) as number
+  }
+
+  /** What kernels for CPUs read beyond the elements of a source is memory as well. */
+  #checkReach(index: number, source: number, rule: CompiledRule): void {
+    if (!this.#node.has(source)) return
+    const child = this.#words[this.#start + index * RECORD_WORDS + word.src + source * 2]! - 1
+    const buffer = this.#bufferOf[child]
+    if (buffer === undefined) return
+    const reachBytes = rule.reachBytes(this.#node, source)
+    const endOfReading = buffer.nativeBase + buffer.sizeBytes + buffer.tailBytes
+    const leftBytes = endOfReading - this.#node.start(source)
+    if (reachBytes <= leftBytes) return
+    refuse(
+      `tensors[${child}]`,
+      `is read for ${reachBytes} bytes by ${rule.name}, where its buffer has ${leftBytes} left`,
+    )
   }
 
   /** `ADD ne[4,1,1,1] nb[4,16,16,16] of src[0] F32 ne[…] nb[…], src[1] …`. */

@@ -4,7 +4,7 @@ import { Buffers, MAX_BUFFERS } from "./buffers.ts"
 
 const add = (buffers: Buffers, sizeBytes: number, alignmentBytes = 32) =>
   buffers.add(
-    { device: 0, native: 0x7000, sizeBytes, nativeBase: 0x8000, isHost: true },
+    { device: 0, native: 0x7000, sizeBytes, nativeBase: 0x8000, isHost: true, tailBytes: 0 },
     alignmentBytes,
   )
 
@@ -63,7 +63,10 @@ test("counts what is in memory of this process", () => {
   const buffers = new Buffers()
   const first = add(buffers, 100)
   add(buffers, 20)
-  buffers.add({ device: 1, native: 1, sizeBytes: 5000, nativeBase: 2, isHost: false }, 32)
+  buffers.add(
+    { device: 1, native: 1, sizeBytes: 5000, nativeBase: 2, isHost: false, tailBytes: 0 },
+    32,
+  )
   expect(buffers.hostBytes).toBe(120)
   buffers.remove(first)
   buffers.remove(first)

@@ -16,6 +16,8 @@ export interface SessionBuffer {
   readonly nativeBase: Address
   /** Whether `nativeBase` can be read and written by this process. */
   readonly isHost: boolean
+  /** Bytes behind its end that kernels for CPUs may read; without end for memory that these kernels never see. */
+  readonly tailBytes: number
 }
 
 /** The handle of a session's first buffer. */

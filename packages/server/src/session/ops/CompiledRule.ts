@@ -12,6 +12,9 @@ const IN_PLACE = 4
 /** 64 types, a bit each. */
 const TYPE_WORDS = 2
 
+/** Kernels count the elements of a row, and rows, in an `int`, to which they add the number of threads. */
+const COUNT_MAX = 2 ** 31 - 2 ** 16
+
 const noCheck: Check = () => ""
 
 /**
@@ -33,6 +36,11 @@ export class CompiledRule {
   readonly sourceCount: number
   readonly work: Work | undefined
   readonly indices: readonly Indices[]
+  /** Sources that kernels read beyond their elements. */
+  readonly reaching: readonly number[]
+  /** -1 for none. */
+  readonly #over: number
+  readonly #writes: readonly number[]
   readonly #check: Check
   readonly #tensors: readonly TensorRule[]
   /** Of the result, then of each source. */
@@ -49,8 +57,13 @@ export class CompiledRule {
     this.sourceCount = isRuled ? rule.sources.length : 0
     this.work = isRuled ? rule.work : undefined
     this.indices = (isRuled ? rule.indices : undefined) ?? []
+    this.#over = (isRuled ? rule.over : undefined) ?? -1
+    this.#writes = (isRuled ? rule.writes : undefined) ?? []
     this.#check = (isRuled ? rule.check : undefined) ?? noCheck
     this.#tensors = isRuled ? [rule.result, ...rule.sources] : []
+    this.reaching = this.#tensors.flatMap(({ reach }, index) =>
+      reach === undefined ? [] : [index - 1],
+    )
     this.#types = new Uint32Array(this.#tensors.length * TYPE_WORDS)
     this.#layouts = this.#tensors.map(({ layout }) => layout)
     this.#flags = new Uint8Array(this.#tensors.length)
@@ -71,6 +84,11 @@ export class CompiledRule {
     return (this.#flags[source + 1]! & OPTIONAL) !== 0
   }
 
+  /** Bytes that kernels read of one of `reaching`, from its start on. */
+  reachBytes(n: OpNode, source: number): number {
+    return this.#tensors[source + 1]!.reach?.(n) ?? 0
+  }
+
   /**
    * "" or what is wrong with a node whose result has elements, and which has all sources that it must have. `isPlaced`: whether
    * the tensors have memory.
@@ -84,7 +102,7 @@ export class CompiledRule {
     const wrong = this.#check(n)
     if (wrong !== "") return wrong
     if (n.overlapsItself(RESULT)) return "the result must not overlap itself"
-    return isPlaced ? this.#judgeOverlaps(n) : ""
+    return isPlaced ? this.#judgeOverlaps(n) || this.#judgeWrites(n) : ""
   }
 
   /** What needs no other tensor. */
@@ -98,6 +116,7 @@ export class CompiledRule {
       return mayBeEmpty ? "" : `${nameOf(tensor)} must not be empty`
     }
     return (
+      n.isCountable(tensor, COUNT_MAX) ||
       n.lies(tensor, this.#layouts[tensor + 1]!) ||
       n.must(
         n.isAligned(tensor, TYPE_ALIGNMENT[type]!),
@@ -120,6 +139,19 @@ export class CompiledRule {
       const isInPlace = (this.#flags[source + 1]! & IN_PLACE) !== 0
       if (!isInPlace) return `the result must not overlap src[${source}]`
       if (!n.areOne(RESULT, source)) return `the result must be src[${source}] or not overlap it`
+    }
+    return ""
+  }
+
+  /** The same of sources that a kernel writes. */
+  #judgeWrites(n: OpNode): string {
+    const over = this.#over
+    if (over >= 0 && !n.areOne(RESULT, over)) return `the result must be src[${over}]`
+    for (const written of this.#writes) {
+      for (let other = RESULT; other < this.sourceCount; other++) {
+        if (other === written || !n.has(other) || n.areApart(written, other)) continue
+        return `src[${written}] must not overlap ${nameOf(other)}`
+      }
     }
     return ""
   }

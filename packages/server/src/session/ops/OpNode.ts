@@ -225,6 +225,13 @@ export class OpNode {
     )
   }
 
+  /** The length of its rows and their number are at most `max`. */
+  isCountable(tensor: number, max: number): string {
+    return this.ne(tensor, 0) <= max && this.rows(tensor) <= max
+      ? ""
+      : `${nameOf(tensor)} must not have more than ${max} rows, or elements in a row`
+  }
+
   lies(tensor: number, layout: Layout): string {
     switch (layout) {
       case "strided":
@@ -237,6 +244,8 @@ export class OpNode {
         return this.denseRows(tensor) || this.rowsAtOneDistance(tensor)
       case "packed":
         return this.packed(tensor)
+      case "exact":
+        return this.exact(tensor)
     }
   }
 
@@ -275,6 +284,17 @@ export class OpNode {
       (this.rows(tensor) === 1 || this.nb(tensor, 1) === this.rowBytes(tensor))
       ? ""
       : `${nameOf(tensor)} must be contiguous`
+  }
+
+  /** Contiguous, with all the strides of a new tensor. */
+  exact(tensor: number): string {
+    let holds = this.hasDenseRows(tensor)
+    let next = this.rowBytes(tensor)
+    for (let dim = 1; dim < 4; dim++) {
+      holds &&= this.nb(tensor, dim) === next
+      next *= this.ne(tensor, dim)
+    }
+    return holds ? "" : `${nameOf(tensor)} must have the strides of a new tensor`
   }
 
   scalar(tensor: number): string {

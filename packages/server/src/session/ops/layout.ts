@@ -8,6 +8,8 @@ export type Layout =
   | "pitched"
   /** And nothing lies between: the kernel counts elements, or rows by `nb[1]`. */
   | "packed"
+  /** And every stride is that of a new tensor, also one that leads nowhere: the kernel takes strides for sizes. */
+  | "exact"
   /**
    * `ggml_is_contiguous`: the same, but a stride that is only multiplied with 0 may be anything, `nb[0]` too. For kernels that
    * count elements, or multiply every index with its stride.

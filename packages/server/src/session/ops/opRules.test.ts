@@ -1,63 +1,16 @@
 import { describe, expect, test } from "bun:test"
-import {
-  Command,
-  encodeRequest,
-  NUMBERING_PROBE,
-  type OpName,
-  ProtocolError,
-  type RpcTensor,
-  types,
-} from "@ggml-rpc/protocol"
-import {
-  denseStrides,
-  tensorsOf,
-  VALID_NODE_BYTES,
-  type ValidNode,
-  validNodes,
-} from "../../../test/validNodes.ts"
-import { GraphCheck } from "../graph/GraphCheck.ts"
-import { Buffers } from "../memory/buffers.ts"
-import { newestSpoken } from "../spoken.ts"
+import { NUMBERING_PROBE, type OpName, type RpcTensor, types } from "@ggml-rpc/protocol"
+import { type Change, changedNode, checkNode } from "../../../test/nodeCheck.ts"
+import { denseStrides, type ValidNode, validNodes } from "../../../test/validNodes.ts"
 import type { Ruled } from "./rule.ts"
 import { opRules } from "./table.ts"
 
-/** What the check says of a graph of one node: "" or the reason of its refusal. */
+/** What the check says of a node: "" or the reason of its refusal. */
 const check = (
   node: ValidNode,
-  change: (tensors: ReturnType<typeof tensorsOf>) => void = () => {},
+  change: (tensors: RpcTensor[]) => void = () => {},
   allowTraining = true,
-): string => {
-  const buffers = new Buffers()
-  const memory = {
-    device: 0,
-    native: 4096,
-    sizeBytes: 2 * VALID_NODE_BYTES,
-    nativeBase: 8192,
-    isHost: true,
-  }
-  const { id, base } = buffers.add(memory, 32)
-  const tensors = tensorsOf(node, { remotePtr: BigInt(id), basePtr: BigInt(base) })
-  change(tensors)
-  const request = encodeRequest(Command.GRAPH_COMPUTE, {
-    device: 0,
-    nodes: [BigInt(tensors.length)],
-    tensors,
-  })
-  const payload = new Uint8Array(Math.ceil((request.length - 9) / 4) * 4)
-  payload.set(request.subarray(9))
-  try {
-    new GraphCheck(buffers, newestSpoken.dialects[0]!, allowTraining).prepare(
-      new Uint32Array(payload.buffer),
-      request.length - 9,
-      1,
-      1,
-    )
-    return ""
-  } catch (error) {
-    if (error instanceof ProtocolError) return error.reason
-    throw error
-  }
-}
+): string => checkNode(node, { change, allowTraining })
 
 describe("a node as ggml builds it", () => {
   test.each(validNodes.map((node) => [node.op, node] as const))("%s is accepted", (_, node) => {
@@ -91,33 +44,6 @@ describe("a result of another shape", () => {
     else expect(reason).toContain("cannot be computed")
   })
 })
-
-/** A valid node with some of it replaced. */
-interface Change {
-  readonly result?: string
-  readonly sources?: Readonly<Record<number, string | null>>
-  readonly params?: Readonly<Record<number, number>>
-  readonly floats?: Readonly<Record<number, number>>
-}
-
-const changed = (op: string, index: number, change: Change): ValidNode => {
-  const node = validNodes.filter((candidate) => candidate.op === op)[index]!
-  const nodeSources = [...node.sources]
-  for (const [source, text] of Object.entries(change.sources ?? {})) {
-    if (text === null) nodeSources.length = Number(source)
-    else nodeSources[Number(source)] = text
-  }
-  const params = [...(node.params ?? [])]
-  for (const [at, value] of Object.entries(change.params ?? {})) params[Number(at)] = value
-  return {
-    op,
-    result: change.result ?? node.result,
-    sources: nodeSources,
-    params: Array.from(params, (value) => value ?? 0),
-    ...(node.over === undefined ? {} : { over: node.over }),
-    floats: { ...node.floats, ...change.floats },
-  }
-}
 
 describe("where tensors lie", () => {
   const nodeOf = (op: string, index = 0): ValidNode =>
@@ -166,6 +92,23 @@ describe("where tensors lie", () => {
     expect(over("GET_ROWS", 1, 0)).toContain("the result must not overlap src[1]")
     const apart = 8 * 4 * 2 * 3 * 4
     expect(over("SCALE", 0, apart)).toBe("")
+  })
+
+  test("more rows, or elements of a row, than kernels can count are refused", () => {
+    const check = (ne: readonly number[], nb: readonly number[]): string =>
+      checkNode(nodeOf("SCALE"), {
+        bufferBytes: 2 ** 40,
+        change: (tensors) => {
+          fieldsOf(tensors, 0, { ne, nb, data: tensors.at(-1)!.data + 2n ** 36n })
+          fieldsOf(tensors, -1, { ne, nb })
+        },
+      })
+    const far = 2 ** 32 - 4
+    expect(check([2 ** 31, 1, 1, 1], [4, far, far, far])).toContain("must not have more than")
+    expect(check([1, 2 ** 15, 2 ** 15, 3], [4, 4, 2 ** 17, far])).toContain(
+      "must not have more than",
+    )
+    expect(check([2 ** 30, 1, 1, 1], [4, far, far, far])).toBe("")
   })
 
   test("elements lie at multiples of their size, blocks as their size allows", () => {
@@ -247,8 +190,8 @@ describe("what no constructor makes", () => {
     ["ROPE", 1, { sources: { 1: "I32 3" } }, "src[1].ne[0] must be src[0].ne[2] times 4"],
     ["ROPE", 0, { sources: { 1: "F32 3" } }, "src[1] must be I32"],
     ["ROPE", 0, { sources: { 2: "F32 3" } }, "src[2] must have a factor per pair"],
-    ["ROPE", 0, { params: { 1: 10 } }, "op_params[1] must be 0 to 8"],
-    ["ROPE", 0, { params: { 1: -2 } }, "op_params[1] must be 0 to 8"],
+    ["ROPE", 0, { params: { 1: 10 } }, "op_params[1] must be 2 to 8"],
+    ["ROPE", 0, { params: { 1: -2 } }, "op_params[1] must be 2 to 8"],
     ["ROPE", 0, { params: { 15: 2 } }, "op_params[15] must be 0 to 0"],
     ["CONV_TRANSPOSE_1D", 0, { params: { 0: 0 } }, "op_params[0] must be 1 to"],
     ["CONV_TRANSPOSE_1D", 0, { sources: { 0: "F32 3,5,3" } }, "src[0].ne[2] must be src[1].ne[1]"],
@@ -417,7 +360,7 @@ describe("what no constructor makes", () => {
   ]
   for (const [op, index, change, expected] of cases) {
     test(`${op}: ${expected}`, () => {
-      expect(check(changed(op, index, change))).toContain(expected)
+      expect(check(changedNode(op, index, change))).toContain(expected)
     })
   }
 

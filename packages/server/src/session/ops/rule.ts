@@ -18,6 +18,8 @@ export interface TensorRule {
   readonly isOptional?: true
   /** A source that may have no elements though the result has some. */
   readonly mayBeEmpty?: true
+  /** Bytes that kernels for CPUs read of a source, from its start on, where these are more than its elements have. */
+  readonly reach?: (node: OpNode) => number
 }
 
 /**
@@ -42,6 +44,10 @@ export interface Ruled {
   readonly sources: readonly TensorRule[]
   /** Sources that the result may lie over, in the same layout; it is apart from all others. */
   readonly inPlace?: readonly number[]
+  /** The source that the result is: the kernel writes there. */
+  readonly over?: number
+  /** Further sources that the kernel changes: they are apart from all other tensors. */
+  readonly writes?: readonly number[]
   /** Shapes, parameters and what holds between tensors. Called when the tensors by themselves are right. */
   readonly check?: Check
   /** Absent: none. */
@@ -86,11 +92,19 @@ export const tensor = (types: readonly TypeName[], layout: Layout): TensorRule =
   layout,
 })
 
+/** Floats of 32 bits. */
+export const f32 = (layout: Layout): TensorRule => tensor(["F32"], layout)
+
 export const anything: TensorRule = tensor(allTypes, "strided")
 
 export const optional = (rule: TensorRule): TensorRule => ({ ...rule, isOptional: true })
 
 export const orEmpty = (rule: TensorRule): TensorRule => ({ ...rule, mayBeEmpty: true })
+
+export const reaching = (rule: TensorRule, reach: (node: OpNode) => number): TensorRule => ({
+  ...rule,
+  reach,
+})
 
 export const INT_MAX = 2 ** 31 - 1
 
