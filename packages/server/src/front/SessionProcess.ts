@@ -138,3 +138,12 @@ export class SessionProcess {
 /** ggml's own message about the death where there is one. */
 const lastWordsOf = ({ lastWords }: WorkerExit): string =>
   lastWords.findLast((line) => /^ggml (abort|crash): /.test(line)) ?? lastWords.join(" | ")
+
+/** For the log. */
+export const describeExit = (exit: SessionExit): string => {
+  if (exit.signal === "SIGSYS") {
+    return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
+  }
+  const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal
+  return exit.lastWords === "" ? how : `${exit.lastWords} (${how})`
+}
