@@ -43,7 +43,10 @@ beforeAll(async () => {
   mustRun(...inside, "ip", "addr", "add", `${theirs.address}/30`, "dev", theirs.link)
   mustRun(...inside, "ip", "link", "set", "lo", "up")
   plug("up")
-  server = await startOurServer({ prefix: inside, flags: ["--host", theirs.address] })
+  server = await startOurServer({
+    prefix: inside,
+    flags: ["--host", theirs.address, "--allow", "198.18.0.0/15"],
+  })
 })
 
 afterAll(async () => {

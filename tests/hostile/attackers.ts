@@ -6,7 +6,7 @@ import { Command, encodeRequest, noConnCaps } from "@ggml-rpc/protocol"
 import { f32Tensor, node, TestClient } from "../../packages/server/test/TestClient.ts"
 
 export type AttackKind =
-  /** Connect and say nothing. */
+  /** Connect and say nothing; come again a second after they were cut off. */
   | "silent"
   /** Say a byte of HELLO every 3 seconds, and come again when they are cut off. */
   | "drip"
@@ -54,6 +54,7 @@ const within = (ms: number, promise: Promise<unknown>): Promise<unknown> =>
 const acts: Record<AttackKind, (client: TestClient, leftMs: () => number) => Promise<void>> = {
   silent: async (client, leftMs) => {
     await within(leftMs(), client.closed)
+    await Bun.sleep(Math.max(0, Math.min(1000, leftMs())))
   },
   drip: async (client, leftMs) => {
     for (const byte of hello.subarray(0, -1)) {

@@ -110,10 +110,14 @@ const number = (flag: Described, range: Range): Flag<number | undefined> => ({
   parse: (given) => numberIn(flag.name, given, range, false),
 })
 
-const names = (flag: Described & { readonly value: string }): Flag<Array<string> | undefined> => ({
+/** Devices may stand between slashes, as for llama.cpp; what has slashes of its own takes another `separator`. */
+const names = (
+  flag: Described & { readonly value: string },
+  separator = /[,/]+/,
+): Flag<Array<string> | undefined> => ({
   ...flag,
   parse: (given) => {
-    const found = given.split(/[,/]+/).map((name) => name.trim())
+    const found = given.split(separator).map((name) => name.trim())
     if (found.every((name) => name !== "")) return found
     throw new UsageError(`--${flag.name} takes names with commas between them, not '${given}'`)
   },
@@ -499,14 +503,17 @@ export const serveFlags = {
     },
     { min: 0, max: 65535 },
   ),
-  allow: names({
-    name: "allow",
-    aliases: [],
-    value: "CIDR,…",
-    about:
-      "whose connections are taken, such as 192.168.1.0/24,fd00::/8 (default: private networks; 0.0.0.0/0,::/0 for all)",
-    group: "Network",
-  }),
+  allow: names(
+    {
+      name: "allow",
+      aliases: [],
+      value: "CIDR,…",
+      about:
+        "whose connections are taken, such as 192.168.1.0/24,fd00::/8 (default: private networks; 0.0.0.0/0,::/0 for all)",
+      group: "Network",
+    },
+    /,/,
+  ),
   tokenFile: nonEmpty({
     name: "token-file",
     aliases: [],

@@ -213,6 +213,11 @@ export class TestClient {
     this.#end()
   }
 
+  /** Ends the sending side alone. */
+  shutdown(): void {
+    this.#socket.shutdown()
+  }
+
   /** Ends the connection by a reset, as the end of a process with unread data does. */
   reset(): void {
     this.#socket.terminate()

@@ -1,7 +1,7 @@
 /** What happens to one client's session stays there. */
 import { describe, expect, test } from "bun:test"
 import { Command, type RpcTensor } from "@ggml-rpc/protocol"
-import { isAlive, largest, residentBytes, waitFor } from "./processes.ts"
+import { addressBytes, isAlive, largest, residentBytes, waitFor } from "./processes.ts"
 import { f32Tensor, floats, node, TestClient, toFloats } from "./TestClient.ts"
 import { type TestServer, withServer } from "./withServer.ts"
 
@@ -103,27 +103,30 @@ describe("a client that goes", () => {
       expect(await waitFor("its memory is free", () => isFree(pid))).toBeLessThan(2000)
     }))
 
-  test("in mid-computation stops the graph and frees its memory", () =>
-    besideWitness(async (server) => {
-      const client = await TestClient.connect(server.port)
-      const buffer = await client.allocate(64 * MIB)
-      client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
-      await client.ask(Command.DEVICE_COUNT, {})
-      const pid = largest(server.processIds())
-      // 2000 products of 1024x1024 matrices: minutes on one thread.
-      const a = f32Tensor(1, buffer, 0, [1024, 1024])
-      const tensors = [a]
-      const nodes: bigint[] = []
-      for (let id = 2; id < 2002; id++) {
-        tensors.push(f32Tensor(id, buffer, 8 * MIB, [1024, 1024], node("MUL_MAT", 1, 1)))
-        nodes.push(BigInt(id))
-      }
-      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
-      await Bun.sleep(300)
-      expect(isAlive(pid)).toBe(true)
-      client.reset()
-      expect(await waitFor("the process ends", () => !isAlive(pid))).toBeLessThan(2000)
-    }))
+  test.each(["close", "reset", "shutdown"] as const)(
+    "in mid-computation stops the graph and frees its memory: %s",
+    (how) =>
+      besideWitness(async (server) => {
+        const client = await TestClient.connect(server.port)
+        const buffer = await client.allocate(64 * MIB)
+        client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
+        await client.ask(Command.DEVICE_COUNT, {})
+        const pid = largest(server.processIds())
+        // 2000 products of 1024x1024 matrices: minutes on one thread.
+        const a = f32Tensor(1, buffer, 0, [1024, 1024])
+        const tensors = [a]
+        const nodes: bigint[] = []
+        for (let id = 2; id < 2002; id++) {
+          tensors.push(f32Tensor(id, buffer, 8 * MIB, [1024, 1024], node("MUL_MAT", 1, 1)))
+          nodes.push(BigInt(id))
+        }
+        client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
+        await Bun.sleep(300)
+        expect(isAlive(pid)).toBe(true)
+        client[how]()
+        expect(await waitFor("the process ends", () => !isAlive(pid))).toBeLessThan(2000)
+      }),
+  )
 
   test("in mid-operation, which no flag stops, is given a second", () =>
     withServer({}, async (server) => {
@@ -146,3 +149,19 @@ describe("a client that goes", () => {
       expect(ended).toBeLessThan(2000)
     }))
 })
+
+test("a process that gets no more memory from the system says so to its client, and goes on", () =>
+  besideWitness(async (server) => {
+    const others = new Set(server.processIds())
+    const client = await TestClient.connect(server.port)
+    const [pid] = server.processIds().filter((each) => !others.has(each))
+    const limit = addressBytes(pid!) + 512 * MIB
+    const limiting = Bun.spawnSync(["prlimit", "--pid", String(pid), `--as=${limit}:${limit}`])
+    expect(limiting.exitCode).toBe(0)
+    const ask = (sizeBytes: number) =>
+      client.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(sizeBytes) })
+    expect(await ask(600 * MIB)).toEqual({ remotePtr: 0n, remoteSizeBytes: 0n })
+    const tensor = await fill(client, MIB)
+    expect(toFloats(await client.getTensor(tensor, 4))).toHaveLength(1)
+    client.close()
+  }))

@@ -15,6 +15,12 @@ export const residentBytes = (pid: number): number => {
   return Number(match?.[1] ?? 0) * 1024
 }
 
+/** Bytes of the address space that a process has taken. */
+export const addressBytes = (pid: number): number => {
+  const match = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmSize:\s+(\d+)/m)
+  return Number(match?.[1] ?? 0) * 1024
+}
+
 /** Waits until `condition` holds; the milliseconds it took. @throws {Error} after `timeoutMs` */
 export const waitFor = async (
   what: string,

@@ -60,6 +60,14 @@ test("this machine has all of it", async () => {
   expect(report.landlock).toBeGreaterThan(0)
 })
 
+test("what the system refuses is told, part by part", async () => {
+  // From inside of a sandbox it refuses all of them.
+  const { ends } = await attemptAll([["enter again", ""]])
+  expect(ends).toEqual([
+    "memory limit: Operation not permitted, Landlock: Function not implemented, confining threads: Operation already in progress, seccomp: Operation not permitted",
+  ])
+})
+
 describe.each(threads)("on the thread '%s'", (thread) => {
   test("files, other processes, sockets and programs are out of reach", async () => {
     const expected = [

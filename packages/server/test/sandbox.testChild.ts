@@ -83,10 +83,18 @@ const block = new Uint8Array(4096)
 /** A socket that was there before. */
 const [socket] = socketPair()
 
+const standard: SandboxOptions = {
+  hasDrivers: false,
+  makesLinks: false,
+  threadCount: 1,
+  memoryBytes: 2 ** 50,
+}
+
 const attempts = {
   open: (path: string) => outcome(openSync(path, "r")),
   write: (path: string) => outcome(openSync(path, "w")),
   read: (path: string) => (readFileSync(path, "utf8") === "" ? "empty" : "done"),
+  "enter again": () => enterSandbox(standard).problems.join(", "),
   spawn: () => String(Bun.spawnSync(["/bin/true"]).exitCode),
   exec: () => outcome(libc.execv(cString("/bin/true"), ptr(new BigUint64Array(2)))),
   fork: () => outcome(libc.fork()),
@@ -139,7 +147,6 @@ if (isMainThread) {
   const trial = JSON.parse(process.argv[2]!) as Trial
   const thread = new Worker(import.meta.path, { workerData: trial })
   await new Promise((resolve) => thread.once("message", resolve))
-  const standard = { hasDrivers: false, makesLinks: false, threadCount: 1 }
   say(JSON.stringify(enterSandbox({ ...standard, ...trial.options })))
   if (trial.thread === "main") makeAll(trial)
   else thread.postMessage("now")

@@ -3,7 +3,6 @@
 #include "guarded_buffer.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
-#include "populate.h"
 
 #include <cerrno>
 #include <cstdint>
@@ -21,9 +20,6 @@ constexpr size_t kGuardBytes = size_t(64) << 20;
 
 // What ggml aligns its own buffers to.
 constexpr size_t kAlignment = 64;
-
-// Smaller buffers are taken from the system at once; of larger ones much may never be used.
-constexpr size_t kPopulatedBytes = size_t(32) << 20;
 
 #ifdef MADV_HUGEPAGE
 constexpr size_t kHugeBufferBytes = size_t(16) << 20;
@@ -115,9 +111,6 @@ ggml_backend_buffer_t guarded_buffer(ggml_backend_buffer_type_t type, size_t siz
     if (data == nullptr) {
         GGML_LOG_ERROR("failed to allocate a buffer of %.2f MiB: %s\n", double(size) / 1024 / 1024, strerror(errno));
         return nullptr;
-    }
-    if (size < kPopulatedBytes) {
-        populate(data, size);
     }
     // ggml's own buffer over memory of others, but for its type and its end.
     ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(data, size);

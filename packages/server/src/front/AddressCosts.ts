@@ -9,7 +9,10 @@ export interface AddressRates {
 
 /** As what a session counts that ends by what its client sent, which sends it again as a rule: so many, and so many starts. */
 const TROUBLE_SESSIONS = 10
-const TROUBLE_STARTS = 4
+const TROUBLE_STARTS = 12
+
+/** Sessions that come in a row use less of their burst. */
+const STRAINED_PART = 0.25
 
 /** What the clients of each address cost, and how long the next ones have to wait for it. */
 export class AddressCosts {
@@ -30,6 +33,11 @@ export class AddressCosts {
   /** Milliseconds until a process may be started for it. */
   waitToStart(address: string): number {
     return this.#starts?.waitMs(address) ?? 0
+  }
+
+  /** Whether its clients come so often that they are not worth a process each. */
+  isStrained(address: string): boolean {
+    return (this.#sessions?.usedPart(address) ?? 0) > STRAINED_PART
   }
 
   countSession(address: string): void {

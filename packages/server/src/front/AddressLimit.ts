@@ -37,6 +37,14 @@ export class AddressLimit {
     return bucket.left >= 1 ? 0 : ((1 - bucket.left) * 1000) / this.#rate.perSecond
   }
 
+  /** Which part of a burst is used. */
+  usedPart(address: string): number {
+    const bucket = this.#buckets.get(address)
+    if (bucket === undefined) return 0
+    this.#refill(bucket)
+    return 1 - bucket.left / this.#rate.burst
+  }
+
   /** Counts so many, whether it might or not: what follows has to wait for them, too, but not for ever. */
   count(address: string, amount = 1): void {
     const bucket = this.#buckets.get(address) ?? { left: this.#rate.burst, at: this.#now() }

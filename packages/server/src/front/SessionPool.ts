@@ -1,32 +1,23 @@
 import { availableParallelism } from "node:os"
 import { io } from "@ggml-rpc/native/bindings"
-import type {
-  ClosedEvent,
-  DeviceReport,
-  SessionConfig,
-  SessionEvent,
-  StatsEvent,
-} from "../session/events.ts"
-import { firstOffer, type Offer } from "../session/offer.ts"
+import type { ClosedEvent, DeviceReport, SessionEvent, StatsEvent } from "../session/events.ts"
 import { AddressCosts, type AddressRates } from "./AddressCosts.ts"
 import type { Admitted } from "./Admission.ts"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { ClientVersions, type ClientVersionsOptions } from "./ClientVersions.ts"
 import { type LogLevel, oneLine } from "./log.ts"
+import { type Member, Members, type MembersOptions } from "./Members.ts"
 import { SessionNews } from "./SessionNews.ts"
-import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
+import { describeExit, type SessionExit, type SessionListener } from "./SessionProcess.ts"
 import { WaitingRoom } from "./WaitingRoom.ts"
 
-export interface PoolOptions extends ClientVersionsOptions {
-  readonly config: Omit<SessionConfig, "describe" | "slot">
+export interface PoolOptions extends ClientVersionsOptions, MembersOptions {
   /** Clients served at the same time, those that wait for a process included. */
   readonly maxClients: number
   /** Session processes that wait for a client. */
   readonly spareCount: number
   readonly onEvent: ClientEventSink
   readonly onStats?: (event: StatsEvent) => void
-  /** Descriptors of the files that session processes share, in the order they expect. */
-  readonly shared: readonly number[]
   /** What clients of one address may cost; absent: anything. */
   readonly limits: AddressRates | undefined
 }
@@ -61,6 +52,9 @@ const SPARE_DELAY_MS = 30_000
  */
 const REUSE_WAIT_MS = 4
 
+/** The same for clients in a loop: their sessions are short, but a machine may be busy. */
+const STRAINED_WAIT_MS = 100
+
 /** How long a connection that wants a process may wait for one: there may be many before it. */
 const START_PATIENCE_MS = 60_000
 
@@ -70,37 +64,13 @@ const MAX_STARTS = Math.max(1, Math.floor(availableParallelism() / 2))
 /** Surplus processes, left over from a burst, end after waiting this long. */
 const SURPLUS_IDLE_MS = 5_000
 
-/** How long a process may take to end by itself when the server closes. */
-const STOP_TIMEOUT_MS = 2_000
-
 /** Exit code of a process whose client left during a long operation; the shim's `io_watch_client`. */
 const CLIENT_GONE_EXIT = 3
-
-interface Member {
-  readonly process: SessionProcess
-  /** See `SessionConfig.slot`. */
-  readonly slot: number
-  /** The client it serves; undefined while it starts or waits. */
-  client: ClientName | undefined
-  /** The address of that client, or of the one for which it was started. */
-  address: string
-  /** When its client came. */
-  since: number
-  /** What that client is offered. */
-  offer: Offer
-  /** It announced its devices. */
-  ready: boolean
-  /** It said that its client's connection is over. */
-  closed: boolean
-  idleSince: number
-  /** Why it says that it ends. */
-  failure: string | undefined
-}
 
 /** The session processes of a server: hands each client to one, and keeps spares warm. */
 export class SessionPool {
   readonly #options: PoolOptions
-  readonly #members = new Map<SessionProcess, Member>()
+  readonly #members: Members
   readonly #idle: Member[] = []
   readonly #room: WaitingRoom
   readonly #versions: ClientVersions
@@ -117,6 +87,7 @@ export class SessionPool {
 
   constructor(options: PoolOptions) {
     this.#options = options
+    this.#members = new Members(options, this.#listener)
     this.#versions = new ClientVersions(options)
     this.#costs = new AddressCosts(options.limits)
     this.#news = new SessionNews(options.log)
@@ -146,14 +117,12 @@ export class SessionPool {
 
   /** Clients that are served or wait for a process. */
   get clientCount(): number {
-    let count = this.#room.size
-    for (const member of this.#members.values()) if (member.client !== undefined) count++
-    return count
+    return this.#room.size + this.#members.servingCount
   }
 
   /** Ids of all session processes. */
   get processIds(): readonly number[] {
-    return [...this.#members.keys()].map((process) => process.pid)
+    return this.#members.pids
   }
 
   /** Why no more clients of an address can be served now, as a clause; undefined when they can. */
@@ -181,20 +150,14 @@ export class SessionPool {
       this.#give(connection)
       return
     }
-    this.#room.add(connection, this.#mayGetFree() ? REUSE_WAIT_MS : 0)
+    const isStrained = this.#costs.isStrained(connection.address)
+    const quietMs = isStrained ? STRAINED_WAIT_MS : REUSE_WAIT_MS
+    this.#room.add(connection, this.#members.mayGetFree ? quietMs : 0)
     this.#serve()
   }
 
   #turnAway({ client, address }: Admitted, reason: string): void {
     this.#options.onEvent({ kind: "turned away", client, address, reason })
-  }
-
-  /** Whether a process serves a client, which may leave without having left anything behind. */
-  #mayGetFree(): boolean {
-    for (const member of this.#members.values()) {
-      if (member.client !== undefined && !member.closed) return true
-    }
-    return false
   }
 
   readonly #mayBeServed = (address: string): boolean => this.#costs.waitToServe(address) <= 0
@@ -238,10 +201,9 @@ export class SessionPool {
 
   /** Starts processes for those who want one, address after address. */
   #startWanted(): void {
-    if (this.#room.size === 0 || this.#startingCount >= MAX_STARTS || this.#hopeMs > 0) return
+    if (this.#room.size === 0 || this.#hopeMs > 0) return
     this.#room.dropGone()
-    for (;;) {
-      if (this.#startingCount >= MAX_STARTS) return
+    while (this.#members.startingCount < MAX_STARTS) {
       const address = [...this.#room.addresses].find((candidate) => this.#mayStartFor(candidate))
       if (address === undefined) return
       const failure = this.#spawn(address)
@@ -254,19 +216,9 @@ export class SessionPool {
     return this.#freedAt + REUSE_WAIT_MS - performance.now()
   }
 
-  get #startingCount(): number {
-    let count = 0
-    for (const member of this.#members.values()) if (!member.ready) count++
-    return count
-  }
-
   #mayStartFor(address: string): boolean {
-    let starting = 0
-    for (const member of this.#members.values()) {
-      if (!member.ready && member.address === address) starting++
-    }
     return (
-      starting < this.#room.wantingCountOf(address) &&
+      this.#members.startingCountFor(address) < this.#room.wantingCountOf(address) &&
       this.#mayBeServed(address) &&
       this.#costs.waitToStart(address) <= 0
     )
@@ -295,13 +247,7 @@ export class SessionPool {
       clearTimeout(timer)
     }
     this.#room.close()
-    const processes = [...this.#members.keys()]
-    for (const process of processes) process.stop()
-    const kill = setTimeout(() => {
-      for (const process of processes) process.kill()
-    }, STOP_TIMEOUT_MS)
-    await Promise.all(processes.map((process) => process.ended))
-    clearTimeout(kill)
+    await this.#members.end()
   }
 
   #log(level: LogLevel, message: string): void {
@@ -311,40 +257,13 @@ export class SessionPool {
   /** Starts a process at the cost of an address ("": of none); returns what went wrong, if anything. */
   #spawn(address: string): string | undefined {
     if (address !== "") this.#costs.countStart(address)
-    try {
-      const describe = this.#started !== undefined
-      const slot = this.#freeSlot()
-      const { config, shared } = this.#options
-      const process = new SessionProcess({ ...config, describe, slot }, shared, this.#listener)
-      this.#members.set(process, {
-        process,
-        slot,
-        client: undefined,
-        address,
-        since: 0,
-        offer: firstOffer,
-        ready: false,
-        closed: false,
-        idleSince: Date.now(),
-        failure: undefined,
-      })
-      return undefined
-    } catch (error) {
-      return error instanceof Error ? error.message : String(error)
-    }
-  }
-
-  #freeSlot(): number {
-    const taken = new Set([...this.#members.values()].map(({ slot }) => slot))
-    let slot = 0
-    while (taken.has(slot)) slot++
-    return slot
+    return this.#members.start(address, this.#started !== undefined)
   }
 
   /** Has spares started at the cost of an address whose client took one, as soon as it may. */
   #keepSpare(address: string): void {
     if (this.#closing) return
-    while (this.#idle.length + this.#startingCount < this.#options.spareCount) {
+    while (this.#idle.length + this.#members.startingCount < this.#options.spareCount) {
       const wait = this.#costs.waitToStart(address)
       if (wait > 0) {
         clearTimeout(this.#spareTimer)
@@ -361,16 +280,16 @@ export class SessionPool {
 
   readonly #listener: SessionListener = {
     onEvent: (process, event) => {
-      const member = this.#members.get(process)
+      const member = this.#members.of(process)
       if (member !== undefined) this.#hear(member, event)
     },
     onLine: (process, line) => {
       if (!this.#options.config.debug) return
-      const client = this.#members.get(process)?.client
+      const client = this.#members.of(process)?.client
       this.#log("debug", `${client ?? `process ${process.pid}`}: ${oneLine(line)}`)
     },
     onExit: (process, exit) => {
-      const member = this.#members.get(process)
+      const member = this.#members.of(process)
       if (member !== undefined) this.#bury(member, exit)
     },
   }
@@ -466,7 +385,7 @@ export class SessionPool {
   }
 
   #bury(member: Member, exit: SessionExit): void {
-    this.#members.delete(member.process)
+    this.#members.remove(member)
     const index = this.#idle.indexOf(member)
     if (index >= 0) this.#idle.splice(index, 1)
     if (this.#closing) return
@@ -497,11 +416,3 @@ export class SessionPool {
 const nameOf = ({ client }: Member): ClientName => client ?? "unknown client"
 
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
-
-const describeExit = (exit: SessionExit): string => {
-  if (exit.signal === "SIGSYS") {
-    return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
-  }
-  const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal
-  return exit.lastWords === "" ? how : `${exit.lastWords} (${how})`
-}

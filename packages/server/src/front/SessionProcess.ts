@@ -39,6 +39,12 @@ export interface SessionListener {
 export class SessionProcess {
   readonly #worker: Worker<SessionEvent>
   #channel: number
+  #isReady = false
+  /** Whether it serves a client, and whether it must not get another one. */
+  #hasClient = false
+  #isSpent = false
+  /** What it said that no session says. */
+  #offence: string | undefined
   /** Settles when the process is gone and its last event was told. */
   readonly ended: Promise<void>
 
@@ -61,11 +67,11 @@ export class SessionProcess {
           lastWordsCount: KEPT_LINES,
         },
         {
-          onMessage: (event) => listener.onEvent(this, event),
+          onMessage: (event) => this.#hear(event, listener),
           onLine: (line) => listener.onLine(this, line),
           onExit: (exit) => {
             this.stop()
-            listener.onExit(this, { ...exit, lastWords: lastWordsOf(exit) })
+            listener.onExit(this, { ...exit, lastWords: this.#offence ?? lastWordsOf(exit) })
           },
         },
       )
@@ -79,12 +85,40 @@ export class SessionProcess {
     this.ended = this.#worker.ended
   }
 
+  /** A process that its client has taken over may say anything: one that is caught at it is ended, and nothing comes of it. */
+  #hear(event: SessionEvent, listener: SessionListener): void {
+    if (this.#offence !== undefined) return
+    try {
+      this.#check(event)
+      listener.onEvent(this, event)
+    } catch (error) {
+      const what = error instanceof Error ? error.message : String(error)
+      this.#offence = `ended for what no session says: ${what}`
+      this.kill()
+    }
+  }
+
+  /** @throws {Error} when a session does not say that, or not now */
+  #check(event: SessionEvent): void {
+    if (event.event === "ready") {
+      if (this.#isReady) throw new Error("it is ready once more")
+      this.#isReady = true
+    }
+    if (event.event === "spent") this.#isSpent = true
+    if (event.event !== "closed") return
+    if (!this.#hasClient) throw new Error("a client of it left that it did not have")
+    if (event.again && this.#isSpent)
+      throw new Error("it wants another client, after this one's graphs")
+    this.#hasClient = false
+  }
+
   get pid(): number {
     return this.#worker.pid
   }
 
   /** See `handOver`. */
   send(connection: HandedConnection): string {
+    this.#hasClient = true
     return handOver(this.#channel, connection)
   }
 
@@ -104,3 +138,12 @@ export class SessionProcess {
 /** ggml's own message about the death where there is one. */
 const lastWordsOf = ({ lastWords }: WorkerExit): string =>
   lastWords.findLast((line) => /^ggml (abort|crash): /.test(line)) ?? lastWords.join(" | ")
+
+/** For the log. */
+export const describeExit = (exit: SessionExit): string => {
+  if (exit.signal === "SIGSYS") {
+    return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
+  }
+  const how = exit.signal === null ? `exit code ${exit.exitCode}` : exit.signal
+  return exit.lastWords === "" ? how : `${exit.lastWords} (${how})`
+}

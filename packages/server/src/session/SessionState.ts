@@ -36,6 +36,8 @@ export interface SessionOptions {
   /** Told what was counted, now and then. */
   readonly onStats?: (event: StatsEvent) => void
   readonly onLink?: (event: LinkEvent) => void
+  /** See `SessionState.spend`. */
+  readonly onSpent?: () => void
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
 }
@@ -68,7 +70,8 @@ export class SessionState {
    * Whether the client did something whose traces only the end of the process removes for sure: it ran a kernel, had memory of
    * a device or a large graph checked, or was linked with another server.
    */
-  isSpent = false
+  #isSpent = false
+  readonly #onSpent: (() => void) | undefined
   #spoken: Spoken = newestSpoken
   /** What the client's numbers may mean; once its graphs have told, one. */
   #dialects: readonly Dialect[] = newestSpoken.dialects
@@ -76,6 +79,7 @@ export class SessionState {
 
   constructor(options: SessionOptions) {
     const { devices, cache, ledger, directMemory, allowTraining, linkLimits, onLink } = options
+    this.#onSpent = options.onSpent
     this.linkLimits = linkLimits
     this.onLink = onLink
     this.devices = devices
@@ -90,6 +94,17 @@ export class SessionState {
     this.stored = new StoredGraphs(devices.length, (native) =>
       this.ggml.gs_graph_free(asPointer(native)),
     )
+  }
+
+  get isSpent(): boolean {
+    return this.#isSpent
+  }
+
+  /** To be called before the client does such a thing: a process that it takes over then cannot keep it to itself. */
+  spend(): void {
+    if (this.#isSpent) return
+    this.#isSpent = true
+    this.#onSpent?.()
   }
 
   /** What the client speaks. */

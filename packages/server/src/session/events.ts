@@ -32,8 +32,6 @@ export interface SessionConfig {
   readonly linkLimits?: LinkLimits
   /** See `ServeOptions.sandbox`. */
   readonly sandbox: boolean
-  /** Most memory of this machine that its clients may have, in bytes; absent: all of it, within its cgroups. */
-  readonly memoryBytes?: number
   /** See `ServeOptions.memoryLimitBytes` and `clientMemoryLimitBytes`. */
   readonly memoryLimits: MemoryLimits
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
@@ -88,6 +86,8 @@ export type SessionEvent =
       readonly name: string
       readonly available: readonly DeviceReport[]
     }
+  /** What comes next leaves traces that only the end of the process removes for sure: it must get no other client. */
+  | { readonly event: "spent" }
   | ClosedEvent
   | LinkEvent
   | StatsEvent

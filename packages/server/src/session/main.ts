@@ -70,13 +70,17 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
   return devices
 }
 
-const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): SandboxReport =>
-  enterSandbox({
-    ...config,
+const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): SandboxReport => {
+  const all = Number.POSITIVE_INFINITY
+  const { serverBytes = all, clientBytes = all } = config.memoryLimits
+  return enterSandbox({
+    threadCount: config.threadCount,
+    memoryBytes: Math.min(serverBytes, clientBytes),
     ...(config.cache === undefined ? {} : { cacheDir: config.cache.folder }),
     hasDrivers: devices.some((device) => !device.usesHostMemory),
     makesLinks: config.linkLimits !== undefined,
   })
+}
 
 const cacheOf = ({ folder, limitBytes, minBytes }: CacheConfig): Cache =>
   new Cache({
@@ -102,6 +106,7 @@ const main = (config: SessionConfig): void => {
     allowTraining: config.allowTraining,
     linkLimits: config.linkLimits,
     onLink: tell,
+    onSpent: () => tell({ event: "spent" }),
     onStats: tell,
     onRequest: config.debug
       ? (command, sizeBytes) =>

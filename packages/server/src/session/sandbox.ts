@@ -13,8 +13,8 @@ import { MAX_BUFFERS } from "./memory/buffers.ts"
 export interface SandboxOptions {
   /** Folder of the tensor cache, absolute; absent: no cache. */
   readonly cacheDir?: string
-  /** Most of this machine's memory that it may serve, in bytes; absent: all of it, within its cgroups. */
-  readonly memoryBytes?: number
+  /** Most memory that it may serve, in bytes; never more than this machine's, within its cgroups. */
+  readonly memoryBytes: number
   /** Whether it serves more than the CPU: drivers open devices, and read and map what they need, at the first use. */
   readonly hasDrivers: boolean
   /** Whether it listens for, and dials, other servers (`--allow-comm`). */
@@ -74,7 +74,7 @@ const limitMemory = ({ memoryBytes, threadCount }: SandboxOptions): number => {
   const mapped = (name: string): number =>
     Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1] ?? Number.NaN) * 1024
   const more =
-    (memoryBytes ?? hostMemory().totalBytes) + HEADROOM_BYTES + threadCount * THREAD_BYTES
+    Math.min(memoryBytes, hostMemory().totalBytes) + HEADROOM_BYTES + threadCount * THREAD_BYTES
   const addressBytes = mapped("VmSize") + more + MAX_BUFFERS * 2 * GUARD_BYTES
   const dataBytes = mapped("VmData") + more
   if (Number.isNaN(addressBytes) || Number.isNaN(dataBytes)) return NOT_FOUND

@@ -30,7 +30,7 @@ const tryAlloc = (
     return true
   })
   if (!isGranted) return undefined
-  if (!device.usesHostMemory) state.isSpent = true
+  if (!device.usesHostMemory) state.spend()
   const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
   if (native === 0 || native === null) {
     ledger.set(buffers.hostBytes, buffers.allBytes)

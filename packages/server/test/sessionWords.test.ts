@@ -1,0 +1,87 @@
+/** The front process believes a session process no more than one that its client has taken over. */
+
+import { dlopen } from "bun:ffi"
+import { describe, expect, test } from "bun:test"
+import { closeSync, writeSync } from "node:fs"
+import { Command } from "@ggml-rpc/protocol"
+import { isAlive, largest, waitFor } from "./processes.ts"
+import { f32Tensor, floats, node, TestClient, toFloats } from "./TestClient.ts"
+import { type TestServer, withServer } from "./withServer.ts"
+
+const { syscall } = dlopen("libc.so.6", {
+  syscall: { args: ["i64", "i64", "i64", "i64"], returns: "i64" },
+}).symbols
+
+/** Numbers of pidfd_open and pidfd_getfd, on all architectures. */
+const PIDFD_OPEN = 434
+const PIDFD_GETFD = 438
+
+/** Says something to the front process in the name of a session process. */
+const sayAs = (pid: number, words: string): void => {
+  const process = Number(syscall(PIDFD_OPEN, pid, 0, 0))
+  const stdout = Number(syscall(PIDFD_GETFD, process, 1, 0))
+  writeSync(stdout, `${words}\n`)
+  for (const fd of [stdout, process]) closeSync(fd)
+}
+
+const closed = { event: "closed", reason: "left", message: "", hasAsked: true, again: true }
+
+/** A client whose session has run a graph, and that session's process. */
+const computingClient = async (server: TestServer) => {
+  const client = await TestClient.connect(server.port)
+  const buffer = await client.allocate(64 * 1024 * 1024)
+  client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
+  const a = f32Tensor(1, buffer, 0, [4])
+  const sum = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
+  client.setTensor(a, floats(1, 2, 3, 4))
+  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, sum] })
+  expect(toFloats(await client.getTensor(sum, 16))).toEqual([2, 4, 6, 8])
+  return { client, pid: largest(server.processIds()) }
+}
+
+describe("a session process is ended, and the server goes on, when it", () => {
+  test.each([
+    ["wants another client after a graph", JSON.stringify(closed), "it wants another client"],
+    [
+      "ends its client's session twice",
+      `${JSON.stringify({ ...closed, again: false })}\n`.repeat(2),
+      "did not have",
+    ],
+    ["is ready once more", '{"event":"ready","devices":[]}', "ready once more"],
+    ["leaves out what an event has", '{"event":"closed"}', "ended for what no session says"],
+    [
+      "has a number for a text",
+      '{"event":"uncached","reason":5}',
+      "ended for what no session says",
+    ],
+    ["has nothing for a list", '{"event":"stats"}', "ended for what no session says"],
+  ])("%s", (_, words, reason) =>
+    withServer({}, async (server) => {
+      const { client, pid } = await computingClient(server)
+      sayAs(pid, words)
+      await waitFor("the process ends", () => !isAlive(pid))
+      await client.closed
+      await server.logged(reason)
+      const next = await TestClient.connect(server.port)
+      expect((await next.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
+      next.close()
+    }),
+  )
+})
+
+test("what no session says, and nothing comes of, does no harm", () =>
+  withServer({}, async (server) => {
+    const { client, pid } = await computingClient(server)
+    for (const words of [
+      '{"event":"no such"}',
+      "{}",
+      '{"event":null}',
+      "[]",
+      "no JSON",
+      '{"event":',
+    ])
+      sayAs(pid, words)
+    expect((await client.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
+    expect(isAlive(pid)).toBe(true)
+    client.close()
+  }))
