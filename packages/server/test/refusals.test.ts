@@ -592,7 +592,7 @@ describe("graphs", () => {
     })
     client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, ...parts })
     expect(await refusal(client)).toContain(
-      "GRAPH_COMPUTE: tensors[2].op is no operation that CPU can run with these types and shapes (got MUL_MAT)",
+      "GRAPH_COMPUTE: tensors[2] cannot be computed: src[0] cannot be I32 (got MUL_MAT F32 ne[1,1,1,1]",
     )
   })
 

@@ -72,6 +72,10 @@ export class OpNode {
     return TYPE_SIZE[this.type(tensor)]!
   }
 
+  blockSize(tensor: number): number {
+    return TYPE_BLOCK_SIZE[this.type(tensor)]!
+  }
+
   isQuantized(tensor: number): boolean {
     return TYPE_BLOCK_SIZE[this.type(tensor)]! > 1
   }
@@ -275,6 +279,24 @@ export class OpNode {
     return this.hasRowsAtOneDistance(tensor)
       ? ""
       : `${nameOf(tensor)} must have all rows at the distance nb[1]`
+  }
+
+  /** The same of planes and `nb[2]`. */
+  planesAtOneDistance(tensor: number): string {
+    return this.must(
+      this.ne(tensor, 3) === 1 || this.nb(tensor, 3) === this.ne(tensor, 2) * this.nb(tensor, 2),
+      `${nameOf(tensor)} must have all planes at the distance nb[2]`,
+    )
+  }
+
+  /** Kernels assert it, of dimensions of 1 too. */
+  growingStrides(tensor: number): string {
+    return this.must(
+      this.nb(tensor, 0) <= this.nb(tensor, 1) &&
+        this.nb(tensor, 1) <= this.nb(tensor, 2) &&
+        this.nb(tensor, 2) <= this.nb(tensor, 3),
+      `${nameOf(tensor)} must have strides that do not get smaller`,
+    )
   }
 
   /** Contiguous, and so by the strides that count for a kernel which counts rows. */

@@ -1,156 +1,181 @@
-/** Operations on each element, copies among them, and rows that are made of parameters. */
-import { RESULT } from "./OpNode.ts"
+/** Operations on each element, and rows that are made of parameters. */
+import { loaded } from "../spoken.ts"
+import type { Layout } from "./layout.ts"
+import { type OpNode, RESULT } from "./OpNode.ts"
 import {
-  anything,
   type Check,
-  elementwise,
+  f32,
   INT_MAX,
   type OpRules,
   optional,
+  type Ruled,
   rowAThread,
   ruled,
+  tensor,
   training,
 } from "./rule.ts"
-import { F32, I32 } from "./types.ts"
+import { F16, F32, f16OrF32, floats, readable, writable } from "./types.ts"
 
-const binary: Check = (n) => n.same(RESULT, 0) || n.repeats(1, 0)
+/** Same shape, same type. */
+const alike: Check = (n) => n.same(RESULT, 0) || n.sameType(RESULT, 0)
 
-const sameNumber: Check = (n) =>
-  n.must(n.elements(RESULT) === n.elements(0), "the result must have as many elements as src[0]")
+/** Each element of a tensor for itself, in rows that lie so. */
+const eachElement = (types: readonly ("F32" | "F16" | "BF16")[], layout: Layout): Ruled =>
+  ruled({
+    result: tensor(types, layout),
+    sources: [tensor(types, layout)],
+    inPlace: [0],
+    check: alike,
+  })
 
-const copy: Check = (n) =>
-  sameNumber(n) ||
-  // Quantized rows are copied by blocks, not by elements.
-  (n.isQuantized(0) ? n.denseRows(0) : "") ||
-  (n.isQuantized(RESULT) ? n.denseRows(RESULT) : "") ||
-  (n.isQuantized(0) && !n.isContiguous(RESULT) ? n.sameDim(RESULT, 0, 0, 0) : "")
-
-/** DUP and CONT keep the type: no kernel converts into every type. */
-const copyOfType: Check = (n) => n.sameType(RESULT, 0) || copy(n)
-
-/** ACC and SET write src[1] into a view of the result that op_params describe. */
-const intoView: Check = (n) => {
-  const wrong =
-    n.same(RESULT, 0) || n.contiguous(RESULT) || n.contiguous(0) || n.ranges(0, 3, 0, INT_MAX)
-  if (wrong !== "" || n.elements(1) === 0) return wrong
-  let reach = n.param(3) + n.ne(1, 0) * n.typeSize(RESULT)
-  for (let dim = 1; dim < 4; dim++) reach += (n.ne(1, dim) - 1) * n.param(dim - 1)
-  return n.must(
-    reach <= n.bytes(RESULT) && n.elements(1) <= n.elements(0),
-    "op_params must describe a view inside the result",
-  )
+/** binary-ops.cpp: all of one type; or halves with floats, into either. */
+const mixedTypes = (n: OpNode): string => {
+  if (n.type(1) === n.type(0)) return n.sameType(RESULT, 0)
+  return n.typed(1, F32) || n.typed(RESULT, n.type(0), F32)
 }
+
+const binary: Check = (n) =>
+  n.same(RESULT, 0) ||
+  n.repeats(1, 0) ||
+  (n.type(0) === F32 ? n.sameType(1, 0) || n.sameType(RESULT, 0) : mixedTypes(n))
+
+/** A quantized first source is added to row by row, through floats. */
+const add: Check = (n) =>
+  n.isQuantized(0)
+    ? n.same(RESULT, 0) ||
+      n.same(1, 0) ||
+      n.typed(1, F32) ||
+      n.denseRows(1) ||
+      n.growingStrides(RESULT)
+    : binary(n)
+
+const add1: Check = (n) =>
+  alike(n) ||
+  n.scalar(1) ||
+  (n.type(0) === F32 || n.isQuantized(0) ? n.typed(1, F32) : n.typed(1, n.type(0), F32)) ||
+  // The kernel of quantized types takes nb[0] for nb[3] (ops.cpp, `add1_q_f32`).
+  (n.isQuantized(0)
+    ? n.growingStrides(RESULT) || n.must(n.ne(0, 3) === 1, "src[0] must have three dimensions")
+    : "")
+
+const addId: Check = (n) =>
+  n.same(RESULT, 0) ||
+  n.matrix(1) ||
+  n.matrix(2) ||
+  n.must(n.ne(0, 3) === 1, "src[0] must have three dimensions") ||
+  n.sameDim(1, 0, 0, 0) ||
+  n.sameDim(2, 0, 0, 1) ||
+  n.sameDim(2, 1, 0, 2)
+
+/** By kind of a UNARY node, 1: no kernel for BF16. */
+const isNarrow = Uint8Array.from(loaded.unaryOps, (name) =>
+  ["GELU", "GELU_ERF", "GELU_QUICK", "SILU"].includes(name) ? 1 : 0,
+)
+const XIELU = loaded.unaryOps.indexOf("XIELU")
+
+const unary: Check = (n) =>
+  alike(n) ||
+  (isNarrow[n.param(0)] !== 0 ? n.typed(0, F16, F32) : "") ||
+  (n.param(0) === XIELU ? n.rowsAtOneDistance(0) || n.rowsAtOneDistance(RESULT) : "")
+
+const SWIGLU_OAI = loaded.gluOps.indexOf("SWIGLU_OAI")
 
 const glu: Check = (n) =>
   n.sameType(RESULT, 0) ||
-  n.denseRows(0) ||
+  (n.param(0) === SWIGLU_OAI ? n.typed(0, F32) : "") ||
   (n.has(1)
-    ? n.same(0, 1) || n.sameType(1, 0) || n.denseRows(1) || n.same(RESULT, 0)
-    : n.shape(RESULT, Math.floor(n.ne(0, 0) / 2), n.ne(0, 1), n.ne(0, 2), n.ne(0, 3))) ||
-  n.denseRows(RESULT)
+    ? n.same(0, 1) || n.sameType(1, 0) || n.same(RESULT, 0)
+    : n.shape(RESULT, Math.floor(n.ne(0, 0) / 2), n.ne(0, 1), n.ne(0, 2), n.ne(0, 3)))
 
-/** The planner of work memory looks at src[1], which says again what the result is. */
-const copyInto: Check = (n) => n.same(RESULT, 1) || n.sameType(RESULT, 1) || copy(n)
+/** Elements are counted along a row, and rows by nb[1] alone. */
+const scale: Check = (n) =>
+  n.same(RESULT, 0) || n.rowsAtOneDistance(0) || n.rowsAtOneDistance(RESULT)
+
+const arange: Check = (n) => {
+  const [start, stop, step] = [n.floatParam(0), n.floatParam(1), n.floatParam(2)]
+  const count = Math.ceil(Math.fround(Math.fround(stop - start) / step))
+  return (
+    n.vector(RESULT) ||
+    n.must(n.ne(RESULT, 0) === count, `the result must have the ${count} elements of op_params`)
+  )
+}
+
+const timestepEmbedding: Check = (n) =>
+  n.range(0, 1, INT_MAX) ||
+  n.range(1, 1, INT_MAX) ||
+  n.vector(0) ||
+  n.shape(RESULT, n.param(0), n.ne(0, 0), 1, 1)
+
+/** SUB, MUL and DIV. */
+const arithmetic = ruled({
+  result: tensor(floats, "rows"),
+  sources: [tensor(floats, "rows"), tensor(floats, "strided")],
+  inPlace: [0, 1],
+  check: binary,
+})
 
 export const arithmeticRules = {
-  DUP: ruled({
-    result: anything,
-    sources: [anything],
-    check: copyOfType,
-    work: rowAThread(RESULT),
-  }),
-  CPY: ruled({
-    result: anything,
-    sources: [anything, anything],
-    inPlace: [0, 1],
-    check: copyInto,
-    work: rowAThread(RESULT),
-  }),
-  CONT: ruled({ result: anything, sources: [anything], check: copyOfType }),
   ADD: ruled({
-    result: anything,
-    sources: [anything, anything],
+    result: tensor([...floats, ...writable], "rows"),
+    sources: [tensor([...floats, ...readable], "rows"), tensor(floats, "strided")],
     inPlace: [0, 1],
-    check: binary,
+    check: add,
     work: rowAThread(0),
   }),
   ADD_ID: ruled({
-    result: anything,
-    sources: [anything, anything, anything],
+    result: f32("rows"),
+    sources: [f32("rows"), f32("rows"), tensor(["I32"], "strided")],
     inPlace: [0],
-    check: (n) =>
-      n.same(RESULT, 0) ||
-      n.typed(2, I32) ||
-      n.sameDim(1, 0, 0, 0) ||
-      n.sameDim(2, 0, 0, 1) ||
-      n.sameDim(2, 1, 0, 2),
+    check: addId,
     work: rowAThread(0),
     indices: [{ source: 2, into: 1, dim: 1 }],
   }),
   ADD1: ruled({
-    result: anything,
-    sources: [anything, anything],
+    result: tensor([...floats, ...writable], "rows"),
+    sources: [tensor([...floats, ...readable], "rows"), tensor(floats, "strided")],
     inPlace: [0],
-    check: (n) => n.same(RESULT, 0) || n.scalar(1),
+    check: add1,
     work: rowAThread(0),
   }),
-  ACC: ruled({
-    result: anything,
-    sources: [anything, anything],
-    inPlace: [0],
-    check: intoView,
-    work: rowAThread(1),
-  }),
-  SET: ruled({ result: anything, sources: [anything, anything], inPlace: [0], check: intoView }),
-  SUB: ruled({ result: anything, sources: [anything, anything], inPlace: [0, 1], check: binary }),
-  MUL: ruled({ result: anything, sources: [anything, anything], inPlace: [0, 1], check: binary }),
-  DIV: ruled({ result: anything, sources: [anything, anything], inPlace: [0, 1], check: binary }),
-  SQR: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
-  SQRT: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
-  LOG: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
-  SIN: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
-  COS: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
+  SUB: arithmetic,
+  MUL: arithmetic,
+  DIV: arithmetic,
+  SQR: eachElement(["F32", "F16", "BF16"], "rows"),
+  SQRT: eachElement(["F32", "F16", "BF16"], "rows"),
+  LOG: eachElement(["F32", "F16", "BF16"], "rows"),
+  SIN: eachElement(["F32", "F16", "BF16"], "rows"),
+  COS: eachElement(["F32", "F16", "BF16"], "rows"),
   SILU_BACK: training({
-    result: anything,
-    sources: [anything, anything],
+    result: tensor(f16OrF32, "pitched"),
+    sources: [tensor(f16OrF32, "pitched"), tensor(f16OrF32, "pitched")],
     inPlace: [0, 1],
-    check: (n) => n.same(RESULT, 0) || n.same(1, 0),
+    check: (n) => alike(n) || n.same(1, 0) || n.sameType(1, 0),
   }),
-  SCALE: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
-  CLAMP: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
-  LEAKY_RELU: ruled({ result: anything, sources: [anything], inPlace: [0], check: elementwise }),
-  UNARY: ruled({
-    result: anything,
-    sources: [anything],
+  SCALE: ruled({
+    result: f32("contiguous"),
+    sources: [f32("contiguous")],
     inPlace: [0],
-    check: (n) => n.same(RESULT, 0) || n.denseRows(0) || n.denseRows(RESULT),
+    check: scale,
+  }),
+  CLAMP: eachElement(["F32", "F16"], "pitched"),
+  LEAKY_RELU: eachElement(["F32", "F16"], "pitched"),
+  UNARY: ruled({
+    result: tensor(floats, "rows"),
+    sources: [tensor(floats, "rows")],
+    inPlace: [0],
+    check: unary,
   }),
   GLU: ruled({
-    result: anything,
-    sources: [anything, optional(anything)],
-    inPlace: [0],
+    result: tensor(f16OrF32, "pitched"),
+    sources: [tensor(f16OrF32, "pitched"), optional(tensor(f16OrF32, "pitched"))],
+    inPlace: [0, 1],
     check: glu,
   }),
-  FILL: ruled({
-    result: anything,
-    sources: [anything],
-    inPlace: [0],
-    check: (n) => n.same(RESULT, 0) || n.contiguous(RESULT),
-  }),
-  ARANGE: ruled({
-    result: anything,
-    sources: [],
-    check: (n) => n.typed(RESULT, F32) || n.vector(RESULT),
-  }),
+  FILL: eachElement(["F32", "F16"], "rows"),
+  ARANGE: ruled({ result: f32("packed"), sources: [], check: arange }),
   TIMESTEP_EMBEDDING: ruled({
-    result: anything,
-    sources: [anything],
-    check: (n) =>
-      n.range(0, 1, INT_MAX) ||
-      n.range(1, 1, INT_MAX) ||
-      n.typed(0, F32) ||
-      n.vector(0) ||
-      n.typed(RESULT, F32) ||
-      n.shape(RESULT, n.param(0), n.ne(0, 0), 1, 1),
+    result: f32("rows"),
+    sources: [f32("rows")],
+    check: timestepEmbedding,
   }),
 } satisfies OpRules

@@ -1,54 +1,53 @@
 /** Products of matrices, and operations that know a diagonal. */
-import { RESULT } from "./OpNode.ts"
+import { type OpNode, RESULT } from "./OpNode.ts"
 import {
-  anything,
   type Check,
   FLOAT,
+  f32,
   INT_MAX,
   type OpRules,
+  orEmpty,
   rowAThread,
   ruled,
+  tensor,
   type Work,
 } from "./rule.ts"
-import { BF16, F16, F32, I32 } from "./types.ts"
+import { BF16, F16, F32, factors, factorType, readable } from "./types.ts"
+
+/** `GGML_HINT_SRC0_IS_HADAMARD`: the first factor is not read, its size is taken from the second one. */
+const IS_HADAMARD = 1
+
+const hadamard = (n: OpNode): string =>
+  n.typed(1, F32, F16) ||
+  n.must(
+    n.ne(0, 1) === n.ne(0, 0) && Number.isInteger(Math.log2(n.ne(0, 0))),
+    "src[0] must be a square with a power of 2 for its side, as op_params[1] says that it is a Hadamard matrix",
+  )
+
+/** The second factor is of the type that the first is multiplied with, or becomes so from floats. */
+const factorTypes = (n: OpNode): string =>
+  n.must(
+    n.type(1) === F32 || n.type(1) === factorType[n.type(0)],
+    `src[1] cannot be ${n.typeName(1)} where src[0] is ${n.typeName(0)}`,
+  )
 
 const mulMat: Check = (n) =>
   n.sameDim(0, 0, 1, 0) ||
   n.divides(0, 2, 1, 2) ||
   n.divides(0, 3, 1, 3) ||
-  n.typed(RESULT, F32) ||
+  (n.param(1) === IS_HADAMARD ? hadamard(n) : factorTypes(n)) ||
   n.shape(RESULT, n.ne(0, 1), n.ne(1, 1), n.ne(1, 2), n.ne(1, 3)) ||
-  n.contiguous(RESULT)
+  n.growingStrides(RESULT)
 
 const mulMatId: Check = (n) =>
-  n.typed(2, I32) ||
   n.must(n.ne(0, 3) === 1 && n.ne(1, 3) === 1, "src[0] and src[1] must have three dimensions") ||
   n.matrix(2) ||
   n.sameDim(2, 1, 1, 2) ||
   n.sameDim(0, 0, 1, 0) ||
   n.divides(1, 1, 2, 0) ||
-  n.typed(RESULT, F32) ||
+  factorTypes(n) ||
   n.shape(RESULT, n.ne(0, 1), n.ne(2, 0), n.ne(1, 2), 1) ||
-  n.contiguous(RESULT)
-
-const outProd: Check = (n) =>
-  n.sameDim(0, 1, 1, 1) ||
-  n.divides(0, 2, 1, 2) ||
-  n.divides(0, 3, 1, 3) ||
-  n.typed(RESULT, F32) ||
-  n.shape(RESULT, n.ne(0, 0), n.ne(1, 0), n.ne(1, 2), n.ne(1, 3))
-
-const solveTri: Check = (n) =>
-  n.typed(0, F32) ||
-  n.typed(1, F32) ||
-  n.contiguous(0) ||
-  n.contiguous(1) ||
-  n.sameDim(0, 0, 0, 1) ||
-  n.sameDim(1, 1, 0, 1) ||
-  n.sameDim(1, 2, 0, 2) ||
-  n.sameDim(1, 3, 0, 3) ||
-  n.same(RESULT, 1) ||
-  n.contiguous(RESULT)
+  n.growingStrides(RESULT)
 
 /** What a block of quantized activations takes an element, at most: `block_q8_K` has 292 bytes for 256. */
 const QUANTIZED = 1.25
@@ -67,50 +66,76 @@ const multiplied: Work = (n, threadCount) => {
 const multipliedById: Work = (n, threadCount) =>
   multiplied(n, threadCount) + n.ne(0, 2) * (8 + 64 + 8 * n.ne(2, 0) * n.ne(2, 1))
 
+const outProd: Check = (n) =>
+  n.sameDim(0, 1, 1, 1) ||
+  n.divides(0, 2, 1, 2) ||
+  n.divides(0, 3, 1, 3) ||
+  // Only the kernel of floats repeats the first factor.
+  (n.type(0) === F32 ? "" : n.sameDim(0, 2, 1, 2) || n.sameDim(0, 3, 1, 3)) ||
+  n.shape(RESULT, n.ne(0, 0), n.ne(1, 0), n.ne(1, 2), n.ne(1, 3))
+
+const solveTri: Check = (n) =>
+  n.sameDim(0, 0, 0, 1) ||
+  n.sameDim(1, 1, 0, 1) ||
+  n.sameDim(1, 2, 0, 2) ||
+  n.sameDim(1, 3, 0, 3) ||
+  n.same(RESULT, 1)
+
+/** Planes of all dimensions are counted by nb[2]. */
+const diagMask: Check = (n) =>
+  n.same(RESULT, 0) || n.range(0, 0, INT_MAX) || n.planesAtOneDistance(RESULT)
+
+const mask = ruled({
+  result: f32("packed"),
+  sources: [f32("packed")],
+  inPlace: [0],
+  check: diagMask,
+})
+
 export const matrixRules = {
   MUL_MAT: ruled({
-    result: anything,
-    sources: [anything, anything],
+    result: f32("packed"),
+    sources: [
+      orEmpty(tensor(factors, "rows")),
+      orEmpty(tensor([...factors, "Q8_1", "Q8_K"], "rows")),
+    ],
     check: mulMat,
     work: multiplied,
   }),
   MUL_MAT_ID: ruled({
-    result: anything,
-    sources: [anything, anything, anything],
+    result: f32("packed"),
+    sources: [
+      tensor(factors, "rows"),
+      tensor([...factors, "Q8_1", "Q8_K"], "rows"),
+      tensor(["I32"], "strided"),
+    ],
     check: mulMatId,
     work: multipliedById,
     indices: [{ source: 2, into: 0, dim: 2 }],
   }),
   OUT_PROD: ruled({
-    result: anything,
-    sources: [anything, anything],
+    result: f32("packed"),
+    sources: [tensor(["F32", "F16", ...readable], "rows"), f32("strided")],
     check: outProd,
     work: rowAThread(0),
   }),
   DIAG: ruled({
-    result: anything,
-    sources: [anything],
+    result: f32("rows"),
+    sources: [f32("rows")],
     check: (n) =>
       n.must(n.ne(0, 1) === 1, "src[0].ne[1] must be 1") ||
       n.shape(RESULT, n.ne(0, 0), n.ne(0, 0), n.ne(0, 2), n.ne(0, 3)),
   }),
-  DIAG_MASK_INF: ruled({
-    result: anything,
-    sources: [anything],
-    inPlace: [0],
-    check: (n) => n.same(RESULT, 0) || n.range(0, 0, INT_MAX),
-  }),
-  DIAG_MASK_ZERO: ruled({
-    result: anything,
-    sources: [anything],
-    inPlace: [0],
-    check: (n) => n.same(RESULT, 0) || n.range(0, 0, INT_MAX),
-  }),
+  DIAG_MASK_INF: mask,
+  DIAG_MASK_ZERO: mask,
   TRI: ruled({
-    result: anything,
-    sources: [anything],
-    inPlace: [0],
-    check: (n) => n.range(0, 0, 3) || n.sameDim(0, 1, 0, 0) || n.contiguous(0) || n.same(RESULT, 0),
+    result: f32("rows"),
+    sources: [f32("contiguous")],
+    check: (n) => n.range(0, 0, 3) || n.sameDim(0, 1, 0, 0) || n.same(RESULT, 0),
   }),
-  SOLVE_TRI: ruled({ result: anything, sources: [anything, anything], check: solveTri }),
+  SOLVE_TRI: ruled({
+    result: f32("contiguous"),
+    sources: [f32("contiguous"), f32("contiguous")],
+    check: solveTri,
+  }),
 } satisfies OpRules

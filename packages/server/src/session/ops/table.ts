@@ -9,6 +9,7 @@ import { arithmeticRules } from "./arithmetic.ts"
 import { attentionRules } from "./attention.ts"
 import { CompiledRule } from "./CompiledRule.ts"
 import { convolutionRules } from "./convolution.ts"
+import { copyRules } from "./copies.ts"
 import { hyperConnectionsRules } from "./hyperConnections.ts"
 import { matrixRules } from "./matrix.ts"
 import { rearrangeRules } from "./rearrange.ts"
@@ -30,6 +31,7 @@ export const opRules: Readonly<Record<OpName, OpRule>> = {
   MAP_CUSTOM3: callback,
   CUSTOM: callback,
   ...arithmeticRules,
+  ...copyRules,
   ...rowsRules,
   ...matrixRules,
   ...rearrangeRules,
