@@ -1,5 +1,5 @@
 /** The host's side of an engine process: starts it, talks to it, ends it with its scope. */
-import { smallHeap, Worker, type WorkerExit } from "@ggml-rpc/native/worker"
+import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
@@ -96,15 +96,10 @@ const KEPT_LINES = 20
 const SETTLE_PATIENCE_MS = 5000
 
 /**
- * The engine's JavaScript is short and its heap small. What the runtime would do to make more of both faster would
- * take the processor from a server on this machine.
+ * Without the optimizing compilers (JavaScriptCore's DFG and FTL): the engine's JavaScript is short, and they take 0.1 s of CPU
+ * in the first second, for tokens that take just as long.
  */
-const engineSettings = {
-  ...smallHeap,
-  // The optimizing compilers (JavaScriptCore's DFG and FTL): 0.1 s of CPU in the first second, for tokens that take
-  // just as long.
-  BUN_JSC_useDFGJIT: "0",
-}
+const engineSettings = { BUN_JSC_useDFGJIT: "0" }
 
 /** Starts an engine process; closing the scope kills it, which closes its connections. */
 export const make: Effect.Effect<EngineHost, EngineStartError, Scope.Scope> = Effect.gen(

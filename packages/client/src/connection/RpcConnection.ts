@@ -88,13 +88,6 @@ export class RpcConnection {
     this.endpoint = formatEndpoint(address)
   }
 
-  /** A connection over a socket that is there already, and is past HELLO. */
-  static over(fd: number, address: Endpoint): RpcConnection {
-    const connection = new RpcConnection(address)
-    connection.fd = fd
-    return connection
-  }
-
   /**
    * Connects and says HELLO.
    *
