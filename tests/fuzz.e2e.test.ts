@@ -20,7 +20,7 @@ test(`${seconds} seconds of damaged sessions, seed ${seed}, harm no other client
   const names = versions.map(({ version }) => formatVersion(version))
   const state = mkdtempSync(join(tmpdir(), "fuzz-"))
   await using server = await startOurServer({
-    flags: ["--listen", names.map((name) => `0=${name}`).join(",")],
+    flags: ["--listen", names.map((name) => `0=${name}`).join(","), "--no-address-limits"],
     env: { XDG_STATE_HOME: state },
   })
   const pinnedPorts = [...server.stdout().matchAll(/^listening on .+:(\d+) for protocol/gm)].map(

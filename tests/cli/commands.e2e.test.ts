@@ -465,7 +465,7 @@ describe("help", () => {
   test("completions name the commands and their flags", async () => {
     const result = await runCli(["--completions", "bash"])
     expect(result.exitCode).toBe(0)
-    for (const word of ["serve", "--tensor-split", "--max-sessions"]) {
+    for (const word of ["serve", "--tensor-split", "--max-clients"]) {
       expect(result.stdout).toContain(word)
     }
   })

@@ -1,4 +1,5 @@
 /** Reasons to end before the work is done: signals, and a stdout that takes nothing any more. */
+import { readFileSync } from "node:fs"
 import { errorText } from "./failureText.ts"
 import { noteLine, onBrokenOutput } from "./terminal.ts"
 
@@ -24,6 +25,16 @@ export interface EarlyEnd {
  */
 const SAME_SIGNAL_MS = 500
 
+/** Whether whoever started this program wants it to outlive its terminal, as `nohup` does. */
+const ignoresHangUp = (): boolean => {
+  try {
+    const [, ignored] = /^SigIgn:\s*([0-9a-f]+)/m.exec(readFileSync("/proc/self/status", "utf8"))!
+    return (Number.parseInt(ignored!.slice(-1), 16) & 1) === 1
+  } catch {
+    return false
+  }
+}
+
 /** Listens from now on. A second signal ends the process where it stands. */
 export const watchForEarlyEnd = (): EarlyEnd => {
   let reason: EarlyEndReason | undefined
@@ -34,7 +45,9 @@ export const watchForEarlyEnd = (): EarlyEnd => {
     reason = wanted
     callback?.()
   }
+  const isHangUpIgnored = ignoresHangUp()
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    if (signal === "SIGHUP" && isHangUpIgnored) continue
     process.on(signal, () => {
       const now = performance.now()
       signalledAt ??= now

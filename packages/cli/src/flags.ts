@@ -492,15 +492,22 @@ export const serveFlags = {
     about: "more ports, each for one version of the protocol; port 0 picks a free one",
     group: "Network",
   }),
-  maxSessions: integer(
+  maxClients: integer(
     {
-      name: "max-sessions",
-      aliases: [],
-      about: "clients served at the same time (default: 64)",
+      name: "max-clients",
+      aliases: ["--max-sessions"],
+      about: "clients served at the same time; more are turned away (default: 64)",
       group: "Network",
     },
     { min: 1, max: 4096 },
   ),
+  noAddressLimits: toggle({
+    name: "no-address-limits",
+    aliases: [],
+    about:
+      "do not slow down an address whose clients start many sessions or send bad requests, as where it is a proxy's",
+    group: "Network",
+  }),
   allowComm: toggle({
     name: "allow-comm",
     aliases: [],

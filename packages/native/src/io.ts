@@ -42,6 +42,8 @@ const open = () =>
     io_clear_abort: { args: [], returns: "void" },
     io_raise_abort: { args: [], returns: "void" },
     io_expect_crash: { args: [], returns: "void" },
+    io_lower_priority: { args: ["i32"], returns: "i32" },
+    io_descriptor_limit: { args: [], returns: "f64" },
     io_limit_memory: { args: ["f64", "f64"], returns: "i32" },
     io_landlock_abi: { args: [], returns: "i32" },
     io_landlock_new: { args: ["i32"], returns: "i32" },

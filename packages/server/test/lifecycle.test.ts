@@ -12,6 +12,15 @@ import { withServer } from "./withServer.ts"
 const MIB = 1024 * 1024
 const hello = encodeRequest(Command.HELLO, { connCaps: noConnCaps() })
 
+/** Runs a kernel in the client's session. */
+const computeOnce = async (client: TestClient): Promise<void> => {
+  const buffer = await client.allocate(4096)
+  const a = f32Tensor(1, buffer, 0, [4])
+  const c = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
+  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, c] })
+  await client.getTensor(c, 16)
+}
+
 describe("connections", () => {
   test("20 clients at once each compute their own", () =>
     withServer({}, async (server) => {
@@ -31,11 +40,11 @@ describe("connections", () => {
       await waitFor("all are gone", () => server.clientCount() === 0)
     }))
 
-  test("another process waits as soon as a client has left", () =>
+  test("another process waits as soon as a client has left that computed", () =>
     withServer({}, async (server) => {
       const [first] = server.processIds()
       const client = await TestClient.connect(server.port)
-      await client.allocate(4096)
+      await computeOnce(client)
       client.close()
       const left = performance.now()
       await waitFor("the next process", () => {
@@ -130,7 +139,7 @@ describe("connections", () => {
     }))
 
   test("more clients than allowed are turned away, and let in later", () =>
-    withServer({ maxSessions: 2 }, async (server) => {
+    withServer({ maxClients: 2 }, async (server) => {
       const first = await TestClient.connect(server.port)
       const second = await TestClient.connect(server.port)
       const third = await TestClient.open(server.port)

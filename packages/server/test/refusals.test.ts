@@ -33,6 +33,8 @@ beforeAll(async () => {
     port: 0,
     threadCount: 1,
     debug: false,
+    addressLimits: false,
+    logWindowMs: 0,
     log: (entry: LogEntry) => log.push(entry),
   }
   server = await Effect.runPromise(Scope.extend(serve(options), scope))

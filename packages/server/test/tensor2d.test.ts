@@ -9,8 +9,8 @@ type Server = Awaited<ReturnType<typeof startServer>>
 let direct: Server
 let staged: Server
 beforeAll(async () => {
-  direct = await startServer()
-  staged = await startServer({ directMemory: false })
+  direct = await startServer({ logWindowMs: 0 })
+  staged = await startServer({ directMemory: false, logWindowMs: 0 })
 })
 afterAll(async () => {
   await direct.stop()

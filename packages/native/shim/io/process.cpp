@@ -117,6 +117,25 @@ API void io_expect_crash() {
     }
 }
 
+// Lets others have the processor first; by the calling thread's and those that it starts. 0 or a negative errno.
+API int io_lower_priority(int by) {
+    errno = 0;
+    const int now = getpriority(PRIO_PROCESS, 0);
+    if (now == -1 && errno != 0) {
+        return -errno;
+    }
+    return setpriority(PRIO_PROCESS, 0, now + by) == 0 ? 0 : -errno;
+}
+
+// How many descriptors this process may have open; -1 for no limit.
+API double io_descriptor_limit() {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
+        return -1;
+    }
+    return double(limit.rlim_cur);
+}
+
 // Limits, for good, this process's address space and the part of it that is private and writable. 0 or a negative errno.
 API int io_limit_memory(double address_bytes, double data_bytes) {
     const int result = lower_limit(RLIMIT_AS, rlim_t(address_bytes));

@@ -86,14 +86,14 @@ export class Admission {
   }
 
   #open(socket: AcceptedSocket): void {
-    const client = formatEndpoint({ host: socket.remoteAddress, port: socket.remotePort })
-    const host = socket.remoteAddress
+    const host = plainAddress(socket.remoteAddress)
+    const client = formatEndpoint({ host, port: socket.remotePort })
     const peer: Peer = { client, host, address: rememberedAddress(host) }
     const { check, greet, timeoutMs, onEvent } = this.#options
     const reason = check?.(peer)
     if (reason !== undefined) {
       socket.close()
-      onEvent({ kind: "turned away", client, reason })
+      onEvent({ kind: "turned away", ...peer, reason })
       return
     }
     this.#makeRoom(peer.address)
@@ -138,7 +138,8 @@ export class Admission {
     this.#forget(handshake)
     handshake.socket.close()
     const seconds = (performance.now() - handshake.openedAt) / 1000
-    this.#options.onEvent({ kind, client: handshake.client, reason, seconds })
+    const { client, address } = handshake
+    this.#options.onEvent({ kind, client, address, reason, seconds })
   }
 
   #forget(handshake: Handshake): void {
@@ -181,3 +182,6 @@ export class Admission {
     }
   }
 }
+
+/** IPv4 addresses as they are where one port serves IPv6 as well, too. */
+const plainAddress = (address: string): string => address.replace(/^::ffff:(?=[\d.]+$)/i, "")

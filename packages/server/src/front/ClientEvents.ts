@@ -4,25 +4,32 @@ import { type LogLevel, type LogSink, oneLine } from "./log.ts"
 /** A client as the log names it: `address:port`. */
 export type ClientName = string
 
-export type ClientEvent =
-  /** A process serves it. */
-  | { readonly kind: "came"; readonly client: ClientName; readonly pid: number }
+/** Whom an event is about. */
+interface AboutClient {
+  readonly client: ClientName
+  /** As limits count it; see `rememberedAddress`. */
+  readonly address: string
+}
+
+export type ClientEvent = AboutClient & ClientHappening
+
+type ClientHappening =
+  /** A process serves it; `helloBytes` are those of its HELLO. */
+  | { readonly kind: "came"; readonly pid: number; readonly helloBytes: number }
   /** Its connection is over; `failed` says that ggml failed. */
   | {
       readonly kind: "left" | "refused" | "failed"
-      readonly client: ClientName
       readonly reason: string
       readonly seconds: number
     }
   /** Its session process ended under it. */
   | {
       readonly kind: "died"
-      readonly client: ClientName
       readonly reason: string
       readonly seconds: number
     }
   /** It got no session. */
-  | { readonly kind: "turned away"; readonly client: ClientName; readonly reason: string }
+  | { readonly kind: "turned away"; readonly reason: string }
 
 /** Must not throw. */
 export type ClientEventSink = (event: ClientEvent) => void
@@ -56,4 +63,4 @@ const describe = (event: ClientEvent): string => {
 export const logEvents =
   (log: LogSink): ClientEventSink =>
   (event) =>
-    log({ level: levels[event.kind], message: describe(event) })
+    log({ level: levels[event.kind], message: describe(event), address: event.address })

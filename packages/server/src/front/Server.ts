@@ -24,9 +24,16 @@ import { removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
 import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
+import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
 import { AllowList, privateRanges } from "./AllowList.ts"
 import { logEvents } from "./ClientEvents.ts"
+import {
+  type DescriptorShares,
+  descriptorLimit,
+  openDescriptors,
+  shareDescriptors,
+} from "./descriptors.ts"
 import {
   CacheFolderError,
   type ServeError,
@@ -38,6 +45,7 @@ import {
 import { HelloGreeting } from "./Greeting.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
+import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
@@ -78,7 +86,12 @@ export interface ServeOptions {
   /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
   readonly debug?: boolean
   /** Clients served at the same time; more are turned away. Default 64. */
-  readonly maxSessions?: number
+  readonly maxClients?: number
+  /**
+   * Whether the clients of one address are limited in what they may cost: see `addressRates`. Default true; false where one
+   * address stands for many, as a proxy's.
+   */
+  readonly addressLimits?: boolean
   /** Session processes kept waiting for a client. Default 1; 0 makes a client wait for its process to start. */
   readonly spareCount?: number
   /** A new connection is closed when it has not said all of HELLO by then. Default 10000. */
@@ -107,6 +120,8 @@ export interface ServeOptions {
   readonly sandbox?: boolean
   /** Takes the log, line by line. Default: Effect's loggers of the calling fiber. */
   readonly log?: LogSink
+  /** Lines of one kind are counted for so long after one was written, see `RepeatCounter`. Default 10000; 0 writes them all. */
+  readonly logWindowMs?: number
 }
 
 /** A server that listens; it ends with the scope it was made in. */
@@ -137,9 +152,20 @@ export const DEFAULT_PORT = 50052
 
 const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
 
-const DEFAULT_MAX_SESSIONS = 64
+const DEFAULT_MAX_CLIENTS = 64
+
+/**
+ * What the clients of one address may cost. A start takes 0.2 s of a core: a burst fills the server, and later a second of
+ * all leaves most of it to others. A session that is short takes half a millisecond.
+ */
+const addressRates: AddressRates = {
+  starts: { burst: DEFAULT_MAX_CLIENTS, perSecond: 4 },
+  sessions: { burst: 640, perSecond: 200 },
+}
 
 const HELLO_TIMEOUT_MS = 10_000
+
+const LOG_WINDOW_MS = 10_000
 
 /** As long as upstream's servers try. */
 const LINK_TIMEOUT_MS = 5000
@@ -159,7 +185,10 @@ export const serve = (
   options: ServeOptions = {},
 ): Effect.Effect<RunningServer, ServeError, Scope.Scope> =>
   Effect.gen(function* () {
-    const log = options.log ?? (yield* effectLog)
+    const log = yield* countedLog(
+      options.log ?? (yield* effectLog),
+      options.logWindowMs ?? LOG_WINDOW_MS,
+    )
     const protocol = yield* pinnedProtocol(options.protocol ?? AUTO)
     const ports = yield* Effect.forEach(options.listen ?? [], ({ port, protocol }) =>
       Effect.map(pinnedProtocol(protocol), (spec) => ({ port, protocol, spec })),
@@ -179,16 +208,18 @@ export const serve = (
     const ledger = yield* namelessFile("wx+")
     const verified = yield* namelessFile("ax+")
     const onEvent = logEvents(log)
+    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
     const pool = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
           new SessionPool({
             config,
-            maxSessions: options.maxSessions ?? DEFAULT_MAX_SESSIONS,
+            maxClients: shares.clients,
             spareCount: options.spareCount ?? 1,
             log,
             onEvent,
             shared: [ledger, verified],
+            limits: (options.addressLimits ?? true) ? addressRates : undefined,
             ...rememberedVersions(options.versionsFile, log),
           }),
       ),
@@ -204,9 +235,10 @@ export const serve = (
         () =>
           new Admission({
             timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
-            maxHandshakes: MAX_HANDSHAKES,
-            maxHandshakesPerAddress: MAX_HANDSHAKES_PER_ADDRESS,
-            check: ({ host }) => (allow.has(host) ? pool.fullness : NOT_ALLOWED),
+            maxHandshakes: shares.handshakes,
+            maxHandshakesPerAddress: Math.min(MAX_HANDSHAKES_PER_ADDRESS, shares.handshakes),
+            check: ({ host, address }) =>
+              allow.has(host) ? pool.fullnessFor(address) : NOT_ALLOWED,
             greet: () => new HelloGreeting(),
             descriptorOf: ownDescriptor,
             onAdmitted: (connection) => pool.assign(connection),
@@ -302,6 +334,29 @@ const effectLog: Effect.Effect<LogSink> = Effect.map(Effect.runtime<never>(), (r
   }
   return ({ level, message }: LogEntry) => run(levels[level](message))
 })
+
+/** What the limit of open files allows. */
+const affordable = (maxClients: number, log: LogSink): DescriptorShares => {
+  const limit = descriptorLimit()
+  const wanted = { clients: maxClients, handshakes: MAX_HANDSHAKES }
+  const shares = shareDescriptors(limit - openDescriptors(), wanted)
+  if (shares.clients < maxClients) {
+    const message = `this process may have ${limit} files open, which is enough for ${shares.clients} clients at a time, not ${maxClients}: raise the limit (ulimit -n) for more`
+    log({ level: "warning", message })
+  }
+  return shares
+}
+
+const countedLog = (sink: LogSink, windowMs: number): Effect.Effect<LogSink, never, Scope.Scope> =>
+  windowMs === 0
+    ? Effect.succeed(sink)
+    : Effect.map(
+        Effect.acquireRelease(
+          Effect.sync(() => new RepeatCounter(sink, windowMs)),
+          (counter) => Effect.sync(() => counter.close()),
+        ),
+        ({ log }) => log,
+      )
 
 const prepareCache = (
   options: ServeOptions,

@@ -1,27 +1,27 @@
-import { io, ioErrorText } from "@ggml-rpc/native/bindings"
-import type { DeviceReport, LinkEvent, SessionConfig, SessionEvent } from "../session/events.ts"
+import { availableParallelism } from "node:os"
+import { io } from "@ggml-rpc/native/bindings"
+import type { ClosedEvent, DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
 import { firstOffer, type Offer } from "../session/offer.ts"
+import { AddressCosts, type AddressRates } from "./AddressCosts.ts"
 import type { Admitted } from "./Admission.ts"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
-import { freeWaitingServer } from "./freeWaitingServer.ts"
-import { type LogLevel, type LogSink, oneLine } from "./log.ts"
+import { ClientVersions, type ClientVersionsOptions } from "./ClientVersions.ts"
+import { type LogLevel, oneLine } from "./log.ts"
+import { SessionNews } from "./SessionNews.ts"
 import { type SessionExit, type SessionListener, SessionProcess } from "./SessionProcess.ts"
-import { describeSandbox } from "./sandboxText.ts"
-import { describeNews, type SavedOffers, VersionOffers } from "./VersionOffers.ts"
+import { WaitingRoom } from "./WaitingRoom.ts"
 
-export interface PoolOptions {
+export interface PoolOptions extends ClientVersionsOptions {
   readonly config: Omit<SessionConfig, "describe" | "slot">
-  /** Clients served at the same time. */
-  readonly maxSessions: number
+  /** Clients served at the same time, those that wait for a process included. */
+  readonly maxClients: number
   /** Session processes that wait for a client. */
   readonly spareCount: number
-  readonly log: LogSink
   readonly onEvent: ClientEventSink
-  /** What works for the clients of some addresses; `onOffers` gets it again when there is news. */
-  readonly savedOffers?: SavedOffers
-  readonly onOffers?: (offers: SavedOffers) => void
   /** Descriptors of the files that session processes share, in the order they expect. */
   readonly shared: readonly number[]
+  /** What clients of one address may cost; absent: anything. */
+  readonly limits: AddressRates | undefined
 }
 
 /** What the first session process tells. */
@@ -49,10 +49,16 @@ export type StartFailure =
 const SPARE_DELAY_MS = 30_000
 
 /**
- * Such a client opens its next connection before it closes the last one. So when no process waits, a
- * connection waits this long for one to get free before another process is started for it.
+ * Such a client opens its next connection before it closes the last one. So when no process waits, one is started only when
+ * a connection has waited for so long, and in all that time no process got free.
  */
 const REUSE_WAIT_MS = 4
+
+/** How long a connection that wants a process may wait for one: there may be many before it. */
+const START_PATIENCE_MS = 60_000
+
+/** Processes that start at a time. Each takes a core, and the others are for clients that are served. */
+const MAX_STARTS = Math.max(1, Math.floor(availableParallelism() / 2))
 
 /** Surplus processes, left over from a burst, end after waiting this long. */
 const SURPLUS_IDLE_MS = 5_000
@@ -63,18 +69,15 @@ const STOP_TIMEOUT_MS = 2_000
 /** Exit code of a process whose client left during a long operation; the shim's `io_watch_client`. */
 const CLIENT_GONE_EXIT = 3
 
-/** More reasons than these are those of one file each. */
-const MAX_CACHE_REASONS = 8
-
 interface Member {
   readonly process: SessionProcess
   /** See `SessionConfig.slot`. */
   readonly slot: number
-  /** The client it serves; undefined while it waits. */
+  /** The client it serves; undefined while it starts or waits. */
   client: ClientName | undefined
-  /** The address of that client, as limits and versions count it. */
+  /** The address of that client, or of the one for which it was started. */
   address: string
-  /** When it came. */
+  /** When its client came. */
   since: number
   /** What that client is offered. */
   offer: Offer
@@ -87,32 +90,39 @@ interface Member {
   failure: string | undefined
 }
 
-/** A connection that waits for a process. `fd` is the pool's own copy. */
-interface Waiting extends Admitted {
-  readonly timer: ReturnType<typeof setTimeout>
-}
-
 /** The session processes of a server: hands each client to one, and keeps spares warm. */
 export class SessionPool {
   readonly #options: PoolOptions
   readonly #members = new Map<SessionProcess, Member>()
   readonly #idle: Member[] = []
-  readonly #waiting: Waiting[] = []
-  readonly #offers: VersionOffers
-  /** What `onOffers` got last. */
-  #savedOffers: string
-  /** Why weights were not stored in the cache. */
-  readonly #uncached = new Set<string>()
+  readonly #room: WaitingRoom
+  readonly #versions: ClientVersions
+  readonly #costs: AddressCosts
+  readonly #news: SessionNews
+  /** When a process last got free for another client. */
+  #freedAt = Number.NEGATIVE_INFINITY
   #closing = false
   #surplusTimer: ReturnType<typeof setTimeout> | undefined
+  /** Serves again when an address may do something that it had to wait for. */
+  #serveTimer: ReturnType<typeof setTimeout> | undefined
+  #spareTimer: ReturnType<typeof setTimeout> | undefined
   #started: ((result: Started | StartFailure) => void) | undefined
-  /** Of the first process. */
-  #sandbox: string | undefined
 
   constructor(options: PoolOptions) {
     this.#options = options
-    this.#offers = new VersionOffers(options.savedOffers)
-    this.#savedOffers = JSON.stringify(this.#offers.save())
+    this.#versions = new ClientVersions(options)
+    this.#costs = new AddressCosts(options.limits)
+    this.#news = new SessionNews(options.log)
+    this.#room = new WaitingRoom({
+      patienceMs: START_PATIENCE_MS,
+      onWanting: () => this.#serve(),
+      onTurnedAway: (connection, reason) => this.#turnAway(connection, reason),
+      onLeft: ({ client, address, waitingSince }) =>
+        options.onEvent({
+          ...{ kind: "left", client, address, reason: "before it was served" },
+          seconds: secondsSince(waitingSince),
+        }),
+    })
   }
 
   /** Starts the first process and waits for its devices. */
@@ -122,14 +132,14 @@ export class SessionPool {
         this.#started = undefined
         resolve(result)
       }
-      const failure = this.#spawn()
+      const failure = this.#spawn("")
       if (failure !== undefined) this.#started({ kind: "died", reason: failure })
     })
   }
 
-  /** Clients that are connected. */
+  /** Clients that are served or wait for a process. */
   get clientCount(): number {
-    let count = this.#waiting.length
+    let count = this.#room.size
     for (const member of this.#members.values()) if (member.client !== undefined) count++
     return count
   }
@@ -139,31 +149,40 @@ export class SessionPool {
     return [...this.#members.keys()].map((process) => process.pid)
   }
 
-  /** Why no more clients can be served now, as a clause; undefined when they can. */
-  get fullness(): string | undefined {
-    const { maxSessions } = this.#options
-    if (this.clientCount < maxSessions) return undefined
-    const others = maxSessions === 1 ? "a client is" : `${maxSessions} clients are`
-    return `${others} connected already`
+  /** Why no more clients of an address can be served now, as a clause; undefined when they can. */
+  fullnessFor(address: string): string | undefined {
+    if (this.clientCount < this.#options.maxClients || this.#room.canDisplace(address)) {
+      return undefined
+    }
+    return this.#fullness
+  }
+
+  get #fullness(): string {
+    const { maxClients } = this.#options
+    return `${maxClients === 1 ? "a client is" : `${maxClients} clients are`} connected already`
   }
 
   /** Hands a connection to a session process. The caller closes its own copy of `fd` afterwards. */
   assign(connection: Admitted): void {
-    const { fullness } = this
+    const fullness = this.fullnessFor(connection.address)
     if (fullness !== undefined) {
       this.#turnAway(connection, fullness)
-    } else if (this.#idle.length === 0 && this.#mayGetFree()) {
-      this.#wait(connection)
-    } else {
-      this.#give(connection)
+      return
     }
+    if (this.clientCount >= this.#options.maxClients) this.#room.displace(this.#fullness)
+    if (this.#room.size === 0 && this.#idle.length > 0 && this.#mayBeServed(connection.address)) {
+      this.#give(connection)
+      return
+    }
+    this.#room.add(connection, this.#mayGetFree() ? REUSE_WAIT_MS : 0)
+    this.#serve()
   }
 
-  #turnAway({ client }: Admitted, reason: string): void {
-    this.#options.onEvent({ kind: "turned away", client, reason })
+  #turnAway({ client, address }: Admitted, reason: string): void {
+    this.#options.onEvent({ kind: "turned away", client, address, reason })
   }
 
-  /** Whether a process serves a client, which may leave without having allocated anything. */
+  /** Whether a process serves a client, which may leave without having left anything behind. */
   #mayGetFree(): boolean {
     for (const member of this.#members.values()) {
       if (member.client !== undefined && !member.closed) return true
@@ -171,36 +190,26 @@ export class SessionPool {
     return false
   }
 
-  #wait(connection: Admitted): void {
-    const copy = io().io_duplicate(connection.fd)
-    if (copy < 0) {
-      this.#turnAway(connection, ioErrorText(copy))
-      return
+  readonly #mayBeServed = (address: string): boolean => this.#costs.waitToServe(address) <= 0
+
+  /** Gives processes to those who wait, as far as there are any, and starts more. */
+  #serve(): void {
+    if (this.#closing) return
+    while (this.#idle.length > 0) {
+      const waiting = this.#room.take(this.#mayBeServed)
+      if (waiting === undefined) break
+      this.#give(waiting)
+      io().io_close(waiting.fd)
     }
-    const timer = setTimeout(() => {
-      this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
-      this.#giveWaiting(waiting)
-    }, REUSE_WAIT_MS)
-    const waiting: Waiting = { ...connection, fd: copy, timer }
-    this.#waiting.push(waiting)
+    this.#startWanted()
+    this.#scheduleServe()
   }
 
-  #giveWaiting(waiting: Waiting): void {
-    clearTimeout(waiting.timer)
-    this.#give(waiting)
-    io().io_close(waiting.fd)
-  }
-
-  /** Gives a connection to an idle process, or to a new one. */
+  /** Gives a connection to the process that waits first. */
   #give(connection: Admitted): void {
     const { client, address, pinned } = connection
-    const failure = this.#idle.length === 0 ? this.#spawn() : undefined
-    const member = this.#idle.shift()
-    if (member === undefined) {
-      this.#turnAway(connection, `no session process (${failure ?? ""})`)
-      return
-    }
-    const offer = pinned === undefined ? this.#offers.next(address) : { pinned }
+    const member = this.#idle.shift()!
+    const offer = pinned === undefined ? this.#versions.next(address) : { pinned }
     const problem = member.process.send({ ...connection, offer })
     if (problem !== "") {
       // It is dying, as a rule; its exit is reported on its own.
@@ -208,24 +217,77 @@ export class SessionPool {
       this.#turnAway(connection, `the session process does not take it (${problem})`)
       return
     }
+    this.#costs.countSession(address)
     member.client = client
     member.address = address
     member.since = performance.now()
     member.offer = offer
-    this.#options.onEvent({ kind: "came", client, pid: member.process.pid })
+    const { pid } = member.process
+    this.#options.onEvent({ kind: "came", client, address, pid, helloBytes: connection.helloBytes })
     setTimeout(() => {
-      if (member.client === client) this.#keepSpare()
+      if (member.client === client) this.#keepSpare(address)
     }, SPARE_DELAY_MS).unref()
+  }
+
+  /** Starts processes for those who want one, address after address. */
+  #startWanted(): void {
+    if (this.#room.size === 0 || this.#startingCount >= MAX_STARTS || this.#hopeMs > 0) return
+    this.#room.dropGone()
+    for (;;) {
+      if (this.#startingCount >= MAX_STARTS) return
+      const address = [...this.#room.addresses].find((candidate) => this.#mayStartFor(candidate))
+      if (address === undefined) return
+      const failure = this.#spawn(address)
+      if (failure !== undefined) this.#room.turnAwayNext(address, `no session process (${failure})`)
+    }
+  }
+
+  /** How much longer those who wait may hope for what gets free. */
+  get #hopeMs(): number {
+    return this.#freedAt + REUSE_WAIT_MS - performance.now()
+  }
+
+  get #startingCount(): number {
+    let count = 0
+    for (const member of this.#members.values()) if (!member.ready) count++
+    return count
+  }
+
+  #mayStartFor(address: string): boolean {
+    let starting = 0
+    for (const member of this.#members.values()) {
+      if (!member.ready && member.address === address) starting++
+    }
+    return (
+      starting < this.#room.wantingCountOf(address) &&
+      this.#mayBeServed(address) &&
+      this.#costs.waitToStart(address) <= 0
+    )
+  }
+
+  /** Comes back when the first address that has to wait may go on. */
+  #scheduleServe(): void {
+    clearTimeout(this.#serveTimer)
+    let soonest = Number.POSITIVE_INFINITY
+    for (const address of this.#room.addresses) {
+      const wait = Math.max(
+        this.#costs.waitToServe(address),
+        this.#idle.length > 0 ? 0 : this.#costs.waitToStart(address),
+        this.#hopeMs,
+      )
+      if (wait > 0) soonest = Math.min(soonest, wait)
+    }
+    if (soonest === Number.POSITIVE_INFINITY) return
+    this.#serveTimer = setTimeout(() => this.#serve(), Math.ceil(soonest))
   }
 
   /** Ends all processes. */
   async close(): Promise<void> {
     this.#closing = true
-    clearTimeout(this.#surplusTimer)
-    for (const { fd, timer } of this.#waiting.splice(0)) {
+    for (const timer of [this.#surplusTimer, this.#serveTimer, this.#spareTimer]) {
       clearTimeout(timer)
-      io().io_close(fd)
     }
+    this.#room.close()
     const processes = [...this.#members.keys()]
     for (const process of processes) process.stop()
     const kill = setTimeout(() => {
@@ -239,28 +301,26 @@ export class SessionPool {
     this.#options.log({ level, message })
   }
 
-  /** Starts a process that waits for a client; returns what went wrong, if anything. */
-  #spawn(): string | undefined {
+  /** Starts a process at the cost of an address ("": of none); returns what went wrong, if anything. */
+  #spawn(address: string): string | undefined {
+    if (address !== "") this.#costs.countStart(address)
     try {
       const describe = this.#started !== undefined
       const slot = this.#freeSlot()
       const { config, shared } = this.#options
       const process = new SessionProcess({ ...config, describe, slot }, shared, this.#listener)
-      const member: Member = {
+      this.#members.set(process, {
         process,
         slot,
         client: undefined,
-        address: "",
+        address,
         since: 0,
         offer: firstOffer,
         ready: false,
         closed: false,
         idleSince: Date.now(),
         failure: undefined,
-      }
-      this.#members.set(process, member)
-      // A connection may be sent before the process is ready: it waits in the channel.
-      this.#idle.push(member)
+      })
       return undefined
     } catch (error) {
       return error instanceof Error ? error.message : String(error)
@@ -274,10 +334,18 @@ export class SessionPool {
     return slot
   }
 
-  #keepSpare(): void {
+  /** Has spares started at the cost of an address whose client took one, as soon as it may. */
+  #keepSpare(address: string): void {
     if (this.#closing) return
-    while (this.#idle.length < this.#options.spareCount) {
-      const failure = this.#spawn()
+    while (this.#idle.length + this.#startingCount < this.#options.spareCount) {
+      const wait = this.#costs.waitToStart(address)
+      if (wait > 0) {
+        clearTimeout(this.#spareTimer)
+        this.#spareTimer = setTimeout(() => this.#keepSpare(address), Math.ceil(wait))
+        this.#spareTimer.unref()
+        return
+      }
+      const failure = this.#spawn(address)
       if (failure === undefined) continue
       this.#log("warning", `no spare session process: ${oneLine(failure)}`)
       return
@@ -303,8 +371,7 @@ export class SessionPool {
   #hear(member: Member, event: SessionEvent): void {
     switch (event.event) {
       case "ready":
-        member.ready = true
-        this.#onReady(event)
+        this.#onReady(member, event)
         return
       case "unknown-device":
         this.#started?.({
@@ -319,96 +386,71 @@ export class SessionPool {
       case "link":
       case "linked":
       case "unlinked":
-        this.#onLink(member, event)
+        this.#news.link({ client: nameOf(member), address: member.address }, event)
         return
       case "uncached":
-        this.#onUncached(event.reason)
+        this.#news.uncached(event.reason)
         return
       case "closed":
         this.#onClosed(member, event)
     }
   }
 
-  #onReady({ devices, sandbox: report }: Extract<SessionEvent, { event: "ready" }>): void {
-    const sandbox = describeSandbox(report, this.#options.config.cache?.folder)
-    this.#sandbox ??= sandbox
-    // Threads that did not answer in time, for one.
-    if (sandbox !== this.#sandbox) this.#log("warning", `a session process has ${sandbox}`)
+  #onReady(
+    member: Member,
+    { devices, sandbox: report }: Extract<SessionEvent, { event: "ready" }>,
+  ): void {
+    member.ready = true
+    this.#idle.push(member)
+    const sandbox = this.#news.sandbox(report, this.#options.config.cache?.folder)
     this.#started?.({ devices, sandbox })
+    this.#serve()
+    this.#trimSurplus()
   }
 
-  #onLink(member: Member, event: LinkEvent): void {
-    const client = member.client ?? "unknown client"
-    if (event.event === "linked") {
-      this.#log("info", `${client} linked this server with ${oneLine(event.peer)}`)
-      return
-    }
-    if (event.event === "unlinked") {
-      this.#log("warning", `${client} wants a link to another server: ${oneLine(event.reason)}`)
-      return
-    }
-    const { host, port } = event
-    const problem = freeWaitingServer(host, port, member.address)
-    if (problem === undefined) return
-    this.#log(
-      "warning",
-      `${client} wants a link to ${oneLine(host)}:${port}, which this server does not make (--allow-comm), nor does it dial that server to free it (${problem}): start the client with GGML_RPC_NO_COMM=1 if it hangs`,
-    )
+  /** A client's connection is over, and so is the process if that `isSpent`. */
+  #over(
+    member: Member,
+    kind: "left" | "refused" | "failed" | "died",
+    reason: string,
+    isSpent: boolean,
+  ): void {
+    const { address, since } = member
+    if (kind !== "left") this.#costs.countTrouble(address, isSpent)
+    this.#options.onEvent({
+      kind,
+      client: nameOf(member),
+      address,
+      reason,
+      seconds: secondsSince(since),
+    })
   }
 
-  /** Once for each reason: it holds for all that comes. */
-  #onUncached(reason: string): void {
-    if (this.#uncached.has(reason) || this.#uncached.size === MAX_CACHE_REASONS) return
-    this.#uncached.add(reason)
-    this.#log("warning", `the cache does not take all weights: ${oneLine(reason)}`)
-  }
-
-  /** Another client may need another version of the protocol. */
-  #noteVersion(member: Member, event: Extract<SessionEvent, { event: "closed" }>): void {
-    const { helloBytes, hasAsked, reason } = event
-    if (member.client === undefined || helloBytes === undefined) return
-    if (!hasAsked && reason !== "left") return
-    const { address } = member
-    const news = this.#offers.ended(address, member.offer, { helloCaps: helloBytes > 0, hasAsked })
-    if (news !== undefined) {
-      this.#log(news.kind === "works" ? "info" : "warning", describeNews(address, news))
-    }
-    if (!hasAsked || this.#options.onOffers === undefined) return
-    const saved = JSON.stringify(this.#offers.save())
-    if (saved === this.#savedOffers) return
-    this.#savedOffers = saved
-    this.#options.onOffers(this.#offers.save())
-  }
-
-  #over(member: Member, kind: "left" | "refused" | "failed" | "died", reason: string): void {
-    const { client = "unknown client", since } = member
-    this.#options.onEvent({ kind, client, reason, seconds: secondsSince(since) })
-  }
-
-  #onClosed(member: Member, event: Extract<SessionEvent, { event: "closed" }>): void {
-    this.#noteVersion(member, event)
-    this.#over(member, event.reason, event.message)
+  #onClosed(member: Member, event: ClosedEvent): void {
+    this.#versions.ended(member.address, member.offer, event)
+    this.#over(member, event.reason, event.message, !event.again)
     member.closed = true
     if (!event.again) return
     member.client = undefined
     member.closed = false
     member.idleSince = Date.now()
+    this.#freedAt = performance.now()
     // Most recently used first: its memory is warm, and the others get old enough to end.
     this.#idle.unshift(member)
-    const waiting = this.#waiting.shift()
-    if (waiting !== undefined) this.#giveWaiting(waiting)
-    if (this.#idle.length > this.#options.spareCount) this.#scheduleTrim()
+    this.#serve()
+    this.#trimSurplus()
   }
 
-  #scheduleTrim(): void {
-    if (this.#surplusTimer !== undefined || this.#closing) return
+  /** Ends processes that nobody takes, after a while. */
+  #trimSurplus(): void {
+    if (this.#idle.length <= this.#options.spareCount || this.#surplusTimer !== undefined) return
     this.#surplusTimer = setTimeout(() => {
       this.#surplusTimer = undefined
       const old = Date.now() - SURPLUS_IDLE_MS
       while (this.#idle.length > this.#options.spareCount && this.#idle.at(-1)!.idleSince <= old) {
         this.#idle.pop()!.process.stop()
       }
-      if (this.#idle.length > this.#options.spareCount) this.#scheduleTrim()
+      this.#trimSurplus()
     }, SURPLUS_IDLE_MS)
     this.#surplusTimer.unref()
   }
@@ -423,18 +465,26 @@ export class SessionPool {
       this.#started({ kind: "died", reason: died })
       return
     }
-    const { client } = member
-    if (client === undefined) {
+    if (member.client === undefined) {
       if (exit.exitCode !== 0) this.#log("error", `a waiting session died: ${oneLine(died)}`)
     } else if (exit.exitCode === CLIENT_GONE_EXIT) {
-      this.#over(member, "left", "while a request of it was running")
+      this.#over(member, "left", "while a request of it was running", true)
     } else if (exit.exitCode !== 0 || !member.closed) {
-      this.#over(member, "died", died)
+      this.#over(member, "died", died, true)
     }
-    // Not after a death at the start: that would repeat for ever. The next client tries again.
-    if (member.ready) this.#keepSpare()
+    if (member.ready) {
+      this.#serve()
+      this.#keepSpare(member.address)
+      return
+    }
+    // After a death at the start no other process is tried for the same client: that would repeat for ever.
+    this.#room.turnAwayNext(member.address, `no session process (${died})`)
+    this.#serve()
   }
 }
+
+/** What it says may come before it was told of its client. */
+const nameOf = ({ client }: Member): ClientName => client ?? "unknown client"
 
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000
 

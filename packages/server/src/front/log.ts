@@ -4,6 +4,8 @@ export type LogLevel = "debug" | "info" | "warning" | "error"
 export interface LogEntry {
   readonly level: LogLevel
   readonly message: string
+  /** Of the client that it is about, as limits count it: lines that differ in numbers alone are of one kind then. */
+  readonly address?: string
 }
 
 /** Takes the server's log. Must not throw. */

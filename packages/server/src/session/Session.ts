@@ -20,9 +20,11 @@ export class Session {
     this.#state = new SessionState(options)
   }
 
-  /** Whether the client left something that only the end of the process frees for sure. */
-  get stateful(): boolean {
-    return this.#state.stateful
+  /** Makes ready for another client; false when only the end of the process removes all of the last one. */
+  renew(): boolean {
+    if (this.#state.isSpent) return false
+    this.#state.forget()
+    return true
   }
 
   /**

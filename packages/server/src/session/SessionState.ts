@@ -59,8 +59,11 @@ export class SessionState {
   readonly links = new Map<number, Link>()
   /** Links that the client asked for. */
   linkCount = 0
-  /** Whether the client left something that only the end of the process frees for sure. */
-  stateful = false
+  /**
+   * Whether the client did something whose traces only the end of the process removes for sure: it ran a kernel, had memory of
+   * a device or a large graph checked, or was linked with another server.
+   */
+  isSpent = false
   #spoken: Spoken = newestSpoken
   /** What the client's numbers may mean; once its graphs have told, one. */
   #dialects: readonly Dialect[] = newestSpoken.dialects
@@ -139,6 +142,19 @@ export class SessionState {
     writeU64(words, at + word.buffer, buffer?.native ?? 0)
     writeU64(words, at + word.data, buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes)
     return buffer
+  }
+
+  /** Gives all that the client had back to the system, and overwrites what it sent: the next one finds nothing of it. */
+  forget(): void {
+    for (const { native } of this.buffers.all()) {
+      this.ggml.ggml_backend_buffer_free(asPointer(native))
+    }
+    this.buffers.clear()
+    this.ledger.set(0)
+    this.wire.forget()
+    this.block.fill(0)
+    this.#staging?.fill(0)
+    for (const device of this.devices) device.forget()
   }
 
   /** Native address of the block of `STAGING_BYTES`. */

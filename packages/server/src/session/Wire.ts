@@ -133,6 +133,14 @@ export class Wire {
     }
   }
 
+  /** Overwrites what the client sent and was answered. */
+  forget(): void {
+    this.#early = noBytes
+    this.#pending = 0
+    this.#inbox.fill(0)
+    this.#outbox.fill(0)
+  }
+
   #refuseSize(): never {
     const { command, sizeBytes, spoken } = this
     const min = spoken.minBytes[command]!

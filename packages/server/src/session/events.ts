@@ -45,6 +45,20 @@ export interface DeviceReport {
   readonly totalBytes: number
 }
 
+/** A connection is over. */
+export interface ClosedEvent {
+  readonly event: "closed"
+  /** The client closed; it sent a bad request; ggml failed. */
+  readonly reason: "left" | "refused" | "failed"
+  readonly message: string
+  /** Payload bytes of its HELLO; absent when it was not answered. */
+  readonly helloBytes?: number
+  /** It went on after HELLO: the version that it was offered suits it. */
+  readonly hasAsked: boolean
+  /** Nothing of the client is left: the process waits for the next one. Otherwise it ends. */
+  readonly again: boolean
+}
+
 /** What a session process says on stdout, one JSON object a line. */
 export type SessionEvent =
   /** The process cannot go on: libraries are missing, or a defect; it ends. */
@@ -62,19 +76,7 @@ export type SessionEvent =
       readonly name: string
       readonly available: readonly DeviceReport[]
     }
-  /** The connection is over. */
-  | {
-      readonly event: "closed"
-      /** The client closed; it sent a bad request; ggml failed. */
-      readonly reason: "left" | "refused" | "failed"
-      readonly message: string
-      /** Payload bytes of its HELLO; absent when it was not answered. */
-      readonly helloBytes?: number
-      /** It went on after HELLO: the version that it was offered suits it. */
-      readonly hasAsked: boolean
-      /** The client left no state behind: the process waits for the next one. Otherwise it ends. */
-      readonly again: boolean
-    }
+  | ClosedEvent
   | LinkEvent
   /** Something was not stored in the cache. */
   | { readonly event: "uncached"; readonly reason: string }

@@ -32,6 +32,9 @@ const VERIFIED = 5
 /** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
 
+/** The front process answers first, and so does whatever else this machine does at the usual priority. */
+const NICE = 1
+
 const tell = (event: SessionEvent): void => send(event)
 
 /** Ends the process without the clean-up of runtimes and drivers: the system takes everything back. */
@@ -86,6 +89,8 @@ const cacheOf = ({ folder, limitBytes, minBytes }: CacheConfig): Cache =>
 
 const main = (config: SessionConfig): void => {
   io().io_expect_crash()
+  io().io_ignore_terminal_signals()
+  io().io_lower_priority(NICE)
   io().io_watch_parent(CHANNEL)
   const devices = start(config)
   const session = new Session({
@@ -101,14 +106,15 @@ const main = (config: SessionConfig): void => {
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)
       : undefined,
   })
-  while (!session.stateful) {
+  for (let again = true; again; ) {
     const connection = takeOver(CHANNEL)
     // The front process is gone.
     if (connection === undefined) return
     const ended = serveClient(session, connection)
+    again = ended.reason !== "failed" && session.renew()
     const { helloBytes, hasAsked } = session
     const hello = helloBytes === undefined ? {} : { helloBytes }
-    tell({ event: "closed", ...ended, ...hello, hasAsked, again: !session.stateful })
+    tell({ event: "closed", ...ended, ...hello, hasAsked, again })
   }
 }
 

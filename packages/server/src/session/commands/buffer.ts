@@ -23,7 +23,7 @@ const tryAlloc = (
   if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
   if (!buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
   if (!device.hasMemoryFor(sizeBytes, hostMemory)) return undefined
-  state.stateful = true
+  if (!device.usesHostMemory) state.isSpent = true
   const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
   if (native === 0 || native === null) return undefined
   const pointer = asPointer(native)

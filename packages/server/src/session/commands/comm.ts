@@ -76,7 +76,7 @@ const makeLink = (state: SessionState, device: number, listens: boolean): boolea
       ? Link.listen(wire.descriptor, port, limits)
       : Link.dial(hostOf(state), port, limits)
     state.links.set(device, link)
-    state.stateful = true
+    state.isSpent = true
     state.onLink?.({ event: "linked", peer: link.peer })
     return true
   } catch (error) {

@@ -85,7 +85,7 @@ export const graphCompute = (state: SessionState): void => {
       sizeBytes,
     )
   }
-  state.stateful = true
+  state.isSpent = true
   const native = buildGraph(state)
   if (key === undefined) {
     try {
@@ -144,6 +144,7 @@ const checkIndices = (state: SessionState, native: Address): void => {
 }
 
 const growBlock = (state: SessionState, size: number): void => {
+  if (size > GRAPH_BLOCK_BYTES) state.isSpent = true
   const bytes = Math.max(GRAPH_BLOCK_BYTES, 2 ** Math.ceil(Math.log2(size)))
   if (!hasHostMemoryFor(state, bytes)) {
     refuse("payload_size", "is larger than the memory of this machine allows now", size)

@@ -77,6 +77,18 @@ export class Buffers {
     return this.#byId.get(readU64(words, at))
   }
 
+  all(): Iterable<SessionBuffer> {
+    return this.#byId.values()
+  }
+
+  /** Removes all, for another client: its handles and addresses start anew. */
+  clear(): void {
+    this.#byId.clear()
+    this.#hostBytes = 0
+    this.#nextId = FIRST_ID
+    this.#nextBase = FIRST_BASE
+  }
+
   remove(buffer: SessionBuffer): void {
     if (this.#byId.delete(buffer.id) && buffer.isHost) this.#hostBytes -= buffer.sizeBytes
   }

@@ -60,6 +60,11 @@ export class ServedDevice {
     return true
   }
 
+  /** Another client starts: nothing is granted. */
+  forget(): void {
+    this.#workBytes = 0
+  }
+
   /**
    * Its backend, made at the first use: on a GPU that takes memory and time, which a client that only
    * asks questions should not cost. 0 when the device refuses.
