@@ -95,12 +95,6 @@ const KEPT_LINES = 20
 /** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
 const SETTLE_PATIENCE_MS = 5000
 
-/**
- * Without the optimizing compilers (JavaScriptCore's DFG and FTL): the engine's JavaScript is short, and they take 0.1 s of CPU
- * in the first second, for tokens that take just as long.
- */
-const engineSettings = { BUN_JSC_useDFGJIT: "0" }
-
 /** Starts an engine process; closing the scope kills it, which closes its connections. */
 export const make: Effect.Effect<EngineHost, EngineStartError, Scope.Scope> = Effect.gen(
   function* () {
@@ -208,7 +202,6 @@ class EngineSession {
         from: import.meta.dir,
         stdin: "pipe",
         descriptors: [cancels.descriptor],
-        settings: engineSettings,
         lastWordsCount: KEPT_LINES,
       },
       {
