@@ -59,6 +59,19 @@ test("ggml-rpc verify passes for all of them over two servers", async () => {
   expect(result.exitCode).toBe(0)
 })
 
+test("a server's CPU supports every operation of all of them, as it says itself", async () => {
+  const refused = await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpoints().slice(0, 1))
+      const plans = yield* Effect.forEach(models, ({ path }) =>
+        cluster.plan(path, { threads: 1, contextSize: 256 }),
+      )
+      return plans.flatMap(({ unsupported }) => unsupported)
+    }),
+  )
+  expect(refused).toEqual([])
+})
+
 /** Σ(a-b)² / Σa², which upstream's own test measures. */
 const nmse = (reference: Float32Array, found: Float32Array): number => {
   let difference = 0

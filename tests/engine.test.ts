@@ -33,7 +33,8 @@ const endpointOf = (text: string): Endpoint => Either.getOrThrow(parseEndpoint(t
 const ways = [
   [
     "probe",
-    (endpoint: string) => Effect.runPromise(Effect.flip(probe(endpointOf(endpoint), TIMEOUT_MS))),
+    (endpoint: string) =>
+      Effect.runPromise(Effect.flip(probe(endpointOf(endpoint), { timeoutMs: TIMEOUT_MS }))),
   ],
   [
     "open",

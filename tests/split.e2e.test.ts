@@ -97,6 +97,14 @@ test("a key-value cache of another type, and flash attention, on and off", async
   }
 })
 
+test("a mixture of experts gives the tokens of one machine", async () => {
+  const path = await ensureModel("moe")
+  const request = { prompt: prompt(70, 4096), maxTokens: 24 }
+  const expected = await recite([], path, request)
+  const found = await recite(endpoints(), path, request)
+  expect(found.tokens).toEqual(expected.tokens)
+})
+
 test("one model after the other in one cluster, each freed before the next", async () => {
   const demo = await ensureModel("demo")
   const mixed = await ensureModel("mixed")

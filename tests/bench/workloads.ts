@@ -44,6 +44,14 @@ export const workloads = {
     vocabularySize: LLAMA_VOCABULARY,
     inTurns: true,
   },
+  moe: {
+    label: "23 MB, Q8_0, 8 of 64 experts",
+    promptTokens: 512,
+    generate: 128,
+    repeat: 4,
+    vocabularySize: randomModels.moe.vocabulary,
+    inTurns: true,
+  },
   large: {
     label: "891 MB, Q8_0",
     promptTokens: 512,

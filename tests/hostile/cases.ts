@@ -4,6 +4,7 @@ import { newestOpId, sources } from "../../packages/server/test/TestClient.ts"
 import { type ValidNode, validNodes } from "../../packages/server/test/validNodes.ts"
 import { mutate } from "./mutations.ts"
 import { controlCase, joined, type NodeCase, nameOperations } from "./nodeCase.ts"
+import { variants } from "./variants.ts"
 
 nameOperations([...validNodes.map(({ op }) => op), "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"])
 
@@ -19,19 +20,42 @@ export interface CaseSource {
   readonly graphs: boolean
 }
 
-/** The valid nodes that a run starts from. */
-export const nodesOf = ({ ops }: CaseSource): readonly ValidNode[] =>
-  ops.length === 0 ? validNodes : validNodes.filter(({ op }) => ops.includes(op))
+/** The cases of a run, by number. */
+export class Cases {
+  readonly #source: CaseSource
+  readonly #nodes: readonly ValidNode[]
+  readonly #nodesByOp: readonly (readonly ValidNode[])[]
+  /** The operations that are tried. */
+  readonly ops: readonly string[]
 
-/** The first cases are the valid nodes as they are; all further ones are changed. */
-export const caseOf = (source: CaseSource, number: number): NodeCase => {
-  const nodes = nodesOf(source)
-  const node = nodes[number % nodes.length]!
-  if (number < nodes.length) return controlCase(node)
-  const random = new Random(Math.imul(source.seed, 0x9e37_79b1) ^ Math.imul(number, 0x85eb_ca6b))
-  // The number's turn is not the node's: each node gets both kinds.
-  const isGraph = source.graphs && random.below(GRAPH_EVERY) === 0
-  return mutate(random, isGraph ? chain(random, node, nodes) : controlCase(node))
+  constructor(source: CaseSource) {
+    const all = [...validNodes, ...variants]
+    const { ops } = source
+    this.#source = source
+    this.#nodes = ops.length === 0 ? all : all.filter(({ op }) => ops.includes(op))
+    this.ops = [...new Set(this.#nodes.map(({ op }) => op))]
+    this.#nodesByOp = this.ops.map((op) => this.#nodes.filter((node) => node.op === op))
+  }
+
+  /** The first cases are valid nodes as they are; all further ones are changed. */
+  get controlCount(): number {
+    return this.#nodes.length
+  }
+
+  /** Index of the operation that a case's first node has. */
+  opIndex(number: number): number {
+    if (number >= this.controlCount) return number % this.ops.length
+    return this.ops.indexOf(this.#nodes[number]!.op)
+  }
+
+  at(number: number): NodeCase {
+    if (number < this.controlCount) return controlCase(this.#nodes[number]!)
+    const { seed, graphs } = this.#source
+    const random = new Random(Math.imul(seed, 0x9e37_79b1) ^ Math.imul(number, 0x85eb_ca6b))
+    const node = random.pick(this.#nodesByOp[this.opIndex(number)]!)
+    const isGraph = graphs && random.below(GRAPH_EVERY) === 0
+    return mutate(random, isGraph ? chain(random, node, this.#nodes) : controlCase(node))
+  }
 }
 
 const sameShape = (nodeCase: NodeCase, first: number, second: number): boolean => {

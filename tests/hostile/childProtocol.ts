@@ -8,6 +8,8 @@ export interface ChildConfig {
   /** The first number that is not run. */
   readonly endNumber: number
   readonly threadCount: number
+  /** Whether nodes run that no rule allows. */
+  readonly isUnchecked: boolean
   /** A file of float64, see `progress`. */
   readonly progressPath: string
   /** What compileTrap made. */
@@ -24,7 +26,7 @@ export const progress = {
   number: 1,
   /** Since when, as `Date.now()`; 0 when none does. */
   startedMs: 2,
-  /** For each valid node how many cases had which outcome. */
+  /** For each operation how many cases had which outcome. */
   counts: 3,
 } as const
 

@@ -53,6 +53,7 @@ const neOfAll: Mutation = (random, nodeCase) => {
   const values = tensors.flatMap(({ record }) => record.ne).filter((value) => value > 1)
   if (values.length === 0) return undefined
   const from = random.pick(values)
+  const doubled = (from * 2) >>> 0
   const to = random.chance(0.9)
     ? random.pick([
         0,
@@ -72,7 +73,7 @@ const neOfAll: Mutation = (random, nodeCase) => {
         256,
         from - 1,
         from + 1,
-        from * 2,
+        doubled,
       ])
     : oddNumber(random, from)
   for (const { record } of tensors) {
@@ -328,12 +329,26 @@ const order: Mutation = (random, nodeCase) => {
   return ["order", "a node twice"]
 }
 
+/** More elements than memory could hold, all in the same place. */
+const vast: Mutation = (random, nodeCase) => {
+  const index = random.below(nodeCase.tensors.length)
+  const { record } = nodeCase.tensors[index]!
+  const dim = random.below(4)
+  const block = TYPE_BLOCK_SIZE[record.type] || 1
+  const count = random.pick([2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 24, 2 ** 16 * 3])
+  record.ne[dim] = dim === 0 ? count - (count % block) : count
+  for (let next = dim; next < 4; next++) record.nb[next] = 0
+  const name = tensorName(nodeCase, index)
+  return [`${name} vast`, `${name}.ne[${dim}]=${record.ne[dim]}, strides of 0 from nb[${dim}] on`]
+}
+
 /** Weights: what is drawn how often. */
 const weighted: ReadonlyArray<readonly [number, Mutation]> = [
   [14, neOfOne],
   [12, neOfAll],
   [8, dimOfAll],
   [14, nbOfOne],
+  [1, vast],
   [6, swapped],
   [12, layout],
   [7, typeOfOne],
@@ -354,13 +369,42 @@ const choices = weighted.flatMap(([weight, mutation]) =>
   Array.from({ length: weight }, () => mutation),
 )
 
+type Twins = readonly [CaseTensor, CaseTensor]
+
+const isTwin = (one: CaseTensor, other: CaseTensor): boolean =>
+  one.memory === other.memory &&
+  one.offsetBytes === other.offsetBytes &&
+  one.record.type === other.record.type &&
+  Bun.deepEquals(one.record.ne, other.record.ne) &&
+  Bun.deepEquals(one.record.nb, other.record.nb)
+
+/** Each pair of tensors that are the same numbers, as a result that is written over a source. */
+const twinsOf = ({ tensors }: NodeCase): readonly Twins[] =>
+  tensors.flatMap((one, index) =>
+    tensors
+      .slice(index + 1)
+      .filter((other) => isTwin(one, other))
+      .map((other): Twins => [one, other]),
+  )
+
+/** The first of two that were the same becomes what the second, of which the result is one, is now. */
+const makeTwins = ([one, other]: Twins): void => {
+  if (one.memory !== other.memory) return
+  one.offsetBytes = other.offsetBytes
+  one.record.type = other.record.type
+  one.record.ne.splice(0, 4, ...other.record.ne)
+  one.record.nb.splice(0, 4, ...other.record.nb)
+}
+
 /** Changes one field, now and then two or three. */
 export const mutate = (random: Random, nodeCase: NodeCase): NodeCase => {
   const draw = random.below(100)
   const count = draw < 72 ? 1 : draw < 95 ? 2 : 3
   for (let tries = 0; tries < 20 && nodeCase.fields.length < count; tries++) {
+    const twins = twinsOf(nodeCase)
     const change = random.pick(choices)(random, nodeCase)
     if (change === undefined) continue
+    if (random.chance(0.7)) for (const pair of twins) makeTwins(pair)
     nodeCase.fields.push(change[0])
     nodeCase.changes.push(change[1])
   }

@@ -69,7 +69,6 @@ export const controlCase = (node: ValidNode): NodeCase => {
   const records = tensorsOf(node, nowhere) as Writable<RpcTensor>[]
   const result = records.length - 1
   const written = [result, ...(writtenSources[node.op] ?? [])]
-  if (node.over !== undefined) written.push(node.over)
   return {
     op: node.op,
     tensors: records.map((record, index) => ({
@@ -123,10 +122,12 @@ export const makeDense = ({ type, ne, nb }: Writable<RpcTensor>): void => {
   nb[3] = (nb[2]! * ne[2]!) >>> 0
 }
 
-/** `src[0]`, `result`; in a graph of several nodes the number of the tensor. */
+/** `src[0]`, `result`; in a graph of several nodes, or of a source that was taken away, the number of the tensor. */
 export const tensorName = ({ tensors, nodes }: NodeCase, index: number): string => {
   if (nodes.length > 1) return `tensor[${index}]`
-  return index === tensors.length - 1 ? "result" : `src[${index}]`
+  if (index === tensors.length - 1) return "result"
+  const slot = tensors.at(-1)!.record.src.indexOf(BigInt(index + 1))
+  return slot < 0 ? `tensor[${index}]` : `src[${slot}]`
 }
 
 const typeName = (id: number): string => types.find((type) => type.id === id)?.name ?? `type ${id}`

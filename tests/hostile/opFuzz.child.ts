@@ -21,9 +21,10 @@ import { graphCompute } from "../../packages/server/src/session/commands/graph.t
 import { ComputeError } from "../../packages/server/src/session/errors.ts"
 import { ServedDevice } from "../../packages/server/src/session/memory/devices.ts"
 import { noLedger } from "../../packages/server/src/session/memory/MemoryLedger.ts"
+import { CompiledRule } from "../../packages/server/src/session/ops/CompiledRule.ts"
 import { SessionState } from "../../packages/server/src/session/SessionState.ts"
 import { Arena } from "./Arena.ts"
-import { caseOf, nodesOf } from "./cases.ts"
+import { Cases } from "./cases.ts"
 import { type ChildConfig, type ChildEvent, outcome, progress } from "./childProtocol.ts"
 import type { NodeCase } from "./nodeCase.ts"
 import { Trap, Trapped } from "./trap.ts"
@@ -166,15 +167,16 @@ const main = (config: ChildConfig): void => {
   loadBackends(0)
   trap.install()
   openBase().ggml_set_abort_callback(asPointer(trap.abortCallback))
+  if (config.isUnchecked) CompiledRule.prototype.judge = () => ""
   const runner = new CaseRunner(trap, config.threadCount)
   const shared = new Float64Array(mmap(config.progressPath, { shared: true }).buffer)
   tell({ event: "ready", addresses: runner.addresses })
-  const nodes = nodesOf(config.source)
+  const cases = new Cases(config.source)
   const skipped = new Set(config.skipped)
   for (let number = config.firstNumber; number < config.endNumber; number++) {
     if (shared[progress.stop] !== 0 || runner.trappedCount >= MOST_TRAPPED) break
-    const nodeCase = caseOf(config.source, number)
-    const counts = progress.counts + (number % nodes.length) * outcome.count
+    const nodeCase = cases.at(number)
+    const counts = progress.counts + cases.opIndex(number) * outcome.count
     if (nodeCase.fields.some((field) => skipped.has(`${nodeCase.op} ${field}`))) {
       shared[counts + outcome.skipped]!++
       continue

@@ -15,9 +15,9 @@ import { parseArgs } from "node:util"
 import { mmap } from "bun"
 import { type ChildProcess, startProcess } from "../peers/process.ts"
 import { layOut } from "./Arena.ts"
-import { type CaseSource, caseOf, nodesOf } from "./cases.ts"
+import { type CaseSource, Cases } from "./cases.ts"
 import { type ChildConfig, type ChildEvent, outcome, progress } from "./childProtocol.ts"
-import { describeCase, type NodeCase, tensorName } from "./nodeCase.ts"
+import { type CaseTensor, describeCase, type NodeCase, tensorName } from "./nodeCase.ts"
 import { compileTrap } from "./trap.ts"
 
 export interface FuzzOptions {
@@ -28,6 +28,10 @@ export interface FuzzOptions {
   readonly graphs?: boolean
   readonly seconds: number
   readonly threadCount: number
+  /** Runs nodes that no rule allows, to see that what they do is seen. Default false. */
+  readonly isUnchecked?: boolean
+  /** Ends after so many cases. */
+  readonly caseCount?: number
   /** Only this case. */
   readonly onlyNumber?: number
   /** Called with each failure of a new kind. */
@@ -49,33 +53,39 @@ export interface Failure {
 
 /** Cases of one operation. */
 export interface OpTally {
-  tried: number
-  refused: number
-  ran: number
+  readonly tried: number
+  readonly refused: number
+  readonly ran: number
   /** ggml gave a status that is no success. */
-  failedStatus: number
+  readonly failedStatus: number
   /** Crashed, hung, or wrote where it must not. */
-  broken: number
+  readonly broken: number
   /** Not run, as the same operation and field had failed before. */
-  skipped: number
+  readonly skipped: number
 }
 
 export interface FuzzReport {
   readonly tallies: ReadonlyMap<string, OpTally>
   readonly failures: readonly Failure[]
+  /** Cases that had so much to do that they were ended. */
+  readonly slowCount: number
   /** Valid nodes that were not computed: `MUL_MAT: src[0] must be …`. */
   readonly brokenControls: readonly string[]
 }
 
-/** A case that takes longer hangs. */
+/** A case that takes longer hangs, unless it has much to do. */
 const HANG_MS = 10_000
+
+/** Elements of a tensor from which on a case may take any time: a client may ask for that, and is not waited for here. */
+const VAST = 2 ** 22
+const VAST_MS = 3000
 
 const POLL_MS = 100
 
 /** Failures of an operation and a field after which it is known and not tried again. */
 const ENOUGH = 2
 
-const MOST_NODES = 1024
+const MOST_OPS = 1024
 
 const childScript = join(import.meta.dir, "opFuzz.child.ts")
 
@@ -92,6 +102,7 @@ export const opFuzz = async (options: FuzzOptions): Promise<FuzzReport> => {
 class FuzzRun {
   readonly #options: FuzzOptions
   readonly #source: CaseSource
+  readonly #cases: Cases
   readonly #folder = mkdtempSync(join(tmpdir(), "ggml-rpc-op-fuzz-"))
   readonly #progressPath = join(this.#folder, "progress")
   readonly #trapPath = join(this.#folder, "trap.so")
@@ -99,16 +110,18 @@ class FuzzRun {
   readonly #failures = new Map<string, Failure>()
   readonly #skipped = new Map<string, number>()
   readonly #brokenControls: string[] = []
-  /** By valid node: cases that ended the child. */
+  /** By operation: cases that ended the child. */
   readonly #deaths: number[] = []
+  #slowCount = 0
   #addresses: readonly (readonly number[])[] = []
 
   constructor(options: FuzzOptions) {
     this.#options = options
     const { seed, ops = [], graphs = true } = options
     this.#source = { seed, ops, graphs }
+    this.#cases = new Cases(this.#source)
     compileTrap(this.#trapPath)
-    const size = progress.counts + MOST_NODES * outcome.count
+    const size = progress.counts + MOST_OPS * outcome.count
     writeFileSync(this.#progressPath, new Uint8Array(size * 8))
     this.#shared = new Float64Array(mmap(this.#progressPath, { shared: true }).buffer)
   }
@@ -119,24 +132,25 @@ class FuzzRun {
 
   async finish(): Promise<FuzzReport> {
     const endsAt = Date.now() + this.#options.seconds * 1000
-    const { onlyNumber } = this.#options
-    const endNumber = onlyNumber === undefined ? 2 ** 31 : onlyNumber + 1
+    const { onlyNumber, caseCount = 2 ** 31 } = this.#options
+    const endNumber = onlyNumber === undefined ? caseCount : onlyNumber + 1
     let next = onlyNumber ?? 0
-    while (next < endNumber && (Date.now() < endsAt || next < nodesOf(this.#source).length)) {
+    while (next < endNumber && (Date.now() < endsAt || next < this.#cases.controlCount)) {
       next = await this.#runChild(next, endNumber, endsAt)
     }
     return {
       tallies: this.#tallies(),
       failures: [...this.#failures.values()],
+      slowCount: this.#slowCount,
       brokenControls: this.#brokenControls,
     }
   }
 
   /** Returns the number of the case after the last one that the child ran. */
   async #runChild(firstNumber: number, endNumber: number, endsAt: number): Promise<number> {
-    const { threadCount } = this.#options
+    const { threadCount, isUnchecked = false } = this.#options
     const config: ChildConfig = {
-      ...{ source: this.#source, firstNumber, endNumber, threadCount },
+      ...{ source: this.#source, firstNumber, endNumber, threadCount, isUnchecked },
       ...{ progressPath: this.#progressPath, trapPath: this.#trapPath },
       skipped: [...this.#skipped].flatMap(([key, count]) => (count >= ENOUGH ? [key] : [])),
     }
@@ -144,37 +158,35 @@ class FuzzRun {
     this.#shared[progress.startedMs] = 0
     this.#shared[progress.stop] = 0
     const child = startProcess([process.execPath, childScript, JSON.stringify(config)])
-    const hung = await this.#watch(child, endsAt)
+    const killed = await this.#watch(child, endsAt)
     const code = await child.exited
     const number = this.#shared[progress.number]!
     if (number < 0 && code !== 0) throw new Error(`the child did not start:\n${child.stderr()}`)
     this.#read(child.stdout())
-    if (code !== 0) {
-      this.#deaths[number % nodesOf(this.#source).length] ??= 0
-      this.#deaths[number % nodesOf(this.#source).length]!++
-      this.#crashed(
-        number,
-        hung ? `no end within ${HANG_MS / 1000} s` : lastWords(child.stderr(), code),
-      )
-    }
+    if (killed === "slow") this.#slowCount++
+    else if (killed === "hung") this.#died(number, `no end within ${HANG_MS / 1000} s`)
+    else if (code !== 0) this.#died(number, lastWords(child.stderr(), code))
     return number + 1
   }
 
-  /** Waits for the child's end, and tells it when; whether it had to be killed. */
-  async #watch(child: ChildProcess, endsAt: number): Promise<boolean> {
-    const nodeCount = nodesOf(this.#source).length
+  /** Waits for the child's end, and tells it when; as what it had to be killed. */
+  async #watch(child: ChildProcess, endsAt: number): Promise<"slow" | "hung" | undefined> {
+    const { controlCount } = this.#cases
     while (child.isRunning()) {
       await Promise.race([child.exited, Bun.sleep(POLL_MS)])
-      const startedMs = this.#shared[progress.startedMs]!
-      if (Date.now() > endsAt && this.#shared[progress.number]! >= nodeCount) {
-        this.#shared[progress.stop] = 1
-      }
-      if (startedMs > 0 && Date.now() - startedMs > HANG_MS && child.isRunning()) {
-        child.signal("SIGKILL")
-        return true
-      }
+      const [number, startedMs] = [
+        this.#shared[progress.number]!,
+        this.#shared[progress.startedMs]!,
+      ]
+      if (Date.now() > endsAt && number >= controlCount) this.#shared[progress.stop] = 1
+      const ranMs = startedMs > 0 ? Date.now() - startedMs : 0
+      if (ranMs <= VAST_MS || !child.isRunning()) continue
+      const isVast = this.#cases.at(number).tensors.some(hasManyElements)
+      if (!isVast && ranMs <= HANG_MS) continue
+      child.signal("SIGKILL")
+      return isVast ? "slow" : "hung"
     }
-    return false
+    return undefined
   }
 
   #read(stdout: string): void {
@@ -183,18 +195,25 @@ class FuzzRun {
       const event = JSON.parse(line) as ChildEvent
       if (event.event === "ready") this.#addresses = event.addresses
       else if (event.event === "refused") {
-        this.#brokenControls.push(`${caseOf(this.#source, event.number).op}: ${event.message}`)
+        this.#brokenControls.push(`${this.#cases.at(event.number).op}: ${event.message}`)
       } else if (event.event === "broken") this.#crashed(event.number, event.words)
       else {
-        const nodeCase = caseOf(this.#source, event.number)
+        const nodeCase = this.#cases.at(event.number)
         const where = placeInWords(nodeCase, event.memory, event.offsetBytes)
         this.#fail(event.number, nodeCase, "wrote outside the result", `changed ${where}`)
       }
     }
   }
 
+  /** A case took the child along. */
+  #died(number: number, words: string): void {
+    const op = this.#cases.opIndex(number)
+    this.#deaths[op] = (this.#deaths[op] ?? 0) + 1
+    this.#crashed(number, words)
+  }
+
   #crashed(number: number, text: string): void {
-    const nodeCase = caseOf(this.#source, number)
+    const nodeCase = this.#cases.at(number)
     const words = text.replace(/ggml abort: (?:\S*\/llama\.cpp\/)?/, "")
     const [, signal, address] = words.match(/ggml crash: (\w+) at (?:0x)?([0-9a-f]+|\(nil\))/) ?? []
     if (signal === undefined) this.#fail(number, nodeCase, words, "")
@@ -214,7 +233,7 @@ class FuzzRun {
       const key = `${nodeCase.op} ${each}`
       this.#skipped.set(key, (this.#skipped.get(key) ?? 0) + 1)
     }
-    if (number < nodesOf(this.#source).length) {
+    if (number < this.#cases.controlCount) {
       this.#brokenControls.push(`${nodeCase.op}: ${message} ${detail}`)
     }
     const key = `${nodeCase.op} ${field} ${message}`
@@ -246,23 +265,21 @@ class FuzzRun {
   }
 
   #tallies(): Map<string, OpTally> {
-    const tallies = new Map<string, OpTally>()
-    nodesOf(this.#source).forEach(({ op }, index) => {
+    const tallies = this.#cases.ops.map((op, index): [string, OpTally] => {
       const at = progress.counts + index * outcome.count
       const of = (which: number): number => this.#shared[at + which]!
-      const deaths = this.#deaths[index] ?? 0
-      const before = tallies.get(op)
-      const refused = (before?.refused ?? 0) + of(outcome.refused)
-      const ran = (before?.ran ?? 0) + of(outcome.ran)
-      const failedStatus = (before?.failedStatus ?? 0) + of(outcome.failed)
-      const broken = (before?.broken ?? 0) + of(outcome.broken) + deaths
-      const skipped = (before?.skipped ?? 0) + of(outcome.skipped)
+      const [refused, ran] = [of(outcome.refused), of(outcome.ran)]
+      const failedStatus = of(outcome.failed)
+      const broken = of(outcome.broken) + (this.#deaths[index] ?? 0)
       const tried = refused + ran + failedStatus + broken
-      tallies.set(op, { tried, refused, ran, failedStatus, broken, skipped })
+      return [op, { tried, refused, ran, failedStatus, broken, skipped: of(outcome.skipped) }]
     })
-    return tallies
+    return new Map(tallies)
   }
 }
+
+const hasManyElements = ({ record }: CaseTensor): boolean =>
+  record.ne.reduce((count, elements) => count * elements, 1) >= VAST
 
 /** `src[0] 64 bytes behind its end`. */
 const placeInWords = (nodeCase: NodeCase, memory: number, offsetBytes: number): string => {
@@ -346,13 +363,15 @@ const main = async (): Promise<number> => {
   })
   if (values.case !== undefined) {
     const source = { seed: Number(values.seed), ops, graphs: !values["no-graphs"] }
-    console.log(describeCase(caseOf(source, Number(values.case))))
+    console.log(describeCase(new Cases(source).at(Number(values.case))))
   }
   console.log(formatTallies(report))
   console.log(formatFailures(report))
   for (const control of report.brokenControls) console.log(`a valid node fails: ${control}`)
   const broken = report.failures.length + report.brokenControls.length
-  console.log(`seed ${values.seed}, ${values.threads} threads: ${broken} kinds of failure`)
+  console.log(
+    `seed ${values.seed}, ${values.threads} threads: ${broken} kinds of failure, ${report.slowCount} cases that would take long`,
+  )
   return broken > 0 ? 1 : 0
 }
 

@@ -27,11 +27,12 @@ const sizesOf = async (model: RandomModel) => {
 }
 
 test("the models have the sizes they are for", async () => {
-  const { tiny, mixed, q8_0, q4_0, large } = randomModels
+  const { tiny, mixed, q8_0, q4_0, moe, large } = randomModels
   expect((await sizesOf(tiny)).elements).toBe(262_720)
   expect((await sizesOf(mixed)).bytes).toBe(14_918_656)
   expect((await sizesOf(q8_0)).bytes).toBe(57_133_056)
   expect((await sizesOf(q4_0)).bytes).toBe(30_263_296)
+  expect((await sizesOf(moe)).bytes).toBe(23_073_280)
   expect((await sizesOf(large)).bytes).toBe(890_071_040)
 })
 

@@ -23,7 +23,9 @@ export interface RandomModel {
   readonly headDim: number
   /** Key and value heads; query heads are `dim / headDim`. */
   readonly kvHeadCount: number
+  /** Of the feed-forward network, or of each expert. */
   readonly ffnDim: number
+  readonly experts?: { readonly count: number; readonly usedCount: number }
   /** `"llama"`: the 32000 tokens of Llama 2, as a real model has; a number: so many made-up ones. */
   readonly vocabulary: "llama" | number
   readonly contextLength: number
@@ -78,6 +80,18 @@ export const randomModels = {
   q8_0: { ...dim512, ...uniform("Q8_0") },
   /** 31 MB. */
   q4_0: { ...dim512, ...uniform("Q4_0") },
+  /** 23 MB of 1536 experts in 24 layers: little to compute, and ids in every layer. */
+  moe: {
+    layerCount: 24,
+    dim: 128,
+    headDim: 32,
+    kvHeadCount: 4,
+    ffnDim: 32,
+    experts: { count: 64, usedCount: 8 },
+    vocabulary: 4096,
+    contextLength: 4096,
+    ...uniform("Q8_0"),
+  },
   /** 890 MB: for loading. */
   large: {
     layerCount: 8,
@@ -145,11 +159,11 @@ export const randomModelTensors = (
 }
 
 const layerTensors = (model: RandomModel, layer: number): readonly GgufTensorToWrite[] => {
-  const { dim, ffnDim, layerTypes } = model
+  const { dim, layerTypes } = model
   const kvDim = model.kvHeadCount * model.headDim
   const type = layerTypes[layer % layerTypes.length]!
-  const matrix = (name: string, rowLength: number, rows: number) =>
-    randomTensor(`blk.${layer}.${name}.weight`, type, [rowLength, rows], SEED)
+  const matrix = (name: string, ...ne: readonly number[]) =>
+    randomTensor(`blk.${layer}.${name}.weight`, type, ne, SEED)
   const norm = (name: string) => constantTensor(`blk.${layer}.${name}.weight`, "F32", [dim], 1)
   return [
     norm("attn_norm"),
@@ -158,11 +172,26 @@ const layerTensors = (model: RandomModel, layer: number): readonly GgufTensorToW
     matrix("attn_v", dim, kvDim),
     matrix("attn_output", dim, dim),
     norm("ffn_norm"),
-    matrix("ffn_gate", dim, ffnDim),
-    matrix("ffn_up", dim, ffnDim),
-    matrix("ffn_down", ffnDim, dim),
+    ...feedForwardTensors(model, matrix),
   ]
 }
+
+const feedForwardTensors = (
+  { dim, ffnDim, experts }: RandomModel,
+  matrix: (name: string, ...ne: readonly number[]) => GgufTensorToWrite,
+): readonly GgufTensorToWrite[] =>
+  experts === undefined
+    ? [
+        matrix("ffn_gate", dim, ffnDim),
+        matrix("ffn_up", dim, ffnDim),
+        matrix("ffn_down", ffnDim, dim),
+      ]
+    : [
+        matrix("ffn_gate_inp", dim, experts.count),
+        matrix("ffn_gate_exps", dim, ffnDim, experts.count),
+        matrix("ffn_up_exps", dim, ffnDim, experts.count),
+        matrix("ffn_down_exps", ffnDim, dim, experts.count),
+      ]
 
 const metadataOf = (
   name: string,
@@ -170,6 +199,7 @@ const metadataOf = (
   vocabulary: Vocabulary,
 ): GgufToWrite["metadata"] => {
   const uint32 = (value: number) => ({ type: "uint32", value }) as const
+  const { experts } = model
   return [
     ["general.architecture", { type: "string", value: "llama" }],
     ["general.name", { type: "string", value: `ggml-rpc test model ${name}` }],
@@ -183,6 +213,12 @@ const metadataOf = (
     ["llama.attention.layer_norm_rms_epsilon", { type: "float32", value: 1e-5 }],
     ["llama.rope.dimension_count", uint32(model.headDim)],
     ["llama.vocab_size", uint32(vocabulary.tokens.length)],
+    ...(experts === undefined
+      ? []
+      : ([
+          ["llama.expert_count", uint32(experts.count)],
+          ["llama.expert_used_count", uint32(experts.usedCount)],
+        ] as const)),
     ...vocabularyMetadata(vocabulary),
   ]
 }

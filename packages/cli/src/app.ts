@@ -16,6 +16,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import * as LogLevel from "effect/LogLevel"
+import { isDebug } from "./debug.ts"
 import type { EarlyEnd } from "./earlyEnd.ts"
 import { ReportedError } from "./errors.ts"
 import { errorText, usageErrorText } from "./failureText.ts"
@@ -31,6 +32,7 @@ import {
   serveFlags,
   verifyFlags,
 } from "./flags.ts"
+import { logLine } from "./serverLog.ts"
 import { noteLine } from "./terminal.ts"
 
 type Flags = Readonly<Record<string, Flag<unknown>>>
@@ -129,8 +131,7 @@ const withoutMessages = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect
 /** Log lines on stderr, with the time of day; stdout holds results only. */
 const stderrLogger = Logger.make(({ date, logLevel, message }) => {
   const text = (Array.isArray(message) ? message : [message]).map(String).join(" ")
-  const level = logLevel._tag === "Info" ? "" : `${logLevel._tag.toLowerCase()}: `
-  noteLine(`${date.toTimeString().slice(0, 8)} ${level}${text}`)
+  noteLine(logLine(date, logLevel._tag.toLowerCase(), text))
 })
 
 const environment = Layer.mergeAll(
@@ -141,10 +142,6 @@ const environment = Layer.mergeAll(
   Logger.replace(Logger.defaultLogger, stderrLogger),
   Logger.minimumLogLevel(isDebug() ? LogLevel.Debug : LogLevel.Info),
 )
-
-function isDebug(): boolean {
-  return process.env.GGML_RPC_DEBUG === "1"
-}
 
 /**
  * Runs a command to its end, or to an early one.

@@ -59,6 +59,26 @@ export class SaveError extends Data.TaggedError("SaveError")<{
   }
 }
 
+/** The file of certificates to trust is of no use. */
+export class CertificateFileError extends Data.TaggedError("CertificateFileError")<{
+  readonly path: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `The certificates in ${this.path} cannot be used: ${this.reason}. --tls-ca takes a PEM file.`
+  }
+}
+
+/** The file of a token is of no use. */
+export class TokenFileError extends Data.TaggedError("TokenFileError")<{
+  readonly path: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `The token file ${this.path} cannot be used: ${this.reason}. 'openssl rand -hex 32 > FILE' makes a good one; servers and clients need the same.`
+  }
+}
+
 /** Something failed and has been told already; only the exit code is left. */
 export class ReportedError extends Data.TaggedError("ReportedError")<{
   readonly exitCode: number

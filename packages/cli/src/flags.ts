@@ -175,8 +175,36 @@ const rpc = text({
   group: cluster,
 })
 
+const tokenFile = nonEmpty({
+  name: "token-file",
+  aliases: [],
+  value: "FILE",
+  about: "file with the secret of servers that ask for one; it is shown to them, and not told",
+  group: cluster,
+})
+
+/** How servers are known, and how they know this client. */
+const accessFlags = {
+  tokenFile,
+  tlsFingerprint: names({
+    name: "tls-fingerprint",
+    aliases: [],
+    value: "HEX,…",
+    about: "speak TLS, to servers whose certificate has one of these, as 'serve --tls' prints them",
+    group: cluster,
+  }),
+  tlsCa: nonEmpty({
+    name: "tls-ca",
+    aliases: [],
+    value: "FILE",
+    about: "speak TLS, to servers with a certificate of this authority (PEM)",
+    group: cluster,
+  }),
+}
+
 const clusterFlags = {
   rpc,
+  ...accessFlags,
   remoteBuild: text({
     name: "remote-build",
     aliases: [],
@@ -433,6 +461,7 @@ export const runFlags = {
 export const verifyFlags = {
   rpc,
   remoteBuild: clusterFlags.remoteBuild,
+  ...accessFlags,
   device: clusterFlags.device,
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,
@@ -451,7 +480,7 @@ export const verifyFlags = {
   json: { ...json, about: "print one JSON object a file on stdout" },
 }
 
-export const devicesFlags = { rpc, json }
+export const devicesFlags = { rpc, ...accessFlags, json }
 
 export const serveFlags = {
   host: nonEmpty({
@@ -476,6 +505,37 @@ export const serveFlags = {
     value: "CIDR,…",
     about:
       "whose connections are taken, such as 192.168.1.0/24,fd00::/8 (default: private networks; 0.0.0.0/0,::/0 for all)",
+    group: "Network",
+  }),
+  tokenFile: nonEmpty({
+    name: "token-file",
+    aliases: [],
+    value: "FILE",
+    about: "serve only clients with the secret in this file; those of llama.cpp have none",
+    group: "Network",
+  }),
+  tls: choice(
+    {
+      name: "tls",
+      aliases: [],
+      about:
+        "'self': encrypt, with a certificate that is made once and kept; its fingerprint is printed, for --tls-fingerprint of clients",
+      group: "Network",
+    },
+    ["self"],
+  ),
+  tlsCert: nonEmpty({
+    name: "tls-cert",
+    aliases: [],
+    value: "FILE",
+    about: "encrypt, with this certificate (PEM)",
+    group: "Network",
+  }),
+  tlsKey: nonEmpty({
+    name: "tls-key",
+    aliases: [],
+    value: "FILE",
+    about: "its key (PEM)",
     group: "Network",
   }),
   protocol: nonEmpty({
@@ -538,6 +598,18 @@ export const serveFlags = {
     },
     { min: 1, max: 512 },
   ),
+  memLimit: size({
+    name: "mem-limit",
+    aliases: [],
+    about: "memory that clients may have, all together (default: what is free)",
+    group: "Devices",
+  }),
+  clientMemLimit: size({
+    name: "client-mem-limit",
+    aliases: [],
+    about: "memory that each client may have (default: what is free)",
+    group: "Devices",
+  }),
   cache: toggle({
     name: "cache",
     aliases: ["-c"],
@@ -557,6 +629,32 @@ export const serveFlags = {
       "how large the cache may get; least recently used weights go (default: a tenth of the free disk)",
     group: "Cache",
   }),
+  metrics: nonEmpty({
+    name: "metrics",
+    aliases: [],
+    value: "[HOST:]PORT",
+    about:
+      "serve /metrics (Prometheus) and /healthz by HTTP there; a port alone is for this machine",
+    group: "Log",
+  }),
+  logFormat: choice(
+    {
+      name: "log-format",
+      aliases: [],
+      about: "how the log on stderr looks: for people, or a JSON object a line (default: pretty)",
+      group: "Log",
+    },
+    ["pretty", "json"],
+  ),
+  logLevel: choice(
+    {
+      name: "log-level",
+      aliases: [],
+      about: "least level of what is logged: debug, info, warning or error (default: info)",
+      group: "Log",
+    },
+    ["debug", "info", "warning", "error"],
+  ),
 }
 
 export const cacheFlags = {
@@ -617,7 +715,9 @@ export const commands = {
     notes: [
       "A client of llama.cpp hangs up when it is offered another version than its own, which it does not tell. It is offered the next older one each time it is started again, and what worked from then on, which is kept in ~/.local/state/ggml-rpc (or $XDG_STATE_HOME/ggml-rpc). --protocol and --listen settle it at once.",
       "GGML_RPC_DEBUG=1 logs every request. CUDA_VISIBLE_DEVICES and the like choose what is visible.",
-      "There is no authentication: whoever reaches the port can use and read the server.",
+      "Three levels. Open: whoever reaches the port from a private network (--allow: from elsewhere) uses it, clients of llama.cpp as well; for networks where you trust everybody.",
+      "Token (--token-file): only clients of ggml-rpc with the same file. It is never sent, but what follows is readable and can be changed on the way.",
+      "Token and TLS (--tls self, or --tls-cert and --tls-key): as well for networks that you do not trust.",
     ],
     examples: [
       "ggml-rpc serve --host 192.168.1.5 --port 50052 --cache",

@@ -15,10 +15,12 @@
  * Effect.runPromise(Effect.scoped(program))
  * ```
  */
+
 import type { GgufError } from "@ggml-rpc/gguf"
 import type { Endpoint } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import { closeAll, openTls, type TlsTrust, usesTls } from "./connection/tls.ts"
 import * as EngineHost from "./EngineHost.ts"
 import type { EngineDevice, EngineServer } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
@@ -33,6 +35,10 @@ export interface ClusterOptions {
   readonly endpoints: ReadonlyArray<Endpoint>
   /** Local devices by name; undefined: every local GPU. The local CPU always takes what is left. */
   readonly localDevices?: ReadonlyArray<string> | undefined
+  /** Whose certificates to trust: servers are spoken to by TLS then, but for those whose endpoint says otherwise. */
+  readonly tls?: TlsTrust | undefined
+  /** Secret that servers with a token are shown that this client has; it is told to none. */
+  readonly token?: string | undefined
   /** For connecting and for the first answer; 5000. */
   readonly connectTimeoutMs?: number
 }
@@ -68,11 +74,25 @@ export interface Cluster {
 /** Connects to all servers and starts the engine. */
 export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterError, Scope.Scope> =>
   Effect.gen(function* () {
-    const engine = yield* EngineHost.make
+    const connectTimeoutMs = options.connectTimeoutMs ?? 5000
+    const secured = yield* Effect.forEach(options.endpoints, (endpoint) =>
+      usesTls(endpoint, options.tls)
+        ? openTls(endpoint, options.tls ?? {}, connectTimeoutMs)
+        : Effect.succeed(undefined),
+    )
+    const descriptors = secured.filter((descriptor) => descriptor !== undefined)
+    const engine = yield* Effect.ensuring(
+      EngineHost.make(descriptors),
+      Effect.sync(() => closeAll(descriptors)),
+    )
     const { event: opened } = yield* engine.request({
       type: "open",
-      endpoints: options.endpoints,
-      connectTimeoutMs: options.connectTimeoutMs ?? 5000,
+      endpoints: options.endpoints.map((endpoint, index) => {
+        const at = descriptors.indexOf(secured[index] ?? -1)
+        return at < 0 ? endpoint : { ...endpoint, descriptor: EngineHost.FIRST_DESCRIPTOR + at }
+      }),
+      connectTimeoutMs,
+      ...(options.token === undefined ? {} : { token: options.token }),
       ...(options.localDevices === undefined ? {} : { localDevices: options.localDevices }),
     })
     const place: Place = { holder: undefined }

@@ -24,7 +24,7 @@ const withEngine = (
     connectTimeoutMs: BUSY_MS,
   } as const
   return Effect.runPromise(
-    Effect.scoped(Effect.flatMap(EngineHost.make, (engine) => work(engine, busy))),
+    Effect.scoped(Effect.flatMap(EngineHost.make(), (engine) => work(engine, busy))),
   ).finally(() => server.stop(true))
 }
 

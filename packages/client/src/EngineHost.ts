@@ -95,15 +95,23 @@ const KEPT_LINES = 20
 /** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
 const SETTLE_PATIENCE_MS = 5000
 
-/** Starts an engine process; closing the scope kills it, which closes its connections. */
-export const make: Effect.Effect<EngineHost, EngineStartError, Scope.Scope> = Effect.gen(
-  function* () {
+/** What the engine has the first of `descriptors` as; the others follow. Before it are those that every engine gets. */
+export const FIRST_DESCRIPTOR = 4
+
+/**
+ * Starts an engine process; closing the scope kills it, which closes its connections. It gets copies of `descriptors`:
+ * connections that it cannot make itself.
+ */
+export const make = (
+  descriptors: readonly number[] = [],
+): Effect.Effect<EngineHost, EngineStartError, Scope.Scope> =>
+  Effect.gen(function* () {
     const cancels = yield* Effect.acquireRelease(
       Effect.try({ try: () => new Cancels(), catch: startError }),
       (file) => Effect.sync(() => file.close()),
     )
     const session = yield* Effect.acquireRelease(
-      Effect.try({ try: () => new EngineSession(cancels), catch: startError }),
+      Effect.try({ try: () => new EngineSession(cancels, descriptors), catch: startError }),
       ({ worker }) =>
         Effect.promise(() => {
           // The engine may be inside a blocking call, where only SIGKILL reaches it.
@@ -137,8 +145,7 @@ export const make: Effect.Effect<EngineHost, EngineStartError, Scope.Scope> = Ef
         return () => session.cancel(job)
       },
     }
-  },
-)
+  })
 
 const startError = (cause: unknown): EngineStartError =>
   cause instanceof EngineStartError
@@ -194,14 +201,14 @@ class EngineSession {
   private readonly held: Array<Job> = []
   private ended: EngineEndedError | UnsupportedOpError | undefined
 
-  constructor(cancels: Cancels) {
+  constructor(cancels: Cancels, descriptors: readonly number[]) {
     this.cancels = cancels
     this.worker = new Worker<Numbered<EngineEvent>>(
       {
         module: "@ggml-rpc/client/engine",
         from: import.meta.dir,
         stdin: "pipe",
-        descriptors: [cancels.descriptor],
+        descriptors: [cancels.descriptor, ...descriptors],
         lastWordsCount: KEPT_LINES,
       },
       {

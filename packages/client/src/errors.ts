@@ -43,6 +43,29 @@ export class HandshakeError extends TaggedError("HandshakeError")<{
   }
 }
 
+/** A server does not let this client in, or is not believed to be the one that is meant. */
+export class AccessError extends TaggedError("AccessError")<{
+  readonly endpoint: string
+  readonly reason: "token-missing" | "token-wrong" | "server-unproven" | "no-tls" | "untrusted"
+  /** What was seen, for "untrusted". */
+  readonly detail: string
+}> {
+  override get message() {
+    const what = {
+      "token-missing":
+        "serves only who has its token: name the file that holds it with --token-file",
+      "token-wrong":
+        "has another token than this client: the file of --token-file must hold the same on both",
+      "server-unproven":
+        "asks for a token and has another one than this client, or is somebody else: the file of --token-file must hold the same on both",
+      "no-tls":
+        "does not speak TLS: start it with --tls, or write tcp:// before its address to speak to it without",
+      untrusted: `is not trusted: ${this.detail}. If 'ggml-rpc serve' printed that one there, give it to --tls-fingerprint`,
+    }[this.reason]
+    return `The server ${this.endpoint} ${what}.`
+  }
+}
+
 /** Devices of one server; a model can use 16 in all. More are no count, but noise. */
 const MAX_SERVER_DEVICES = 64
 
@@ -162,6 +185,7 @@ export class EngineRequestError extends TaggedError("EngineRequestError")<{
 }
 
 const classes = {
+  AccessError,
   ConnectError,
   EndpointError,
   EngineEndedError,

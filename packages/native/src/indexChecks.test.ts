@@ -1,7 +1,7 @@
 /** Indices that stop a graph right before the node that would use them; shim/ggml/index_checks.h. */
 
 import type { Pointer } from "bun:ffi"
-import { afterAll, describe, expect, test } from "bun:test"
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { asPointer, io } from "./io.ts"
 import { ggml, listDevices, loadBackends } from "./libggml.ts"
 import {
@@ -11,6 +11,9 @@ import {
   tensorRecord,
   tensorRecords,
 } from "./tensorRecord.ts"
+
+// Threads of ggml's wait for each other without sleeping: on a machine with other work, four take their time.
+setDefaultTimeout(60_000)
 
 /** ggml.h of v0.5.0. */
 const [f32, i32, i64] = [0, 26, 27]
@@ -109,7 +112,7 @@ describe.each(everyWay)("by %s, on %i threads", (_, threadCount, way) => {
     )
     const untouched = Array<number>(1024).fill(7)
     run.set(1, floats(...Array<number>(1024).fill(2)))
-    for (let round = 0; round < 20; round++) {
+    for (let round = 0; round < 8; round++) {
       for (const tensor of [4, 5]) run.set(tensor, floats(...untouched))
       run.set(2, integers(0, 1, 2, 4 + round))
       expect(run.compute()).toBe(BAD_INDEX)

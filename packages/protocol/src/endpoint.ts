@@ -4,6 +4,8 @@ export interface Endpoint {
   /** Name, IPv4 address, or IPv6 address without brackets. */
   readonly host: string
   readonly port: number
+  /** Whether it is spoken to in plain or over TLS; undefined: as the client is told otherwise. */
+  readonly transport?: "tcp" | "tls"
   /**
    * Operations of the ggml there (`GGML_OP_COUNT`). Only for servers of a version that several builds speak with other
    * numbers for their operations, and only to spare them the question.
@@ -45,21 +47,24 @@ export const parseEndpoint = (text: string): Endpoint => {
   const fail = (reason: string) => new EndpointError({ text, reason })
   const trimmed = text.trim()
   if (trimmed === "") throw fail("it is empty")
-  if (trimmed.includes("://")) throw fail("it is a URL")
-  const bracketed = trimmed.match(/^\[([^\]]*)\](.*)$/)
-  if (bracketed === null && (trimmed.match(/:/g)?.length ?? 0) > 1) {
+  const [, scheme, address = ""] = /^(?:([a-z][a-z0-9+.-]*):\/\/)?(.*)$/is.exec(trimmed) ?? []
+  if (scheme !== undefined && scheme !== "tcp" && scheme !== "tls") {
+    throw fail("it is a URL, of which only tcp:// and tls:// are known")
+  }
+  const bracketed = address.match(/^\[([^\]]*)\](.*)$/)
+  if (bracketed === null && (address.match(/:/g)?.length ?? 0) > 1) {
     throw fail("an IPv6 address needs brackets around it")
   }
-  const colon = trimmed.lastIndexOf(":")
-  const host = bracketed ? bracketed[1]! : colon < 0 ? trimmed : trimmed.slice(0, colon)
-  const rest = bracketed ? bracketed[2]! : colon < 0 ? "" : trimmed.slice(colon)
+  const colon = address.lastIndexOf(":")
+  const host = bracketed ? bracketed[1]! : colon < 0 ? address : address.slice(0, colon)
+  const rest = bracketed ? bracketed[2]! : colon < 0 ? "" : address.slice(colon)
   if (host === "") throw fail("the host is missing")
   if (!rest.startsWith(":") || rest === ":") throw fail("the port is missing")
   const port = rest.slice(1)
   if (!/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65535) {
     throw fail(`the port '${port}' is not a number from 1 to 65535`)
   }
-  return { host, port: Number(port) }
+  return { host, port: Number(port), ...(scheme === undefined ? {} : { transport: scheme }) }
 }
 
 /**

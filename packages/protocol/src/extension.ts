@@ -3,8 +3,8 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly } from "./codec/payload.ts"
-import type { ValueOf } from "./codec/record.ts"
+import { dataOnly, fixed } from "./codec/payload.ts"
+import { bytes, record, u8, type ValueOf } from "./codec/record.ts"
 import type { CommandSpec } from "./versions/spec.ts"
 
 /**
@@ -19,15 +19,19 @@ export const HelloExtension = {
   NO_CACHE: 0x10,
   /** On every device of the server a tensor takes just its own bytes: GET_ALLOC_SIZE tells nothing new. */
   PLAIN_SIZES: 0x20,
+  /** The server serves only who shows that it has its token, by `gateCommands`; then the connection begins anew with HELLO. */
+  TOKEN: 0x40,
 } as const
 
 /** Command ids of ours, from 128 on: upstream's count up from 0. A server that announced no level for one is never sent it. */
 export const ExtensionCommand = {
   DEVICE_SUPPORTS: 128,
+  CHALLENGE: 129,
+  PROVE: 130,
 } as const
 
 /** The extension commands by name. */
-export type ExtensionName = keyof typeof ExtensionCommand
+export type ExtensionName = Exclude<keyof typeof ExtensionCommand, GateName>
 
 /** A command of ours, the same with every version of the protocol. */
 export interface ExtensionSpec<Request, Response> extends CommandSpec<Request, Response> {
@@ -59,12 +63,51 @@ export const extensionCommands = {
   >
 }
 
-const names = new Map<number, ExtensionName>(
-  Object.entries(ExtensionCommand).map(([name, id]) => [id, name as ExtensionName]),
+/** Bytes of a nonce, and of a proof: HMAC-SHA256. */
+const SECRET_BYTES = 32
+
+const Challenge = record("Challenge", { nonce: bytes(SECRET_BYTES) })
+const ChallengeAnswer = record("ChallengeAnswer", {
+  nonce: bytes(SECRET_BYTES),
+  proof: bytes(SECRET_BYTES),
+})
+const Proof = record("Proof", { proof: bytes(SECRET_BYTES) })
+const ProofAnswer = record("ProofAnswer", { isRight: u8 })
+
+/**
+ * What a client and a server with a token ask each other between a first HELLO and the one that a session answers. Each
+ * proves that it has the token, which never crosses the wire: a proof is the HMAC-SHA256 of `proofText` under it.
+ */
+export const gateCommands = {
+  /** The client's nonce; the server answers with its own, and with its proof. */
+  CHALLENGE: { level: 2, request: fixed(Challenge), response: fixed(ChallengeAnswer) },
+  /** The client's proof; 1 when it is right. */
+  PROVE: { level: 2, request: fixed(Proof), response: fixed(ProofAnswer) },
+} as const
+
+/** The gate's commands by name. */
+export type GateName = keyof typeof gateCommands
+
+/** What the proof of a side is made of. The side is part of it, or one could send the other's proof back. */
+export const proofText = (
+  side: "client" | "server",
+  clientNonce: Uint8Array,
+  serverNonce: Uint8Array,
+): Uint8Array => {
+  const label = new TextEncoder().encode(`ggml-rpc token ${side} `)
+  const text = new Uint8Array(label.length + clientNonce.length + serverNonce.length)
+  text.set(label)
+  text.set(clientNonce, label.length)
+  text.set(serverNonce, label.length + clientNonce.length)
+  return text
+}
+
+const names = new Map<number, ExtensionName | GateName>(
+  Object.entries(ExtensionCommand).map(([name, id]) => [id, name as ExtensionName | GateName]),
 )
 
 /** `extensionName(128)` is `"DEVICE_SUPPORTS"`; an id without a name gives `undefined`. */
-export const extensionName = (id: number): ExtensionName | undefined => names.get(id)
+export const extensionName = (id: number): ExtensionName | GateName | undefined => names.get(id)
 
 /**
  * Name of the tensors in the graphs by which a client finds out how a server's build numbers operations: several builds take

@@ -8,7 +8,13 @@ import type { ValueOf } from "./codec/record.ts"
 import { writeU64FromNumber } from "./codec/u64.ts"
 import { commandName, describeCommand, type MessageId, type NameOf } from "./commands.ts"
 import { ProtocolError } from "./errors.ts"
-import { ExtensionCommand, type ExtensionName, extensionCommands } from "./extension.ts"
+import {
+  ExtensionCommand,
+  type ExtensionName,
+  extensionCommands,
+  type GateName,
+  gateCommands,
+} from "./extension.ts"
 import { newest } from "./versions/index.ts"
 import {
   type CommandSpec,
@@ -111,6 +117,27 @@ export const encodeExtensionRequest = <N extends ExtensionName>(
 ): Uint8Array<ArrayBuffer> =>
   requestFrame(ExtensionCommand[name], extensionCommands[name].request, value)
 
+/** A request of the gate, header included. */
+export const encodeGateRequest = <N extends GateName>(
+  name: N,
+  value: ValueOf<(typeof gateCommands)[N]["request"]>,
+): Uint8Array<ArrayBuffer> =>
+  requestFrame(ExtensionCommand[name], gateCommands[name].request as PayloadCodec<unknown>, value)
+
+/** The answer to one, header included. */
+export const encodeGateResponse = <N extends GateName>(
+  name: N,
+  value: ValueOf<(typeof gateCommands)[N]["response"]>,
+): Uint8Array<ArrayBuffer> =>
+  responseFrame(gateCommands[name].response as PayloadCodec<unknown>, value)
+
+/** The value of an answer's payload, without the header. */
+export const decodeGateResponse = <N extends GateName>(
+  name: N,
+  payload: Uint8Array,
+): ValueOf<(typeof gateCommands)[N]["response"]> =>
+  decodePayload(ExtensionCommand[name], gateCommands[name].response, payload) as never
+
 const requestFrame = <A>(
   command: number,
   codec: PayloadCodec<A>,
@@ -140,7 +167,10 @@ export const encodeResponse = <C extends MessageId>(
   value: ResponseOf<C>,
   spec: ProtocolSpec = newest,
 ): Uint8Array<ArrayBuffer> => {
-  const codec = responseCodec(command, spec)
+  return responseFrame(responseCodec(command, spec), value)
+}
+
+const responseFrame = <A>(codec: PayloadCodec<A>, value: A): Uint8Array<ArrayBuffer> => {
   const payloadSize = codec.sizeOf(value)
   const frame = new Uint8Array(RESPONSE_HEADER_SIZE_BYTES + payloadSize)
   const view = new DataView(frame.buffer)

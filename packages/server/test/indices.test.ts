@@ -11,7 +11,7 @@ const I64 = typeId("I64")
 let server: Awaited<ReturnType<typeof startServer>>
 
 beforeAll(async () => {
-  server = await startServer({ allowTraining: true })
+  server = await startServer({ allowTraining: true, addressLimits: false, logWindowMs: 0 })
 })
 
 afterAll(() => server.stop())

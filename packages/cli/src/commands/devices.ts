@@ -3,6 +3,7 @@ import {
   type Endpoint,
   formatEndpoint,
   formatVersion,
+  type ProbeOptions,
   probe,
   type ServerKind,
 } from "@ggml-rpc/client"
@@ -16,7 +17,7 @@ import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
-import { endpointsOf, prepareNative } from "./inputs.ts"
+import { accessOf, endpointsOf, prepareNative } from "./inputs.ts"
 
 interface ListedDevice {
   readonly name: string
@@ -36,9 +37,12 @@ export const devices = (values: FlagValues<typeof devicesFlags>) =>
   withJsonErrors(
     Effect.gen(function* () {
       const endpoints = yield* endpointsOf(values.rpc)
+      const access = yield* accessOf(values)
       yield* prepareNative
       // Servers first, numbered over all of them: the order of a split, and its names.
-      const probed = yield* Effect.forEach(endpoints, probeServer, { concurrency: "unbounded" })
+      const probed = yield* Effect.forEach(endpoints, (endpoint) => probeServer(endpoint, access), {
+        concurrency: "unbounded",
+      })
       const remote = probed.flatMap((server) => Either.getOrElse(server, () => []))
       const errors = probed.flatMap((server) => (Either.isLeft(server) ? [server.left] : []))
       const listed = [
@@ -60,9 +64,9 @@ export const devices = (values: FlagValues<typeof devicesFlags>) =>
   )
 
 /** A server's devices without names, or why there are none. */
-const probeServer = (endpoint: Endpoint) =>
+const probeServer = (endpoint: Endpoint, access: ProbeOptions) =>
   Effect.either(
-    Effect.map(probe(endpoint), ({ version, kind, devices: found }) =>
+    Effect.map(probe(endpoint, access), ({ version, kind, devices: found }) =>
       found.map((device) => ({
         place: formatEndpoint(endpoint),
         description: `${kind} ${formatVersion(version)}, device ${device.index}`,

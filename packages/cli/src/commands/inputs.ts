@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
+import { readCertificates, readToken } from "./secrets.ts"
 
 /** The one model of a command, by `-m` or by itself. */
 export const modelPath = (values: {
@@ -88,20 +89,50 @@ const withBuilds = (
     })
   })
 
+export interface AccessValues {
+  readonly tokenFile: string | undefined
+  readonly tlsFingerprint: ReadonlyArray<string> | undefined
+  readonly tlsCa: string | undefined
+}
+
+/** What servers are shown, and which ones are trusted. */
+export const accessOf = ({ tokenFile, tlsFingerprint, tlsCa }: AccessValues) =>
+  Effect.gen(function* () {
+    const token = tokenFile === undefined ? undefined : yield* readToken(tokenFile)
+    const wrong = tlsFingerprint?.find((text) => !/^([0-9a-f]{2}:?){32}$/i.test(text))
+    if (wrong !== undefined) {
+      return yield* Effect.fail(
+        new UsageError(
+          `--tls-fingerprint takes 64 hex digits, as 'serve --tls' prints, not '${wrong}'`,
+        ),
+      )
+    }
+    if (tlsFingerprint === undefined && tlsCa === undefined) return { token, tls: undefined }
+    const ca = tlsCa === undefined ? {} : { ca: yield* readCertificates(tlsCa) }
+    return { token, tls: { ...ca, ...(tlsFingerprint && { fingerprints: tlsFingerprint }) } }
+  })
+
 /** `--device none` means none, as in llama-cli. */
 const localDevicesOf = (
   device: ReadonlyArray<string> | undefined,
 ): ReadonlyArray<string> | undefined =>
   device?.length === 1 && device[0]!.toLowerCase() === "none" ? [] : device
 
-export const openCluster = (values: {
-  readonly rpc: string | undefined
-  readonly remoteBuild: string | undefined
-  readonly device: ReadonlyArray<string> | undefined
-}) =>
+export const openCluster = (
+  values: {
+    readonly rpc: string | undefined
+    readonly remoteBuild: string | undefined
+    readonly device: ReadonlyArray<string> | undefined
+  } & AccessValues,
+) =>
   Effect.gen(function* () {
     const endpoints = yield* withBuilds(yield* endpointsOf(values.rpc), values.remoteBuild)
-    const cluster = yield* Cluster.open({ endpoints, localDevices: localDevicesOf(values.device) })
+    const access = yield* accessOf(values)
+    const cluster = yield* Cluster.open({
+      endpoints,
+      ...access,
+      localDevices: localDevicesOf(values.device),
+    })
     for (const { warning } of cluster.servers) {
       if (warning !== undefined) noteLine(`warning: ${warning}`)
     }
@@ -110,7 +141,10 @@ export const openCluster = (values: {
 
 /** Flags that say how a model is split and computed, as the planner takes them. */
 export const planOptionsOf = (
-  values: Omit<FlagValues<typeof planFlags>, "rpc" | "remoteBuild" | "device" | "model" | "json">,
+  values: Omit<
+    FlagValues<typeof planFlags>,
+    "rpc" | "remoteBuild" | keyof AccessValues | "device" | "model" | "json"
+  >,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
   contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,

@@ -13,7 +13,13 @@ import * as Either from "effect/Either"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import { compareOutputs, spreadTokens } from "../compare.ts"
-import { OutputShapeError, ReportedError, TokenRangeError } from "../errors.ts"
+import {
+  type CertificateFileError,
+  OutputShapeError,
+  ReportedError,
+  type TokenFileError,
+  TokenRangeError,
+} from "../errors.ts"
 import type { FlagValues, verifyFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import type { UsageError } from "../UsageError.ts"
@@ -132,7 +138,7 @@ const evaluate = (
     ),
   )
 
-type OpenError = ClusterError | EndpointError | UsageError
+type OpenError = CertificateFileError | ClusterError | EndpointError | TokenFileError | UsageError
 
 /** A cluster that is opened anew after its engine or a connection died. */
 interface Reopening {

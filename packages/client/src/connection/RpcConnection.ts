@@ -15,7 +15,6 @@ import {
   Dialect,
   decodeResponse,
   describeCommand,
-  type Endpoint,
   encodeRequest,
   formatEndpoint,
   type MessageId,
@@ -25,10 +24,18 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import { type ClusterError, ConnectError, HandshakeError, ServerLostError } from "../errors.ts"
+import type { EngineEndpoint } from "../engine/messages.ts"
+import {
+  AccessError,
+  type ClusterError,
+  ConnectError,
+  HandshakeError,
+  ServerLostError,
+} from "../errors.ts"
 import { AnswerQueue, NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
+import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
@@ -81,10 +88,14 @@ export class RpcConnection {
   /** How long an answer may take, all of it; undefined while a computation may lie before it. */
   private patienceMs: number | undefined
 
-  private readonly address: Endpoint
+  private readonly address: EngineEndpoint
 
-  constructor(address: Endpoint) {
+  private readonly token: string | undefined
+
+  /** `token`: what a server that asks for one is shown. */
+  constructor(address: EngineEndpoint, token?: string) {
     this.address = address
+    this.token = token
     this.endpoint = formatEndpoint(address)
   }
 
@@ -95,6 +106,13 @@ export class RpcConnection {
    */
   open(timeoutMs: number): void {
     try {
+      const { descriptor } = this.address
+      if (descriptor !== undefined) {
+        // Behind it is a server of ours: others cannot be reached so.
+        this.use(descriptor, timeoutMs)
+        if (this.hello(helloForms[0]!, timeoutMs)) return
+        throw new HandshakeError({ endpoint: this.endpoint, reason: "closed", detail: "" })
+      }
       for (const form of helloForms) {
         this.connect(timeoutMs)
         if (this.hello(form, timeoutMs)) return
@@ -110,6 +128,10 @@ export class RpcConnection {
   private connect(timeoutMs: number): void {
     const fd = io().io_connect(cString(this.address.host), this.address.port, timeoutMs)
     if (fd < 0) throw connectError(this.endpoint, fd)
+    this.use(fd, timeoutMs)
+  }
+
+  private use(fd: number, timeoutMs: number): void {
     this.fd = fd
     this.patienceMs = timeoutMs
     io().io_tune_socket(fd, KEEPALIVE_S)
@@ -135,12 +157,41 @@ export class RpcConnection {
     }
     const greeting = readHello(this.endpoint, form, this.answer.subarray(0, form.answerBytes))
     if (greeting instanceof HandshakeError) throw greeting
+    if (greeting.asksToken) {
+      this.showToken(timeoutMs)
+      return this.hello(form, timeoutMs)
+    }
     this.dialect = greeting.dialect
     this.kind = greeting.kind
     this.level = greeting.level
     this.lacksCache = greeting.lacksCache
     this.hasPlainSizes = greeting.hasPlainSizes
     return true
+  }
+
+  private showToken(timeoutMs: number): void {
+    const { endpoint, token } = this
+    if (token === undefined)
+      throw new AccessError({ endpoint, reason: "token-missing", detail: "" })
+    const proof = new TokenProof(endpoint, token)
+    const proving = proof.prove(this.askGate(proof.challenge(), CHALLENGE_ANSWER_BYTES, timeoutMs))
+    if (proving instanceof AccessError) throw proving
+    const wrong = proof.check(this.askGate(proving, PROVE_ANSWER_BYTES, timeoutMs))
+    if (wrong !== undefined) throw wrong
+  }
+
+  private askGate(
+    request: Uint8Array<ArrayBuffer>,
+    answerBytes: number,
+    timeoutMs: number,
+  ): Uint8Array {
+    io().io_send(this.fd, request, request.length)
+    const result = this.receiveSoon(answerBytes, timeoutMs)
+    if (result === errno.again) throw this.busyError(timeoutMs)
+    if (result < 0) {
+      throw new HandshakeError({ endpoint: this.endpoint, reason: "closed", detail: "" })
+    }
+    return this.answer.subarray(0, answerBytes)
   }
 
   /**

@@ -16,8 +16,17 @@ import {
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { ConnectError, deviceCountError, HandshakeError, ServerLostError } from "../errors.ts"
+import {
+  AccessError,
+  ConnectError,
+  deviceCountError,
+  HandshakeError,
+  ServerLostError,
+} from "../errors.ts"
+import { connectReason } from "./connectReason.ts"
 import { type Greeting, type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
+import { connectTls, type TlsEvents, type TlsTrust, usesTls } from "./tls.ts"
+import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
 export interface ProbedDevice {
   readonly index: number
@@ -33,7 +42,7 @@ export interface ProbedServer {
   readonly devices: ReadonlyArray<ProbedDevice>
 }
 
-export type ProbeError = ConnectError | HandshakeError | ServerLostError
+export type ProbeError = AccessError | ConnectError | HandshakeError | ServerLostError
 
 /** Bytes as they come, handed out in exact sizes. */
 class Inbox {
@@ -70,14 +79,6 @@ class Inbox {
 }
 
 type Socket = Awaited<ReturnType<typeof Bun.connect>>
-
-const connectReason = (error: unknown): ConnectError["reason"] => {
-  const code = (error as { readonly code?: string }).code ?? ""
-  if (code === "ECONNREFUSED") return "refused"
-  if (code === "ETIMEDOUT") return "timeout"
-  if (code === "EHOSTUNREACH" || code === "ENETUNREACH") return "unreachable"
-  return /NOTFOUND|NODATA|EAI_|DNS/.test(code) ? "unresolved" : "other"
-}
 
 /** A connection that comes too late, when nobody waits for it any more, is closed. */
 const opened = (endpoint: Endpoint, inbox: Inbox): Effect.Effect<Socket, ConnectError> =>
@@ -137,7 +138,7 @@ const cutShort = { problem: "it closed the connection in the middle of an answer
 /** A connection to a server, and how long it may take to answer. */
 interface Line {
   readonly endpoint: string
-  readonly socket: Socket
+  readonly socket: { readonly write: (bytes: Uint8Array) => number }
   readonly inbox: Inbox
   readonly timeoutMs: number
 }
@@ -196,16 +197,42 @@ const ask = <C extends MessageId>(
           ),
   )
 
-/** A connection past HELLO; undefined when the server hung up on this form of it. */
-const greet = (
-  endpoint: Endpoint,
-  form: HelloForm,
-  timeoutMs: number,
-): Effect.Effect<readonly [Line, Greeting] | undefined, ProbeError, Scope.Scope> =>
+/** One question of the token's proof. */
+const askGate = (line: Line, request: Uint8Array, sizeBytes: number) =>
+  Effect.flatMap(answerOf(line, request, sizeBytes), (answer) =>
+    "payload" in answer
+      ? Effect.succeed(answer.payload)
+      : Effect.fail(
+          new HandshakeError({ endpoint: line.endpoint, reason: "closed", detail: answer.problem }),
+        ),
+  )
+
+const showToken = (line: Line, token: string | undefined): Effect.Effect<void, ProbeError> =>
   Effect.gen(function* () {
-    const inbox = new Inbox()
-    const socket = yield* connect(endpoint, inbox, timeoutMs)
-    const line: Line = { endpoint: formatEndpoint(endpoint), socket, inbox, timeoutMs }
+    const { endpoint } = line
+    if (token === undefined) {
+      return yield* Effect.fail(new AccessError({ endpoint, reason: "token-missing", detail: "" }))
+    }
+    const proof = new TokenProof(endpoint, token)
+    const proving = proof.prove(yield* askGate(line, proof.challenge(), CHALLENGE_ANSWER_BYTES))
+    if (proving instanceof AccessError) return yield* Effect.fail(proving)
+    const wrong = proof.check(yield* askGate(line, proving, PROVE_ANSWER_BYTES))
+    if (wrong !== undefined) return yield* Effect.fail(wrong)
+  })
+
+const eventsOf = (inbox: Inbox): TlsEvents => ({
+  data: (bytes) => inbox.push(bytes),
+  drain: () => {},
+  end: () => inbox.close(),
+})
+
+/** What HELLO says; undefined when the server hung up on this form of it. */
+const sayHello = (
+  line: Line,
+  form: HelloForm,
+  token: string | undefined,
+): Effect.Effect<Greeting | undefined, ProbeError> =>
+  Effect.gen(function* () {
     const answer = yield* answerOf(line, form.request, form.answerBytes)
     if ("problem" in answer) {
       if (answer === closed) return undefined
@@ -214,21 +241,37 @@ const greet = (
     }
     const greeting = readHello(line.endpoint, form, answer.payload)
     if (greeting instanceof HandshakeError) return yield* Effect.fail(greeting)
-    return [line, greeting] as const
+    if (!greeting.asksToken) return greeting
+    yield* showToken(line, token)
+    return yield* sayHello(line, form, token)
   })
 
-/** What a server is and what its devices have free now. `timeoutMs` bounds connecting and each answer. */
+export interface ProbeOptions {
+  /** For connecting, and for each answer; 5000. */
+  readonly timeoutMs?: number
+  /** What a server that asks for one is shown. */
+  readonly token?: string | undefined
+  /** As `ClusterOptions.tls`. */
+  readonly tls?: TlsTrust | undefined
+}
+
+/** What a server is and what its devices have free now. */
 export const probe = (
   endpoint: Endpoint,
-  timeoutMs = 5000,
+  { timeoutMs = 5000, token, tls }: ProbeOptions = {},
 ): Effect.Effect<ProbedServer, ProbeError> =>
   Effect.scoped(
     Effect.gen(function* () {
-      for (const form of helloForms) {
-        const greeted = yield* greet(endpoint, form, timeoutMs)
-        if (greeted !== undefined) return yield* describe(...greeted)
-      }
       const name = formatEndpoint(endpoint)
+      for (const form of helloForms) {
+        const inbox = new Inbox()
+        const socket = usesTls(endpoint, tls)
+          ? yield* connectTls(endpoint, tls ?? {}, timeoutMs, eventsOf(inbox))
+          : yield* connect(endpoint, inbox, timeoutMs)
+        const line: Line = { endpoint: name, socket, inbox, timeoutMs }
+        const greeting = yield* sayHello(line, form, token)
+        if (greeting !== undefined) return yield* describe(line, greeting)
+      }
       return yield* Effect.fail(
         new HandshakeError({ endpoint: name, reason: "closed", detail: "" }),
       )

@@ -11,7 +11,7 @@ import {
   type ModelContext,
   ModelLoadError,
 } from "@ggml-rpc/native/bindings/llama"
-import { type Endpoint, formatVersion } from "@ggml-rpc/protocol"
+import { formatVersion } from "@ggml-rpc/protocol"
 import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
@@ -19,6 +19,7 @@ import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
 import type {
   EngineContextOptions,
   EngineDevice,
+  EngineEndpoint,
   EngineServer,
   MeasuredRow,
   Placement,
@@ -68,8 +69,8 @@ export class Engine {
     }
   }
 
-  connect(endpoints: ReadonlyArray<Endpoint>, timeoutMs: number): void {
-    const connections = endpoints.map((endpoint) => new RpcConnection(endpoint))
+  connect(endpoints: ReadonlyArray<EngineEndpoint>, timeoutMs: number, token?: string): void {
+    const connections = endpoints.map((endpoint) => new RpcConnection(endpoint, token))
     for (const [index, connection] of connections.entries()) {
       connection.open(timeoutMs)
       const warning = chooseNumbering(connection, endpoints[index]!.operationCount)

@@ -53,13 +53,20 @@ export interface EngineContextOptions {
   readonly wholeBatch: boolean
 }
 
+/** A server, and where the host has connected to it already, the descriptor that this process was given for that. */
+export interface EngineEndpoint extends Endpoint {
+  readonly descriptor?: number
+}
+
 /** A request with its id, or an event with that of the request it belongs to: 1, 2, … */
 export type Numbered<T> = T & { readonly id: number }
 
 export type EngineRequest =
   | {
       readonly type: "open"
-      readonly endpoints: ReadonlyArray<Endpoint>
+      readonly endpoints: ReadonlyArray<EngineEndpoint>
+      /** What servers that ask for one are shown. */
+      readonly token?: string
       readonly connectTimeoutMs: number
       /** Names of local devices; undefined: every GPU; the CPU needs no naming. */
       readonly localDevices?: ReadonlyArray<string>

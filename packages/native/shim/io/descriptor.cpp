@@ -26,6 +26,27 @@ API int io_close(int fd) {
     return close(fd) == 0 ? 0 : -errno;
 }
 
+// Keeps other processes out of a file that this one shares with them, until io_unlock or its end; waits for the one that is in.
+// Threads of one process are not kept apart.
+API int io_lock(int fd) {
+    struct flock whole{};
+    whole.l_type   = F_WRLCK;
+    whole.l_whence = SEEK_SET;
+    while (fcntl(fd, F_SETLKW, &whole) < 0) {
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+API int io_unlock(int fd) {
+    struct flock whole{};
+    whole.l_type   = F_UNLCK;
+    whole.l_whence = SEEK_SET;
+    return fcntl(fd, F_SETLK, &whole) < 0 ? -errno : 0;
+}
+
 API int io_duplicate(int fd) {
     const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     return copy < 0 ? -errno : copy;

@@ -1,3 +1,4 @@
+import { io, Pump, type PumpedSocket } from "@ggml-rpc/native/bindings"
 import { formatEndpoint, type ProtocolSpec } from "@ggml-rpc/protocol"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import type { Greeting, Verdict } from "./Greeting.ts"
@@ -24,12 +25,12 @@ export interface Admitted extends Peer {
 }
 
 /** An accepted connection, as `Bun.listen` has it. */
-export interface AcceptedSocket {
+export interface AcceptedSocket extends PumpedSocket {
   readonly remoteAddress: string
   readonly remotePort: number
   /** Ends this process's copy of the connection, and not the connection where another process has one. */
   close(): void
-  data: Handshake | undefined
+  data: Handshake | Pump | undefined
 }
 
 export interface AdmissionOptions {
@@ -42,8 +43,8 @@ export interface AdmissionOptions {
   readonly check?: (peer: Peer) => string | undefined
   /** What has to be said on a new connection. */
   readonly greet: (peer: Peer) => Greeting
-  /** The descriptor that a session gets of a connection: its own, or one end of a pair through which the front passes it on. */
-  readonly descriptorOf: (socket: AcceptedSocket) => number
+  /** A connection's own descriptor, which a session gets; undefined where the front has to pass its bytes on. */
+  readonly descriptorOf: ((socket: AcceptedSocket) => number) | undefined
   readonly onAdmitted: (admitted: Admitted) => void
   readonly onEvent: ClientEventSink
 }
@@ -56,6 +57,9 @@ interface Handshake extends Peer {
   readonly openedAt: number
 }
 
+const NO_TLS =
+  "speaks no TLS, or does not trust this server's certificate: clients of ggml-rpc have --tls-fingerprint and --tls-ca"
+
 /**
  * Lets connections in: each has one deadline to say HELLO, and takes neither a process nor a client's place before. Where too
  * many keep silent the oldest give way, so that one that speaks always gets through.
@@ -64,6 +68,8 @@ export class Admission {
   readonly #options: AdmissionOptions
   /** Oldest first. */
   readonly #handshakes = new Set<Handshake>()
+  /** What passes the bytes of connections that sessions have. */
+  readonly #pumps = new Set<Pump>()
   readonly #countByAddress = new Map<string, number>()
 
   constructor(options: AdmissionOptions) {
@@ -80,6 +86,11 @@ export class Admission {
     return {
       open: (socket: AcceptedSocket) => this.#open(socket),
       data: (socket: AcceptedSocket, bytes: Uint8Array) => this.#receive(socket, bytes, pinned),
+      handshake: (socket: AcceptedSocket, isDone: boolean) => this.#secured(socket, isDone),
+      drain: ({ data }: AcceptedSocket) => {
+        if (data instanceof Pump) data.drain()
+      },
+      end: (socket: AcceptedSocket) => this.#lose(socket, "closed before HELLO"),
       close: (socket: AcceptedSocket) => this.#lose(socket, "closed before HELLO"),
       error: (socket: AcceptedSocket, error: Error) => this.#lose(socket, error.message),
     }
@@ -116,8 +127,14 @@ export class Admission {
   #receive(socket: AcceptedSocket, bytes: Uint8Array, pinned: ProtocolSpec | undefined): void {
     const handshake = socket.data
     if (handshake === undefined) return
+    if (handshake instanceof Pump) {
+      handshake.receive(bytes)
+      return
+    }
     const verdict: Verdict = handshake.greeting.receive(bytes)
     if (verdict === "more") return
+    if (verdict.kind !== "admitted" && verdict.answer !== undefined) socket.write(verdict.answer)
+    if (verdict.kind === "answer") return
     if (verdict.kind === "refused") {
       this.#drop(handshake, verdict.reason, "refused")
       return
@@ -125,13 +142,33 @@ export class Admission {
     this.#forget(handshake)
     const { client, host, address } = handshake
     const { early, helloBytes } = verdict
-    const fd = this.#options.descriptorOf(socket)
-    this.#options.onAdmitted({ client, host, address, fd, early, helloBytes, pinned })
-    socket.close()
+    const { descriptorOf, onAdmitted } = this.#options
+    const admitted = { client, host, address, early, helloBytes, pinned }
+    if (descriptorOf !== undefined) {
+      onAdmitted({ ...admitted, fd: descriptorOf(socket) })
+      socket.close()
+      return
+    }
+    const pump = new Pump(socket)
+    socket.data = pump
+    this.#pumps.add(pump)
+    onAdmitted({ ...admitted, fd: pump.far })
+    io().io_close(pump.far)
+  }
+
+  #secured(socket: AcceptedSocket, isDone: boolean): void {
+    if (isDone || socket.data === undefined || socket.data instanceof Pump) return
+    this.#drop(socket.data, NO_TLS, "refused")
   }
 
   #lose(socket: AcceptedSocket, reason: string): void {
-    if (socket.data !== undefined) this.#drop(socket.data, reason, "left")
+    if (socket.data instanceof Pump) {
+      this.#pumps.delete(socket.data)
+      socket.data.end()
+    }
+    if (socket.data === undefined || socket.data instanceof Pump) return
+    const { lacks } = socket.data.greeting
+    this.#drop(socket.data, lacks ?? reason, lacks === undefined ? "left" : "refused")
   }
 
   #drop(handshake: Handshake, reason: string, kind: "left" | "refused"): void {
@@ -176,6 +213,7 @@ export class Admission {
 
   /** Closes what has not got through. */
   close(): void {
+    for (const pump of this.#pumps) pump.close()
     for (const handshake of this.#handshakes) {
       this.#forget(handshake)
       handshake.socket.close()

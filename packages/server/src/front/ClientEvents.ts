@@ -63,4 +63,4 @@ const describe = (event: ClientEvent): string => {
 export const logEvents =
   (log: LogSink): ClientEventSink =>
   (event) =>
-    log({ level: levels[event.kind], message: describe(event), address: event.address })
+    log({ level: levels[event.kind], message: describe(event), address: event.address, event })

@@ -7,13 +7,17 @@ export type Verdict =
   | "more"
   /** A session may have it, with what was read; `helloBytes` are those of HELLO's payload. */
   | { readonly kind: "admitted"; readonly early: Uint8Array; readonly helloBytes: number }
-  /** It is closed; the reason is a clause for the log. */
-  | { readonly kind: "refused"; readonly reason: string }
+  /** It gets an answer, and has to say more. */
+  | { readonly kind: "answer"; readonly answer: Uint8Array }
+  /** It is closed, after an answer where there is one; the reason is a clause for the log. */
+  | { readonly kind: "refused"; readonly reason: string; readonly answer?: Uint8Array }
 
 /** Reads what a connection says before a session may have it. */
 export interface Greeting {
   /** Takes what came. Not called again after a verdict but "more". */
   readonly receive: (bytes: Uint8Array) => Verdict
+  /** Why a client that leaves now should not have come; undefined when nothing is to be said of it. */
+  readonly lacks?: string | undefined
 }
 
 const noBytes = new Uint8Array(0)

@@ -20,14 +20,14 @@ import {
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
-import { removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
+import { listEntries, removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
 import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
 import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
 import { AllowList, privateRanges } from "./AllowList.ts"
-import { logEvents } from "./ClientEvents.ts"
+import { type ClientEvent, logEvents } from "./ClientEvents.ts"
 import {
   type DescriptorShares,
   descriptorLimit,
@@ -43,10 +43,14 @@ import {
   UnknownProtocolError,
 } from "./errors.ts"
 import { HelloGreeting } from "./Greeting.ts"
+import type { TlsIdentity } from "./identity.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
+import { Metrics } from "./Metrics.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
+import { type MetricsAddress, serveMetrics } from "./serveMetrics.ts"
+import { TokenGreeting } from "./TokenGreeting.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
 export interface ServeOptions {
@@ -63,15 +67,28 @@ export interface ServeOptions {
   readonly listen?: readonly { readonly port: number; readonly protocol: string }[]
   /** File that keeps which version suits the clients of an address. Default: it is forgotten with the server. */
   readonly versionsFile?: string
+  /** Where `/metrics`, for Prometheus, and `/healthz` are served by HTTP. Default: nowhere. */
+  readonly metrics?: MetricsAddress
   /**
    * Whose connections are taken: addresses and networks such as `192.168.0.0/16`. Default: everybody's where `host` is an
    * address of this machine alone, else those of `privateRanges`.
    */
   readonly allow?: readonly string[]
+  /** Certificate and key, PEM: all connections are encrypted then, which clients of llama.cpp cannot. Default: none is. */
+  readonly tls?: TlsIdentity
+  /**
+   * What clients must have: a secret that they show without telling it. Clients of llama.cpp cannot, and are refused. Default:
+   * none is asked for.
+   */
+  readonly token?: string
   /** Names of the devices to serve, in this order; a name may repeat. Default: all accelerators, else one CPU. */
   readonly devices?: readonly string[]
   /** Threads per session for computing on the CPU. Default: half the cores, at least 1. */
   readonly threadCount?: number
+  /** Memory of all devices that clients may have, together. Default: what is free. */
+  readonly memoryLimitBytes?: number
+  /** The same for each client. */
+  readonly clientMemoryLimitBytes?: number
   /** Keep weights on disk, in the folder that upstream's rpc-server uses. Default false. */
   readonly cache?: boolean
   /** Keep them in this folder instead; implies `cache`. */
@@ -141,6 +158,8 @@ export interface RunningServer {
   /** What keeps a session process that a client has taken over from the rest of this machine, in words. */
   readonly sandbox: string
   readonly cacheLimitBytes: number | undefined
+  /** `host:port` of the metrics. */
+  readonly metricsEndpoint: string | undefined
   /** Clients that are connected now. */
   readonly clientCount: () => number
   /** Ids of the session processes now, waiting ones included. */
@@ -200,6 +219,10 @@ export const serve = (
       directMemory: options.directMemory ?? true,
       sandbox: options.sandbox ?? true,
       allowTraining: options.allowTraining ?? false,
+      memoryLimits: {
+        ...(options.memoryLimitBytes && { serverBytes: options.memoryLimitBytes }),
+        ...(options.clientMemoryLimitBytes && { clientBytes: options.clientMemoryLimitBytes }),
+      },
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
@@ -207,7 +230,12 @@ export const serve = (
     }
     const ledger = yield* namelessFile("wx+")
     const verified = yield* namelessFile("ax+")
-    const onEvent = logEvents(log)
+    const metrics = new Metrics()
+    const logEvent = logEvents(log)
+    const onEvent = (event: ClientEvent): void => {
+      metrics.noteClient(event)
+      logEvent(event)
+    }
     const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
     const pool = yield* Effect.acquireRelease(
       Effect.sync(
@@ -218,6 +246,7 @@ export const serve = (
             spareCount: options.spareCount ?? 1,
             log,
             onEvent,
+            onStats: (event) => metrics.noteStats(event),
             shared: [ledger, verified],
             limits: (options.addressLimits ?? true) ? addressRates : undefined,
             ...rememberedVersions(options.versionsFile, log),
@@ -227,6 +256,7 @@ export const serve = (
     )
     const { devices, sandbox } = yield* startPool(pool)
     const host = options.host ?? "127.0.0.1"
+    const { token } = options
     const allow = yield* AllowList.of(
       options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
     )
@@ -239,17 +269,31 @@ export const serve = (
             maxHandshakesPerAddress: Math.min(MAX_HANDSHAKES_PER_ADDRESS, shares.handshakes),
             check: ({ host, address }) =>
               allow.has(host) ? pool.fullnessFor(address) : NOT_ALLOWED,
-            greet: () => new HelloGreeting(),
-            descriptorOf: ownDescriptor,
+            greet: () => (token === undefined ? new HelloGreeting() : new TokenGreeting(token)),
+            descriptorOf: options.tls === undefined ? ownDescriptor : undefined,
             onAdmitted: (connection) => pool.assign(connection),
             onEvent,
           }),
       ),
       (made) => Effect.sync(() => made.close()),
     )
-    const port = yield* listen(host, options.port ?? DEFAULT_PORT, admission, protocol)
+    const port = yield* listen(host, options.port ?? DEFAULT_PORT, admission, {
+      pinned: protocol,
+      tls: options.tls,
+    })
+    const metricsText = (): string =>
+      metrics.text(
+        {
+          clientCount: pool.clientCount,
+          handshakeCount: admission.handshakeCount,
+          processCount: pool.processIds.length,
+          cache: cache && listEntries(cache.folder),
+        },
+        devices,
+      )
+    const metricsEndpoint = options.metrics && (yield* serveMetrics(options.metrics, metricsText))
     const pinned = yield* Effect.forEach(ports, ({ port, protocol, spec }) =>
-      Effect.map(listen(host, port, admission, spec), (found) => ({
+      Effect.map(listen(host, port, admission, { pinned: spec, tls: options.tls }), (found) => ({
         endpoint: formatEndpoint({ host, port: found }),
         protocol,
       })),
@@ -257,7 +301,7 @@ export const serve = (
     if (!isLoopback(host)) {
       log({
         level: "warning",
-        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: the protocol has no passwords and no encryption, so anyone there can use this server`,
+        message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: ${token === undefined ? "no token is asked for (--token-file), so anyone there can use this server, and nothing is encrypted" : "nothing is encrypted, so whoever is on the way can read and change what is sent"}`,
       })
     }
     return {
@@ -271,6 +315,7 @@ export const serve = (
       cacheDir: cache?.folder,
       cacheLimitBytes: cache?.limitBytes,
       sandbox,
+      metricsEndpoint,
       clientCount: () => pool.clientCount,
       processIds: () => pool.processIds,
     }

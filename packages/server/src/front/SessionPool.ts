@@ -1,6 +1,12 @@
 import { availableParallelism } from "node:os"
 import { io } from "@ggml-rpc/native/bindings"
-import type { ClosedEvent, DeviceReport, SessionConfig, SessionEvent } from "../session/events.ts"
+import type {
+  ClosedEvent,
+  DeviceReport,
+  SessionConfig,
+  SessionEvent,
+  StatsEvent,
+} from "../session/events.ts"
 import { firstOffer, type Offer } from "../session/offer.ts"
 import { AddressCosts, type AddressRates } from "./AddressCosts.ts"
 import type { Admitted } from "./Admission.ts"
@@ -18,6 +24,7 @@ export interface PoolOptions extends ClientVersionsOptions {
   /** Session processes that wait for a client. */
   readonly spareCount: number
   readonly onEvent: ClientEventSink
+  readonly onStats?: (event: StatsEvent) => void
   /** Descriptors of the files that session processes share, in the order they expect. */
   readonly shared: readonly number[]
   /** What clients of one address may cost; absent: anything. */
@@ -387,6 +394,9 @@ export class SessionPool {
       case "linked":
       case "unlinked":
         this.#news.link({ client: nameOf(member), address: member.address }, event)
+        return
+      case "stats":
+        this.#options.onStats?.(event)
         return
       case "uncached":
         this.#news.uncached(event.reason)

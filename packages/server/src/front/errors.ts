@@ -24,6 +24,18 @@ export class ListenError extends Data.TaggedError("ListenError")<{
   }
 }
 
+/** A certificate or its key is of no use. */
+export class TlsIdentityError extends Data.TaggedError("TlsIdentityError")<{
+  /** The files. */
+  readonly place: string
+  readonly cause: unknown
+}> {
+  override get message() {
+    const reason = this.cause instanceof Error ? this.cause.message : String(this.cause)
+    return `The certificate in ${this.place} cannot be used: ${reason}. --tls-cert and --tls-key take PEM files; --tls self makes a certificate.`
+  }
+}
+
 /** A text that should be a range of addresses. */
 export class AllowListError extends Data.TaggedError("AllowListError")<{
   readonly range: string
@@ -99,5 +111,6 @@ export type ServeError =
   | UnknownDeviceError
   | SessionStartError
   | AllowListError
+  | TlsIdentityError
   | CacheFolderError
   | SharedFileError

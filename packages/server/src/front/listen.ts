@@ -3,13 +3,20 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { AcceptedSocket, Admission } from "./Admission.ts"
 import { ListenError, PortInUseError } from "./errors.ts"
+import type { TlsIdentity } from "./identity.ts"
+
+export interface ListenOptions {
+  readonly pinned?: ProtocolSpec | undefined
+  /** A certificate and its key, PEM. */
+  readonly tls?: TlsIdentity | undefined
+}
 
 /** Listens, and gives every connection to `admission`, to be served in `pinned` if that is given; returns the port. */
 export const listen = (
   host: string,
   port: number,
   admission: Admission,
-  pinned?: ProtocolSpec,
+  { pinned, tls }: ListenOptions = {},
 ): Effect.Effect<number, PortInUseError | ListenError, Scope.Scope> =>
   Effect.map(
     Effect.acquireRelease(
@@ -19,6 +26,7 @@ export const listen = (
             hostname: host,
             port,
             socket: admission.handlers(pinned),
+            ...(tls === undefined ? {} : { tls }),
           }),
         catch: (cause) => listenError(formatEndpoint({ host, port }), cause),
       }),
@@ -37,7 +45,8 @@ const listenReasons: Readonly<Record<string, string>> = {
   EACCES: "this needs privileges",
 }
 
-const listenError = (endpoint: string, cause: unknown): PortInUseError | ListenError => {
+/** Why a port cannot be listened on. */
+export const listenError = (endpoint: string, cause: unknown): PortInUseError | ListenError => {
   const code = String((cause as { readonly code?: unknown } | null)?.code ?? "")
   if (code === "EADDRINUSE") return new PortInUseError({ endpoint })
   const said = cause instanceof Error ? cause.message : String(cause)

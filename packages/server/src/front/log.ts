@@ -1,3 +1,5 @@
+import type { ClientEvent } from "./ClientEvents.ts"
+
 export type LogLevel = "debug" | "info" | "warning" | "error"
 
 /** One line of the server's log; `message` has no line break. */
@@ -6,6 +8,8 @@ export interface LogEntry {
   readonly message: string
   /** Of the client that it is about, as limits count it: lines that differ in numbers alone are of one kind then. */
   readonly address?: string
+  /** What happened to that client, where the line is about one event. */
+  readonly event?: ClientEvent
 }
 
 /** Takes the server's log. Must not throw. */

@@ -6,6 +6,9 @@ import { choose, hasCaps } from "./offer.ts"
 import { type SessionOptions, SessionState } from "./SessionState.ts"
 import { spokenOf } from "./spoken.ts"
 
+/** While a client works, what it does is told this often. */
+const STATS_INTERVAL_MS = 5000
+
 /** Serves clients one after another; `serve` handles one connection from HELLO to its end. */
 export class Session {
   readonly #options: SessionOptions
@@ -14,6 +17,7 @@ export class Session {
   helloBytes: number | undefined
   /** Whether the client went on after HELLO, so that the version suits it. */
   hasAsked = false
+  #toldMs = performance.now()
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -46,8 +50,14 @@ export class Session {
     answerHello(state)
     wire.next()
     this.hasAsked = true
+    const { stats } = wire
     for (;;) {
+      const { command } = wire
+      const startedMs = performance.now()
       this.#handle(state)
+      const endedMs = performance.now()
+      stats.note(command, endedMs - startedMs)
+      if (endedMs - this.#toldMs > STATS_INTERVAL_MS) this.tellStats(endedMs)
       wire.next()
     }
   }
@@ -64,6 +74,12 @@ export class Session {
   /** Sends the answers that wait, as far as the client still takes them. */
   flush(): void {
     this.#state.wire.flush()
+  }
+
+  /** Tells what was counted since the last time. */
+  tellStats(nowMs = performance.now()): void {
+    this.#toldMs = nowMs
+    this.#options.onStats?.({ event: "stats", ...this.#state.wire.stats.take() })
   }
 
   /** The command that was being handled, for a log line. */

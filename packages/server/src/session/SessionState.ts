@@ -3,7 +3,7 @@ import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
 import { ComputeError, refuse } from "./errors.ts"
-import type { LinkEvent } from "./events.ts"
+import type { LinkEvent, StatsEvent } from "./events.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
 import { StoredGraphs } from "./graph/StoredGraphs.ts"
 import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
@@ -13,6 +13,7 @@ import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
 import { HostMemory } from "./memory/HostMemory.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
+import { type MemoryLimits, MemoryQuota } from "./memory/MemoryQuota.ts"
 import { newestSpoken, type Spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
 
@@ -24,6 +25,7 @@ export interface SessionOptions {
   readonly cache: Cache | undefined
   /** What this server's sessions promised to their clients. */
   readonly ledger: Ledger
+  readonly memoryLimits?: MemoryLimits
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
   /** Whether operations that only training uses are run. */
@@ -31,6 +33,8 @@ export interface SessionOptions {
   /** Links to other servers are made where a client asks, within these limits; absent: none is. */
   readonly linkLimits?: LinkLimits | undefined
   /** Told of links that are wanted or made; see commands/comm.ts. */
+  /** Told what was counted, now and then. */
+  readonly onStats?: (event: StatsEvent) => void
   readonly onLink?: (event: LinkEvent) => void
   /** Called with each request's command and payload size. */
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
@@ -43,6 +47,7 @@ export class SessionState {
   readonly cache: Cache | undefined
   readonly ledger: Ledger
   readonly hostMemory: HostMemory
+  readonly quota: MemoryQuota
   readonly directMemory: boolean
   readonly linkLimits: LinkLimits | undefined
   readonly onLink: ((event: LinkEvent) => void) | undefined
@@ -77,6 +82,7 @@ export class SessionState {
     this.cache = cache
     this.ledger = ledger
     this.hostMemory = new HostMemory(ledger)
+    this.quota = new MemoryQuota(options.memoryLimits ?? {}, ledger, this.buffers)
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
@@ -150,7 +156,7 @@ export class SessionState {
       this.ggml.ggml_backend_buffer_free(asPointer(native))
     }
     this.buffers.clear()
-    this.ledger.set(0)
+    this.ledger.set(0, 0)
     this.wire.forget()
     this.block.fill(0)
     this.#staging?.fill(0)

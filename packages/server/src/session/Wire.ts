@@ -11,6 +11,7 @@ import {
 import { ClientGone } from "./errors.ts"
 import type { Words } from "./graph/tensorWords.ts"
 import { helloPayloadBytes } from "./hello.ts"
+import { SessionStats } from "./SessionStats.ts"
 import { greeting, type RequestSizes } from "./spoken.ts"
 
 const describeEnd = (result: number): string => (result === 0 ? "closed" : ioErrorText(result))
@@ -37,6 +38,7 @@ const ANSWER_HEADER_BYTES = RESPONSE_HEADER_SIZE_BYTES
  * A class of fields rather than a queue of objects: this runs several times per token.
  */
 export class Wire {
+  readonly stats = new SessionStats()
   readonly #io = io()
   #fd = -1
   readonly #inbox = new Uint8Array(INBOX_BYTES)
@@ -124,6 +126,7 @@ export class Wire {
     const sizeBytes = joinU64(low >>> 0, high >>> 0)
     this.sizeBytes = sizeBytes
     if (sizeBytes < spoken.minBytes[command]! || sizeBytes > maxBytes) this.#refuseSize()
+    this.stats.receivedBytes += HEADER_BYTES + sizeBytes
     this.#read = at + HEADER_BYTES
     const fixed = spoken.fixedBytes[command]!
     if (fixed > 0) {
@@ -262,6 +265,7 @@ export class Wire {
     writeU64FromNumber(this.#out, at, size)
     this.#pending = 0
     const header = at + ANSWER_HEADER_BYTES
+    this.stats.sentBytes += header + size
     this.#check(
       this.#io.io_send2(this.#fd, asPointer(this.#outboxAt), header, asPointer(address), size),
     )
@@ -275,6 +279,7 @@ export class Wire {
   }
 
   sendRaw(address: number, size: number): void {
+    this.stats.sentBytes += size
     this.#check(this.#io.io_send(this.#fd, asPointer(address), size))
   }
 
@@ -283,6 +288,7 @@ export class Wire {
     const size = this.#pending
     if (size === 0) return
     this.#pending = 0
+    this.stats.sentBytes += size
     this.#check(this.#io.io_send(this.#fd, asPointer(this.#outboxAt), size))
   }
 

@@ -1,5 +1,7 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
+import type { MemoryLimits } from "./memory/MemoryQuota.ts"
+import type { CommandStats } from "./SessionStats.ts"
 import type { SandboxReport } from "./sandbox.ts"
 
 /** The tensor cache of a server. */
@@ -32,6 +34,8 @@ export interface SessionConfig {
   readonly sandbox: boolean
   /** Most memory of this machine that its clients may have, in bytes; absent: all of it, within its cgroups. */
   readonly memoryBytes?: number
+  /** See `ServeOptions.memoryLimitBytes` and `clientMemoryLimitBytes`. */
+  readonly memoryLimits: MemoryLimits
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }
@@ -59,6 +63,14 @@ export interface ClosedEvent {
   readonly again: boolean
 }
 
+/** What a session did since it told last: at the end of each connection, and now and then before. */
+export interface StatsEvent {
+  readonly event: "stats"
+  readonly commands: readonly CommandStats[]
+  readonly receivedBytes: number
+  readonly sentBytes: number
+}
+
 /** What a session process says on stdout, one JSON object a line. */
 export type SessionEvent =
   /** The process cannot go on: libraries are missing, or a defect; it ends. */
@@ -78,6 +90,7 @@ export type SessionEvent =
     }
   | ClosedEvent
   | LinkEvent
+  | StatsEvent
   /** Something was not stored in the cache. */
   | { readonly event: "uncached"; readonly reason: string }
 

@@ -97,10 +97,12 @@ const main = (config: SessionConfig): void => {
     devices,
     cache: config.cache && cacheOf(config.cache),
     ledger: new MemoryLedger(LEDGER, config.slot),
+    memoryLimits: config.memoryLimits,
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
     linkLimits: config.linkLimits,
     onLink: tell,
+    onStats: tell,
     onRequest: config.debug
       ? (command, sizeBytes) =>
           void writeSync(2, `[${describeCommand(command)}] ${sizeBytes} bytes\n`)
@@ -111,6 +113,7 @@ const main = (config: SessionConfig): void => {
     // The front process is gone.
     if (connection === undefined) return
     const ended = serveClient(session, connection)
+    session.tellStats()
     again = ended.reason !== "failed" && session.renew()
     const { helloBytes, hasAsked } = session
     const hello = helloBytes === undefined ? {} : { helloBytes }

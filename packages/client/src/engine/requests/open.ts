@@ -9,7 +9,7 @@ export const open = (
   send: Send,
 ): void => {
   engine.useLocal(request.localDevices)
-  engine.connect(request.endpoints, request.connectTimeoutMs)
+  engine.connect(request.endpoints, request.connectTimeoutMs, request.token)
   const { servers } = engine
   send({ type: "opened", servers, devices: engine.devices(), host: engine.host() })
   engine.remote?.beginWork()

@@ -17,15 +17,25 @@ const tryAlloc = (
   index: number,
   sizeBytes: number,
 ): SessionBuffer | undefined => {
-  const { buffers, ggml, hostMemory, ledger } = state
+  const { buffers, ggml, hostMemory, ledger, quota } = state
   const device = state.devices[index]!
   if (sizeBytes < 0) return undefined
   if (device.maxSizeBytes >= 0 && sizeBytes > device.maxSizeBytes) return undefined
   if (!buffers.hasRoom(sizeBytes, device.alignmentBytes)) return undefined
-  if (!device.hasMemoryFor(sizeBytes, hostMemory)) return undefined
+  // What is promised is written down before another session decides.
+  const isGranted = ledger.alone(() => {
+    if (sizeBytes > quota.leftBytes() || !device.hasMemoryFor(sizeBytes, hostMemory)) return false
+    const hostBytes = device.usesHostMemory ? sizeBytes : 0
+    ledger.set(buffers.hostBytes + hostBytes, buffers.allBytes + sizeBytes)
+    return true
+  })
+  if (!isGranted) return undefined
   if (!device.usesHostMemory) state.isSpent = true
   const native = ggml.gs_buffer_alloc(asPointer(device.bufferType), sizeBytes) as Address
-  if (native === 0 || native === null) return undefined
+  if (native === 0 || native === null) {
+    ledger.set(buffers.hostBytes, buffers.allBytes)
+    return undefined
+  }
   const pointer = asPointer(native)
   const size = ggml.gs_buffer_size(pointer)
   const buffer = buffers.add(
@@ -38,7 +48,7 @@ const tryAlloc = (
     },
     device.alignmentBytes,
   )
-  ledger.set(buffers.hostBytes)
+  ledger.set(buffers.hostBytes, buffers.allBytes)
   return buffer
 }
 
@@ -49,7 +59,7 @@ export const freeBuffer = (state: SessionState): void => {
   const buffer = state.buffer()
   state.stored.dropTouching(buffer.id)
   state.buffers.remove(buffer)
-  state.ledger.set(state.buffers.hostBytes)
+  state.ledger.set(state.buffers.hostBytes, state.buffers.allBytes)
   state.ggml.ggml_backend_buffer_free(asPointer(buffer.native))
 }
 

@@ -15,6 +15,6 @@ export const getMaxSize = (state: SessionState): void =>
   answerNumber(state.wire, state.device().maxSizeBytes)
 
 export const getDeviceMemory = (state: SessionState): void => {
-  const { freeBytes, totalBytes } = state.device().memory(state.hostMemory)
+  const { freeBytes, totalBytes } = state.quota.limited(state.device().memory(state.hostMemory))
   answerPair(state.wire, Math.floor(freeBytes), Math.floor(totalBytes))
 }

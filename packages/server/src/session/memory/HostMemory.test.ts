@@ -23,7 +23,7 @@ test("there is room for little, and none for more than the machine has", () => {
 test("what sessions promised and nobody has written is as good as taken, from when it was promised", () => {
   const promised = { bytes: 0 }
   const memory = new HostMemory({
-    set: () => {},
+    ...noLedger,
     unwrittenBytes: () => promised.bytes,
     othersBytes: () => promised.bytes,
   })

@@ -44,12 +44,18 @@ const MIN_ALIGNMENT_BYTES = 4096
 export class Buffers {
   readonly #byId = new Map<number, SessionBuffer>()
   #hostBytes = 0
+  #allBytes = 0
   #nextId = FIRST_ID
   #nextBase = FIRST_BASE
 
   /** Bytes of all buffers that this process can read: its own memory. */
   get hostBytes(): number {
     return this.#hostBytes
+  }
+
+  /** Bytes of all buffers, on whatever device. */
+  get allBytes(): number {
+    return this.#allBytes
   }
 
   /** Whether there may be one more, and the address space has room for its `sizeBytes`. */
@@ -63,6 +69,7 @@ export class Buffers {
     const added = { ...buffer, id: this.#nextId++, base: buffer.sizeBytes === 0 ? 0 : start }
     this.#nextBase = start + buffer.sizeBytes + GUARD_BYTES
     this.#byId.set(added.id, added)
+    this.#allBytes += added.sizeBytes
     if (added.isHost) this.#hostBytes += added.sizeBytes
     return added
   }
@@ -85,11 +92,14 @@ export class Buffers {
   clear(): void {
     this.#byId.clear()
     this.#hostBytes = 0
+    this.#allBytes = 0
     this.#nextId = FIRST_ID
     this.#nextBase = FIRST_BASE
   }
 
   remove(buffer: SessionBuffer): void {
-    if (this.#byId.delete(buffer.id) && buffer.isHost) this.#hostBytes -= buffer.sizeBytes
+    if (!this.#byId.delete(buffer.id)) return
+    this.#allBytes -= buffer.sizeBytes
+    if (buffer.isHost) this.#hostBytes -= buffer.sizeBytes
   }
 }
