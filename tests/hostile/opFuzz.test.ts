@@ -5,12 +5,17 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { libraryNumbering } from "@ggml-rpc/protocol"
-import { formatFailures, formatTallies, opFuzz } from "./opFuzz.ts"
+import { formatFailures, formatTallies, type OpTally, opFuzz } from "./opFuzz.ts"
 
 const seconds = Number(process.env.GGML_RPC_FUZZ_OPS_SECONDS ?? 80)
 const newSeed = Number(process.env.GGML_RPC_FUZZ_OPS_SEED ?? Math.floor(Math.random() * 2 ** 31))
 
-const runs = [1, 4].flatMap((threadCount) => [1, newSeed].map((seed) => ({ threadCount, seed })))
+/** Four threads wait for each other at every turn: their cases are few, and those of one thread cover every operation. */
+const runs = [
+  { threadCount: 1, seed: 1 },
+  { threadCount: 1, seed: newSeed },
+  { threadCount: 4, seed: newSeed },
+]
 setDefaultTimeout((seconds + 120) * 1000)
 
 /** Nothing runs them, or they are views. */
@@ -23,7 +28,9 @@ describe("changed nodes between guards", () => {
     if (seconds > 600) console.log(formatTallies(report))
     expect(formatFailures(report)).toBe("")
     expect(report.brokenControls).toEqual([])
-    const tried = [...report.tallies].filter(([, { ran, refused }]) => ran > 0 && refused > 0)
+    const isTried = ({ ran, refused }: OpTally): boolean =>
+      ran > 0 && (refused > 0 || threadCount > 1)
+    const tried = [...report.tallies].filter(([, tally]) => isTried(tally))
     const all = libraryNumbering.ops.filter(
       (op) => !withoutKernel.includes(op) && !callbacks.includes(op),
     )
