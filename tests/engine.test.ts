@@ -313,7 +313,8 @@ test("a server is taken with an extension level that is not known yet", async ()
   using server = startFakeServer(
     withHello(() => {
       const hello = helloOf(7, 0, 0)
-      hello[8 + 3] = 200
+      // The highest level, and the flag that has no meaning yet.
+      hello[8 + 3] = 0x8f
       return hello
     }),
   )

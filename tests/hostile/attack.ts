@@ -25,7 +25,7 @@ export const attackServer = (): void => {
 }
 
 const start = async (): Promise<void> => {
-  server = await startServer()
+  server = await startServer({ allowTraining: true, addressLimits: false, logWindowMs: 0 })
   witness = await TestClient.connect(server.port)
   const buffer = await witness.allocate(4096)
   witnessTensors = [

@@ -72,7 +72,7 @@ const neOfAll: Mutation = (random, nodeCase) => {
         128,
         256,
         from - 1,
-        from + 1,
+        (from + 1) >>> 0,
         doubled,
       ])
     : oddNumber(random, from)

@@ -82,6 +82,9 @@ const VAST_MS = 3000
 
 const POLL_MS = 100
 
+/** 128 and SIGKILL. */
+const KILLED = 137
+
 /** Failures of an operation and a field after which it is known and not tried again. */
 const ENOUGH = 2
 
@@ -113,6 +116,8 @@ class FuzzRun {
   /** By operation: cases that ended the child. */
   readonly #deaths: number[] = []
   #slowCount = 0
+  /** The case at which somebody else ended the child, as the system does when memory is short: it is run again, once. */
+  #killedAt = -1
   #addresses: readonly (readonly number[])[] = []
 
   constructor(options: FuzzOptions) {
@@ -165,7 +170,10 @@ class FuzzRun {
     this.#read(child.stdout())
     if (killed === "slow") this.#slowCount++
     else if (killed === "hung") this.#died(number, `no end within ${HANG_MS / 1000} s`)
-    else if (code !== 0) this.#died(number, lastWords(child.stderr(), code))
+    else if (code === KILLED && number !== this.#killedAt) {
+      this.#killedAt = number
+      return number
+    } else if (code !== 0) this.#died(number, lastWords(child.stderr(), code))
     return number + 1
   }
 

@@ -1,5 +1,5 @@
 /** The host's side of an engine process: starts it, talks to it, ends it with its scope. */
-import { smallHeap, Worker, type WorkerExit } from "@ggml-rpc/native/worker"
+import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
@@ -94,17 +94,6 @@ const KEPT_LINES = 20
 
 /** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
 const SETTLE_PATIENCE_MS = 5000
-
-/**
- * The engine's JavaScript is short and its heap small. What the runtime would do to make more of both faster would
- * take the processor from a server on this machine.
- */
-const engineSettings = {
-  ...smallHeap,
-  // The optimizing compilers (JavaScriptCore's DFG and FTL): 0.1 s of CPU in the first second, for tokens that take
-  // just as long.
-  BUN_JSC_useDFGJIT: "0",
-}
 
 /** What the engine has the first of `descriptors` as; the others follow. Before it are those that every engine gets. */
 export const FIRST_DESCRIPTOR = 4
@@ -220,7 +209,6 @@ class EngineSession {
         from: import.meta.dir,
         stdin: "pipe",
         descriptors: [cancels.descriptor, ...descriptors],
-        settings: engineSettings,
         lastWordsCount: KEPT_LINES,
       },
       {

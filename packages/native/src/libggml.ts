@@ -33,7 +33,6 @@ const openGgml = (set: LibrarySet) => {
     gs_backend_set_threads: { args: ["ptr", "i32"], returns: "i32" },
     gs_backend_set_abort_flag: { args: ["ptr", "ptr"], returns: "i32" },
     gs_buffer_alloc: { args: ["ptr", "f64"], returns: "ptr" },
-    gs_keep_heap: { args: ["f64"], returns: "void" },
     gs_buffer_clear: { args: ["ptr", "i32"], returns: "void" },
     gs_buffer_size: { args: ["ptr"], returns: "f64" },
     gs_buffer_base: { args: ["ptr"], returns: "f64" },

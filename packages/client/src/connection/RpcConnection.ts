@@ -15,7 +15,6 @@ import {
   Dialect,
   decodeResponse,
   describeCommand,
-  type Endpoint,
   encodeRequest,
   formatEndpoint,
   type MessageId,
@@ -98,13 +97,6 @@ export class RpcConnection {
     this.address = address
     this.token = token
     this.endpoint = formatEndpoint(address)
-  }
-
-  /** A connection over a socket that is there already, and is past HELLO. */
-  static over(fd: number, address: Endpoint): RpcConnection {
-    const connection = new RpcConnection(address)
-    connection.fd = fd
-    return connection
   }
 
   /**

@@ -21,7 +21,6 @@ import {
   setPhase,
 } from "./support.ts"
 import { WeightUpload } from "./WeightUpload.ts"
-import { warmUp } from "./warmUp.ts"
 
 const NO_LIMIT = 2n ** 64n - 1n
 
@@ -91,16 +90,6 @@ export class RemoteDevices {
     const state = newDeviceState({ address, name, deviceIndex }, connection, connectionIndex)
     enableQuestions(state)
     this.states.push(state)
-  }
-
-  /** Runs the code of a load before there is one; nothing of it is counted or sent. */
-  warmUp(): void {
-    const { doneBytes } = this.weights
-    try {
-      warmUp(this.operations, this.states)
-    } finally {
-      this.weights.doneBytes = doneBytes
-    }
   }
 
   /** Frees the ggml devices; every model and context on them must be gone. */

@@ -3,15 +3,12 @@
  * from stdin, do the first (blocking), write events to stdout. It ends when its parent does, by closing stdin,
  * or by SIGKILL; the servers free what was theirs when the connections close with it.
  */
-import { ggml, io, ioErrorText, loadBackends } from "@ggml-rpc/native/bindings/llama"
+import { io, ioErrorText, loadBackends } from "@ggml-rpc/native/bindings/llama"
 import { MessageReader, send as sendMessage } from "@ggml-rpc/native/worker/child"
 import { type ClusterError, EngineRequestError, errorToData, isClusterError } from "../errors.ts"
 import { Engine } from "./Engine.ts"
 import type { EngineRequest, Numbered } from "./messages.ts"
 import { perform, type Send } from "./requests/index.ts"
-
-/** What libllama frees after a measurement for a plan it needs again for the load that follows. */
-const HEAP_BYTES = 16 * 1024 * 1024
 
 /** Descriptor of the file in which the host cancels requests. */
 const CANCELS_DESCRIPTOR = 3
@@ -66,7 +63,6 @@ const main = (): void => {
   // Bun makes a piped stdout non-blocking, and a large evaluation would end in EAGAIN half-way.
   io().io_tune_socket(1, 0)
   loadBackends(process.env.GGML_RPC_DEBUG ? 1 : 0)
-  ggml().gs_keep_heap(HEAP_BYTES)
   run(new Engine())
   // Freeing models and buffers one by one would only delay what the end of the process does at once.
   process.exit(0)

@@ -8,19 +8,6 @@
 
 #include <cstdint>
 #include <new>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
-// Lets malloc keep freed memory for blocks up to this size, instead of giving it back and taking it again page by page.
-API void gs_keep_heap(double size) {
-#ifdef __GLIBC__
-    mallopt(M_MMAP_THRESHOLD, int(size));
-    mallopt(M_TRIM_THRESHOLD, int(2 * size));
-#else
-    (void) size;
-#endif
-}
 
 // Memory of the host is zero and guarded; that of other devices is as the device gives it.
 API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, double size) {

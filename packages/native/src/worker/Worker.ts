@@ -32,8 +32,6 @@ export interface WorkerOptions {
   /** The caller's `import.meta.dir`: the package is one that is found from there. */
   readonly from: string
   readonly args?: readonly string[]
-  /** Environment variables for its runtime; one that this process has itself wins. */
-  readonly settings?: Readonly<Record<string, string>>
   /** Descriptors that it gets as 3 and up; the caller still owns its own. */
   readonly descriptors?: readonly number[]
   /** `pipe` for a worker that reads what `write` sends. Default: `ignore`. */
@@ -65,7 +63,7 @@ export class Worker<Message extends object> {
     this.#child = Bun.spawn([process.execPath, entry, ...(options.args ?? [])], {
       stdio: [options.stdin ?? "ignore", "pipe", "pipe", ...(options.descriptors ?? [])],
       // As it is now, CUDA_VISIBLE_DEVICES for one: without this it is as it was at the start.
-      env: { ...options.settings, ...process.env },
+      env: process.env,
     })
     this.ended = this.#follow(options.maxMessageBytes ?? Number.POSITIVE_INFINITY)
   }

@@ -1,19 +1,7 @@
 import { io, socketPair } from "@ggml-rpc/native/bindings"
-import { smallHeap, Worker, type WorkerExit } from "@ggml-rpc/native/worker"
+import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import type { SessionConfig, SessionEvent } from "../session/events.ts"
 import { type HandedConnection, handOver } from "../session/handOver.ts"
-
-/** What the runtime would do for long programs and growing heaps would take the cores from a client's graphs. */
-const sessionSettings = {
-  ...smallHeap,
-  // JavaScriptCore's last compiler. What its DFG compiles is compiled before the client comes (warmUp.ts).
-  BUN_JSC_useFTLJIT: "0",
-  // Runs of a function before DFG takes it, a fifth of the usual: few enough for the warm-up to reach them. The check
-  // of a client's first graph of 181 tensors takes 0.4 ms instead of 4, and the start of a process 0.04 s of a core more.
-  BUN_JSC_thresholdForOptimizeAfterWarmUp: "200",
-  BUN_JSC_thresholdForOptimizeAfterLongWarmUp: "200",
-  BUN_JSC_thresholdForOptimizeSoon: "200",
-}
 
 /** Lines that are kept for the log line about a death. */
 const KEPT_LINES = 8
@@ -61,7 +49,6 @@ export class SessionProcess {
           module: "@ggml-rpc/server/session",
           from: import.meta.dir,
           args: [JSON.stringify(config)],
-          settings: sessionSettings,
           descriptors: [back, ...shared],
           maxMessageBytes: MAX_EVENT_BYTES,
           lastWordsCount: KEPT_LINES,

@@ -13,12 +13,6 @@ export const open = (
   const { servers } = engine
   send({ type: "opened", servers, devices: engine.devices(), host: engine.host() })
   engine.remote?.beginWork()
-  // While the host reads the model file and thinks about a plan. The request is answered: nothing may come of this.
-  try {
-    engine.remote?.warmUp()
-  } catch {
-    // It only saves time.
-  }
 }
 
 export const memory = (engine: Engine, _: EngineRequest & { type: "memory" }, send: Send): void => {

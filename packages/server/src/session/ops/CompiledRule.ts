@@ -111,10 +111,8 @@ export class CompiledRule {
     if ((this.#types[(tensor + 1) * TYPE_WORDS + (type >> 5)]! & (1 << (type & 31))) === 0) {
       return this.#refuseType(n, tensor)
     }
-    if (tensor !== RESULT && n.elements(tensor) === 0) {
-      const mayBeEmpty = (this.#flags[tensor + 1]! & MAY_BE_EMPTY) !== 0
-      return mayBeEmpty ? "" : `${nameOf(tensor)} must not be empty`
-    }
+    const mayBeEmpty = tensor === RESULT || (this.#flags[tensor + 1]! & MAY_BE_EMPTY) !== 0
+    if (!mayBeEmpty && n.elements(tensor) === 0) return `${nameOf(tensor)} must not be empty`
     return (
       n.isCountable(tensor, COUNT_MAX) ||
       n.lies(tensor, this.#layouts[tensor + 1]!) ||
