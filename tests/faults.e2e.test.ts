@@ -205,7 +205,9 @@ describe("a client that is killed", () => {
     const path = await ensureModel("mixed")
     const { engine, session } = await run(
       Effect.gen(function* () {
-        const { cluster } = yield* load([server.endpoint], path)
+        const { cluster, model } = yield* load([server.endpoint], path)
+        // A session that ran no graph is not spent: its process waits for the next client.
+        yield* model.evaluate([1, 2, 3])
         return { engine: cluster.enginePid, session: busySession(server) }
       }),
     )
