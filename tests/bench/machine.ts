@@ -35,15 +35,18 @@ export const busyCpuSeconds = (): number => {
   return (user + nice + system + steal) / 100
 }
 
-/** Waits until others use less than this many cores, at most `timeoutMs`. */
-export const waitForQuiet = async (cores: number, timeoutMs: number): Promise<void> => {
+/** Waits until less than this many cores were used for `forMs`, at most `timeoutMs`. */
+export const waitForQuiet = async (
+  cores: number,
+  timeoutMs: number,
+  forMs = 250,
+): Promise<void> => {
   const deadline = performance.now() + timeoutMs
   while (performance.now() < deadline) {
     const before = busyCpuSeconds()
     const started = performance.now()
-    await Bun.sleep(250)
+    await Bun.sleep(forMs)
     const used = (busyCpuSeconds() - before) / ((performance.now() - started) / 1000)
     if (used < cores) return
-    await Bun.sleep(250)
   }
 }

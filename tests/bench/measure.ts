@@ -83,7 +83,8 @@ export const measure = async (given: Case, options: MeasureOptions): Promise<Sam
   const groups = together ? [options.pairings] : options.pairings.map((name) => [name])
   const samples: Samples = {}
   for (let round = 0; round < options.rounds; round++) {
-    for (const names of groups) {
+    for (const group of groups) {
+      const names = round % 2 === 0 ? group : [...group].reverse()
       const { results, noiseCores } = await quietSample(options, () =>
         takeTurns(names, start, given.job.repeat),
       )
@@ -99,7 +100,8 @@ export const measure = async (given: Case, options: MeasureOptions): Promise<Sam
 
 /**
  * Starts clients one after the other, each up to its loaded model. Then each does one repetition of its job in turn,
- * A B A B, while the others wait: what the machine does to one it does to all.
+ * A B A B, while the others wait: what the machine does to one it does to all. What a server does behind a client that came or
+ * left, as starting a process for the next one, is over before it is another's turn.
  */
 const takeTurns = async (
   names: readonly PairingName[],
@@ -109,12 +111,16 @@ const takeTurns = async (
   await using cleanup = new AsyncDisposableStack()
   const clients: RunningClient[] = []
   for (const name of names) {
+    await settle()
     const client = cleanup.use(await start(name))
     await client.isReady
     clients.push(client)
   }
   for (let turn = 0; turn < repeat; turn++) {
-    for (const client of clients) await client.takeTurn()
+    for (const client of clients) {
+      await settle()
+      await client.takeTurn()
+    }
   }
   const results: ClientResult[] = []
   for (const client of clients) results.push(await client.result())
@@ -126,6 +132,8 @@ const takeTurns = async (
     serverCpuSeconds: total("serverCpuSeconds"),
   }
 }
+
+const settle = (): Promise<void> => waitForQuiet(0.3, 2000, 60)
 
 /** What a run cost both its sides. */
 interface Costs {

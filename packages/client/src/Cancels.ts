@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto"
 import { closeSync, openSync, rmSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -48,7 +47,7 @@ export class Cancels {
 const openNameless = (folders: ReadonlyArray<string>): number => {
   const problems: Array<string> = []
   for (const folder of folders) {
-    const path = join(folder, `ggml-rpc-${randomUUID()}`)
+    const path = join(folder, `ggml-rpc-${crypto.randomUUID()}`)
     try {
       return openFilled(path)
     } catch (error) {

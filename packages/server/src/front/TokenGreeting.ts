@@ -1,4 +1,3 @@
-import { createHmac, randomBytes, timingSafeEqual } from "node:crypto"
 import {
   Command,
   ExtensionCommand,
@@ -32,7 +31,7 @@ const noToken =
 export class TokenGreeting implements Greeting {
   readonly #token: string
   readonly #afterwards = new HelloGreeting()
-  readonly #serverNonce = randomBytes(NONCE_BYTES)
+  readonly #serverNonce = crypto.getRandomValues(new Uint8Array(NONCE_BYTES))
   #clientNonce: Uint8Array | undefined
   #state: "hello" | "challenge" | "proof" | "passed" = "hello"
   #held: Uint8Array = new Uint8Array(0)
@@ -93,7 +92,7 @@ export class TokenGreeting implements Greeting {
   }
 
   #prove(proof: Uint8Array): Verdict {
-    const isRight = timingSafeEqual(proof, this.#proofOf("client"))
+    const isRight = crypto.timingSafeEqual(proof, this.#proofOf("client"))
     const answer = encodeGateResponse("PROVE", { isRight: isRight ? 1 : 0 })
     if (!isRight)
       return { kind: "refused", reason: "showed another token than this server's", answer }
@@ -103,6 +102,6 @@ export class TokenGreeting implements Greeting {
 
   #proofOf(side: "client" | "server"): Uint8Array {
     const text = proofText(side, this.#clientNonce!, this.#serverNonce)
-    return createHmac("sha256", this.#token).update(text).digest()
+    return new Bun.CryptoHasher("sha256", this.#token).update(text).digest()
   }
 }
