@@ -1,5 +1,6 @@
 /** The two implementations that are compared, as processes with the same job. */
-import { join, relative } from "node:path"
+import { dirname, join, relative } from "node:path"
+import { workerBundleName } from "@ggml-rpc/native/worker"
 import { ensurePeers } from "../peers/peers.ts"
 import { type ServerProcess, startProcess, startServer, waitUntil } from "../peers/process.ts"
 import { ggmlRpc } from "../servers.ts"
@@ -275,7 +276,29 @@ const generationMs = (run: PrintedResult["runs"][number]): number =>
 const clientProgram = async (side: Side): Promise<readonly string[]> =>
   side === "upstream"
     ? [(await ensurePeers(["upstream-client"]))["upstream-client"]]
-    : [process.execPath, fileOf(side, join(import.meta.dir, "ggml-rpc-client.ts"))]
+    : [process.execPath, await bundledClient(side)]
+
+const bundles = new Map<Side, Promise<string>>()
+
+/** Our client, bundled as a program of a user's and as `ggml-rpc` itself: with its engine, where that may be. */
+const bundledClient = (side: Exclude<Side, "upstream">): Promise<string> => {
+  const made = bundles.get(side) ?? makeClient(side)
+  bundles.set(side, made)
+  return made
+}
+
+const makeClient = async (side: Exclude<Side, "upstream">): Promise<string> => {
+  const folder = fileOf(side, join(root, "tests", "build", "bench-client"))
+  const client = fileOf(side, join(import.meta.dir, "ggml-rpc-client.ts"))
+  const engine = "@ggml-rpc/client/engine"
+  const engineFile = Bun.resolveSync(engine, dirname(client))
+  const files = { "client.js": client, [workerBundleName(engine)]: engineFile }
+  for (const [name, entry] of Object.entries(files)) {
+    const { outputs } = await Bun.build({ entrypoints: [entry], target: "bun" })
+    await Bun.write(join(folder, name), outputs[0]!)
+  }
+  return join(folder, "client.js")
+}
 
 const clientArguments = (servers: readonly ServerProcess[], job: ClientJob): readonly string[] => [
   ...["-m", job.modelPath, "--rpc", servers.map((server) => server.endpoint).join(",")],

@@ -1,6 +1,6 @@
 /**
- * The bundle: program.ts and all it imports in a few files. Effect and its packages are some 300 small files,
- * which take 0.15 s to find and read.
+ * The bundle: program.ts and all it imports in a few files, and a file each for the processes that it starts. Effect and its
+ * packages are some 300 small files, which take 0.15 s to find and read; engine and session are 100 each, which take 15 ms.
  *
  * scripts/bundle.ts makes it (`bun run setup`, or npm before it packs). Sources that changed since are used
  * instead of it, so that nothing has to be built after an edit.

@@ -2,6 +2,8 @@
  * A child process that blocks: it runs one synchronous loop, so what it hears and says goes through pipes that it
  * reads and writes by itself (child.ts). Everything here is plain calls: an engine's tokens come this way.
  */
+import { existsSync } from "node:fs"
+import { join } from "node:path"
 import { OutputReader } from "./OutputReader.ts"
 
 /** How a worker ended. */
@@ -29,7 +31,10 @@ export interface WorkerOptions {
    * somebody's bundle.
    */
   readonly module: string
-  /** The caller's `import.meta.dir`: the package is one that is found from there. */
+  /**
+   * The caller's `import.meta.dir`: a bundle of the module beside it is used (`workerBundleName`), else the package that is
+   * found from there.
+   */
   readonly from: string
   readonly args?: readonly string[]
   /** Descriptors that it gets as 3 and up; the caller still owns its own. */
@@ -40,6 +45,15 @@ export interface WorkerOptions {
   readonly maxMessageBytes?: number
   /** Lines that are kept as last words. */
   readonly lastWordsCount: number
+}
+
+/** File name of a worker's bundle beside the bundle that starts it. */
+export const workerBundleName = (module: string): string =>
+  `${module.replace("@", "").replaceAll("/", "-")}.js`
+
+const entryOf = ({ module, from }: WorkerOptions): string => {
+  const bundled = join(from, workerBundleName(module))
+  return existsSync(bundled) ? bundled : Bun.resolveSync(module, from)
 }
 
 /** A process of the worker's own may hold its pipes open; what the worker said is read in less time. */
@@ -57,7 +71,7 @@ export class Worker<Message extends object> {
 
   /** @throws {Error} when the system refuses a new process, or there is no such module */
   constructor(options: WorkerOptions, listener: WorkerListener<Message>) {
-    const entry = Bun.resolveSync(options.module, options.from)
+    const entry = entryOf(options)
     this.#listener = listener
     this.#lastWordsCount = options.lastWordsCount
     this.#child = Bun.spawn([process.execPath, entry, ...(options.args ?? [])], {

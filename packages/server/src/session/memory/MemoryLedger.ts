@@ -6,7 +6,7 @@ const ENTRY_NUMBERS = 3
 const ENTRY_BYTES = 8 * ENTRY_NUMBERS
 
 /** Resident bytes of a session process that has no buffers. */
-const IDLE_BYTES = 48 * 1024 * 1024
+const IDLE_BYTES = 64 * 1024 * 1024
 
 /** Resident bytes of a process; 0 when it is gone, or the system does not say. */
 const residentBytes = (pid: number): number => {
