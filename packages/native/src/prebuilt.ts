@@ -3,7 +3,8 @@
  * never fetched.
  */
 import { existsSync, realpathSync } from "node:fs"
-import { basename, dirname, join, resolve } from "node:path"
+import { homedir } from "node:os"
+import { basename, dirname, join, resolve, sep } from "node:path"
 import { TaggedError } from "./taggedError.ts"
 
 /** Version of `node-llama-cpp` and of every `@node-llama-cpp/<platform>` package. */
@@ -17,23 +18,83 @@ export class PrebuiltMissingError extends TaggedError("PrebuiltMissingError")<{
   readonly message: string
 }> {}
 
-/** Folder of this package, also where this module is part of somebody's bundle. */
-export const packageFolder = (): string =>
-  dirname(Bun.resolveSync("@ggml-rpc/native/package.json", import.meta.dir))
+/** Folder of what an executable with everything in it has unpacked; see {@link useUnpacked}. */
+let unpacked: string | undefined
 
-/** Folder for everything built or fetched at build time: `GGML_RPC_BUILD_DIR`, else `packages/native/build`. */
-export const buildRoot = (): string =>
-  resolve(process.env.GGML_RPC_BUILD_DIR || join(packageFolder(), "build"))
+/**
+ * Takes libraries and shim from a folder: `bins` holds the set, `shim` its shim. For an executable that carries them,
+ * before anything is opened.
+ */
+export const useUnpacked = (folder: string): void => {
+  unpacked = folder
+}
+
+/** The folder given to {@link useUnpacked}. */
+export const unpackedFolder = (): string | undefined => unpacked
+
+/**
+ * Folder of what the shim is built from: this package's, also where this module is part of somebody's bundle; the published
+ * `ggml-rpc` is a bundle and carries a copy of it.
+ */
+export const packageFolder = (): string => {
+  const copy = join(import.meta.dir, "..", "native")
+  if (existsSync(join(copy, "CMakeLists.txt"))) return copy
+  return dirname(Bun.resolveSync("@ggml-rpc/native/package.json", import.meta.dir))
+}
+
+/** Whether that folder is an installed package, which nobody edits. */
+const isInstalled = (): boolean =>
+  realpathSync(packageFolder()).includes(`${sep}node_modules${sep}`)
+
+/** Folder of this user's for what can be made again, which need not exist yet. */
+export const userCacheFolder = (): string =>
+  process.platform === "darwin"
+    ? join(homedir(), "Library", "Caches", "ggml-rpc")
+    : join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "ggml-rpc")
+
+/**
+ * Folder for everything built or fetched at build time: `GGML_RPC_BUILD_DIR`, else `packages/native/build`. Of an installed
+ * package, which may be read-only, a folder in the user's cache.
+ */
+export const buildRoot = (): string => {
+  if (process.env.GGML_RPC_BUILD_DIR) return resolve(process.env.GGML_RPC_BUILD_DIR)
+  return isInstalled()
+    ? join(userCacheFolder(), `native-${packageVersion}`)
+    : join(packageFolder(), "build")
+}
+
+/** Headers of the pinned release, which travel in the published package; undefined in the workspace, which has none. */
+export const packedHeaders = (): string | undefined => {
+  const folder = join(packageFolder(), "headers")
+  return existsSync(folder) ? folder : undefined
+}
+
+/** By npm's words, which are Node's. */
+export interface Platform {
+  readonly os: string
+  readonly cpu: string
+}
+
+export const thisPlatform: Platform = { os: process.platform, cpu: process.arch }
+
+/**
+ * Name of our package for a platform, an optional dependency of the published ones: it depends on the prebuilt libraries,
+ * and holds the shim where that was built for it.
+ */
+export const platformPackage = ({ os, cpu }: Platform = thisPlatform): string =>
+  `@ggml-rpc/native-${os}-${cpu}`
 
 /** The variants of a platform package; each is a complete set of libraries with names of its own. */
 export type Variant = "base" | "cuda" | "vulkan"
 
-/** Name of the npm package with the prebuilt libraries for this machine. */
-export const prebuiltPackage = (variant: Variant = "base"): string => {
-  const platform =
-    process.platform === "darwin" ? "mac" : process.platform === "win32" ? "win" : process.platform
-  const base = platform === "mac" && process.arch === "arm64" ? "mac-arm64-metal" : undefined
-  const name = base ?? `${platform}-${process.arch === "arm" ? "armv7l" : process.arch}`
+/** Name of the npm package with the prebuilt libraries for a platform. */
+export const prebuiltPackage = (
+  variant: Variant = "base",
+  { os, cpu }: Platform = thisPlatform,
+): string => {
+  const platform = os === "darwin" ? "mac" : os === "win32" ? "win" : os
+  const base = platform === "mac" && cpu === "arm64" ? "mac-arm64-metal" : undefined
+  const name = base ?? `${platform}-${cpu === "arm" ? "armv7l" : cpu}`
   return `@node-llama-cpp/${name}${variant === "base" ? "" : `-${variant}`}`
 }
 
@@ -45,7 +106,8 @@ export const prebuiltPackage = (variant: Variant = "base"): string => {
  */
 export const prebuiltDir = (variant: Variant = "base"): string => {
   const packageName = prebuiltPackage(variant)
-  for (const from of [packageFolder(), process.cwd()]) {
+  if (unpacked !== undefined && variant === "base") return join(unpacked, "bins")
+  for (const from of searchFolders()) {
     const dir = installedFolder(packageName, from, join("bins", basename(packageName)))
     if (dir !== undefined) return dir
   }
@@ -54,6 +116,22 @@ export const prebuiltDir = (variant: Variant = "base"): string => {
     message: `The package ${packageName}@${packageVersion} with the prebuilt ggml libraries is not installed: add it with 'bun add ${packageName}@${packageVersion}', or, where it does not exist for this machine, build from source with 'bun run build:native --from-source'.`,
   })
 }
+
+/** Where packages are looked for; a package manager may show the libraries to the platform's package alone. */
+const searchFolders = (): ReadonlyArray<string> => {
+  if (unpacked !== undefined) return [process.cwd()]
+  const platform = installedFolder(platformPackage(), packageFolder(), "")
+  return [...(platform === undefined ? [] : [platform]), packageFolder(), process.cwd()]
+}
+
+/**
+ * Folder of the shim that was built for this platform and the base set, where one came with the packages, which are of the
+ * same version.
+ */
+export const prebuiltShimFolder = (): string | undefined =>
+  unpacked === undefined
+    ? installedFolder(platformPackage(), packageFolder(), "lib")
+    : join(unpacked, "shim")
 
 /**
  * A folder of an installed package, as programs below `from` find it. Not by `Bun.resolveSync`: where no
