@@ -1,8 +1,8 @@
-/** Makes the bundle of src/bundle.ts. Run by itself, or through `ensureBundle`. */
+/** Makes the bundle of src/bundle.ts. Run by itself, or through `ensureBundle`; the published package has the same one. */
 import { mkdirSync, readdirSync, renameSync, rmSync } from "node:fs"
 import { basename, dirname, join, relative } from "node:path"
 import { workerBundleName } from "@ggml-rpc/native/worker"
-import type { BunPlugin } from "bun"
+import type { BuildArtifact, BunPlugin } from "bun"
 import { bundlePath, freshBundle, type Manifest, manifestPath } from "../src/bundle.ts"
 
 const packageFolder = join(import.meta.dir, "..")
@@ -14,38 +14,60 @@ const replaceFile = async (path: string, content: string | Blob): Promise<void> 
   renameSync(temporary, path)
 }
 
-/** What the program starts as processes of their own. */
-const workers = ["@ggml-rpc/client/engine", "@ggml-rpc/server/session"]
+/** What the program starts as processes of their own, by package and module. */
+export const workers = ["@ggml-rpc/client/engine", "@ggml-rpc/server/session"] as const
 
-/** Notes the sources of a build, but for the packages of others. */
+/** Notes the sources of a build: paths from this package's folder. */
 const noteInputs = (inputs: Set<string>): BunPlugin => ({
   name: "inputs",
   setup: (build) => {
-    build.onLoad({ filter: /\.(ts|json)$/ }, ({ path }) => {
+    build.onLoad({ filter: /\.(ts|js|json)$/ }, ({ path }) => {
       inputs.add(relative(packageFolder, path))
       return undefined
     })
   },
 })
 
+export interface BundleFile {
+  readonly name: string
+  readonly content: BuildArtifact
+}
+
+export interface Bundle {
+  /** The program with its chunks, then one file for each of the workers. */
+  readonly files: ReadonlyArray<BundleFile>
+  /** What it was made of: paths from this package's folder, those in `node_modules` among them. */
+  readonly inputs: ReadonlyArray<string>
+}
+
 /** @throws {AggregateError} when a source does not compile */
-export const makeBundle = async (): Promise<void> => {
-  const startedMs = Date.now()
+export const buildBundle = async (sourcemap: "none" | "linked" = "none"): Promise<Bundle> => {
   const inputs = new Set<string>()
-  const options = { target: "bun" as const, plugins: [noteInputs(inputs)] }
-  const result = await Bun.build({
+  const options = { target: "bun" as const, plugins: [noteInputs(inputs)], sourcemap }
+  const { outputs } = await Bun.build({
     ...options,
     entrypoints: [join(packageFolder, "src", "program.ts")],
     // What `--version` does not need is in files of its own.
     splitting: true,
   })
-  const workerFiles = await Promise.all(
+  const program = outputs.map((content) => ({ name: basename(content.path), content }))
+  const started = await Promise.all(
     workers.map(async (module) => {
-      const path = Bun.resolveSync(module, packageFolder)
-      const { outputs } = await Bun.build({ ...options, entrypoints: [path] })
-      return { name: workerBundleName(module), content: outputs[0]! }
+      const built = await Bun.build({
+        ...options,
+        entrypoints: [Bun.resolveSync(module, packageFolder)],
+        naming: workerBundleName(module),
+      })
+      return built.outputs.map((content) => ({ name: basename(content.path), content }))
     }),
   )
+  return { files: [...program, ...started.flat()], inputs: [...inputs].sort() }
+}
+
+/** @throws {AggregateError} when a source does not compile */
+export const makeBundle = async (): Promise<void> => {
+  const startedMs = Date.now()
+  const { files, inputs } = await buildBundle()
   const manifest: Manifest = {
     startedMs,
     // Where the versions of the packages of others are written.
@@ -53,10 +75,9 @@ export const makeBundle = async (): Promise<void> => {
   }
   const folder = dirname(bundlePath)
   mkdirSync(folder, { recursive: true })
-  for (const output of result.outputs) await replaceFile(join(folder, output.path), output)
-  for (const { name, content } of workerFiles) await replaceFile(join(folder, name), content)
+  for (const { name, content } of files) await replaceFile(join(folder, name), content)
   await replaceFile(manifestPath, JSON.stringify(manifest))
-  const made = new Set(result.outputs.map((output) => basename(output.path)))
+  const made = new Set(files.map(({ name }) => name))
   for (const file of readdirSync(folder)) {
     if (/^chunk-.*\.js$/.test(file) && !made.has(file)) rmSync(join(folder, file), { force: true })
   }
