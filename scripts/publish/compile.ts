@@ -1,6 +1,6 @@
 /** TypeScript to what is published: JavaScript with source maps that hold the source, and declarations. */
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { dirname, join } from "node:path"
 import { root } from "./workspaces.ts"
 
 /** A build step failed; the message holds what its program printed. */
@@ -32,6 +32,8 @@ const options = (outDir: string) => ({
     // No other file is needed to see the source in a debugger.
     inlineSources: true,
     rewriteRelativeImportExtensions: true,
+    // From wherever this file lies.
+    types: [join(root, "node_modules", "bun-types")],
     // Of Node 20.
     target: "ES2022",
   },
@@ -41,19 +43,50 @@ const options = (outDir: string) => ({
   ),
 })
 
-/** What the declarations of `bun:ffi` infer for a C function, which needs Bun's types to be read. */
-const ffiTypes: ReadonlyArray<readonly [RegExp, string]> = [
-  [/^\s*__ffi_function_callable: .*;\n/gm, ""],
-  [/import\("bun:ffi"\)\.Pointer/g, "number"],
-  [/NodeJS\.TypedArray<ArrayBufferLike>/g, "ArrayBufferView"],
-  [/import \{ type Pointer \} from "bun:ffi";\n/g, ""],
-  [/\bPointer\b/g, "number"],
-]
+/**
+ * A C function as the declarations tell it: those that tsc infers from `bun:ffi`'s need Bun's types to be read.
+ */
+const cFunction =
+  "(...args: ReadonlyArray<number | bigint | boolean | ArrayBufferView | null>) => any"
 
-const declaration = (text: string): string => {
+/** `declare const open…: () => …` becomes a list of the C functions by their names. */
+const withoutFfi = (text: string): string =>
+  text.replace(/^declare const (open\w*): [\s\S]*?^(?:\}>?;|\};)$/gm, (statement, name: string) => {
+    const names = new Set(
+      [...statement.matchAll(/^\s+((?:io|gs|ls|ggml|llama)_\w+): [({]/gm)].map(
+        ([, found]) => found!,
+      ),
+    )
+    const functions = [...names].map((found) => `    readonly ${found}: ${cFunction};`)
+    const set = statement.includes("LibrarySet")
+    return [
+      `declare const ${name}: (${set ? "set: LibrarySet" : ""}) => {`,
+      ...functions,
+      ...(set ? ["    readonly set: LibrarySet;"] : []),
+      "};",
+    ].join("\n")
+  })
+
+const declaration = (text: string): string =>
   // tsc rewrites the extensions of imports in JavaScript only.
-  const imports = text.replace(/((?:from |import\()"\.{1,2}\/[^"]*)\.ts"/g, '$1.js"')
-  return ffiTypes.reduce((changed, [pattern, by]) => changed.replace(pattern, by), imports)
+  withoutFfi(text.replace(/((?:from |import\()"\.{1,2}\/[^"]*)\.ts"/g, '$1.js"'))
+    // An address, which is a number.
+    .replace(/^import (?:type )?\{ (?:type )?Pointer \} from "bun:ffi";\n/gm, "")
+    .replace(/\bPointer\b/g, "number")
+
+/** The files that these declarations are made of, themselves among them. */
+export const reachable = (entries: ReadonlyArray<string>): ReadonlySet<string> => {
+  const found = new Set<string>()
+  const visit = (path: string): void => {
+    if (found.has(path)) return
+    found.add(path)
+    const text = readFileSync(path, "utf8")
+    for (const [, relative] of text.matchAll(/(?:from |import\()"(\.{1,2}\/[^"]+)\.js"/g)) {
+      visit(join(dirname(path), `${relative}.d.ts`))
+    }
+  }
+  for (const entry of entries) visit(entry)
+  return found
 }
 
 /**

@@ -124,5 +124,6 @@ export const platformManifest = (
   cpu: [platform.cpu],
   ...(platform.os === "linux" ? { libc: ["glibc"] } : {}),
   files: ["lib"],
-  dependencies: { [prebuiltPackage("base", platform)]: packageVersion },
+  // Optional, or a package manager that resolves all platforms would need each of them.
+  optionalDependencies: { [prebuiltPackage("base", platform)]: packageVersion },
 })

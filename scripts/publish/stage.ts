@@ -18,7 +18,7 @@ import {
   prebuiltPackage,
   thisPlatform,
 } from "../../packages/native/src/prebuilt.ts"
-import { compile } from "./compile.ts"
+import { compile, reachable } from "./compile.ts"
 import {
   libraryManifest,
   needsBunFile,
@@ -73,6 +73,18 @@ const writeNeedsBun = async (workspace: Workspace, folder: string): Promise<void
   }
 }
 
+/** Declarations that no door leads to tell nobody anything. */
+const dropInnerDeclarations = (workspace: Workspace, folder: string): void => {
+  const doors = Object.values(workspace.manifest.exports).filter((door) => door.endsWith(".ts"))
+  const kept = reachable(
+    doors.map((door) => join(folder, door.replace("./", "dist/").replace(/\.ts$/, ".d.ts"))),
+  )
+  const dist = join(folder, "dist")
+  for (const path of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
+    if (path.endsWith(".d.ts") && !kept.has(join(dist, path))) rmSync(join(dist, path))
+  }
+}
+
 /** A process of its own is one file: a hundred small ones take 15 ms to find and read. */
 const bundleWorkers = async (workspace: Workspace, folder: string): Promise<void> => {
   for (const [door, source] of Object.entries(workspace.manifest.exports)) {
@@ -115,6 +127,7 @@ const stageLibrary = async (
     if (existsSync(from)) cpSync(from, join(folder, "dist", part), { recursive: true })
   }
   await bundleWorkers(workspace, folder)
+  dropInnerDeclarations(workspace, folder)
   if (!runsInNode(workspace.manifest)) await writeNeedsBun(workspace, folder)
   if (workspace.shortName === "native") await copyShimSources(workspace, folder)
   writeManifest(folder, libraryManifest(workspace))

@@ -98,7 +98,7 @@ export class Worker<Message extends object> {
     }
   }
 
-  kill(signal: NodeJS.Signals): void {
+  kill(signal: "SIGTERM" | "SIGINT" | "SIGKILL"): void {
     this.#child.kill(signal)
   }
 

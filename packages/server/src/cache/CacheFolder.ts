@@ -33,6 +33,8 @@ const FREE_SHARE = 0.1
 /**
  * Opens a file of the cache to read it. Undefined where there is none, and for what bears its name and is no file: a FIFO would
  * keep whoever opens it waiting for a writer.
+ *
+ * @internal
  */
 export const openEntry = (folder: string, name: string) => {
   const flags = constants.O_RDONLY | constants.O_NONBLOCK

@@ -4,7 +4,7 @@ import { join, resolve } from "node:path"
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** llama.cpp's cache folder; common.cpp `fs_get_cache_directory` (v0.5.0). */
-const llamaCache = (environment: Environment, platform: NodeJS.Platform): string => {
+const llamaCache = (environment: Environment, platform: string): string => {
   if (environment.LLAMA_CACHE) return environment.LLAMA_CACHE
   const home = environment.HOME || homedir()
   switch (platform) {
@@ -24,5 +24,5 @@ const llamaCache = (environment: Environment, platform: NodeJS.Platform): string
 export const cacheFolder = (
   wanted?: string,
   environment: Environment = process.env,
-  platform: NodeJS.Platform = process.platform,
+  platform: string = process.platform,
 ): string => resolve(wanted ?? join(llamaCache(environment, platform), "rpc"))
