@@ -8,6 +8,7 @@ import { join } from "node:path"
 import {
   buildRoot,
   installedVariants,
+  isInstalled,
   llamaVersion,
   PrebuiltMissingError,
   packageVersion,
@@ -166,7 +167,7 @@ export const shimLibrary = (variant: LibraryVariant, name: "io" | "ggml" | "llam
   const path = join(folder, `libggmlrpc_${name}.${suffix}`)
   if (!existsSync(path)) {
     throw new NativeLibraryError({
-      message: `The native shim is not built (${path} is missing): run 'bun run build:native'.`,
+      message: `The native shim is not built (${path} is missing): ${isInstalled() ? "run 'ggml-rpc devices' once, or call ensureShim() of @ggml-rpc/native/build before" : "run 'bun run build:native'"}.`,
     })
   }
   return path

@@ -2,7 +2,7 @@
  * The llama.cpp release that everything here is made for, and where its prebuilt libraries lie: found on the disk,
  * never fetched.
  */
-import { existsSync, realpathSync } from "node:fs"
+import { existsSync, readFileSync, realpathSync } from "node:fs"
 import { homedir } from "node:os"
 import { basename, dirname, join, resolve, sep } from "node:path"
 import { TaggedError } from "./taggedError.ts"
@@ -43,7 +43,7 @@ export const packageFolder = (): string => {
 }
 
 /** Whether that folder is an installed package, which nobody edits. */
-const isInstalled = (): boolean =>
+export const isInstalled = (): boolean =>
   realpathSync(packageFolder()).includes(`${sep}node_modules${sep}`)
 
 /** Folder of this user's for what can be made again, which need not exist yet. */
@@ -59,9 +59,14 @@ export const userCacheFolder = (): string =>
 export const buildRoot = (): string => {
   if (process.env.GGML_RPC_BUILD_DIR) return resolve(process.env.GGML_RPC_BUILD_DIR)
   return isInstalled()
-    ? join(userCacheFolder(), `native-${packageVersion}`)
+    ? join(userCacheFolder(), `native-${ownVersion()}`)
     : join(packageFolder(), "build")
 }
+
+/** Versions of this package share no folder: each would build its own shim over the other's. */
+const ownVersion = (): string =>
+  (JSON.parse(readFileSync(join(packageFolder(), "package.json"), "utf8")) as { version: string })
+    .version
 
 /** Headers of the pinned release, which travel in the published package; undefined in the workspace, which has none. */
 export const packedHeaders = (): string | undefined => {

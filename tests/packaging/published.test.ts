@@ -1,0 +1,176 @@
+/** The folders that 'bun run build' makes, as tools and registries read them. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { thisPlatform } from "@ggml-rpc/native/source"
+import { baseLibraries, newestNeeded, symbolVersions } from "../../scripts/publish/shim.ts"
+import { type StagedPackage, stageAll } from "../../scripts/publish/stage.ts"
+import { runProcess } from "../peers/process.ts"
+import { folderOf } from "./registry.ts"
+
+setDefaultTimeout(120_000)
+
+/** Of Ubuntu 22.04, Debian 12 and RHEL 9; what README says. */
+const GLIBC = "2.34"
+/** The libstdc++ of GCC 11, which those have. */
+const GLIBCXX = "3.4.29"
+
+let folder = ""
+let packages: ReadonlyArray<StagedPackage> = []
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "ggml-rpc-published-"))
+  packages = await stageAll(folder)
+})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const files = (of: string): ReadonlyArray<string> =>
+  readdirSync(of, { recursive: true, encoding: "utf8" })
+
+const manifestOf = ({ folder: at }: StagedPackage) =>
+  JSON.parse(readFileSync(join(at, "package.json"), "utf8")) as Record<string, unknown>
+
+const tool = (name: string): string => join(import.meta.dir, "..", "node_modules", ".bin", name)
+
+/** What is meant for everybody, by name; of the platforms' own packages this machine's. */
+const libraries = [
+  ...["@ggml-rpc/protocol", "@ggml-rpc/gguf", "@ggml-rpc/native", "@ggml-rpc/server"],
+  ...["@ggml-rpc/client", "ggml-rpc"],
+]
+
+test("every package has a licence, a README, and what a registry asks for", () => {
+  expect(packages.map(({ name }) => name)).toEqual(expect.arrayContaining(libraries))
+  for (const staged of packages) {
+    expect(files(staged.folder)).toEqual(expect.arrayContaining(["LICENSE", "README.md"]))
+    const manifest = manifestOf(staged)
+    const { name, version } = staged
+    expect(manifest).toMatchObject({ name, version, license: "MIT" })
+    expect(manifest).toMatchObject({ repository: { type: "git" }, description: expect.any(String) })
+    expect(manifest.private).toBeUndefined()
+    expect(JSON.stringify(manifest)).not.toMatch(/workspace:|catalog:|devDependencies/)
+  }
+})
+
+test("no test, no TypeScript source and no door but the intended ones is shipped", () => {
+  for (const staged of packages) {
+    const odd = files(staged.folder).filter(
+      (path) => /test|fuzz|fixtures|\.compiled/i.test(path) || /(?<!\.d)\.ts$/.test(path),
+    )
+    expect(odd).toEqual([])
+    expect(Object.keys((manifestOf(staged).exports as object) ?? {})).not.toContain("./fuzz")
+  }
+})
+
+test("every export leads to a file, types first, and every module has a source map with its source", () => {
+  for (const name of libraries) {
+    const at = folderOf(packages, name)
+    const doors = Object.entries(
+      JSON.parse(readFileSync(join(at, "package.json"), "utf8")).exports as object,
+    )
+    for (const [door, target] of doors) {
+      const paths = typeof target === "string" ? [target] : Object.values(target as object)
+      for (const path of paths) expect([door, existsSync(join(at, path))]).toEqual([door, true])
+      if (typeof target !== "string") expect(Object.keys(target as object)[0]).toBe("types")
+    }
+    const modules = files(at).filter((path) => /\.js$/.test(path) && !/needs-bun/.test(path))
+    expect(modules.length).toBeGreaterThan(0)
+    for (const module of modules) {
+      const map = JSON.parse(readFileSync(join(at, `${module}.map`), "utf8")) as {
+        readonly sources: ReadonlyArray<string>
+        readonly sourcesContent?: ReadonlyArray<string>
+      }
+      expect([module, map.sourcesContent?.length]).toEqual([module, map.sources.length])
+      // A chunk of the bundle may do nothing but hand on what is in another.
+      if (!module.includes("chunk-"))
+        expect([module, map.sources.length > 0]).toEqual([module, true])
+    }
+  }
+})
+
+test("declarations need the types of no runtime", () => {
+  for (const name of libraries) {
+    const at = folderOf(packages, name)
+    for (const path of files(at).filter((file) => file.endsWith(".d.ts"))) {
+      const code = readFileSync(join(at, path), "utf8").replace(/\/\*[\s\S]*?\*\//g, "")
+      const found = /\bBun\.|\bNodeJS\.|"bun(:\w+)?"|from "node:|import\("node:|\bBuffer\b/.exec(
+        code,
+      )
+      expect([path, found?.[0]]).toEqual([path, undefined])
+    }
+  }
+})
+
+test("engine and session are one file each", () => {
+  for (const [name, path] of [
+    ["@ggml-rpc/client", "dist/src/engine/main.js"],
+    ["@ggml-rpc/server", "dist/src/session/main.js"],
+  ] as const) {
+    const code = readFileSync(join(folderOf(packages, name), path), "utf8")
+    const imports = [...code.matchAll(/^import .* from "([^"]+)"/gm)].map(([, module]) => module)
+    expect(imports.filter((module) => !/^(node:|bun)|^[a-z_]+$/.test(module!))).toEqual([])
+  }
+})
+
+test("ggml-rpc names the licences of what is bundled into it", () => {
+  const text = readFileSync(join(folderOf(packages, "ggml-rpc"), "THIRD-PARTY-LICENSES.md"), "utf8")
+  for (const name of ["effect", "@effect/platform", "@effect/cli"])
+    expect(text).toMatch(new RegExp(`^## ${name} \\d`, "m"))
+  expect(text).toContain("MIT License")
+  expect(text).not.toContain("not named")
+})
+
+test.skipIf(process.platform !== "linux")(
+  `the shim needs glibc ${GLIBC}, as the libraries do that it is linked to`,
+  () => {
+    const lib = join(
+      folderOf(packages, `@ggml-rpc/native-${thisPlatform.os}-${thisPlatform.cpu}`),
+      "lib",
+    )
+    const shim = readdirSync(lib).map((name) => join(lib, name))
+    expect(shim.map((path) => path.slice(lib.length + 1)).sort()).toEqual(
+      ["ggml", "io", "llama"].map((name) => `libggmlrpc_${name}.so`),
+    )
+    // The oldest that any program of this architecture asks for: the names are found.
+    expect(symbolVersions(shim[0]!, "GLIBC")).toContain("2.2.5")
+    expect(newestNeeded(baseLibraries(), "GLIBC")).toBe(GLIBC)
+    expect(newestNeeded([...shim, ...baseLibraries()], "GLIBC")).toBe(GLIBC)
+    expect(newestNeeded(shim, "GLIBCXX")).toBe(GLIBCXX)
+    // It lies anywhere: no path of the machine that built it is in it.
+    for (const path of shim) expect(readFileSync(path, "latin1")).not.toContain("/node_modules/")
+  },
+)
+
+describe("tools that look at packages find nothing wrong", () => {
+  test("publint", async () => {
+    for (const { name, folder: at } of packages) {
+      const told = await runProcess([
+        process.execPath,
+        tool("publint"),
+        "--strict",
+        "--pack",
+        "false",
+        at,
+      ])
+      expect([name, told.exitCode, told.exitCode === 0 ? "" : told.stdout + told.stderr]).toEqual([
+        name,
+        0,
+        "",
+      ])
+    }
+  })
+
+  for (const name of libraries) {
+    test(`are the types wrong: ${name}`, async () => {
+      const at = folderOf(packages, name)
+      const pack = await runProcess(["npm", "pack", "--silent", "--pack-destination", folder], {
+        cwd: at,
+      })
+      expect(pack.exitCode).toBe(0)
+      const tarball = join(folder, pack.stdout.trim())
+      // These packages are ES modules, and say so.
+      const flags = ["--profile", "esm-only", "--no-color", "--no-emoji"]
+      const told = await runProcess(["node", tool("attw"), tarball, ...flags])
+      expect([told.exitCode, told.exitCode === 0 ? "" : told.stdout + told.stderr]).toEqual([0, ""])
+    })
+  }
+})
