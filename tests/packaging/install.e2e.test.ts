@@ -3,7 +3,7 @@
  * have Node alone, Bun, or a compiler.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
-import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { startProcess, waitUntil } from "../peers/process.ts"
@@ -125,7 +125,7 @@ describe("the libraries", () => {
   let project = ""
   beforeAll(async () => {
     project = node.project("libraries")
-    await install(node, project, ...libraries, "effect@3.22.4")
+    await install(node, project, ...libraries, "ggml-rpc", "effect@3.22.4")
   })
 
   const inNode = (program: string) =>
@@ -180,6 +180,60 @@ describe("the libraries", () => {
       expect(told.stderr).toContain(
         `Error: ${name} needs Bun 1.4.5 or newer, since it calls native code through bun:ffi: start the program with 'bun', or with 'npx bun'.`,
       )
+    }
+  })
+
+  describe("type-check in a strict project without a runtime's types", () => {
+    const consumer = readFileSync(join(import.meta.dir, "consumer", "main.ts"), "utf8")
+    const tsc = join(import.meta.dir, "..", "..", "node_modules", ".bin", "tsc")
+    for (const module of ["nodenext", "bundler"]) {
+      for (const skipLibCheck of [true, false]) {
+        test(`module ${module}, skipLibCheck ${skipLibCheck}`, async () => {
+          const config = {
+            compilerOptions: {
+              ...(module === "nodenext"
+                ? { module }
+                : { module: "esnext", moduleResolution: "bundler" }),
+              ...{ target: "es2022", strict: true, exactOptionalPropertyTypes: true },
+              ...{ noUncheckedIndexedAccess: true, noEmit: true, types: [], skipLibCheck },
+            },
+            files: ["main.ts"],
+          }
+          await Bun.write(join(project, "main.ts"), consumer)
+          await Bun.write(join(project, "tsconfig.json"), JSON.stringify(config))
+          const told = await node.run([process.execPath, tsc, "--pretty", "false"], {
+            cwd: project,
+          })
+          expect(told).toEqual({ exitCode: 0, stdout: "", stderr: "" })
+        })
+      }
+    }
+  })
+
+  test("the examples run", async () => {
+    const examples = join(import.meta.dir, "..", "..", "packages", "client", "examples")
+    for (const name of ["promise", "effect"]) {
+      await Bun.write(join(project, `${name}.ts`), Bun.file(join(examples, `${name}.ts`)))
+    }
+    await Bun.write(
+      join(project, "serve.ts"),
+      `import { writeDemoModel } from "ggml-rpc/demo-model"
+       import { serve } from "@ggml-rpc/server"
+       import { Effect } from "effect"
+       writeDemoModel("demo.gguf")
+       await Effect.runPromise(Effect.scoped(Effect.gen(function* () {
+         console.log("on", (yield* serve({ port: 0, log: () => {} })).endpoint)
+         yield* Effect.never
+       })))`,
+    )
+    const env = { ...bun.env, XDG_STATE_HOME: "/dev/null" }
+    await using server = startProcess([process.execPath, "serve.ts"], { cwd: project, env })
+    expect(await waitUntil(() => server.stdout().includes("\n"), 20_000)).toBe(true)
+    const endpoint = server.stdout().trim().slice("on ".length)
+    for (const name of ["promise", "effect"]) {
+      const told = await bun.run(["bun", `${name}.ts`, "demo.gguf", endpoint], { cwd: project })
+      expect(told).toMatchObject({ exitCode: 0, stderr: "" })
+      expect(told.stdout).toStartWith(recital)
     }
   })
 })
