@@ -75,7 +75,7 @@ const readOptions = (): Options => {
 }
 
 const testFiles = (): ReadonlyArray<string> =>
-  ["packages/*/{src,scripts,test,bench}/**/*.test.ts", "tests/**/*.test.ts"]
+  ["packages/*/{src,scripts,test,bench}/**/*.test.ts", "tests/**/*.test.ts", "scripts/**/*.test.ts"]
     .flatMap((pattern) => [...new Bun.Glob(pattern).scanSync({ cwd: root })])
     .filter((path) => !/(^|\/)(node_modules|build)\//.test(path))
     .sort()

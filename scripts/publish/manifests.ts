@@ -56,7 +56,7 @@ const common = (workspace: Workspace) => {
 /** Of a library. */
 export const libraryManifest = (workspace: Workspace): object => {
   const { manifest, shortName } = workspace
-  const dependencies = { ...published(manifest.dependencies) }
+  const dependencies = { ...published(manifest.dependencies, manifest.version) }
   // The workspace builds with it; who installs the package needs cmake alone.
   delete (dependencies as Record<string, string>)["cmake-js"]
   return {

@@ -28,7 +28,7 @@ import {
   runsInNode,
 } from "./manifests.ts"
 import { baseLibraries, newestNeeded, stageShim } from "./shim.ts"
-import { bunVersion, root, type Workspace, workspaces } from "./workspaces.ts"
+import { bunVersion, root, type Workspace, workspacesAt } from "./workspaces.ts"
 
 /** A package that is ready to be published. */
 export interface StagedPackage {
@@ -234,11 +234,15 @@ const stagePlatform = async (
 }
 
 /**
- * Makes `folder/SHORT_NAME` for every package, the platforms' first, in an order in which they can be published.
+ * Makes `folder/SHORT_NAME` for every package, of `version` or the workspaces' own, the platforms' first, in an order in which they can be published.
  *
  * @throws {PublishError | NativeBuildError | SourceError}
  */
-export const stageAll = async (folder: string): Promise<ReadonlyArray<StagedPackage>> => {
+export const stageAll = async (
+  folder: string,
+  version?: string,
+): Promise<ReadonlyArray<StagedPackage>> => {
+  const workspaces = workspacesAt(version)
   rmSync(folder, { recursive: true, force: true })
   const compiled = join(folder, ".compiled")
   await compile(compiled)

@@ -57,15 +57,21 @@ export const workspaces: ReadonlyArray<Workspace> = [
   return { folder, shortName, manifest: readJson<Manifest>(join(folder, "package.json")) }
 })
 
-const versionOf = (name: string): string | undefined =>
-  workspaces.find(({ manifest }) => manifest.name === name)?.manifest.version
+/** The same as they would be of another version, of which all of them are. */
+export const workspacesAt = (version: string | undefined): ReadonlyArray<Workspace> =>
+  version === undefined
+    ? workspaces
+    : workspaces.map((workspace) => ({
+        ...workspace,
+        manifest: { ...workspace.manifest, version },
+      }))
 
-/** Dependencies as a registry knows them, without `catalog:` and `workspace:`. */
-export const published = (dependencies: Names = {}): Names =>
+/** Dependencies as a registry knows them, without `catalog:`, and with `version` for `workspace:`. */
+export const published = (dependencies: Names = {}, version: string): Names =>
   Object.fromEntries(
     Object.entries(dependencies).map(([name, range]) => {
       if (range === "catalog:") return [name, rootManifest.workspaces.catalog[name]!]
-      if (range.startsWith("workspace:")) return [name, versionOf(name)!]
+      if (range.startsWith("workspace:")) return [name, version]
       return [name, range]
     }),
   )

@@ -174,3 +174,39 @@ describe("tools that look at packages find nothing wrong", () => {
     })
   }
 })
+
+test("a release that is tried prints versions and an order, and changes nothing that is kept", async () => {
+  const root = join(import.meta.dir, "..", "..")
+  const kept = ["CHANGELOG.md", "packages/cli/package.json", "packages/protocol/package.json"]
+  const texts = () => kept.map((path) => readFileSync(join(root, path), "utf8"))
+  const before = texts()
+  const tried = await runProcess(
+    [process.execPath, "scripts/release.ts", "--dry-run", join(folder, "release")],
+    { cwd: root },
+  )
+  expect([tried.exitCode, tried.stderr]).toEqual([0, ""])
+  expect(texts()).toEqual(before)
+  const order = [...tried.stdout.matchAll(/# (\S+)@(\S+)$/gm)].map(([, name]) => name!)
+  expect(order).toEqual(packages.map(({ name }) => name))
+  for (const [index, name] of order.entries()) {
+    const { dependencies = {}, optionalDependencies = {} } = manifestOf(packages[index]!) as Record<
+      string,
+      object
+    >
+    const needed = Object.keys({ ...dependencies, ...optionalDependencies })
+    const later = needed.filter((other) => order.indexOf(other) > index)
+    expect([name, later]).toEqual([name, []])
+  }
+})
+
+test("the documents of the API have a page a name", async () => {
+  const docs = join(folder, "docs")
+  const made = await runProcess(
+    [process.execPath, join(import.meta.dir, "..", "..", "scripts", "docs.ts"), docs],
+    { timeoutMs: 110_000 },
+  )
+  expect(made.exitCode).toBe(0)
+  const page = files(docs).find((path) => /functions\/.*openCluster\.html$/.test(path))
+  expect(readFileSync(join(docs, page ?? "none"), "utf8")).toContain("Connects to all servers")
+  expect(files(docs).filter((path) => path.endsWith(".html")).length).toBeGreaterThan(200)
+})
