@@ -136,6 +136,9 @@ export const missingGpuPackage = (
   seen: SeenGpus = seenGpus(),
 ): string | undefined => {
   if (set.variant !== "base" || process.platform !== "linux") return undefined
+  if (unpackedFolder() !== undefined && (seen.nvidia || seen.renderNode)) {
+    return "This machine has a GPU, but this executable holds the CPU libraries only: ggml-rpc from npm can be given those of a GPU."
+  }
   const add = (variant: "cuda" | "vulkan") =>
     `'bun add ${prebuiltPackage(variant)}@${packageVersion}'`
   if (seen.nvidia) {

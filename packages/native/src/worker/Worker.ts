@@ -51,9 +51,21 @@ export interface WorkerOptions {
 export const workerBundleName = (module: string): string =>
   `${module.replace("@", "").replaceAll("/", "-")}.js`
 
-const entryOf = ({ module, from }: WorkerOptions): string => {
+let ownCommand: ((module: string) => readonly string[]) | undefined
+
+/**
+ * How an executable that carries the workers' modules starts itself as one of them: the arguments before those of the
+ * worker.
+ */
+export const startWorkersBy = (command: (module: string) => readonly string[]): void => {
+  ownCommand = command
+}
+
+/** What follows the runtime on the worker's command line. */
+const entryOf = ({ module, from }: WorkerOptions): readonly string[] => {
+  if (ownCommand !== undefined) return ownCommand(module)
   const bundled = join(from, workerBundleName(module))
-  return existsSync(bundled) ? bundled : Bun.resolveSync(module, from)
+  return [existsSync(bundled) ? bundled : Bun.resolveSync(module, from)]
 }
 
 /** A process of the worker's own may hold its pipes open; what the worker said is read in less time. */
@@ -74,7 +86,7 @@ export class Worker<Message extends object> {
     const entry = entryOf(options)
     this.#listener = listener
     this.#lastWordsCount = options.lastWordsCount
-    this.#child = Bun.spawn([process.execPath, entry, ...(options.args ?? [])], {
+    this.#child = Bun.spawn([process.execPath, ...entry, ...(options.args ?? [])], {
       stdio: [options.stdin ?? "ignore", "pipe", "pipe", ...(options.descriptors ?? [])],
       // As it is now, CUDA_VISIBLE_DEVICES for one: without this it is as it was at the start.
       env: process.env,

@@ -3,6 +3,7 @@
  * `@ggml-rpc/native/worker/child`. Neither loads Effect or a library.
  */
 export {
+  startWorkersBy,
   Worker,
   type WorkerExit,
   type WorkerListener,
