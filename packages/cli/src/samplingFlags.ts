@@ -271,7 +271,7 @@ export const samplingFlags = {
     aliases: [],
     value: "A;B;…",
     about:
-      "samplers in this order (default: penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature)",
+      "samplers, in this order (default: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, temperature)",
     group: sampling,
   }),
   logitBias,
