@@ -30,6 +30,7 @@ import {
   planFlags,
   runFlags,
   serveFlags,
+  serviceFlags,
   verifyFlags,
 } from "./flags.ts"
 import { logLine } from "./serverLog.ts"
@@ -102,14 +103,21 @@ const verify = Command.make("verify", { ...optionsOf(verifyFlags), files }, (val
   ),
 ).pipe(Command.withDescription(commands.verify.about))
 
-const cacheAction = Args.text({ name: "action" }).pipe(Args.repeated)
+const action = Args.text({ name: "action" }).pipe(Args.repeated)
 
-const cache = Command.make("cache", { ...optionsOf(cacheFlags), action: cacheAction }, (values) =>
+const cache = Command.make("cache", { ...optionsOf(cacheFlags), action: action }, (values) =>
   lazily(
     () => import("./commands/cache.ts"),
     (module) => module.cache(values),
   ),
 ).pipe(Command.withDescription(commands.cache.about))
+
+const service = Command.make("service", { ...optionsOf(serviceFlags), action: action }, (values) =>
+  lazily(
+    () => import("./commands/service.ts"),
+    (module) => module.service(values),
+  ),
+).pipe(Command.withDescription(commands.service.about))
 
 const demo = Command.make("demo", optionsOf(demoFlags), (values) =>
   lazily(
@@ -119,7 +127,7 @@ const demo = Command.make("demo", optionsOf(demoFlags), (values) =>
 ).pipe(Command.withDescription(commands.demo.about))
 
 const root = Command.make("ggml-rpc").pipe(
-  Command.withSubcommands([run, serve, devices, plan, verify, cache, demo]),
+  Command.withSubcommands([run, serve, devices, plan, verify, cache, service, demo]),
 )
 
 /** @effect/cli prints its messages itself, in colours; here they come back as errors instead. */

@@ -79,6 +79,11 @@ export class TokenFileError extends Data.TaggedError("TokenFileError")<{
   }
 }
 
+/** The service cannot be written, started or stopped. */
+export class ServiceError extends Data.TaggedError("ServiceError")<{
+  readonly message: string
+}> {}
+
 /** Something failed and has been told already; only the exit code is left. */
 export class ReportedError extends Data.TaggedError("ReportedError")<{
   readonly exitCode: number

@@ -521,6 +521,16 @@ export const cacheFlags = {
   json,
 }
 
+export const serviceFlags = {
+  yes: toggle({
+    name: "yes",
+    aliases: ["-y"],
+    about: "install: write the file and start the service without asking",
+    group: "Service",
+  }),
+  ...serveFlags,
+}
+
 export const demoFlags = {
   save: nonEmpty({
     name: "save",
@@ -600,6 +610,15 @@ export const commands = {
       "ls lists the files, verify reads all of them and says which are damaged (exit code 1), prune removes leftovers of writes that broke off and, with --keep, the least recently used files. The folder is llama.cpp's: $LLAMA_CACHE/rpc, or rpc in llama.cpp's cache folder. Servers may go on meanwhile.",
     ],
     examples: ["ggml-rpc cache ls", "ggml-rpc cache prune --keep 20G"],
+  },
+  service: {
+    about: "Have 'serve' started and kept by this user's session",
+    flags: serviceFlags,
+    positional: { name: "install|remove", isRepeated: false },
+    notes: [
+      "install shows a systemd user unit (on macOS a launchd agent) for 'ggml-rpc serve' with the flags given here, asks, writes it and starts it; --yes does not ask, and without a terminal nothing is written unless it is given. remove stops it and removes the file. Relative paths in flags are read from the current folder.",
+    ],
+    examples: ["ggml-rpc service install --host 192.168.1.5 --cache", "ggml-rpc service remove"],
   },
   demo: {
     about: "Try it: two servers and a tiny model on this machine",
