@@ -13,6 +13,8 @@ export interface Flag<A> {
   readonly impliedValues?: ReadonlyArray<string>
   /** Given several times, the values make one list; else the last one counts. */
   readonly isList?: boolean
+  /** What stands between them then; a comma where nothing is said. */
+  readonly joiner?: string
   readonly about: string
   /** Heading in the help. */
   readonly group: string

@@ -57,7 +57,8 @@ const rpc = text({
   aliases: [],
   value: "A:PORT,…",
   isList: true,
-  about: "servers to use, such as 10.0.0.2:50052,[fd00::3]:50052; none: this machine alone",
+  about:
+    "servers to use, such as 10.0.0.2:50052,[fd00::3]:50052; 'none', or no --rpc: this machine alone",
   group: cluster,
 })
 

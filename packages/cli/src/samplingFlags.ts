@@ -31,15 +31,19 @@ const logitBias: Flag<Array<readonly [number, number]> | undefined> = {
     }),
 }
 
+/** No text of a command line has it. */
+const TEXT_JOINER = "\0"
+
 /** Texts, one each time. */
 const drySequenceBreakers: Flag<Array<string> | undefined> = {
   name: "dry-sequence-breaker",
   aliases: [],
   value: "TEXT",
   isList: true,
+  joiner: TEXT_JOINER,
   about: "a text that ends a repetition, instead of the usual ones; repeatable; 'none' for none",
   group: sampling,
-  parse: (given) => (given === "none" ? [] : [given]),
+  parse: (given) => (given === "none" ? [] : given.split(TEXT_JOINER)),
 }
 
 export const samplingFlags = {
