@@ -7,6 +7,7 @@
  */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join, relative, resolve } from "node:path"
+import { execute } from "./publish/compile.ts"
 import { stageAll } from "./publish/stage.ts"
 import { releaseOf } from "./publish/versions.ts"
 import { root, workspaces } from "./publish/workspaces.ts"
@@ -40,6 +41,8 @@ try {
   if (!isDryRun) {
     for (const { folder: of } of workspaces) setVersion(of, release.version)
     writeFileSync(changelogPath, release.changelog)
+    // The lockfile has the workspaces' versions.
+    await execute([process.execPath, "install"])
   }
   const staged = await stageAll(resolve(folder), release.version)
   console.log(

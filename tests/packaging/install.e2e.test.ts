@@ -118,6 +118,18 @@ describe("a machine with Bun alone", () => {
     expect(demo).toMatchObject({ exitCode: 0 })
     expect(demo.stdout).toContain(recital)
   })
+
+  test("bun add, where packages see their own dependencies alone", async () => {
+    const project = bun.project("isolated", { "bunfig.toml": '[install]\nlinker = "isolated"\n' })
+    await install(bun, project, "ggml-rpc", "@ggml-rpc/native")
+    expect(existsSync(join(project, "node_modules", "@node-llama-cpp"))).toBe(false)
+    const demo = await bun.run(["bun", "run", "ggml-rpc", "demo"], { cwd: project })
+    expect(demo).toMatchObject({ exitCode: 0 })
+    expect(demo.stderr).not.toContain("building")
+    const program = `import { librarySet, shimLibrary } from "@ggml-rpc/native"; console.log(shimLibrary(librarySet().variant, "io"))`
+    const told = await bun.run(["bun", "-e", program], { cwd: project })
+    expect(told.stdout).toContain(join("lib", "libggmlrpc_io."))
+  })
 })
 
 describe("the libraries", () => {
