@@ -31,8 +31,9 @@ export const makeMachine = (
   registry: string,
   programs: ReadonlyArray<string>,
 ): Machine => {
-  const [home, bin] = [join(folder, "home"), join(folder, "bin")]
-  for (const made of [home, bin]) mkdirSync(made, { recursive: true })
+  // bunx keeps what it has installed among the temporary files.
+  const [home, bin, temporary] = [join(folder, "home"), join(folder, "bin"), join(folder, "tmp")]
+  for (const made of [home, bin, temporary]) mkdirSync(made, { recursive: true })
   for (const program of programs) {
     const path = program === "bun" ? process.execPath : Bun.which(program)
     if (path === null) throw new Error(`${program} is not on PATH`)
@@ -40,7 +41,7 @@ export const makeMachine = (
     if (program === "bun") symlinkSync(path, join(bin, "bunx"))
   }
   writeFileSync(join(home, ".npmrc"), npmrc(registry))
-  const env = { ...withoutOwn(), HOME: home, PATH: bin }
+  const env = { ...withoutOwn(), HOME: home, PATH: bin, TMPDIR: temporary }
   return {
     home,
     env,
