@@ -90,7 +90,13 @@ export const planModel = (
   Effect.gen(function* () {
     const gguf = yield* loadGguf(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
-    const context = contextOptions(gguf, options)
+    const context = yield* Effect.try({
+      try: () => contextOptions(gguf, options),
+      catch: (error) => {
+        if (error instanceof PlanError) return error
+        throw error
+      },
+    })
     const mmap = options.mmap ?? true
     const layers = layerBytes(gguf)
     const input: PlannerInput = {

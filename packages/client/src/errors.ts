@@ -139,7 +139,7 @@ export class ModelError extends TaggedError("ModelError")<{
 
 /** The model does not fit into the memory of the devices, or the wanted split is impossible. */
 export class PlanError extends TaggedError("PlanError")<{
-  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device"
+  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions"
   readonly detail: string
   /** Bytes that are missing over all devices, when it does not fit. */
   readonly missingBytes?: number

@@ -34,6 +34,10 @@ export interface Loaded {
   readonly options: EngineContextOptions
 }
 
+/** Tokens that a text can have: a context is made larger than was asked for, and a table of positions is not. */
+export const roomOf = ({ context, options }: Loaded): number =>
+  Math.min(context.contextSize, options.positionCount ?? Number.POSITIVE_INFINITY)
+
 export class Engine {
   remote: RemoteDevices | undefined
   readonly servers: Array<EngineServer> = []

@@ -51,6 +51,8 @@ export interface EngineContextOptions {
   readonly embeddings: boolean
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
+  /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */
+  readonly positionCount?: number
 }
 
 /** A server, and where the host has connected to it already, the descriptor that this process was given for that. */
