@@ -26,6 +26,7 @@ import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
 import { MemoryLedger } from "../session/memory/MemoryLedger.ts"
+import { newServerName, serverNumber } from "../session/serverName.ts"
 import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
 import { AllowList, privateRanges } from "./AllowList.ts"
@@ -52,6 +53,7 @@ import { Metrics } from "./Metrics.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
 import { type MetricsAddress, serveMetrics } from "./serveMetrics.ts"
+import { openSharedLedger, standardLedgerFolder } from "./sharedLedger.ts"
 import { TokenGreeting } from "./TokenGreeting.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
@@ -108,6 +110,11 @@ export interface ServeOptions {
   readonly cacheLimitBytes?: number
   /** Smaller weights are not kept. Default 10 MiB, above which upstream's clients ask; ggml-rpc.cpp `HASH_THRESHOLD` (7.0.0). */
   readonly cacheMinBytes?: number
+  /**
+   * Folder of this user alone, in which the servers of a machine that share it write down what memory they promised: what one
+   * gives, the others count as taken. Default: one for all servers of this user, in `/dev/shm` where there is that.
+   */
+  readonly ledgerFolder?: string
   /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
   readonly debug?: boolean
   /** Clients served at the same time; more are turned away. Default 64. */
@@ -225,6 +232,7 @@ export const serve = (
     )
     const cache = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
+    const serverName = newServerName()
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
@@ -240,11 +248,12 @@ export const serve = (
         graphNodes: options.maxGraphNodes ?? DEFAULT_MAX_GRAPH_NODES,
       },
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
+      serverName,
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
       ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
     }
-    const ledger = yield* namelessFile("wx+")
+    const ledger = yield* ledgerFile(options.ledgerFolder ?? standardLedgerFolder(), log)
     const verified = yield* namelessFile("ax+")
     const doing = yield* namelessFile("wx+")
     const metrics = new Metrics()
@@ -299,7 +308,7 @@ export const serve = (
       pinned: protocol,
       tls: options.tls,
     })
-    const promised = new MemoryLedger(ledger, NO_SLOT)
+    const promised = MemoryLedger.watch(ledger, serverNumber(serverName))
     const metricsText = (): string =>
       metrics.text(
         {
@@ -455,8 +464,22 @@ const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileErr
     (descriptor) => Effect.sync(() => closeSync(descriptor)),
   )
 
-/** Whose all entries of a ledger are others'. */
-const NO_SLOT = -1
+/** What servers of this user promised, or where there can be no such file, this one's sessions alone. */
+const ledgerFile = (
+  folder: string,
+  log: LogSink,
+): Effect.Effect<number, SharedFileError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.try(() => openSharedLedger(folder)),
+    (descriptor) => Effect.sync(() => closeSync(descriptor)),
+  ).pipe(
+    Effect.catchAll(({ error }) => {
+      const reason = error instanceof Error ? error.message : String(error)
+      const message = `what memory other servers of this machine promise to their clients is not known here (${reason})`
+      log({ level: "warning", message })
+      return namelessFile("wx+")
+    }),
+  )
 
 const startPool = (
   pool: SessionPool,

@@ -24,8 +24,10 @@ export const STAGING_BYTES = 4 * 1024 * 1024
 export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
-  /** What this server's sessions promised to their clients. */
+  /** What sessions promised to their clients. */
   readonly ledger: Ledger
+  /** Name of the server, in hex; default: it has none. */
+  readonly serverName?: string
   readonly memoryLimits?: MemoryLimits
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
@@ -55,6 +57,7 @@ export class SessionState {
   readonly ledger: Ledger
   readonly hostMemory: HostMemory
   readonly quota: MemoryQuota
+  readonly serverName: string
   readonly directMemory: boolean
   readonly linkLimits: LinkLimits | undefined
   readonly onLink: ((event: LinkEvent) => void) | undefined
@@ -95,6 +98,7 @@ export class SessionState {
     this.cache = cache
     this.ledger = ledger
     this.hostMemory = new HostMemory(ledger)
+    this.serverName = options.serverName ?? ""
     this.quota = new MemoryQuota(options.memoryLimits ?? {}, ledger, this.buffers)
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)

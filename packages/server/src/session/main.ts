@@ -25,6 +25,7 @@ import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
 import { Session } from "./Session.ts"
 import { enterSandbox, type SandboxReport } from "./sandbox.ts"
+import { serverNumber } from "./serverName.ts"
 import { warmUp } from "./warmUp.ts"
 
 /** The socket to the front process. */
@@ -108,11 +109,13 @@ const main = (config: SessionConfig): void => {
   io().io_watch_parent(CHANNEL)
   const doing = openDoing(DOING, config.slot)
   io().io_limit_compute(config.clientLimits.computeMs ?? 0)
+  const ledger = MemoryLedger.join(LEDGER, serverNumber(config.serverName))
   const devices = start(config)
   const session = new Session({
     devices,
     cache: config.cache && cacheOf(config.cache),
-    ledger: new MemoryLedger(LEDGER, config.slot),
+    ledger,
+    serverName: config.serverName,
     memoryLimits: config.memoryLimits,
     clientLimits: config.clientLimits,
     doing,
