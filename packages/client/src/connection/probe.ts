@@ -2,10 +2,13 @@
 import {
   Command,
   type Dialect,
+  decodeExtensionResponse,
   decodeResponse,
   describeCommand,
   type Endpoint,
+  encodeExtensionRequest,
   encodeRequest,
+  extensionCommands,
   formatEndpoint,
   type MessageId,
   RESPONSE_HEADER_SIZE_BYTES,
@@ -23,6 +26,7 @@ import {
   HandshakeError,
   ServerLostError,
 } from "../errors.ts"
+import { plainAddress } from "../memoryDomains.ts"
 import { connectReason } from "./connectReason.ts"
 import { type Greeting, type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 import { connectTls, type TlsEvents, type TlsTrust, usesTls } from "./tls.ts"
@@ -32,6 +36,8 @@ export interface ProbedDevice {
   readonly index: number
   readonly freeBytes: number
   readonly totalBytes: number
+  /** Which memory it draws from, in hex, where its server tells; see `domainsOf`. */
+  readonly domain?: string
 }
 
 export interface ProbedServer {
@@ -39,6 +45,10 @@ export interface ProbedServer {
   readonly version: Version
   /** Whose server it is. */
   readonly kind: ServerKind
+  /** The same at all endpoints of a server; absent where it tells none. */
+  readonly name?: string
+  /** The address behind the endpoint's name; "" where it is not known. */
+  readonly address: string
   readonly devices: ReadonlyArray<ProbedDevice>
 }
 
@@ -139,6 +149,8 @@ const cutShort = { problem: "it closed the connection in the middle of an answer
 interface Line {
   readonly endpoint: string
   readonly socket: { readonly write: (bytes: Uint8Array) => number }
+  /** Of the server; "" where it is not known. */
+  readonly address: string
   readonly inbox: Inbox
   readonly timeoutMs: number
 }
@@ -177,25 +189,43 @@ const answerOf = (
     }),
   )
 
+/** The payload of the answer to a question, of a server that has said HELLO. */
+const payloadOf = (
+  line: Line,
+  during: string,
+  request: Uint8Array,
+  sizeBytes: number,
+): Effect.Effect<Uint8Array, ProbeError> =>
+  Effect.flatMap(answerOf(line, request, sizeBytes), (answer) =>
+    "payload" in answer
+      ? Effect.succeed(answer.payload)
+      : Effect.fail(
+          new ServerLostError({ endpoint: line.endpoint, during, detail: answer.problem }),
+        ),
+  )
+
 const ask = <C extends MessageId>(
   line: Line,
   { spec, responseBytes }: Dialect,
   command: C,
   value: RequestOf<C>,
-): Effect.Effect<ResponseOf<C>, ProbeError> =>
-  Effect.flatMap(
-    answerOf(line, encodeRequest(command, value, spec), responseBytes[command]!),
-    (answer) =>
-      "payload" in answer
-        ? Effect.succeed(decodeResponse(command, answer.payload, spec))
-        : Effect.fail(
-            new ServerLostError({
-              endpoint: line.endpoint,
-              during: describeCommand(command),
-              detail: answer.problem,
-            }),
-          ),
+): Effect.Effect<ResponseOf<C>, ProbeError> => {
+  const request = encodeRequest(command, value, spec)
+  return Effect.map(
+    payloadOf(line, describeCommand(command), request, responseBytes[command]!),
+    (payload) => decodeResponse(command, payload, spec),
   )
+}
+
+/** The server's name, and the memory that a device draws from; both in hex. */
+const askDomain = (line: Line, device: number) => {
+  const request = encodeExtensionRequest("MEMORY_DOMAIN", { device })
+  const { minSizeBytes } = extensionCommands.MEMORY_DOMAIN.response
+  return Effect.map(payloadOf(line, "MEMORY_DOMAIN", request, minSizeBytes), (payload) => {
+    const { server, domain } = decodeExtensionResponse("MEMORY_DOMAIN", payload)
+    return { server: server.toHex(), domain: domain.toHex() }
+  })
+}
 
 /** One question of the token's proof. */
 const askGate = (line: Line, request: Uint8Array, sizeBytes: number) =>
@@ -268,7 +298,8 @@ export const probe = (
         const socket = usesTls(endpoint, tls)
           ? yield* connectTls(endpoint, tls ?? {}, timeoutMs, eventsOf(inbox))
           : yield* connect(endpoint, inbox, timeoutMs)
-        const line: Line = { endpoint: name, socket, inbox, timeoutMs }
+        const address = "remoteAddress" in socket ? plainAddress(socket.remoteAddress) : ""
+        const line: Line = { endpoint: name, socket, address, inbox, timeoutMs }
         const greeting = yield* sayHello(line, form, token)
         if (greeting !== undefined) return yield* describe(line, greeting)
       }
@@ -280,10 +311,12 @@ export const probe = (
 
 const describe = (
   line: Line,
-  { dialect, version, kind }: Greeting,
+  { dialect, version, kind, level }: Greeting,
 ): Effect.Effect<ProbedServer, ProbeError> =>
   Effect.gen(function* () {
-    const { endpoint } = line
+    const { endpoint, address } = line
+    const tellsDomain = level >= extensionCommands.MEMORY_DOMAIN.level
+    let name: string | undefined
     // Before there was such a question, a server was one device.
     const deviceCount = dialect.has("DEVICE_COUNT")
       ? (yield* ask(line, dialect, Command.DEVICE_COUNT, {})).deviceCount
@@ -293,11 +326,14 @@ const describe = (
     const devices: Array<ProbedDevice> = []
     for (let index = 0; index < deviceCount; index++) {
       const memory = yield* ask(line, dialect, Command.GET_DEVICE_MEMORY, { device: index })
+      const told = tellsDomain ? yield* askDomain(line, index) : undefined
+      name = told?.server
       devices.push({
         index,
         freeBytes: Number(memory.freeBytes),
         totalBytes: Number(memory.totalBytes),
+        ...(told === undefined ? {} : { domain: told.domain }),
       })
     }
-    return { endpoint, version, kind, devices }
+    return { endpoint, version, kind, address, devices, ...(name === undefined ? {} : { name }) }
   })
