@@ -9,6 +9,7 @@ export {
 export * as Cluster from "./Cluster.ts"
 export type { ServerKind } from "./connection/hello.ts"
 export * from "./connection/probe.ts"
+export type { CacheStatus, StatusReport } from "./connection/statusReport.ts"
 export type {
   EngineContextOptions,
   EngineDevice,

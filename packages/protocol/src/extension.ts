@@ -3,7 +3,7 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly, fixed } from "./codec/payload.ts"
+import { dataOnly, empty, fixed } from "./codec/payload.ts"
 import { bytes, record, u8, u32 } from "./codec/record.ts"
 import type { CommandSpec } from "./versions/spec.ts"
 
@@ -29,6 +29,7 @@ export const ExtensionCommand = {
   CHALLENGE: 129,
   PROVE: 130,
   MEMORY_DOMAIN: 131,
+  STATUS: 132,
 } as const
 
 /** The extension commands by name. */
@@ -47,6 +48,9 @@ export interface ExtensionSpec<Request, Response> extends CommandSpec<Request, R
  * version, and what they read. None needs a buffer, as nothing is computed.
  */
 const nodesOfDevice = new GraphFormat({ hasDevice: true, hasUid: false }, "DEVICE_SUPPORTS")
+
+/** The answer to STATUS at most. */
+export const MAX_STATUS_BYTES = 32 * 1024
 
 /** Bytes of a server's name and of a memory domain's. */
 const NAME_BYTES = 16
@@ -74,6 +78,16 @@ export const extensionCommands = {
     request: fixed(MemoryDomainRequest),
     maxRequestBytes: MemoryDomainRequest.size,
     response: fixed(MemoryDomainAnswer),
+  },
+  /**
+   * How the server is, for people: JSON in UTF-8, at most `MAX_STATUS_BYTES`, whose fields come and go with versions of this
+   * project; docs/operations.md has them.
+   */
+  STATUS: {
+    level: 3,
+    request: empty,
+    maxRequestBytes: 0,
+    response: dataOnly,
   },
 } as const satisfies {
   // biome-ignore lint/suspicious/noExplicitAny: each command has its own values

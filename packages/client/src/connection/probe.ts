@@ -10,6 +10,7 @@ import {
   encodeRequest,
   extensionCommands,
   formatEndpoint,
+  MAX_STATUS_BYTES,
   type MessageId,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
@@ -29,6 +30,7 @@ import {
 import { plainAddress } from "../memoryDomains.ts"
 import { connectReason } from "./connectReason.ts"
 import { type Greeting, type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
+import { readReport, type StatusReport } from "./statusReport.ts"
 import { connectTls, type TlsEvents, type TlsTrust, usesTls } from "./tls.ts"
 import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
@@ -50,6 +52,10 @@ export interface ProbedServer {
   /** The address behind the endpoint's name; "" where it is not known. */
   readonly address: string
   readonly devices: ReadonlyArray<ProbedDevice>
+}
+
+export interface ServerStatus extends ProbedServer {
+  readonly report?: StatusReport
 }
 
 export type ProbeError = AccessError | ConnectError | HandshakeError | ServerLostError
@@ -155,27 +161,32 @@ interface Line {
   readonly timeoutMs: number
 }
 
+/** Bytes of an answer, or the most that it may have. */
+type AnswerSize = number | { readonly max: number }
+
 /** One request and its response of `sizeBytes`. */
 const exchange = async (
   { socket, inbox }: Line,
   request: Uint8Array,
-  sizeBytes: number,
+  sizeBytes: AnswerSize,
 ): Promise<Exchanged> => {
   socket.write(request)
   const header = await inbox.take(RESPONSE_HEADER_SIZE_BYTES)
   if (header.length < RESPONSE_HEADER_SIZE_BYTES) return header.length === 0 ? closed : cutShort
   const announced = readU64AsNumber(new DataView(header.buffer, header.byteOffset, 8), 0)
-  if (announced !== sizeBytes) {
-    return { problem: "its answer has another size than the protocol says" }
-  }
-  const payload = await inbox.take(sizeBytes)
-  return payload.length < sizeBytes ? cutShort : { payload }
+  const isRight =
+    typeof sizeBytes === "number"
+      ? announced === sizeBytes
+      : announced >= 0 && announced <= sizeBytes.max
+  if (!isRight) return { problem: "its answer has another size than the protocol says" }
+  const payload = await inbox.take(announced)
+  return payload.length < announced ? cutShort : { payload }
 }
 
 const answerOf = (
   line: Line,
   request: Uint8Array,
-  sizeBytes: number,
+  sizeBytes: AnswerSize,
 ): Effect.Effect<Exchanged, HandshakeError> =>
   Effect.promise(() => exchange(line, request, sizeBytes)).pipe(
     Effect.timeoutFail({
@@ -194,7 +205,7 @@ const payloadOf = (
   line: Line,
   during: string,
   request: Uint8Array,
-  sizeBytes: number,
+  sizeBytes: AnswerSize,
 ): Effect.Effect<Uint8Array, ProbeError> =>
   Effect.flatMap(answerOf(line, request, sizeBytes), (answer) =>
     "payload" in answer
@@ -288,8 +299,30 @@ export interface ProbeOptions {
 /** What a server is and what its devices have free now. */
 export const probe = (
   endpoint: Endpoint,
-  { timeoutMs = 5000, token, tls }: ProbeOptions = {},
-): Effect.Effect<ProbedServer, ProbeError> =>
+  options: ProbeOptions = {},
+): Effect.Effect<ProbedServer, ProbeError> => greeted(endpoint, options, describe)
+
+/** The same, and how it is, as far as it tells: those of llama.cpp do not, nor older ones of this project. */
+export const serverStatus = (
+  endpoint: Endpoint,
+  options: ProbeOptions = {},
+): Effect.Effect<ServerStatus, ProbeError> =>
+  greeted(endpoint, options, (line, greeting) =>
+    Effect.gen(function* () {
+      const server = yield* describe(line, greeting)
+      if (greeting.level < extensionCommands.STATUS.level) return server
+      const request = encodeExtensionRequest("STATUS", {})
+      const payload = yield* payloadOf(line, "STATUS", request, { max: MAX_STATUS_BYTES })
+      const report = readReport(payload)
+      return report === undefined ? server : { ...server, report }
+    }),
+  )
+
+const greeted = <A>(
+  endpoint: Endpoint,
+  { timeoutMs = 5000, token, tls }: ProbeOptions,
+  use: (line: Line, greeting: Greeting) => Effect.Effect<A, ProbeError>,
+): Effect.Effect<A, ProbeError> =>
   Effect.scoped(
     Effect.gen(function* () {
       const name = formatEndpoint(endpoint)
@@ -301,7 +334,7 @@ export const probe = (
         const address = "remoteAddress" in socket ? plainAddress(socket.remoteAddress) : ""
         const line: Line = { endpoint: name, socket, address, inbox, timeoutMs }
         const greeting = yield* sayHello(line, form, token)
-        if (greeting !== undefined) return yield* describe(line, greeting)
+        if (greeting !== undefined) return yield* use(line, greeting)
       }
       return yield* Effect.fail(
         new HandshakeError({ endpoint: name, reason: "closed", detail: "" }),

@@ -21,11 +21,13 @@ import {
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
-import { listEntries, removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
+import packageJson from "../../package.json" with { type: "json" }
+import { listEntries, removeStaleParts, sizeOf, standardLimit } from "../cache/CacheFolder.ts"
 import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
 import { MemoryLedger } from "../session/memory/MemoryLedger.ts"
+import type { ServerReport } from "../session/ServerReport.ts"
 import { newServerName, serverNumber } from "../session/serverName.ts"
 import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
@@ -52,6 +54,7 @@ import type { LogEntry, LogSink } from "./log.ts"
 import { Metrics } from "./Metrics.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
+import { StatusBoard } from "./StatusBoard.ts"
 import { type MetricsAddress, serveMetrics } from "./serveMetrics.ts"
 import { openSharedLedger, standardLedgerFolder } from "./sharedLedger.ts"
 import { TokenGreeting } from "./TokenGreeting.ts"
@@ -258,12 +261,26 @@ export const serve = (
     const doing = yield* namelessFile("wx+")
     const metrics = new Metrics()
     const logEvent = logEvents(log)
+    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
+    const cacheNow = cache && recentCache(cache)
+    // Written when something happens to a client, so when there is the pool.
+    const board = yield* statusBoard(() => ({
+      software: packageJson.version,
+      startedAtMs: metrics.startedAtMs,
+      serving: pool.serving.pids,
+      waitingCount: pool.serving.waitingCount,
+      maxClients: shares.clients,
+      servedCount: metrics.servedCount,
+      ...(cacheNow && {
+        cache: { ...cacheNow(), hits: metrics.cacheHits, misses: metrics.cacheMisses },
+      }),
+    }))
     const onEvent = (event: ClientEvent): void => {
       metrics.noteClient(event)
       logEvent(event)
+      board.update()
     }
-    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
-    const pool = yield* Effect.acquireRelease(
+    const pool: SessionPool = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
           new SessionPool({
@@ -272,8 +289,11 @@ export const serve = (
             spareCount: options.spareCount ?? 1,
             log,
             onEvent,
-            onStats: (stats) => metrics.noteStats(stats),
-            shared: [ledger, verified],
+            onStats: (stats) => {
+              metrics.noteStats(stats)
+              board.update()
+            },
+            shared: [ledger, verified, board.readable],
             doing,
             limits: (options.addressLimits ?? true) ? addressRates : undefined,
             ...rememberedVersions(options.versionsFile, log),
@@ -282,6 +302,7 @@ export const serve = (
       (made) => Effect.promise(() => made.close()),
     )
     const { devices, sandbox } = yield* startPool(pool)
+    board.update()
     const host = options.host ?? "127.0.0.1"
     const { token } = options
     const allow = yield* AllowList.of(
@@ -463,6 +484,32 @@ const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileErr
     }),
     (descriptor) => Effect.sync(() => closeSync(descriptor)),
   )
+
+const statusBoard = (
+  report: () => ServerReport,
+): Effect.Effect<StatusBoard, SharedFileError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.try({
+      try: () => new StatusBoard(report),
+      catch: (cause) => new SharedFileError({ folder: tmpdir(), cause }),
+    }),
+    (board) => Effect.sync(() => board.close()),
+  )
+
+/** A list of the folder costs a look at each of its files. */
+const CACHE_LOOK_MS = 2000
+
+const recentCache = ({ folder, limitBytes }: CacheConfig) => {
+  let lookedAt = Number.NEGATIVE_INFINITY
+  let entries: ReturnType<typeof listEntries> = []
+  return () => {
+    if (performance.now() - lookedAt > CACHE_LOOK_MS) {
+      entries = listEntries(folder)
+      lookedAt = performance.now()
+    }
+    return { fileCount: entries.length, sizeBytes: sizeOf(entries), limitBytes }
+  }
+}
 
 /** What servers of this user promised, or where there can be no such file, this one's sessions alone. */
 const ledgerFile = (

@@ -15,6 +15,7 @@ import type { ServedDevice } from "./memory/devices.ts"
 import { HostMemory } from "./memory/HostMemory.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
 import { type MemoryLimits, MemoryQuota } from "./memory/MemoryQuota.ts"
+import type { ServerReport } from "./ServerReport.ts"
 import { newestSpoken, type Spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
 
@@ -26,6 +27,8 @@ export interface SessionOptions {
   readonly cache: Cache | undefined
   /** What sessions promised to their clients. */
   readonly ledger: Ledger
+  /** How the server is; default: nobody tells. */
+  readonly report?: () => ServerReport | undefined
   /** Name of the server, in hex; default: it has none. */
   readonly serverName?: string
   readonly memoryLimits?: MemoryLimits
@@ -57,6 +60,7 @@ export class SessionState {
   readonly ledger: Ledger
   readonly hostMemory: HostMemory
   readonly quota: MemoryQuota
+  readonly report: () => ServerReport | undefined
   readonly serverName: string
   readonly directMemory: boolean
   readonly linkLimits: LinkLimits | undefined
@@ -99,6 +103,7 @@ export class SessionState {
     this.ledger = ledger
     this.hostMemory = new HostMemory(ledger)
     this.serverName = options.serverName ?? ""
+    this.report = options.report ?? (() => undefined)
     this.quota = new MemoryQuota(options.memoryLimits ?? {}, ledger, this.buffers)
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)

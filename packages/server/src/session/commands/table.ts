@@ -7,6 +7,7 @@ import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
 import { memoryDomain } from "./host.ts"
+import { status } from "./status.ts"
 import { deviceSupports } from "./support.ts"
 import {
   copyTensor,
@@ -54,6 +55,7 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   COMM_FREE: commFree,
   DEVICE_SUPPORTS: deviceSupports,
   MEMORY_DOMAIN: memoryDomain,
+  STATUS: status,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)
