@@ -56,13 +56,17 @@ export const prepareNative: Effect.Effect<void, NativeError> = Effect.tryPromise
 }).pipe(Effect.catchAll((error) => (isTagged(error) ? Effect.fail(error) : Effect.die(error))))
 
 export const endpointsOf = (rpc: string | undefined) =>
-  rpc === undefined
+  rpc === undefined || rpc.trim() === "none"
     ? Effect.succeed<ReadonlyArray<Endpoint>>([])
-    : Effect.flatMap(parseEndpoints(rpc), (endpoints) =>
-        endpoints.length > 0
+    : Effect.flatMap(parseEndpoints(rpc), (endpoints) => {
+        const given = rpc.split(",").filter((part) => part.trim() !== "").length
+        if (given > endpoints.length) {
+          noteLine("warning: --rpc names a server more than once; it is used once")
+        }
+        return endpoints.length > 0
           ? Effect.succeed(endpoints)
-          : Effect.fail(new UsageError("--rpc names no server; write host:port")),
-      )
+          : Effect.fail(new UsageError("--rpc names no server; write host:port"))
+      })
 
 /** What `--remote-build` says of the servers. */
 const withBuilds = (
