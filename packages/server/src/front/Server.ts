@@ -261,7 +261,6 @@ export const serve = (
     const doing = yield* namelessFile("wx+")
     const metrics = new Metrics()
     const logEvent = logEvents(log)
-    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
     const cacheNow = cache && recentCache(cache)
     // Written when something happens to a client, so when there is the pool.
     const board = yield* statusBoard(() => ({
@@ -275,6 +274,7 @@ export const serve = (
         cache: { ...cacheNow(), hits: metrics.cacheHits, misses: metrics.cacheMisses },
       }),
     }))
+    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
     const onEvent = (event: ClientEvent): void => {
       metrics.noteClient(event)
       logEvent(event)
