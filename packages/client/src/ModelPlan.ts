@@ -14,6 +14,7 @@ import {
   type Plan,
   type PlannerInput,
   planSteps,
+  poolsOf,
 } from "./planner/index.ts"
 import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
@@ -102,6 +103,7 @@ export const planModel = (
     const input: PlannerInput = {
       devices: memory.devices,
       host: memory.host,
+      pools: poolsOf(memory.devices, memory.host),
       unitBytes: [...layers.layers, layers.outputBytes],
       tensorSplit: options.tensorSplit,
       gpuLayers:

@@ -66,6 +66,17 @@ export class AccessError extends TaggedError("AccessError")<{
   }
 }
 
+/** Two endpoints lead to one server, whose memory is there once. */
+export class DuplicateServerError extends TaggedError("DuplicateServerError")<{
+  readonly endpoint: string
+  /** That of the two which came first. */
+  readonly first: string
+}> {
+  override get message() {
+    return `${this.endpoint} and ${this.first} are one server, whose memory can be used once: name it once with --rpc.`
+  }
+}
+
 /** Devices of one server; a model can use 16 in all. More are no count, but noise. */
 const MAX_SERVER_DEVICES = 64
 
@@ -187,6 +198,7 @@ export class EngineRequestError extends TaggedError("EngineRequestError")<{
 const classes = {
   AccessError,
   ConnectError,
+  DuplicateServerError,
   EndpointError,
   EngineEndedError,
   EngineRequestError,

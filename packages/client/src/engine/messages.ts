@@ -18,6 +18,8 @@ export interface EngineDevice {
   readonly endpoint?: string
   readonly freeBytes: number
   readonly totalBytes: number
+  /** Which memory it draws from: devices with the same share it. Absent: no other is known to. */
+  readonly memory?: string
 }
 
 /** A server as its HELLO and its answers showed it. */
