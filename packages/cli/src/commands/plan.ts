@@ -3,7 +3,7 @@ import { loadGguf } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
-import { formatPlanTable, formatPlanTitle, planJson, planWarnings } from "../planView.ts"
+import { formatPlanTable, formatPlanTitle, planJson, planNotes } from "../planView.ts"
 import { printJson } from "../runReport.ts"
 import { columnsOf, printLine, styleOf } from "../terminal.ts"
 import { modelPath, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
@@ -25,8 +25,9 @@ export const plan = (values: PlanValues) =>
         }
         printLine(formatPlanTitle(made))
         const { bold } = styleOf(process.stdout)
-        printLine(formatPlanTable(made, { columns: columnsOf(process.stdout), heading: bold }))
-        for (const warning of planWarnings(made)) printLine(warning)
+        const columns = columnsOf(process.stdout)
+        printLine(formatPlanTable(made, { columns, heading: bold }))
+        for (const note of planNotes(made, columns)) printLine(note)
       }),
     ),
     values.json,
