@@ -73,6 +73,17 @@ const writeNeedsBun = async (workspace: Workspace, folder: string): Promise<void
   }
 }
 
+/** A module lies a folder deeper than its source, seen from package.json. */
+const mendManifestImports = (folder: string): void => {
+  const dist = join(folder, "dist")
+  for (const path of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
+    if (!/\.(js|d\.ts)$/.test(path)) continue
+    const text = readFileSync(join(dist, path), "utf8")
+    const mended = text.replace(/"((?:\.\.\/)+)package\.json"/g, '"$1../package.json"')
+    if (mended !== text) writeFileSync(join(dist, path), mended)
+  }
+}
+
 /** Declarations that no door leads to tell nobody anything. */
 const dropInnerDeclarations = (workspace: Workspace, folder: string): void => {
   const doors = Object.values(workspace.manifest.exports).filter((door) => door.endsWith(".ts"))
@@ -126,6 +137,7 @@ const stageLibrary = async (
     const from = join(compiled, workspace.shortName, part)
     if (existsSync(from)) cpSync(from, join(folder, "dist", part), { recursive: true })
   }
+  mendManifestImports(folder)
   await bundleWorkers(workspace, folder)
   dropInnerDeclarations(workspace, folder)
   if (!runsInNode(workspace.manifest)) await writeNeedsBun(workspace, folder)

@@ -240,7 +240,8 @@ describe("the libraries", () => {
     )
     const env = { ...bun.env, XDG_STATE_HOME: "/dev/null" }
     await using server = startProcess([process.execPath, "serve.ts"], { cwd: project, env })
-    expect(await waitUntil(() => server.stdout().includes("\n"), 20_000)).toBe(true)
+    await waitUntil(() => server.stdout().includes("\n") || !server.isRunning(), 20_000)
+    expect([server.stdout(), server.stderr()]).toEqual([expect.stringMatching(/^on \S+\n$/), ""])
     const endpoint = server.stdout().trim().slice("on ".length)
     for (const name of ["promise", "effect"]) {
       const told = await bun.run(["bun", `${name}.ts`, "demo.gguf", endpoint], { cwd: project })
