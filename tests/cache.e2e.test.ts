@@ -114,6 +114,43 @@ test("a full disk is told once, and the model runs", async () => {
   expect(server.stderr().match(/the cache does not take all weights: .*ENOSPC/g)).toHaveLength(1)
 })
 
+test("a folder on a disk that is only read is told once, serves what it has, and the model runs", async () => {
+  {
+    await using server = await ours()
+    await cachedBytes(server.endpoint)
+  }
+  const script = `mount --bind ${folder} ${folder} && mount -o remount,bind,ro ${folder} && exec "$@"`
+  const start = () =>
+    startOurServer({
+      protocol: "peers",
+      prefix: ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"],
+      flags: ["--cache"],
+      env: { LLAMA_CACHE: folder, XDG_CACHE_HOME: undefined },
+    })
+  {
+    await using server = await start()
+    expect(await cachedBytes(server.endpoint)).toBe(OUTPUT_BYTES)
+  }
+  const [name] = cacheFiles()
+  truncateSync(join(folder, "rpc", name!), 1000)
+  await using server = await start()
+  for (let round = 0; round < 2; round++) expect(await cachedBytes(server.endpoint)).toBe(0)
+  expect(server.stderr().match(/the cache does not take all weights: .*EROFS/g)).toHaveLength(1)
+})
+
+test("two servers on one folder serve what either stored, both at once", async () => {
+  await using first = await ours()
+  await using second = await ours()
+  const endpoints = [first.endpoint, second.endpoint]
+  expect(await Promise.all(endpoints.map(cachedBytes))).toContain(0)
+  expect(cacheFiles()).toHaveLength(1)
+  expect(await Promise.all(endpoints.map(cachedBytes))).toEqual([OUTPUT_BYTES, OUTPUT_BYTES])
+  // Gone for both, and stored by one again.
+  rmSync(join(folder, "rpc", cacheFiles()[0]!))
+  expect(await cachedBytes(first.endpoint)).toBe(0)
+  expect(await cachedBytes(second.endpoint)).toBe(OUTPUT_BYTES)
+})
+
 test("without --cache nothing is written, and our client asks for no hash", async () => {
   await using server = await startOurServer({
     protocol: "peers",

@@ -568,6 +568,33 @@ export const serveFlags = {
     },
     { min: 1, max: 4096 },
   ),
+  maxComputeSeconds: number(
+    {
+      name: "max-compute-seconds",
+      aliases: [],
+      about: "end the session of a client whose graph runs longer (default: never)",
+      group: "Network",
+    },
+    { min: 0.1 },
+  ),
+  idleTimeout: number(
+    {
+      name: "idle-timeout",
+      aliases: [],
+      about: "end the session of a client that is silent for so many seconds (default: never)",
+      group: "Network",
+    },
+    { min: 0.1 },
+  ),
+  maxGraphNodes: integer(
+    {
+      name: "max-graph-nodes",
+      aliases: [],
+      about: "refuse graphs of more nodes (default: 1048576)",
+      group: "Network",
+    },
+    { min: 1 },
+  ),
   noAddressLimits: toggle({
     name: "no-address-limits",
     aliases: [],

@@ -92,6 +92,33 @@ test("nor is data that upstream's clients would not ask for, unless the server s
     client.close()
   }))
 
+test("two servers whose clients store more than one folder may have give each its own bytes", async () => {
+  const limits = { ...cached, cacheDir: folder, cacheLimitBytes: 3 * data.length }
+  const payload = (seed: number): Uint8Array<ArrayBuffer> => data.map((byte) => byte ^ seed)
+  await withServer(limits, (first) =>
+    withServer(limits, async (second) => {
+      const work = async (port: number, start: number): Promise<void> => {
+        for (let seed = start; seed < start + 12; seed++) {
+          const bytes = payload(seed % 16)
+          const { client, tensor } = await open(port)
+          const request = { tensor, offsetBytes: 0n, hash: fnv1a64(bytes) }
+          const { result } = await client.ask(Command.SET_TENSOR_HASH, request)
+          if (result === 0) client.setTensor(tensor, bytes, 0, 1)
+          expect(Buffer.compare(await client.getTensor(tensor, bytes.length), bytes)).toBe(0)
+          client.close()
+        }
+      }
+      await Promise.all([work(first.port, 0), work(second.port, 4), work(second.port, 8)])
+      const files = readdirSync(folder).filter((file) => !file.startsWith("."))
+      expect(files.length).toBeWithin(1, 5)
+      for (const file of files) {
+        const stored = readFileSync(join(folder, file))
+        expect(fnv1a64(stored).toString(16).padStart(16, "0")).toBe(file)
+      }
+    }),
+  )
+})
+
 test("what cannot be stored is told once, with the reason", () =>
   withServer({ cacheDir: folder, ...cached, cacheLimitBytes: 1000 }, async ({ port, log }) => {
     for (let round = 0; round < 3; round++) {

@@ -24,7 +24,13 @@ const sayAs = (pid: number, words: string): void => {
   for (const fd of [stdout, process]) closeSync(fd)
 }
 
-const closed = { event: "closed", reason: "left", message: "", hasAsked: true, again: true }
+const noBytes = { receivedBytes: 0, sentBytes: 0 }
+
+const closed = {
+  ...{ event: "closed", reason: "left", message: "", hasAsked: true, again: true },
+  summary: { version: "8.0.0", isOurs: false, ...noBytes, peakBytes: 0 },
+  stats: { commands: [], ...noBytes, cacheHits: 0, cacheMisses: 0 },
+}
 
 /** A client whose session has run a graph, and that session's process. */
 const computingClient = async (server: TestServer) => {
@@ -55,6 +61,11 @@ describe("a session process is ended, and the server goes on, when it", () => {
       "ended for what no session says",
     ],
     ["has nothing for a list", '{"event":"stats"}', "ended for what no session says"],
+    [
+      "has a text for a number",
+      JSON.stringify({ ...closed, again: false, summary: { ...closed.summary, peakBytes: "9" } }),
+      "are no numbers",
+    ],
   ])("%s", (_, words, reason) =>
     withServer({}, async (server) => {
       const { client, pid } = await computingClient(server)

@@ -31,6 +31,11 @@ export const serve = (values: ServeValues) =>
         ...(values.device === undefined ? {} : { devices: values.device }),
         ...(values.threads === undefined ? {} : { threadCount: values.threads }),
         ...(values.maxClients === undefined ? {} : { maxClients: values.maxClients }),
+        ...(values.maxComputeSeconds === undefined
+          ? {}
+          : { maxComputeMs: values.maxComputeSeconds * 1000 }),
+        ...(values.idleTimeout === undefined ? {} : { idleTimeoutMs: values.idleTimeout * 1000 }),
+        ...(values.maxGraphNodes === undefined ? {} : { maxGraphNodes: values.maxGraphNodes }),
         addressLimits: !values.noAddressLimits,
         ...(values.protocol === undefined ? {} : { protocol: values.protocol }),
         ...(values.listen === undefined ? {} : { listen: yield* pinnedPorts(values.listen) }),

@@ -36,6 +36,13 @@ API int io_map_cancels(int fd) {
     return 0;
 }
 
+// Maps 4 KiB of a file, for reading and writing, from an offset that is a multiple of 64 KiB (a page of any system); null when
+// that fails.
+API void * io_map_page(int fd, double offset) {
+    void * memory = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, off_t(offset));
+    return memory == MAP_FAILED ? nullptr : memory;
+}
+
 // The request whose cancel stops what runs from now on; 0 none.
 API void io_set_running(uint32_t id) {
     g_abort_flag.running.store(id);

@@ -4,6 +4,7 @@
 #include "api.h"
 #include "clock.h"
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
@@ -26,6 +27,9 @@ namespace {
 // by a flag, and the client's memory must not wait for a long operation.
 constexpr double kGoneGraceMs = 1000;
 
+// How often a graph is asked how long it has run, where that has a limit.
+constexpr int kComputeCheckMs = 100;
+
 // How often a connection is asked whether its peer still answers, and how long a peer that owes
 // acknowledgements may give none. Keepalive does not cover that: it needs an idle connection.
 constexpr int      kSilenceCheckMs = 5000;
@@ -34,8 +38,21 @@ constexpr unsigned kSilenceMs      = 20000;
 // Exit code of a process that was ended for that reason.
 constexpr int kClientGoneExit = 3;
 
+// The same of one whose graph ran longer than it may.
+constexpr int kOverdueExit = 4;
+
 int g_wake[2] = {-1, -1};
 int g_parent_fd = -1;
+
+// How long a graph may run, 0 for ever, and when the one that runs began; 0 while none does.
+std::atomic<double> g_compute_limit_ms{0};
+std::atomic<double> g_compute_began_ms{0};
+std::atomic<int>    g_overdue{0};
+
+bool is_overdue() {
+    const double limit = g_compute_limit_ms.load(), began = g_compute_began_ms.load();
+    return limit > 0 && began > 0 && now_ms() - began > limit;
+}
 
 std::mutex g_client_mutex;
 int        g_client_fd = -1;
@@ -76,10 +93,12 @@ void end_silent_servers() {
 }
 
 // One thread watches the parent's end (gone: this process ends), the client's connection (gone: the
-// abort flag is raised, so that a running graph stops), and servers (silent: their connections end).
+// abort flag is raised, so that a running graph stops), how long that runs (too long: the same), and servers (silent: their
+// connections end).
 // Blocking JavaScript can do none of it.
 void * watch(void *) {
     bool     has_gone    = false;
+    int      exit_code   = kClientGoneExit;
     unsigned gone_number = 0;
     double   deadline_ms = 0;
     for (;;) {
@@ -99,7 +118,8 @@ void * watch(void *) {
             {client, short(POLLRDHUP), 0},
         };
         const double left = deadline_ms - now_ms();
-        const int timeout = has_gone ? (left <= 0 ? 0 : int(left) + 1) : client < 0 && !has_servers ? -1 : kSilenceCheckMs;
+        const int idle = client < 0 && !has_servers ? -1 : client >= 0 && g_compute_limit_ms.load() > 0 ? kComputeCheckMs : kSilenceCheckMs;
+        const int timeout = has_gone ? (left <= 0 ? 0 : int(left) + 1) : idle;
         const int ready = poll(fds, client < 0 || has_gone ? 2 : 3, timeout);
         if (ready < 0) {
             continue;
@@ -122,7 +142,7 @@ void * watch(void *) {
             continue;
         }
         if (has_gone && now_ms() >= deadline_ms) {
-            _exit(kClientGoneExit);
+            _exit(exit_code);
         }
         if (has_gone || client < 0) {
             continue;
@@ -133,7 +153,11 @@ void * watch(void *) {
             continue;
         }
         const bool silent = ready == 0 && is_silent(client);
-        if (silent || (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR))) {
+        const bool left_us = (fds[2].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+        const bool overdue = !silent && !left_us && is_overdue();
+        if (silent || left_us || overdue) {
+            g_overdue.store(overdue);
+            exit_code = overdue ? kOverdueExit : kClientGoneExit;
             g_abort_flag.raised.store(1);
             if (silent) {
                 // Ends a blocking receive, too.
@@ -192,10 +216,28 @@ API void io_watch_client(int fd) {
     {
         std::lock_guard<std::mutex> lock(g_client_mutex);
         g_abort_flag.raised.store(0);
+        g_overdue.store(0);
+        g_compute_began_ms.store(0);
         g_client_fd = fd;
         g_client_number++;
     }
     wake_watcher();
+}
+
+// How long a graph of a client may run: then the abort flag is raised as if the client had gone, and the exit code is 4. 0 is
+// for ever.
+API void io_limit_compute(double ms) {
+    g_compute_limit_ms.store(ms);
+}
+
+// A graph of the client begins, or is over. 1 when it was stopped for running too long.
+API void io_compute_begins(void) {
+    g_compute_began_ms.store(now_ms());
+}
+
+API int io_compute_ends(void) {
+    g_compute_began_ms.store(0);
+    return g_overdue.load();
 }
 
 // Watches a connection to a server: it is ended when the server owes acknowledgements and its host gives

@@ -1,3 +1,5 @@
+import { describeCommand } from "@ggml-rpc/protocol"
+import { clearDoing, lastCommandOf } from "../session/Doing.ts"
 import type { SessionConfig } from "../session/events.ts"
 import { firstOffer, type Offer } from "../session/offer.ts"
 import type { ClientName } from "./ClientEvents.ts"
@@ -32,6 +34,8 @@ export interface MembersOptions {
   readonly config: Omit<SessionConfig, "describe" | "slot">
   /** Descriptors of the files that session processes share, in the order they expect. */
   readonly shared: readonly number[]
+  /** That of the file in which each writes what it does; see `Doing`. */
+  readonly doing: number
 }
 
 /** The session processes that live. */
@@ -49,8 +53,13 @@ export class Members {
   start(address: string, describe: boolean): string | undefined {
     try {
       const slot = this.#freeSlot()
-      const { config, shared } = this.#options
-      const process = new SessionProcess({ ...config, describe, slot }, shared, this.#listener)
+      const { config, shared, doing } = this.#options
+      clearDoing(doing, slot)
+      const process = new SessionProcess(
+        { ...config, describe, slot },
+        [...shared, doing],
+        this.#listener,
+      )
       this.#byProcess.set(process, {
         process,
         slot,
@@ -74,6 +83,12 @@ export class Members {
     let slot = 0
     while (taken.has(slot)) slot++
     return slot
+  }
+
+  /** The command that a process began last, also when it is dead. */
+  lastCommand({ slot }: Member): string | undefined {
+    const command = lastCommandOf(this.#options.doing, slot)
+    return command === undefined ? undefined : describeCommand(command)
   }
 
   of(process: SessionProcess): Member | undefined {

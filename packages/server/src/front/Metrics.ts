@@ -1,6 +1,6 @@
 import type { CacheEntry } from "../cache/CacheFolder.ts"
-import type { DeviceReport, StatsEvent } from "../session/events.ts"
-import { TIME_BOUNDS_MS } from "../session/SessionStats.ts"
+import type { DeviceReport } from "../session/events.ts"
+import { type StatsCounts, TIME_BOUNDS_MS } from "../session/SessionStats.ts"
 import type { ClientEvent } from "./ClientEvents.ts"
 
 /** What is as it is when somebody asks. */
@@ -9,6 +9,10 @@ export interface Gauges {
   readonly handshakeCount: number
   readonly processCount: number
   readonly cache: readonly CacheEntry[] | undefined
+  /** Buffers of all clients. */
+  readonly bufferBytes: number
+  /** Of this machine, or of its control group. */
+  readonly freeHostBytes: number
 }
 
 const NOT_COUNTED = "came"
@@ -30,13 +34,17 @@ export class Metrics {
   #served = 0
   #receivedBytes = 0
   #sentBytes = 0
+  #cacheHits = 0
+  #cacheMisses = 0
 
   noteClient(event: ClientEvent): void {
     if (event.kind === NOT_COUNTED) this.#served++
     else this.#ended.set(event.kind, (this.#ended.get(event.kind) ?? 0) + 1)
   }
 
-  noteStats({ commands, receivedBytes, sentBytes }: Omit<StatsEvent, "event">): void {
+  noteStats({ commands, receivedBytes, sentBytes, cacheHits, cacheMisses }: StatsCounts): void {
+    this.#cacheHits += cacheHits
+    this.#cacheMisses += cacheMisses
     this.#receivedBytes += receivedBytes
     this.#sentBytes += sentBytes
     for (const { command, ms, counts } of commands) {
@@ -98,10 +106,32 @@ export class Metrics {
         totalBytes,
       ]),
     )
+    metric(
+      "device_memory_free_bytes",
+      "gauge",
+      "Free memory of a device that uses this machine's.",
+      devices.flatMap(({ name, type }, index) =>
+        type === "CPU" || type === "ACCEL"
+          ? [[`{device="${name}",index="${index}"}`, gauges.freeHostBytes] as const]
+          : [],
+      ),
+    )
+    metric("buffer_bytes", "gauge", "Buffers of all clients, on whatever device.", [
+      ["", gauges.bufferBytes],
+    ])
     if (gauges.cache !== undefined) {
       const bytes = gauges.cache.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
       metric("cache_bytes", "gauge", "Size of the cache's files.", [["", bytes]])
       metric("cache_files", "gauge", "Files in the cache.", [["", gauges.cache.length]])
+      metric(
+        "cache_hits_total",
+        "counter",
+        "Weights that clients asked the cache for and it had.",
+        [["", this.#cacheHits]],
+      )
+      metric("cache_misses_total", "counter", "The same that it had not.", [
+        ["", this.#cacheMisses],
+      ])
     }
     this.#appendTimes(lines)
     return `${lines.join("\n")}\n`

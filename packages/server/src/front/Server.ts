@@ -9,6 +9,7 @@ import {
 } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
 import { dirname, join } from "node:path"
+import { hostMemory } from "@ggml-rpc/native/bindings"
 import {
   findOffer,
   formatEndpoint,
@@ -24,6 +25,7 @@ import { listEntries, removeStaleParts, standardLimit } from "../cache/CacheFold
 import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
+import { MemoryLedger } from "../session/memory/MemoryLedger.ts"
 import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
 import { AllowList, privateRanges } from "./AllowList.ts"
@@ -89,6 +91,12 @@ export interface ServeOptions {
   readonly memoryLimitBytes?: number
   /** The same for each client. */
   readonly clientMemoryLimitBytes?: number
+  /** How long a graph of a client may run; its session ends then. Default: without end. */
+  readonly maxComputeMs?: number
+  /** How long a client may be silent, or take nothing of an answer; its session ends then. Default: without end. */
+  readonly idleTimeoutMs?: number
+  /** Nodes that a graph may have; larger ones are refused. Default 1048576. */
+  readonly maxGraphNodes?: number
   /** Keep weights on disk, in the folder that upstream's rpc-server uses. Default false. */
   readonly cache?: boolean
   /** Keep them in this folder instead; implies `cache`. */
@@ -173,6 +181,9 @@ const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
 
 const DEFAULT_MAX_CLIENTS = 64
 
+/** libllama's have up to 8 for each tensor of a model, or 65,536. */
+const DEFAULT_MAX_GRAPH_NODES = 2 ** 20
+
 /**
  * What the clients of one address may cost. A start takes 0.2 s of a core: a burst fills the server, and later a second of
  * all leaves most of it to others. A session that is short takes half a millisecond.
@@ -223,6 +234,11 @@ export const serve = (
         ...(options.memoryLimitBytes && { serverBytes: options.memoryLimitBytes }),
         ...(options.clientMemoryLimitBytes && { clientBytes: options.clientMemoryLimitBytes }),
       },
+      clientLimits: {
+        ...(options.maxComputeMs && { computeMs: options.maxComputeMs }),
+        ...(options.idleTimeoutMs && { idleMs: options.idleTimeoutMs }),
+        graphNodes: options.maxGraphNodes ?? DEFAULT_MAX_GRAPH_NODES,
+      },
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
@@ -230,6 +246,7 @@ export const serve = (
     }
     const ledger = yield* namelessFile("wx+")
     const verified = yield* namelessFile("ax+")
+    const doing = yield* namelessFile("wx+")
     const metrics = new Metrics()
     const logEvent = logEvents(log)
     const onEvent = (event: ClientEvent): void => {
@@ -246,8 +263,9 @@ export const serve = (
             spareCount: options.spareCount ?? 1,
             log,
             onEvent,
-            onStats: (event) => metrics.noteStats(event),
+            onStats: (stats) => metrics.noteStats(stats),
             shared: [ledger, verified],
+            doing,
             limits: (options.addressLimits ?? true) ? addressRates : undefined,
             ...rememberedVersions(options.versionsFile, log),
           }),
@@ -281,6 +299,7 @@ export const serve = (
       pinned: protocol,
       tls: options.tls,
     })
+    const promised = new MemoryLedger(ledger, NO_SLOT)
     const metricsText = (): string =>
       metrics.text(
         {
@@ -288,6 +307,8 @@ export const serve = (
           handshakeCount: admission.handshakeCount,
           processCount: pool.processIds.length,
           cache: cache && listEntries(cache.folder),
+          bufferBytes: promised.othersAllBytes(),
+          freeHostBytes: hostMemory().freeBytes,
         },
         devices,
       )
@@ -433,6 +454,9 @@ const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileErr
     }),
     (descriptor) => Effect.sync(() => closeSync(descriptor)),
   )
+
+/** Whose all entries of a ledger are others'. */
+const NO_SLOT = -1
 
 const startPool = (
   pool: SessionPool,

@@ -53,10 +53,11 @@ export class SessionNews {
     return sandbox
   }
 
-  /** Once for each reason: it holds for all that comes. */
+  /** Once for each reason: it holds for all that comes, whatever the file under way is called. */
   uncached(reason: string): void {
-    if (this.#uncached.has(reason) || this.#uncached.size === MAX_CACHE_REASONS) return
-    this.#uncached.add(reason)
+    const kind = reason.replace(/\d+/g, "0")
+    if (this.#uncached.has(kind) || this.#uncached.size === MAX_CACHE_REASONS) return
+    this.#uncached.add(kind)
     const message = `the cache does not take all weights: ${oneLine(reason)}`
     this.#log({ level: "warning", message })
   }

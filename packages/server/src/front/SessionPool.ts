@@ -1,12 +1,14 @@
 import { availableParallelism } from "node:os"
 import { io } from "@ggml-rpc/native/bindings"
-import type { ClosedEvent, DeviceReport, SessionEvent, StatsEvent } from "../session/events.ts"
+import type { ClosedEvent, DeviceReport, SessionEvent, SessionSummary } from "../session/events.ts"
+import type { StatsCounts } from "../session/SessionStats.ts"
 import { AddressCosts, type AddressRates } from "./AddressCosts.ts"
 import type { Admitted } from "./Admission.ts"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { ClientVersions, type ClientVersionsOptions } from "./ClientVersions.ts"
 import { type LogLevel, oneLine } from "./log.ts"
 import { type Member, Members, type MembersOptions } from "./Members.ts"
+import { OomWatch } from "./OomWatch.ts"
 import { SessionNews } from "./SessionNews.ts"
 import { describeExit, type SessionExit, type SessionListener } from "./SessionProcess.ts"
 import { WaitingRoom } from "./WaitingRoom.ts"
@@ -17,7 +19,7 @@ export interface PoolOptions extends ClientVersionsOptions, MembersOptions {
   /** Session processes that wait for a client. */
   readonly spareCount: number
   readonly onEvent: ClientEventSink
-  readonly onStats?: (event: StatsEvent) => void
+  readonly onStats?: (stats: StatsCounts) => void
   /** What clients of one address may cost; absent: anything. */
   readonly limits: AddressRates | undefined
 }
@@ -76,6 +78,7 @@ export class SessionPool {
   readonly #versions: ClientVersions
   readonly #costs: AddressCosts
   readonly #news: SessionNews
+  readonly #oomWatch = new OomWatch()
   /** When a process last got free for another client. */
   #freedAt = Number.NEGATIVE_INFINITY
   #closing = false
@@ -315,7 +318,7 @@ export class SessionPool {
         this.#news.link({ client: nameOf(member), address: member.address }, event)
         return
       case "stats":
-        this.#options.onStats?.(event)
+        this.#options.onStats?.(event.stats)
         return
       case "uncached":
         this.#news.uncached(event.reason)
@@ -340,24 +343,26 @@ export class SessionPool {
   /** A client's connection is over, and so is the process if that `isSpent`. */
   #over(
     member: Member,
-    kind: "left" | "refused" | "failed" | "died",
-    reason: string,
     isSpent: boolean,
+    how:
+      | { kind: "left" | "refused" | "failed"; reason: string; summary?: SessionSummary }
+      | { kind: "died"; reason: string; command?: string },
   ): void {
     const { address, since } = member
-    if (kind !== "left") this.#costs.countTrouble(address, isSpent)
+    if (how.kind !== "left") this.#costs.countTrouble(address, isSpent)
     this.#options.onEvent({
-      kind,
       client: nameOf(member),
       address,
-      reason,
       seconds: secondsSince(since),
+      ...how,
     })
   }
 
   #onClosed(member: Member, event: ClosedEvent): void {
     this.#versions.ended(member.address, member.offer, event)
-    this.#over(member, event.reason, event.message, !event.again)
+    this.#options.onStats?.(event.stats)
+    const { reason: kind, message: reason, summary } = event
+    this.#over(member, !event.again, { kind, reason, summary })
     member.closed = true
     if (!event.again) return
     member.client = undefined
@@ -389,7 +394,7 @@ export class SessionPool {
     const index = this.#idle.indexOf(member)
     if (index >= 0) this.#idle.splice(index, 1)
     if (this.#closing) return
-    const died = member.failure ?? describeExit(exit)
+    const died = member.failure ?? describeExit(exit, this.#oomWatch.hasKilled())
     if (!member.ready && this.#started !== undefined) {
       this.#started({ kind: "died", reason: died })
       return
@@ -397,9 +402,11 @@ export class SessionPool {
     if (member.client === undefined) {
       if (exit.exitCode !== 0) this.#log("error", `a waiting session died: ${oneLine(died)}`)
     } else if (exit.exitCode === CLIENT_GONE_EXIT) {
-      this.#over(member, "left", "while a request of it was running", true)
+      this.#over(member, true, { kind: "left", reason: "while a request of it was running" })
     } else if (exit.exitCode !== 0 || !member.closed) {
-      this.#over(member, "died", died, true)
+      const command = this.#members.lastCommand(member)
+      const where = command === undefined ? {} : { command }
+      this.#over(member, true, { kind: "died", reason: died, ...where })
     }
     if (member.ready) {
       this.#serve()

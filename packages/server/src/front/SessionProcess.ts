@@ -1,6 +1,6 @@
 import { io, socketPair } from "@ggml-rpc/native/bindings"
 import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
-import type { SessionConfig, SessionEvent } from "../session/events.ts"
+import type { SessionConfig, SessionEvent, SessionSummary } from "../session/events.ts"
 import { type HandedConnection, handOver } from "../session/handOver.ts"
 
 /** Lines that are kept for the log line about a death. */
@@ -8,6 +8,9 @@ const KEPT_LINES = 8
 
 /** Events are short, but for a list of devices; what a client makes of its session shall not fill this process. */
 const MAX_EVENT_BYTES = 64 * 1024
+
+/** Exit code of a process whose graph ran longer than it may, and did not stop; the shim's `io_limit_compute`. */
+const OVERDUE_EXIT = 4
 
 /** How a session process ended. */
 export interface SessionExit extends Omit<WorkerExit, "lastWords"> {
@@ -93,6 +96,7 @@ export class SessionProcess {
     }
     if (event.event === "spent") this.#isSpent = true
     if (event.event !== "closed") return
+    checkSummary(event.summary)
     if (!this.#hasClient) throw new Error("a client of it left that it did not have")
     if (event.again && this.#isSpent)
       throw new Error("it wants another client, after this one's graphs")
@@ -122,12 +126,26 @@ export class SessionProcess {
   }
 }
 
+/** @throws {Error} when these are no numbers to count with, and no version to name */
+const checkSummary = ({ version, receivedBytes, sentBytes, peakBytes }: SessionSummary): void => {
+  if (![receivedBytes, sentBytes, peakBytes].every((count) => Number.isFinite(count))) {
+    throw new Error("its client's bytes are no numbers")
+  }
+  if (typeof version !== "string") throw new Error("its client's version is no text")
+}
+
 /** ggml's own message about the death where there is one. */
 const lastWordsOf = ({ lastWords }: WorkerExit): string =>
   lastWords.findLast((line) => /^ggml (abort|crash): /.test(line)) ?? lastWords.join(" | ")
 
-/** For the log. */
-export const describeExit = (exit: SessionExit): string => {
+/** For the log. `wasMemoryShort`: the system ended a process for want of memory meanwhile. */
+export const describeExit = (exit: SessionExit, wasMemoryShort: boolean): string => {
+  if (exit.signal === "SIGKILL" && wasMemoryShort) {
+    return "the system's memory was short, and it ended the process (SIGKILL): --mem-limit keeps some free"
+  }
+  if (exit.exitCode === OVERDUE_EXIT) {
+    return "a graph of its client ran for longer than a graph may (--max-compute-seconds), and did not stop"
+  }
   if (exit.signal === "SIGSYS") {
     return "its sandbox ended it, for a system call that serving a client never takes (SIGSYS): what this client sends may be an attack"
   }

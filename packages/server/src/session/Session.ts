@@ -1,13 +1,18 @@
-import { describeCommand } from "@ggml-rpc/protocol"
+import { describeCommand, ExtensionCommand, formatVersion } from "@ggml-rpc/protocol"
 import { acknowledge, answerHello } from "./answers.ts"
 import { handlers } from "./commands/table.ts"
+import type { SessionSummary } from "./events.ts"
 import type { HandedConnection } from "./handOver.ts"
 import { choose, hasCaps } from "./offer.ts"
 import { type SessionOptions, SessionState } from "./SessionState.ts"
+import type { StatsCounts } from "./SessionStats.ts"
 import { spokenOf } from "./spoken.ts"
 
 /** While a client works, what it does is told this often. */
 const STATS_INTERVAL_MS = 5000
+
+/** Commands from here on are ours alone. */
+const FIRST_EXTENSION = ExtensionCommand.DEVICE_SUPPORTS
 
 /** Serves clients one after another; `serve` handles one connection from HELLO to its end. */
 export class Session {
@@ -17,6 +22,10 @@ export class Session {
   helloBytes: number | undefined
   /** Whether the client went on after HELLO, so that the version suits it. */
   hasAsked = false
+  /** It used a command of ours. */
+  #isOurs = false
+  #receivedBytes = 0
+  #sentBytes = 0
   #toldMs = performance.now()
 
   constructor(options: SessionOptions) {
@@ -43,6 +52,9 @@ export class Session {
     const { wire } = state
     this.helloBytes = undefined
     this.hasAsked = false
+    this.#isOurs = false
+    this.#receivedBytes = 0
+    this.#sentBytes = 0
     const helloBytes = wire.open(fd, early)
     this.#options.onRequest?.(wire.command, wire.sizeBytes)
     state.speak(spokenOf(choose(offer, helloBytes), hasCaps(helloBytes)))
@@ -51,13 +63,16 @@ export class Session {
     wire.next()
     this.hasAsked = true
     const { stats } = wire
+    const { doing } = state
     for (;;) {
       const { command } = wire
+      doing[0] = command + 1
+      if (command >= FIRST_EXTENSION) this.#isOurs = true
       const startedMs = performance.now()
       this.#handle(state)
       const endedMs = performance.now()
       stats.note(command, endedMs - startedMs)
-      if (endedMs - this.#toldMs > STATS_INTERVAL_MS) this.tellStats(endedMs)
+      if (endedMs - this.#toldMs > STATS_INTERVAL_MS) this.#tellStats(endedMs)
       wire.next()
     }
   }
@@ -76,10 +91,29 @@ export class Session {
     this.#state.wire.flush()
   }
 
-  /** Tells what was counted since the last time. */
-  tellStats(nowMs = performance.now()): void {
+  #tellStats(nowMs: number): void {
     this.#toldMs = nowMs
-    this.#options.onStats?.({ event: "stats", ...this.#state.wire.stats.take() })
+    this.#options.onStats?.({ event: "stats", stats: this.takeStats() })
+  }
+
+  /** What was counted since the last time. */
+  takeStats(): StatsCounts {
+    const stats = this.#state.wire.stats.take()
+    this.#receivedBytes += stats.receivedBytes
+    this.#sentBytes += stats.sentBytes
+    return stats
+  }
+
+  /** What the client that was served last was and had, of what `takeStats` gave. */
+  summary(): SessionSummary {
+    const { spoken, buffers } = this.#state
+    return {
+      version: formatVersion(spoken.spec.version),
+      isOurs: this.#isOurs,
+      receivedBytes: this.#receivedBytes,
+      sentBytes: this.#sentBytes,
+      peakBytes: buffers.peakBytes,
+    }
   }
 
   /** The command that was being handled, for a log line. */

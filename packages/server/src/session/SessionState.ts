@@ -2,8 +2,9 @@ import { ptr } from "bun:ffi"
 import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
+import { type Doing, nobodyAsks } from "./Doing.ts"
 import { ComputeError, refuse } from "./errors.ts"
-import type { LinkEvent, StatsEvent } from "./events.ts"
+import type { ClientLimits, LinkEvent, StatsEvent } from "./events.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
 import { StoredGraphs } from "./graph/StoredGraphs.ts"
 import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
@@ -32,9 +33,13 @@ export interface SessionOptions {
   readonly allowTraining: boolean
   /** Links to other servers are made where a client asks, within these limits; absent: none is. */
   readonly linkLimits?: LinkLimits | undefined
-  /** Told of links that are wanted or made; see commands/comm.ts. */
+  /** Default: none but those of formats. */
+  readonly clientLimits?: ClientLimits
+  /** Where the command under way is written. */
+  readonly doing?: Doing
   /** Told what was counted, now and then. */
   readonly onStats?: (event: StatsEvent) => void
+  /** Told of links that are wanted or made; see commands/comm.ts. */
   readonly onLink?: (event: LinkEvent) => void
   /** See `SessionState.spend`. */
   readonly onSpent?: () => void
@@ -53,6 +58,8 @@ export class SessionState {
   readonly directMemory: boolean
   readonly linkLimits: LinkLimits | undefined
   readonly onLink: ((event: LinkEvent) => void) | undefined
+  readonly clientLimits: ClientLimits
+  readonly doing: Doing
   readonly wire: Wire
   readonly buffers = new Buffers()
   /** Looked at the tensor that `takeTensor` took last. */
@@ -80,6 +87,8 @@ export class SessionState {
   constructor(options: SessionOptions) {
     const { devices, cache, ledger, directMemory, allowTraining, linkLimits, onLink } = options
     this.#onSpent = options.onSpent
+    this.clientLimits = options.clientLimits ?? { graphNodes: Number.POSITIVE_INFINITY }
+    this.doing = options.doing ?? nobodyAsks()
     this.linkLimits = linkLimits
     this.onLink = onLink
     this.devices = devices
@@ -90,7 +99,10 @@ export class SessionState {
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
-    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!, allowTraining)
+    this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!, {
+      allowTraining,
+      nodeLimit: this.clientLimits.graphNodes,
+    })
     this.stored = new StoredGraphs(devices.length, (native) =>
       this.ggml.gs_graph_free(asPointer(native)),
     )

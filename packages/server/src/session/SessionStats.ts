@@ -15,38 +15,54 @@ export interface CommandStats {
   readonly counts: readonly number[]
 }
 
+/** What a session did since it told last. */
+export interface StatsCounts {
+  readonly commands: readonly CommandStats[]
+  readonly receivedBytes: number
+  readonly sentBytes: number
+  /** Weights that the cache had, of those that clients asked it for. */
+  readonly cacheHits: number
+  readonly cacheMisses: number
+}
+
 /** Counts requests and bytes; two additions a request. */
 export class SessionStats {
   readonly #ms = new Float64Array(256)
   readonly #counts = new Uint32Array(256 * CLASSES)
+  /** Commands that were counted, in the order in which they came first. */
+  readonly #seen: number[] = []
   receivedBytes = 0
   sentBytes = 0
+  cacheHits = 0
+  cacheMisses = 0
 
   note(command: number, ms: number): void {
     let at = 0
     while (at < TIME_BOUNDS_MS.length && ms > TIME_BOUNDS_MS[at]!) at++
+    if (this.#ms[command] === 0 && !this.#seen.includes(command)) this.#seen.push(command)
     this.#ms[command]! += ms
     this.#counts[command * CLASSES + at]!++
   }
 
   /** What there was since the last call. */
-  take(): {
-    readonly commands: readonly CommandStats[]
-    readonly receivedBytes: number
-    readonly sentBytes: number
-  } {
-    const commands: CommandStats[] = []
-    for (let command = 0; command < 256; command++) {
+  take(): StatsCounts {
+    const commands = this.#seen.map((command): CommandStats => {
       const counts = this.#counts.subarray(command * CLASSES, (command + 1) * CLASSES)
-      if (counts.every((count) => count === 0)) continue
-      const ms = this.#ms[command]!
-      commands.push({ command: describeCommand(command), ms, counts: [...counts] })
-    }
-    const { receivedBytes, sentBytes } = this
-    this.#ms.fill(0)
-    this.#counts.fill(0)
+      const stats = {
+        command: describeCommand(command),
+        ms: this.#ms[command]!,
+        counts: [...counts],
+      }
+      counts.fill(0)
+      this.#ms[command] = 0
+      return stats
+    })
+    const { receivedBytes, sentBytes, cacheHits, cacheMisses } = this
+    this.#seen.length = 0
     this.receivedBytes = 0
     this.sentBytes = 0
-    return { commands, receivedBytes, sentBytes }
+    this.cacheHits = 0
+    this.cacheMisses = 0
+    return { commands, receivedBytes, sentBytes, cacheHits, cacheMisses }
   }
 }

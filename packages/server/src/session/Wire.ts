@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { asPointer, io, ioErrorText } from "@ggml-rpc/native/bindings"
+import { asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   describeCommand,
   joinU64,
@@ -14,7 +14,12 @@ import { helloPayloadBytes } from "./hello.ts"
 import { SessionStats } from "./SessionStats.ts"
 import { greeting, type RequestSizes } from "./spoken.ts"
 
-const describeEnd = (result: number): string => (result === 0 ? "closed" : ioErrorText(result))
+const describeEnd = (result: number): string =>
+  result === 0
+    ? "closed"
+    : result === errno.again
+      ? "silent for longer than a client may be (--idle-timeout)"
+      : ioErrorText(result)
 
 const noBytes = new Uint8Array(0)
 
@@ -224,7 +229,7 @@ export class Wire {
     const rest = size - early
     if (rest === 0) return
     const got = this.#io.io_recv_exact(this.#fd, asPointer(address + early), rest)
-    if (got !== rest) throw new ClientGone(got >= 0 ? "closed in mid-request" : ioErrorText(got))
+    if (got !== rest) throw new ClientGone(got >= 0 ? "ended in mid-request" : describeEnd(got))
   }
 
   /** Copies or receives the next `size` payload bytes to a native address. */
@@ -293,6 +298,6 @@ export class Wire {
   }
 
   #check(result: number): void {
-    if (result < 0) throw new ClientGone(ioErrorText(result))
+    if (result < 0) throw new ClientGone(describeEnd(result))
   }
 }

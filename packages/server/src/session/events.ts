@@ -1,7 +1,7 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
 import type { MemoryLimits } from "./memory/MemoryQuota.ts"
-import type { CommandStats } from "./SessionStats.ts"
+import type { StatsCounts } from "./SessionStats.ts"
 import type { SandboxReport } from "./sandbox.ts"
 
 /** The tensor cache of a server. */
@@ -12,6 +12,16 @@ export interface CacheConfig {
   readonly limitBytes: number
   /** See `ServeOptions.cacheMinBytes`. */
   readonly minBytes: number
+}
+
+/** What a client may take of a session, besides memory; absent: without end. */
+export interface ClientLimits {
+  /** How long a graph may run. */
+  readonly computeMs?: number
+  /** How long a client may say nothing, or take nothing of an answer. */
+  readonly idleMs?: number
+  /** Nodes of a graph. */
+  readonly graphNodes: number
 }
 
 /** What a session process gets as its only argument, as JSON. */
@@ -34,6 +44,7 @@ export interface SessionConfig {
   readonly sandbox: boolean
   /** See `ServeOptions.memoryLimitBytes` and `clientMemoryLimitBytes`. */
   readonly memoryLimits: MemoryLimits
+  readonly clientLimits: ClientLimits
   /** Whether `ready` lists the devices. Asking a GPU for its memory takes some of it. */
   readonly describe: boolean
 }
@@ -47,6 +58,18 @@ export interface DeviceReport {
   readonly totalBytes: number
 }
 
+/** What a client was, and what it had. */
+export interface SessionSummary {
+  /** That it was served in, such as `8.0.0`. */
+  readonly version: string
+  /** It is one of ggml-rpc's: it used a command that no other has. */
+  readonly isOurs: boolean
+  readonly receivedBytes: number
+  readonly sentBytes: number
+  /** All its buffers, when these were most. */
+  readonly peakBytes: number
+}
+
 /** A connection is over. */
 export interface ClosedEvent {
   readonly event: "closed"
@@ -57,16 +80,16 @@ export interface ClosedEvent {
   readonly helloBytes?: number
   /** It went on after HELLO: the version that it was offered suits it. */
   readonly hasAsked: boolean
+  readonly summary: SessionSummary
+  readonly stats: StatsCounts
   /** Nothing of the client is left: the process waits for the next one. Otherwise it ends. */
   readonly again: boolean
 }
 
-/** What a session did since it told last: at the end of each connection, and now and then before. */
+/** Told now and then while a client is served. */
 export interface StatsEvent {
   readonly event: "stats"
-  readonly commands: readonly CommandStats[]
-  readonly receivedBytes: number
-  readonly sentBytes: number
+  readonly stats: StatsCounts
 }
 
 /** What a session process says on stdout, one JSON object a line. */

@@ -11,8 +11,15 @@ import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache } from "../cache/Cache.ts"
 import { VerifiedFiles } from "../cache/VerifiedFiles.ts"
+import { openDoing } from "./Doing.ts"
 import { ClientGone, ComputeError, LinkError } from "./errors.ts"
-import type { CacheConfig, DeviceReport, SessionConfig, SessionEvent } from "./events.ts"
+import type {
+  CacheConfig,
+  ClientLimits,
+  DeviceReport,
+  SessionConfig,
+  SessionEvent,
+} from "./events.ts"
 import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
@@ -28,6 +35,9 @@ const LEDGER = 4
 
 /** The list of cache files that are known to be good. */
 const VERIFIED = 5
+
+/** Where each session process writes what it does; see `Doing`. */
+const DOING = 6
 
 /** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
@@ -96,12 +106,16 @@ const main = (config: SessionConfig): void => {
   io().io_ignore_terminal_signals()
   io().io_lower_priority(NICE)
   io().io_watch_parent(CHANNEL)
+  const doing = openDoing(DOING, config.slot)
+  io().io_limit_compute(config.clientLimits.computeMs ?? 0)
   const devices = start(config)
   const session = new Session({
     devices,
     cache: config.cache && cacheOf(config.cache),
     ledger: new MemoryLedger(LEDGER, config.slot),
     memoryLimits: config.memoryLimits,
+    clientLimits: config.clientLimits,
+    doing,
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
     linkLimits: config.linkLimits,
@@ -117,20 +131,30 @@ const main = (config: SessionConfig): void => {
     const connection = takeOver(CHANNEL)
     // The front process is gone.
     if (connection === undefined) return
-    const ended = serveClient(session, connection)
-    session.tellStats()
+    const ended = serveClient(session, connection, config.clientLimits)
+    const stats = session.takeStats()
+    const summary = session.summary()
     again = ended.reason !== "failed" && session.renew()
     const { helloBytes, hasAsked } = session
     const hello = helloBytes === undefined ? {} : { helloBytes }
-    tell({ event: "closed", ...ended, ...hello, hasAsked, again })
+    doing[0] = 0
+    tell({ event: "closed", ...ended, ...hello, hasAsked, summary, stats, again })
   }
 }
 
 type Ended = Pick<Extract<SessionEvent, { event: "closed" }>, "reason" | "message">
 
-const serveClient = (session: Session, connection: HandedConnection): Ended => {
+const serveClient = (
+  session: Session,
+  connection: HandedConnection,
+  { idleMs }: ClientLimits,
+): Ended => {
   const { fd } = connection
   io().io_tune_socket(fd, KEEPALIVE_S)
+  if (idleMs !== undefined) {
+    io().io_set_receive_timeout(fd, idleMs)
+    io().io_set_send_timeout(fd, idleMs)
+  }
   io().io_watch_client(fd)
   try {
     return session.serve(connection)

@@ -145,7 +145,10 @@ const warmCheck = (): void => {
   const address = 0x7f3a_0000_0000
   const memory = { native: address, nativeBase: address + 64, sizeBytes: BUFFER_BYTES }
   buffers.add({ device: 0, ...memory, isHost: true, tailBytes: 0 }, 32)
-  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!, false)
+  const check = new GraphCheck(buffers, newestSpoken.dialects[0]!, {
+    allowTraining: false,
+    nodeLimit: Number.POSITIVE_INFINITY,
+  })
   const request = encode(Command.GRAPH_COMPUTE, graph).subarray(REQUEST_HEADER_SIZE_BYTES)
   const words = new Uint32Array(request.length / 4)
   for (let round = 0; round < WARM_CHECKS; round++) {

@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { type Address, asPointer, takeLog } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, io, takeLog } from "@ggml-rpc/native/bindings"
 import { ClientGone, ComputeError, refuse } from "../errors.ts"
 import { refuseBadIndex } from "../graph/badIndex.ts"
 import { prepareInAny } from "../graph/guessNumbering.ts"
@@ -186,9 +186,13 @@ const compute = (state: SessionState, device: number, graph: Address): void => {
   const backend = state.backend(device)
   // Answers that wait need not wait for the graph.
   state.wire.flush()
+  const { computeMs } = state.clientLimits
+  if (computeMs !== undefined) io().io_compute_begins()
   const status = state.ggml.gs_graph_compute(asPointer(backend), asPointer(graph))
-  if (status === STATUS_SUCCESS) return
+  const isOverdue = computeMs !== undefined && io().io_compute_ends() !== 0
+  if (status === STATUS_SUCCESS && !isOverdue) return
   if (status === STATUS_BAD_INDEX) refuseBadIndex(graph)
+  if (isOverdue) refuse("nodes", `run for longer than the ${computeMs / 1000} s that a graph may`)
   if (status === STATUS_ABORTED) throw new ClientGone("closed while its graph ran")
   const said = takeLog()
   throw new ComputeError(`ggml gave status ${status}${said === "" ? "" : `: ${said}`}`)

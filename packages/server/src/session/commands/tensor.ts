@@ -71,12 +71,15 @@ export const setTensorHash = (state: SessionState): void => {
   const { wire } = state
   const hash = state.spoken.offsets.setTensorHash.hash / 4
   const file = state.cache?.open(wire.words[hash + 1]!, wire.words[hash]!)
-  if (file === undefined) {
-    answerResult(wire, 0)
-    return
-  }
+  const isLoaded = file !== undefined && loadAndClose(state, file)
+  if (isLoaded) wire.stats.cacheHits++
+  else wire.stats.cacheMisses++
+  answerResult(wire, isLoaded ? 1 : 0)
+}
+
+const loadAndClose = (state: SessionState, file: CachedFile): boolean => {
   try {
-    answerResult(wire, loadCached(state, file) ? 1 : 0)
+    return loadCached(state, file)
   } finally {
     file.close()
   }

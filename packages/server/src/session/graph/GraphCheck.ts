@@ -39,6 +39,13 @@ const WHITE = 0
 const GREY = 1
 const BLACK = 2
 
+export interface GraphLimits {
+  /** See `ServeOptions.allowTraining`. */
+  readonly allowTraining: boolean
+  /** Nodes of a graph. */
+  readonly nodeLimit: number
+}
+
 /**
  * Checks a GRAPH_COMPUTE payload and turns it, in place, into what the shim builds a graph from:
  * references become record indexes, buffers and data become native addresses, and records that no node
@@ -81,12 +88,11 @@ export class GraphCheck {
   /** Nothing is computed: a node needs no memory. */
   #isQuestion = false
 
-  /** See `ServeOptions.allowTraining`. */
-  readonly #allowTraining: boolean
+  readonly #limits: GraphLimits
 
-  constructor(buffers: Buffers, dialect: Dialect, allowTraining: boolean) {
+  constructor(buffers: Buffers, dialect: Dialect, limits: GraphLimits) {
     this.#tensor = new TensorCheck(buffers, dialect)
-    this.#allowTraining = allowTraining
+    this.#limits = limits
   }
 
   /** How graphs are laid out and numbered from now on. */
@@ -158,6 +164,10 @@ export class GraphCheck {
     const layout = format.parse(this.#view, sizeBytes)
     if (layout.device >= deviceCount) {
       refuse("device", `must be below the device count ${deviceCount}`, layout.device)
+    }
+    const { nodeLimit } = this.#limits
+    if (layout.nodeCount > nodeLimit) {
+      refuse("n_nodes", `must be at most ${nodeLimit} on this server`, layout.nodeCount)
     }
     this.#start = layout.tensorsOffset / 4
     this.device = layout.device
@@ -358,7 +368,7 @@ export class GraphCheck {
     const isEmpty = byteSize(words, at) === 0
     const isFlagged = this.#isQuestion || (words[at + word.flags]! & TensorFlag.COMPUTE) !== 0
     if (isEmpty || !isFlagged) return false
-    if (rule.isTraining && !this.#allowTraining && !isNumberingProbe(words, at)) {
+    if (rule.isTraining && !this.#limits.allowTraining && !isNumberingProbe(words, at)) {
       refuse(`tensors[${index}].op`, "is for training, which --allow-training allows", rule.name)
     }
     this.#takeSources(node, index, rule)

@@ -47,6 +47,7 @@ export class Buffers {
   readonly #byId = new Map<number, SessionBuffer>()
   #hostBytes = 0
   #allBytes = 0
+  #peakBytes = 0
   #nextId = FIRST_ID
   #nextBase = FIRST_BASE
 
@@ -58,6 +59,11 @@ export class Buffers {
   /** Bytes of all buffers, on whatever device. */
   get allBytes(): number {
     return this.#allBytes
+  }
+
+  /** The most that there were of them. */
+  get peakBytes(): number {
+    return this.#peakBytes
   }
 
   /** Whether there may be one more, and the address space has room for its `sizeBytes`. */
@@ -72,6 +78,7 @@ export class Buffers {
     this.#nextBase = start + buffer.sizeBytes + GUARD_BYTES
     this.#byId.set(added.id, added)
     this.#allBytes += added.sizeBytes
+    this.#peakBytes = Math.max(this.#peakBytes, this.#allBytes)
     if (added.isHost) this.#hostBytes += added.sizeBytes
     return added
   }
@@ -95,6 +102,7 @@ export class Buffers {
     this.#byId.clear()
     this.#hostBytes = 0
     this.#allBytes = 0
+    this.#peakBytes = 0
     this.#nextId = FIRST_ID
     this.#nextBase = FIRST_BASE
   }
