@@ -1,7 +1,7 @@
 /** What a hub that speaks Hugging Face's API tells of a repository. */
 import { listFiles } from "@huggingface/hub"
 import { type Digest, digestOf } from "./Checksum.ts"
-import { BadAnswerError, isModelError, ModelNotFoundError, UnreachableError } from "./errors.ts"
+import { BadAnswerError, isModelsError, ModelNotFoundError, UnreachableError } from "./errors.ts"
 import {
   type Asker,
   displayUrl,
@@ -85,7 +85,7 @@ export class Hub {
         files.push({ path, oid: digest.hex, digest, sizeBytes, url })
       }
     } catch (cause) {
-      if (isModelError(cause) || this.#options.signal.aborted) throw cause
+      if (isModelsError(cause) || this.#options.signal.aborted) throw cause
       throw this.#noApi(`${this.endpoint}/api/models/${repo}/tree/${commit}`)
     }
     return files

@@ -4,7 +4,7 @@ import { basename, dirname, join } from "node:path"
 import { llamaCacheFolder } from "@ggml-rpc/native/bindings"
 import { type Digest, digestOf } from "./Checksum.ts"
 import { partUrlsOf } from "./choose.ts"
-import { isModelError, ModelNameError, UnreachableError } from "./errors.ts"
+import { isModelsError, ModelNameError, UnreachableError } from "./errors.ts"
 import { sizeOf } from "./HubCache.ts"
 import {
   type Asker,
@@ -178,7 +178,7 @@ export const headOrError = async (file: UrlFile, options: HttpOptions) => {
   try {
     return await headOf(file, options)
   } catch (error) {
-    if (isModelError(error)) return error
+    if (isModelsError(error)) return error
     throw error
   }
 }

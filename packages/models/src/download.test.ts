@@ -5,7 +5,7 @@ import { join } from "node:path"
 import { type FakeHub, gitOid, sha256, startFakeHub } from "../test/FakeHub.ts"
 import { digestOf } from "./Checksum.ts"
 import { type DownloadOptions, type DownloadRequest, download } from "./download.ts"
-import type { ModelError } from "./errors.ts"
+import type { ModelsError } from "./errors.ts"
 
 const KiB = 1024
 const root = mkdtempSync(join(tmpdir(), "ggml-rpc-download-"))
@@ -53,11 +53,11 @@ const start = (more: Partial<DownloadRequest> = {}, options: Partial<DownloadOpt
 const failure = async (
   more: Partial<DownloadRequest> = {},
   options: Partial<DownloadOptions> = {},
-): Promise<ModelError> => {
+): Promise<ModelsError> => {
   try {
     await start(more, options)
   } catch (error) {
-    return error as ModelError
+    return error as ModelsError
   }
   throw new Error("the download succeeded")
 }

@@ -47,7 +47,7 @@ const DEFAULT_CONNECTIONS = 4
 const DEFAULT_CHUNK_BYTES = 64 * 1024 * 1024
 const HASH_BLOCK_BYTES = 4 * 1024 * 1024
 
-/** Puts the file at `request.path`. Rejects with a `ModelError`, or the signal's reason; what has come stays then. */
+/** Puts the file at `request.path`. Rejects with a `ModelsError`, or the signal's reason; what has come stays then. */
 export const download = async (
   request: DownloadRequest,
   options: DownloadOptions,

@@ -126,7 +126,7 @@ export class ModelBusyError extends Data.TaggedError("ModelBusyError")<{
   }
 }
 
-export type ModelError =
+export type ModelsError =
   | ModelNameError
   | ModelNotFoundError
   | ModelAccessError
@@ -151,5 +151,5 @@ const tags: ReadonlySet<string> = new Set([
   "ModelBusyError",
 ])
 
-export const isModelError = (error: unknown): error is ModelError =>
+export const isModelsError = (error: unknown): error is ModelsError =>
   error instanceof Error && "_tag" in error && tags.has(String(error._tag))

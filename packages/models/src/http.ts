@@ -1,6 +1,6 @@
 /** Requests that end when nothing comes any more, and what their statuses mean. */
 import { setTimeout as sleep } from "node:timers/promises"
-import { BadAnswerError, ModelAccessError, type ModelError, ModelNotFoundError } from "./errors.ts"
+import { BadAnswerError, ModelAccessError, ModelNotFoundError, type ModelsError } from "./errors.ts"
 
 export interface HttpOptions {
   readonly signal: AbortSignal
@@ -172,7 +172,7 @@ export const refusalOf = (
   url: string,
   response: Response,
   { name, page, hasToken }: Asker,
-): ModelError | PassingProblem => {
+): ModelsError | PassingProblem => {
   const { status, headers } = response
   if (status >= 500 || PASSING_STATUSES.includes(status)) {
     const seconds = Number(headers.get("retry-after") ?? 0)

@@ -1,19 +1,5 @@
 /** GGUF models by name. See README.md for where to start. */
-export {
-  type CachedModel,
-  type CachedModels,
-  type CachedPartial,
-  listModels,
-  type RemovedModel,
-  removeModel,
-} from "./cached.ts"
+export type { CachedModel, CachedModels, CachedPartial, RemovedModel } from "./cached.ts"
 export * from "./errors.ts"
-export {
-  type DownloadProgress,
-  type FetchedModel,
-  fetchModel,
-  type ModelOptions,
-  type ModelSource,
-  type PeekedModel,
-  peekModel,
-} from "./models.ts"
+export type { DownloadProgress, FetchedModel, ModelOptions, ModelSource } from "./locate.ts"
+export { type LocatedModel, listModels, locateModel, removeModel } from "./models.ts"

@@ -23,18 +23,12 @@ import {
   startFakeHub,
   TOKEN,
 } from "../test/FakeHub.ts"
+import { listModels, removeModel } from "./cached.ts"
+import type { ModelsError } from "./errors.ts"
 import { FileLock } from "./FileLock.ts"
 import { hubEndpoint } from "./Hub.ts"
 import { HubCache, hubCacheFolder } from "./HubCache.ts"
-import {
-  fetchModel,
-  listModels,
-  type ModelError,
-  type ModelOptions,
-  type ModelSource,
-  peekModel,
-  removeModel,
-} from "./index.ts"
+import { fetchLocated, locate, type ModelOptions, type ModelSource, saveHeader } from "./locate.ts"
 import { parseModelName } from "./modelName.ts"
 
 const root = mkdtempSync(join(tmpdir(), "ggml-rpc-models-"))
@@ -83,16 +77,19 @@ const quick: ModelOptions = { retryDelayMs: 1 }
 const named = (name: string, path?: string): ModelSource => ({ kind: "hub", name, file: path })
 const never = () => new AbortController().signal
 
+const fetchModel = async (source: ModelSource, options: ModelOptions, signal: AbortSignal) =>
+  fetchLocated(await locate(source, options, signal), signal)
+
 const fetched = (source: ModelSource | string, options: ModelOptions = {}) =>
   fetchModel(typeof source === "string" ? named(source) : source, { ...quick, ...options }, never())
 
 const failure = async (
   source: ModelSource | string,
   options: ModelOptions = {},
-): Promise<ModelError> => {
+): Promise<ModelsError> => {
   const error = await fetched(source, options).then(
     () => undefined,
-    (cause) => cause as ModelError,
+    (cause) => cause as ModelsError,
   )
   if (error === undefined) throw new Error("the model was fetched")
   return error
@@ -531,8 +528,13 @@ describe("a model by URL", () => {
 })
 
 describe("a header alone", () => {
-  const peek = async (source: ModelSource, options: ModelOptions = {}) =>
-    peekModel(source, mkdtempSync(join(root, "peek-")), { ...quick, ...options }, never())
+  const peek = async (source: ModelSource, more: ModelOptions = {}) => {
+    const options = { ...quick, ...more }
+    const located = await locate(source, options, never())
+    if (located.kind === "local") return { path: located.paths[0]!, isHeader: false }
+    const folder = mkdtempSync(join(root, "peek-"))
+    return { path: await saveHeader(located, folder, options, never()), isHeader: true }
+  }
 
   const gguf = (): FakeFile => {
     const path = join(mkdtempSync(join(root, "gguf-")), "a.gguf")
