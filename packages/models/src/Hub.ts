@@ -8,6 +8,7 @@ import {
   exchange,
   type HttpOptions,
   originOf,
+  QUESTION_ATTEMPTS,
   refusalOf,
   retrying,
 } from "./http.ts"
@@ -37,7 +38,7 @@ export class Hub {
   constructor(endpoint: string, token: string | undefined, options: HttpOptions) {
     this.endpoint = endpoint
     this.#token = token
-    this.#options = options
+    this.#options = { ...options, attempts: QUESTION_ATTEMPTS }
   }
 
   asker(repo: string): Asker {

@@ -139,11 +139,10 @@ export class HubCache {
       .sort()
       .flatMap((path) => {
         const localPath = join(folder, path)
-        // Follows links: one whose blob is gone is no file.
-        const stats = statSync(localPath, { throwIfNoEntry: false })
-        return stats?.isFile()
-          ? [{ repo, path: path.replaceAll(sep, "/"), localPath, sizeBytes: stats.size }]
-          : []
+        const sizeBytes = sizeOf(localPath)
+        return sizeBytes === undefined
+          ? []
+          : [{ repo, path: path.replaceAll(sep, "/"), localPath, sizeBytes }]
       })
   }
 
@@ -195,10 +194,14 @@ export class HubCache {
   }
 }
 
-/** Of the file, behind links; undefined where there is none. */
+/** Of the file, behind links; undefined where there is none, or none that can be looked at. */
 export const sizeOf = (path: string): number | undefined => {
-  const stats = statSync(path, { throwIfNoEntry: false })
-  return stats?.isFile() ? stats.size : undefined
+  try {
+    const stats = statSync(path)
+    return stats.isFile() ? stats.size : undefined
+  } catch {
+    return undefined
+  }
 }
 
 /** Names that downloads give what is not whole yet: ours, llama.cpp's, Hugging Face's. */

@@ -13,6 +13,7 @@ import {
   exchange,
   type HttpOptions,
   originOf,
+  QUESTION_ATTEMPTS,
   refusalOf,
   retrying,
 } from "./http.ts"
@@ -90,7 +91,7 @@ const NO_HEAD_STATUSES = [400, 403, 405, 501]
 /** Asks for the head of a file. The hub's own redirect tells a checksum that the storage behind it does not. */
 export const headOf = (file: UrlFile, options: HttpOptions): Promise<UrlHead> =>
   retrying(
-    options,
+    { ...options, attempts: QUESTION_ATTEMPTS },
     async () => {
       let { url, headers } = file
       const linked: { etag?: string | undefined } = {}

@@ -8,10 +8,13 @@ export interface HttpOptions {
   readonly timeoutMs?: number | undefined
   /** Wait before the second attempt; it doubles with each further one. Default 500 ms. */
   readonly retryDelayMs?: number | undefined
+  /** Attempts in a row that bring nothing, after which it is given up. Default 5. */
+  readonly attempts?: number | undefined
 }
 
-/** Attempts in a row that bring nothing. */
-export const MAX_ATTEMPTS = 5
+const DEFAULT_ATTEMPTS = 5
+/** For questions with short answers: who has the model already should not wait long for a network that is not there. */
+export const QUESTION_ATTEMPTS = 3
 const DEFAULT_TIMEOUT_MS = 30_000
 const DEFAULT_RETRY_DELAY_MS = 500
 /** However long a server asks to wait. */
@@ -130,6 +133,7 @@ export const retrying = async <A>(
   failed: (problem: string) => Error,
   progress: () => number = () => 0,
 ): Promise<A> => {
+  const { attempts = DEFAULT_ATTEMPTS } = options
   let failures = 0
   for (;;) {
     const before = progress()
@@ -138,8 +142,8 @@ export const retrying = async <A>(
     } catch (error) {
       if (!(error instanceof PassingProblem)) throw error
       failures = progress() > before ? 1 : failures + 1
-      if (failures >= MAX_ATTEMPTS) {
-        throw failed(`${error.message}, ${MAX_ATTEMPTS} times in a row`)
+      if (failures >= attempts) {
+        throw failed(`${error.message}, ${attempts} times in a row`)
       }
       await pause(options, failures, error.retryAfterMs)
     }
@@ -188,19 +192,21 @@ export const refusalOf = (
     return new ModelAccessError({ name, page, status, isGated, hasToken })
   }
   if (status === 404 || status === 410) {
-    return new ModelNotFoundError({ name, detail: missingText(url, status, headers) })
+    return new ModelNotFoundError({ name, detail: missingText(url, name, status, headers) })
   }
   return new BadAnswerError({ url: displayUrl(url), problem: `the server answered ${status}` })
 }
 
-const missingText = (url: string, status: number, headers: Headers): string => {
+const missingText = (url: string, name: string, status: number, headers: Headers): string => {
   switch (headers.get("x-error-code")) {
     case "RepoNotFound":
       return `${originOf(url)} has no such repository`
     case "EntryNotFound":
       return `the repository has no file ${displayUrl(url)} any more`
     default:
-      return `the server answered ${status} for ${displayUrl(url)}`
+      return displayUrl(url) === name
+        ? `its server answered ${status}`
+        : `the server answered ${status} for ${displayUrl(url)}`
   }
 }
 

@@ -59,6 +59,7 @@ beforeEach(async () => {
       },
     },
   })
+  hub.pageFiles = 2
   home = mkdtempSync(join(root, "home-"))
   for (const name of VARIABLES) delete process.env[name]
   process.env.HOME = home
@@ -308,7 +309,7 @@ describe("without the hub", () => {
     const notes: string[] = []
     expect((await fetched("user/repo", { onNote: (text) => notes.push(text) })).path).toBe(path)
     expect(notes).toHaveLength(1)
-    expect(notes[0]).toContain("the server answered 503, 5 times in a row")
+    expect(notes[0]).toContain("the server answered 503, 3 times in a row")
     expect(notes[0]).toContain(cache.folder)
     const error = await failure("user/repo:Q8_0")
     expect(error._tag).toBe("UnreachableError")

@@ -58,13 +58,14 @@ export interface FakeHub extends AsyncDisposable {
   /** Of the API: a status for every answer. */
   apiStatus: number | undefined
   readonly repos: Map<string, FakeRepo>
+  /** Files of one answer of `tree`; more come in further pages, which llama.cpp does not ask for. Default 1000. */
+  pageFiles: number
   /** Serves a file by a plain URL, without a hub. */
   readonly serveFile: (name: string, content: Uint8Array, etag?: string) => string
 }
 
 export const COMMIT = "c0ffee".padEnd(40, "0")
 export const TOKEN = `hf_${"t".repeat(34)}`
-const PAGE_FILES = 2
 const PIECE_BYTES = 16 * 1024
 
 export const sha256 = (bytes: Uint8Array): string =>
@@ -73,8 +74,17 @@ export const sha256 = (bytes: Uint8Array): string =>
 export const gitOid = (bytes: Uint8Array): string =>
   new Bun.CryptoHasher("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex")
 
+/** Of large files it takes longer than all the rest. */
+const digests = new WeakMap<Uint8Array, string>()
+
+const digestOf = (bytes: Uint8Array): string => {
+  const digest = digests.get(bytes) ?? sha256(bytes)
+  digests.set(bytes, digest)
+  return digest
+}
+
 const oidOf = (file: FakeFile): string =>
-  file.statedOid ?? (file.isPlain ? gitOid(file.content) : sha256(file.content))
+  file.statedOid ?? (file.isPlain ? gitOid(file.content) : digestOf(file.content))
 
 export const startFakeHub = async (repos: Readonly<Record<string, FakeRepo>> = {}) => {
   const requests: string[] = []
@@ -108,6 +118,7 @@ export const startFakeHub = async (repos: Readonly<Record<string, FakeRepo>> = {
     storageRequests,
     fault: () => undefined,
     apiStatus: undefined,
+    pageFiles: 1000,
     repos: new Map(Object.entries(repos)),
     serveFile: (name, content, etag) => {
       stored.set(name, { content, ...(etag === undefined ? {} : { etag }) })
@@ -179,7 +190,7 @@ const answerApi = (
       ...Object.entries(found.files).map(([path, file]) => entryOf(path, file)),
     ]
     const cursor = Number(url.searchParams.get("cursor") ?? 0)
-    const next = cursor + PAGE_FILES
+    const next = cursor + hub.pageFiles
     const link = `<${url.origin}${url.pathname}?recursive=true&cursor=${next}>; rel="next"`
     return json(200, entries.slice(cursor, next), next < entries.length ? { link } : {})
   }
@@ -189,7 +200,7 @@ const answerApi = (
   if (found.access === "gated" && !hasToken) {
     return refuse(401, "GatedRepo", "Access to model is restricted.")
   }
-  const key = `blob/${sha256(file.content)}`
+  const key = `blob/${digestOf(file.content)}`
   stored.set(key, { content: file.content })
   response.writeHead(302, {
     location: `${storage}/${encodeURIComponent(key)}?signature=secret`,
