@@ -275,7 +275,7 @@ describe("a download", () => {
     const { exitCode, stdout, stderr } = await cli(["pull", "user/demo"])
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" })
     expect(new Uint8Array(readFileSync(stdout.trim()))).toEqual(demo.content as never)
-    expect(hub.storageRequests.at(-1)!.range![0]).toBe(1_000_000)
+    expect(hub.storageRequests).toHaveLength(3)
   })
 
   /** `ggml-rpc` with a disk of its own behind LLAMA_CACHE. */
@@ -311,6 +311,26 @@ describe("a download", () => {
     expect(stdout).toMatch(/demo-Q4_K_M\.gguf\nsecond 0\n/)
     expect(hub.storageRequests.at(-1)!.range![0]).toBeGreaterThan(0)
   })
+})
+
+test("a cache that can only be read is used, and told where it does not suffice", async () => {
+  await cli(["pull", "user/demo"])
+  const script = `mount --bind ${home} ${home} && mount -o remount,bind,ro ${home} && exec "$@"`
+  const readOnly = (...args: readonly string[]) =>
+    runProcess(
+      ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", ...ggmlRpc, ...args],
+      { env: { ...environment(), NO_COLOR: undefined } },
+    )
+  expect(await readOnly("pull", "user/demo")).toMatchObject({
+    exitCode: 0,
+    stdout: `${snapshot("user/demo", "demo-Q4_K_M.gguf")}\n`,
+  })
+  const { exitCode, stderr } = await readOnly("pull", "user/demo:Q8_0")
+  expect(exitCode).toBe(1)
+  expect(stderr).toMatch(/^error: .* cannot be used to keep models: it is on a disk that can only/)
+  const removed = await readOnly("rm", "user/demo")
+  expect(removed.exitCode).toBe(1)
+  expect(removed.stderr).toContain("a disk that can only be read")
 })
 
 describe("what goes wrong is one paragraph", () => {

@@ -28,9 +28,13 @@ const openLibc = () =>
 
 let libc: ReturnType<typeof openLibc> | undefined
 
-/** 0, or the error's number. */
+/** 0, or the error's number; 0 also where the C library is another one. */
 const tryFlock = (descriptor: number): number => {
-  libc ??= openLibc()
+  try {
+    libc ??= openLibc()
+  } catch {
+    return 0
+  }
   if (libc.flock(descriptor, LOCK_EX | LOCK_NB) === 0) return 0
   const place = "__error" in libc ? libc.__error() : libc.__errno_location()
   return read.i32(place as Pointer, 0)

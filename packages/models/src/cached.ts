@@ -163,13 +163,21 @@ const withLocks = <A>(lockPaths: readonly string[], name: string, use: () => A):
   const held: FileLock[] = []
   try {
     for (const path of lockPaths.filter(existsSync)) {
-      const lock = FileLock.try(path)
+      const lock = tryLock(path)
       if (lock === undefined) throw new ModelBusyError({ name })
       held.push(lock)
     }
     return use()
   } finally {
     for (const lock of held) lock.release()
+  }
+}
+
+const tryLock = (path: string): FileLock | undefined => {
+  try {
+    return FileLock.try(path)
+  } catch (error) {
+    throw systemErrorOf(error, path)
   }
 }
 

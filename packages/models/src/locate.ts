@@ -74,7 +74,7 @@ export const locate = (
   signal: AbortSignal,
 ): Promise<Located> => {
   const hubFor: HubFor = (http) =>
-    new Hub(hubEndpoint(), options.token ?? (process.env.HF_TOKEN || undefined), http)
+    new Hub(hubEndpoint(), options.token?.trim() || process.env.HF_TOKEN?.trim() || undefined, http)
   return source.kind === "hub"
     ? locateOnHub(hubFor, source, options, signal)
     : locateUrl(hubFor({ ...options, signal }), source, options, signal)
@@ -140,7 +140,11 @@ const locateOnHub = async (
   const files = wantedFiles(hub, model, file, all)
   const pathOf = ({ path }: HubFile) => cache.snapshotPath(model.repo, commit, path)
   if (files.every((wanted) => sizeOf(pathOf(wanted)) === wanted.sizeBytes)) {
-    cache.writeCommit(model.repo, commit)
+    try {
+      cache.writeCommit(model.repo, commit)
+    } catch {
+      // On a disk that is only read; the model can be used all the same.
+    }
     return { kind: "local", paths: files.map(pathOf) }
   }
   return {
@@ -151,7 +155,7 @@ const locateOnHub = async (
       for (const wanted of files) {
         await fetchHubFile(hub, cache, model.repo, commit, wanted, options, http, progress)
       }
-      cache.writeCommit(model.repo, commit)
+      onDisk(cache.folder, () => cache.writeCommit(model.repo, commit))
       return fetchedModel(files.map(pathOf), progress.downloadedBytes)
     },
     header: async (ending) => {
@@ -238,11 +242,7 @@ const fetchHubFile = async (
         { ...options, ...http, onProgress: (doneBytes) => progress.at(file, doneBytes) },
       )
     }
-    try {
-      cache.link(repo, commit, path, oid)
-    } catch (error) {
-      throw systemErrorOf(error, blob)
-    }
+    onDisk(blob, () => cache.link(repo, commit, path, oid))
   })
   progress.at(file, sizeBytes, true)
 }
@@ -302,12 +302,21 @@ const fetchUrlFile = async (
       { url, headers, path, sizeBytes, digest, etag, asker },
       { ...options, ...http, onProgress: (doneBytes) => progress.at(file, doneBytes) },
     )
-    writeEtag(path, etag)
+    onDisk(path, () => writeEtag(path, etag))
   })
   progress.at(file, statSync(path).size, true)
 }
 
 // ---- both -----------------------------------------------------------------------------------------
+
+/** What the file system says is an error to be read. */
+const onDisk = (path: string, use: () => void): void => {
+  try {
+    use()
+  } catch (error) {
+    throw systemErrorOf(error, path)
+  }
+}
 
 /** One download at a time of a file, whoever asks for it. */
 const locked = async (

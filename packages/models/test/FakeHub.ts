@@ -256,6 +256,6 @@ const sendFile = async (
     response.write(body.subarray(at, Math.min(at + PIECE_BYTES, stop)))
   }
   if (fault.breakAfter === undefined) response.end()
-  // Later: what was written is to arrive.
-  else setTimeout(() => response.destroy(), 10)
+  // Later: what was written is to arrive, and be read, before the reset takes it along.
+  else setTimeout(() => response.destroy(), 30)
 }
