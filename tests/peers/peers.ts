@@ -122,7 +122,7 @@ const recipes: Record<PeerName, Recipe> = {
   },
   "llama-completion": {
     upstream: ["tools/completion/completion.cpp", "tools/completion/main.cpp"],
-    own: [],
+    own: ["flush-log.cpp"],
     flags: ["-O1"],
     links: ["llamaCommon", "llama", "ggml", "ggmlBase"],
   },

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test"
 import { kvTypes } from "@ggml-rpc/native"
+import { acceptedFlags } from "./acceptedFlags.ts"
 import { CommandLineError, closest, editDistance, readArgs } from "./argv.ts"
 import { type CommandSpec, commands, kvTypeNames } from "./flags.ts"
 
@@ -18,6 +19,32 @@ const messageOf = (...line: ReadonlyArray<string>): string => {
   }
   throw new Error(`${line.join(" ")} was accepted`)
 }
+
+describe("flags of llama.cpp that change nothing", () => {
+  test("are read past, with a word where one might wait for their effect", () => {
+    const line = ["run", "m.gguf", "-no-cnv", "-tb", "4", "-sm", "layer", "--mmap", "-p", "hi"]
+    expect(readArgs(line)).toEqual({
+      kind: "command",
+      args: ["run", "--prompt", "hi", "--", "m.gguf"],
+      notes: ["-tb changes nothing: prompts take as many threads as tokens: --threads"],
+    })
+  })
+
+  test("but not with another value, or on another command", () => {
+    expect(messageOf("run", "m.gguf", "-sm", "row")).toContain("-sm row is not what")
+    expect(messageOf("run", "m.gguf", "-sm")).toContain("-sm needs a value")
+    expect(messageOf("serve", "-no-cnv")).toContain("serve has no flag -no-cnv")
+  })
+
+  test("none of them is one of the command's own", () => {
+    for (const [name, accepted] of Object.entries(acceptedFlags)) {
+      const own = Object.values((commands as Record<string, CommandSpec>)[name]!.flags)
+      const names = own.flatMap((flag) => [`--${flag.name}`, ...flag.aliases])
+      const both = accepted.flatMap(({ names: spellings }) => spellings)
+      expect(both.filter((spelling) => names.includes(spelling))).toEqual([])
+    }
+  })
+})
 
 describe("readArgs", () => {
   test("spells llama-cli's flags out, before and behind the model", () => {
@@ -95,6 +122,7 @@ describe("readArgs", () => {
     expect(readArgs(["--completions", "bash"])).toEqual({
       kind: "command",
       args: ["--completions", "bash"],
+      notes: [],
     })
   })
 

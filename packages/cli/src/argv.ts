@@ -4,6 +4,7 @@
  * start with a dash, and may stand behind the model; @effect/cli takes the first for clusters of
  * one-letter flags and names no flag in its messages.
  */
+import { type AcceptedFlag, acceptedFlags } from "./acceptedFlags.ts"
 import { type CommandName, type CommandSpec, commands, type Flag } from "./flags.ts"
 import { UsageError } from "./UsageError.ts"
 
@@ -11,7 +12,12 @@ export type Request =
   | { readonly kind: "help"; readonly command?: CommandName }
   | { readonly kind: "version" }
   /** Arguments for @effect/cli. */
-  | { readonly kind: "command"; readonly args: ReadonlyArray<string> }
+  | {
+      readonly kind: "command"
+      readonly args: ReadonlyArray<string>
+      /** What is to be said of flags that change nothing. */
+      readonly notes: ReadonlyArray<string>
+    }
 
 /** A command line that cannot be read; `command` says whose help explains it. */
 export class CommandLineError extends UsageError {
@@ -33,7 +39,7 @@ export const readArgs = (args: ReadonlyArray<string>): Request => {
   const [first, ...rest] = args
   if (first === undefined || first === "-h" || first === "--help") return { kind: "help" }
   if (first === "--version") return { kind: "version" }
-  if (first === "--completions") return { kind: "command", args }
+  if (first === "--completions") return { kind: "command", args, notes: [] }
   if (first === "help") {
     const topic = rest[0]
     if (topic === undefined) return { kind: "help" }
@@ -58,6 +64,7 @@ const readCommand = (command: CommandName, args: ReadonlyArray<string>): Request
   const flags = flagsByName(spec)
   const given = new Map<string, string | undefined>()
   const positionals: Array<string> = []
+  const notes: Array<string> = []
   const fail = (message: string): never => {
     throw new CommandLineError(message, command)
   }
@@ -75,7 +82,16 @@ const readCommand = (command: CommandName, args: ReadonlyArray<string>): Request
     const name = equals < 0 ? word : word.slice(0, equals)
     if (name === "--help" || (name === "-h" && !flags.has("-h"))) return { kind: "help", command }
     const flag = flags.get(name)
-    if (flag === undefined) return fail(unknownFlag(name, command, [...flags.keys()]))
+    if (flag === undefined) {
+      const accepted = acceptedFlags[command]?.find(({ names }) => names.includes(name))
+      if (accepted === undefined) return fail(unknownFlag(name, command, [...flags.keys()]))
+      const inline = equals < 0 ? undefined : word.slice(equals + 1)
+      if (accepted.values !== undefined && inline === undefined) at++
+      const problem = checkAccepted(name, accepted, inline ?? args[at])
+      if (problem !== undefined) return fail(problem)
+      if (accepted.note !== undefined) notes.push(`${name} changes nothing: ${accepted.note}`)
+      continue
+    }
     if (flag.value === undefined) {
       if (equals >= 0) return fail(`${name} takes no value`)
       given.set(flag.name, undefined)
@@ -100,10 +116,23 @@ const readCommand = (command: CommandName, args: ReadonlyArray<string>): Request
       at++
     }
     const before = given.get(flag.name)
-    given.set(flag.name, flag.isList && before !== undefined ? `${before},${value}` : value)
+    const { joiner = "," } = flag
+    given.set(flag.name, flag.isList && before !== undefined ? before + joiner + value : value)
   }
   checkPositionals(positionals, spec, fail)
-  return { kind: "command", args: [command, ...inOrder(given), "--", ...positionals] }
+  return { kind: "command", args: [command, ...inOrder(given), "--", ...positionals], notes }
+}
+
+/** What is wrong with the value of a flag that changes nothing. */
+const checkAccepted = (
+  name: string,
+  { values }: AcceptedFlag,
+  value: string | undefined,
+): string | undefined => {
+  if (values === undefined) return undefined
+  if (value === undefined) return `${name} needs a value`
+  if (values === "any" || values.includes(value)) return undefined
+  return `${name} ${value} is not what this command does: it knows ${values.join(", ")}`
 }
 
 /** Flags as words. Switches first: @effect/cli would take a `yes` or `1` behind one for its value. */

@@ -6,139 +6,22 @@
  * One table of all flags, so that help, parsing and documents cannot differ: longer than other files for that.
  */
 import type { KvTypeName } from "@ggml-rpc/native"
-import { UsageError } from "./UsageError.ts"
+import {
+  choice,
+  type Flag,
+  integer,
+  names,
+  nonEmpty,
+  number,
+  numberIn,
+  numbers,
+  size,
+  text,
+  toggle,
+} from "./flagKinds.ts"
+import { generation, samplingFlags } from "./samplingFlags.ts"
 
-/** A flag; `A` is what the command gets, `undefined` or `false` when the flag is not given. */
-export interface Flag<A> {
-  /** The long name, without its dashes. */
-  readonly name: string
-  /** Other spellings, with their dashes. */
-  readonly aliases: ReadonlyArray<string>
-  /** What stands for the value in the help; a flag without it is a switch. */
-  readonly value?: string
-  /** The value may be missing: these words after the flag are one, and the first is meant without. */
-  readonly impliedValues?: ReadonlyArray<string>
-  /** Given several times, the values make one list; else the last one counts. */
-  readonly isList?: boolean
-  readonly about: string
-  /** Heading in the help. */
-  readonly group: string
-  /** @throws {UsageError} */
-  readonly parse: (text: string) => A
-}
-
-export type FlagValue<F> = F extends Flag<infer A> ? A : never
-
-/** The values of a command's flags, as its handler gets them. */
-export type FlagValues<F extends Readonly<Record<string, Flag<unknown>>>> = {
-  readonly [K in keyof F]: FlagValue<F[K]>
-}
-
-type Described = Omit<Flag<unknown>, "parse" | "value">
-
-const toggle = (flag: Described): Flag<boolean> => ({ ...flag, parse: () => true })
-
-const text = (flag: Described & { readonly value: string }): Flag<string | undefined> => ({
-  ...flag,
-  parse: (given) => given,
-})
-
-/** A text that must be something, as a path must. */
-const nonEmpty = (flag: Described & { readonly value: string }): Flag<string | undefined> => ({
-  ...flag,
-  parse: (given) => {
-    if (given.trim() !== "") return given
-    throw new UsageError(`--${flag.name} takes a ${flag.value}, not ''`)
-  },
-})
-
-/** An amount of memory: `800M`, `1.5G`, as powers of 1024. */
-const size = (flag: Described): Flag<number | undefined> => ({
-  ...flag,
-  value: "SIZE",
-  parse: (given) => {
-    const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$/i.exec(given.trim()) ?? []
-    if (digits !== undefined)
-      return Math.floor(Number(digits) * 1024 ** UNITS.indexOf(unit.toLowerCase()))
-    throw new UsageError(`--${flag.name} takes a size such as 800M or 20G, not '${given}'`)
-  },
-})
-
-const UNITS: readonly string[] = ["", "k", "m", "g", "t"]
-
-const choice = <A extends string>(
-  flag: Described,
-  choices: ReadonlyArray<A>,
-  synonyms: Readonly<Record<string, A>> = {},
-): Flag<A | undefined> => ({
-  ...flag,
-  value: choices.length <= 3 ? choices.join("|") : "TYPE",
-  parse: (given) => {
-    const word = given.toLowerCase()
-    const found = choices.find((name) => name === word) ?? synonyms[word]
-    if (found !== undefined) return found
-    throw new UsageError(`--${flag.name} takes ${listed(choices)}, not '${given}'`)
-  },
-})
-
-interface Range {
-  readonly min: number
-  readonly max?: number
-}
-
-const numberIn = (name: string, given: string, range: Range, isInteger: boolean): number => {
-  const value = given.trim() === "" ? Number.NaN : Number(given)
-  const { min, max = Number.POSITIVE_INFINITY } = range
-  if (value >= min && value <= max && (!isInteger || Number.isInteger(value))) return value
-  const kind = isInteger ? "a whole number" : "a number"
-  const bounds = Number.isFinite(max) ? `from ${min} to ${max}` : `of at least ${min}`
-  throw new UsageError(`--${name} takes ${kind} ${bounds}, not '${given}'`)
-}
-
-const integer = (
-  flag: Described & { readonly value?: string },
-  range: Range,
-): Flag<number | undefined> => ({
-  value: "N",
-  ...flag,
-  parse: (given) => numberIn(flag.name, given, range, true),
-})
-
-const number = (flag: Described, range: Range): Flag<number | undefined> => ({
-  value: "X",
-  ...flag,
-  parse: (given) => numberIn(flag.name, given, range, false),
-})
-
-/** Devices may stand between slashes, as for llama.cpp; what has slashes of its own takes another `separator`. */
-const names = (
-  flag: Described & { readonly value: string },
-  separator = /[,/]+/,
-): Flag<Array<string> | undefined> => ({
-  ...flag,
-  parse: (given) => {
-    const found = given.split(separator).map((name) => name.trim())
-    if (found.every((name) => name !== "")) return found
-    throw new UsageError(`--${flag.name} takes names with commas between them, not '${given}'`)
-  },
-})
-
-const numbers = (
-  flag: Described & { readonly value: string },
-  range: Range,
-  options: { readonly isInteger: boolean; readonly separator: RegExp },
-): Flag<Array<number> | undefined> => ({
-  ...flag,
-  parse: (given) =>
-    given
-      .split(options.separator)
-      .map((part) => numberIn(flag.name, part, range, options.isInteger)),
-})
-
-const listed = (words: ReadonlyArray<string>): string =>
-  words.length < 2
-    ? words.join("")
-    : `${words.slice(0, -1).join(", ")} or ${words[words.length - 1]}`
+export type { Flag, FlagValue, FlagValues } from "./flagKinds.ts"
 
 /** All of a model's layers, whatever their number. */
 const ALL_LAYERS = 1_000_000
@@ -146,7 +29,6 @@ const ALL_LAYERS = 1_000_000
 const cluster = "Servers and devices"
 const model = "Model and context"
 const promptGroup = "Prompt"
-const generation = "Generation"
 const output = "Output"
 const onOffAuto = ["on", "off", "auto"] as const
 
@@ -175,7 +57,8 @@ const rpc = text({
   aliases: [],
   value: "A:PORT,…",
   isList: true,
-  about: "servers to use, such as 10.0.0.2:50052,[fd00::3]:50052; none: this machine alone",
+  about:
+    "servers to use, such as 10.0.0.2:50052,[fd00::3]:50052; 'none', or no --rpc: this machine alone",
   group: cluster,
 })
 
@@ -428,75 +311,7 @@ export const runFlags = {
     },
     { min: -2, max: 2 ** 31 - 1 },
   ),
-  temp: number(
-    {
-      name: "temp",
-      aliases: ["--temperature"],
-      about: "temperature; 0 always takes the likeliest token (default: 0.8)",
-      group: generation,
-    },
-    { min: 0 },
-  ),
-  topK: integer(
-    {
-      name: "top-k",
-      aliases: [],
-      about: "choose among the N likeliest tokens; 0: all (default: 40)",
-      group: generation,
-    },
-    { min: 0, max: 2 ** 31 - 1 },
-  ),
-  topP: number(
-    {
-      name: "top-p",
-      aliases: [],
-      about: "choose among the likeliest tokens that add up to X; 1: all (default: 0.95)",
-      group: generation,
-    },
-    { min: 0, max: 1 },
-  ),
-  minP: number(
-    {
-      name: "min-p",
-      aliases: [],
-      about: "drop tokens below X times the likeliest one; 0: none (default: 0.05)",
-      group: generation,
-    },
-    { min: 0, max: 1 },
-  ),
-  repeatPenalty: number(
-    {
-      name: "repeat-penalty",
-      aliases: [],
-      about: "make tokens that were there lately less likely; 1: off (default)",
-      group: generation,
-    },
-    { min: 1e-6 },
-  ),
-  repeatLastN: integer(
-    {
-      name: "repeat-last-n",
-      aliases: [],
-      about: "how many tokens back 'lately' reaches (default: 64)",
-      group: generation,
-    },
-    { min: 0, max: 2 ** 31 - 1 },
-  ),
-  seed: integer(
-    {
-      name: "seed",
-      aliases: ["-s"],
-      about: "random seed; -1: another one each time (default)",
-      group: generation,
-    },
-    { min: -1, max: 2 ** 32 - 1 },
-  ),
-  ignoreEos: toggle({
-    name: "ignore-eos",
-    aliases: [],
-    about: "never let the model end the text",
-    group: generation,
-  }),
+  ...samplingFlags,
   ...clusterFlags,
   ...contextFlags,
   json: { ...json, about: "print events on stdout, one JSON object a line" },

@@ -24,6 +24,7 @@ const run = async (args: ReadonlyArray<string>, earlyEnd: EarlyEnd): Promise<num
       // A call without any word is a mistake, though the answer is the same.
       return args.length === 0 ? 2 : 0
     case "command": {
+      for (const note of request.notes) noteLine(`note: ${note}`)
       const { runCommand } = await import("./app.ts")
       return runCommand(request.args, packageJson.version, earlyEnd)
     }

@@ -213,7 +213,7 @@ class EngineSession {
       },
       {
         onMessage: (event, data) => this.dispatch(event, data),
-        ...(process.env.GGML_RPC_DEBUG && { onLine: showLine }),
+        ...(process.env.GGML_RPC_DEBUG === "1" && { onLine: showLine }),
         onExit: (exit) => this.end(exit),
       },
     )

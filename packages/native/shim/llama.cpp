@@ -5,6 +5,7 @@
 #include "llama-ext.h"
 #include "llama.h"
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -209,6 +210,64 @@ API llama_sampler * ls_sampler_chain_new() {
     llama_sampler_chain_params params = llama_sampler_chain_default_params();
     params.no_perf = true;
     return llama_sampler_chain_init(params);
+}
+
+namespace {
+
+// All tokens with their logits, for samplers to work on.
+std::vector<llama_token_data> g_candidates;
+
+llama_token_data_array candidates_of(const float * logits, int count) {
+    g_candidates.resize(size_t(count));
+    for (int token = 0; token < count; token++) {
+        g_candidates[size_t(token)] = {token, logits[token], 0.0f};
+    }
+    return {g_candidates.data(), g_candidates.size(), -1, false};
+}
+
+bool grammar_allows(llama_sampler * grammar, llama_token token) {
+    llama_token_data       one   = {token, 1.0f, 0.0f};
+    llama_token_data_array array = {&one, 1, -1, false};
+    llama_sampler_apply(grammar, &array);
+    return one.logit != -INFINITY;
+}
+
+} // namespace
+
+// The token that the chain chooses at an output of the last decode, and that the grammar (may be null) allows; both
+// accept it. As upstream's, it asks the grammar about the chosen token first, which is cheap, and only where that is refused
+// about all. -1 when nothing is left to choose from, with ls_last_error.
+API int ls_sample(llama_sampler * chain, llama_sampler * grammar, llama_context * context, int index) {
+    g_error.clear();
+    try {
+        const float * logits = llama_get_logits_ith(context, index);
+        const int     count  = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
+        llama_token_data_array candidates = candidates_of(logits, count);
+        llama_sampler_apply(chain, &candidates);
+        if (candidates.selected < 0) {
+            g_error = "the samplers leave no token to choose";
+            return -1;
+        }
+        llama_token token = candidates.data[candidates.selected].id;
+        if (grammar != nullptr && !grammar_allows(grammar, token)) {
+            candidates = candidates_of(logits, count);
+            llama_sampler_apply(grammar, &candidates);
+            llama_sampler_apply(chain, &candidates);
+            if (candidates.selected < 0) {
+                g_error = "the grammar leaves no token to choose";
+                return -1;
+            }
+            token = candidates.data[candidates.selected].id;
+        }
+        if (grammar != nullptr) {
+            llama_sampler_accept(grammar, token);
+        }
+        llama_sampler_accept(chain, token);
+        return token;
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return -1;
+    }
 }
 
 API double ls_model_size(const llama_model * model) {

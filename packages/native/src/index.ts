@@ -14,6 +14,13 @@ export type { ModelInfo } from "./ModelInfo.ts"
 export * from "./memory.ts"
 export * from "./prebuilt.ts"
 export { defaultThreadCount } from "./processor.ts"
-export { Sampler, type SamplerOptions } from "./Sampler.ts"
+export {
+  Sampler,
+  SamplerError,
+  type SamplerName,
+  type SamplerOptions,
+  samplerNamed,
+  samplerNames,
+} from "./Sampler.ts"
 export * from "./taggedError.ts"
 export * from "./tensorRecord.ts"

@@ -8,4 +8,11 @@ export type { GraphShare, RefusedOp } from "./graphSurvey.ts"
 export * from "./LlamaModel.ts"
 export * from "./ModelContext.ts"
 export type { ModelInfo } from "./ModelInfo.ts"
-export { Sampler, type SamplerOptions } from "./Sampler.ts"
+export {
+  Sampler,
+  SamplerError,
+  type SamplerName,
+  type SamplerOptions,
+  samplerNamed,
+  samplerNames,
+} from "./Sampler.ts"

@@ -51,9 +51,14 @@ export const parseEndpoint = (text: string): Endpoint => {
   if (scheme !== undefined && scheme !== "tcp" && scheme !== "tls") {
     throw fail("it is a URL, of which only tcp:// and tls:// are known")
   }
+  if (/[\s;]/.test(address)) throw fail("several are separated by commas")
   const bracketed = address.match(/^\[([^\]]*)\](.*)$/)
   if (bracketed === null && (address.match(/:/g)?.length ?? 0) > 1) {
-    throw fail("an IPv6 address needs brackets around it")
+    throw fail(
+      /^[0-9a-f:.]+(%.*)?$/i.test(address)
+        ? "an IPv6 address needs brackets around it"
+        : "it has more than one ':', and only one port",
+    )
   }
   const colon = address.lastIndexOf(":")
   const host = bracketed ? bracketed[1]! : colon < 0 ? address : address.slice(0, colon)

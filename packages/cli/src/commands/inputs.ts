@@ -35,7 +35,17 @@ export const prepareNative: Effect.Effect<void, NativeError> = Effect.tryPromise
 }).pipe(Effect.catchAll((error) => (isTagged(error) ? Effect.fail(error) : Effect.die(error))))
 
 export const endpointsOf = (rpc: string | undefined) =>
-  rpc === undefined
+  Effect.tap(endpointsIn(rpc), (endpoints) =>
+    Effect.sync(() => {
+      const given = rpc?.split(",").filter((part) => part.trim() !== "").length ?? 0
+      if (endpoints.length > 0 && given > endpoints.length) {
+        noteLine("warning: --rpc names a server more than once; it is used once")
+      }
+    }),
+  )
+
+const endpointsIn = (rpc: string | undefined) =>
+  rpc === undefined || rpc.trim() === "none"
     ? Effect.succeed<ReadonlyArray<Endpoint>>([])
     : Effect.flatMap(parseEndpoints(rpc), (endpoints) =>
         endpoints.length > 0
@@ -100,7 +110,8 @@ const localDevicesOf = (
 /** Fails for a server that cannot be used: before a long download, not behind it. */
 export const checkServers = (values: { readonly rpc: string | undefined } & AccessValues) =>
   Effect.gen(function* () {
-    const endpoints = yield* endpointsOf(values.rpc)
+    // Without warnings: they come when the cluster is opened.
+    const endpoints = yield* endpointsIn(values.rpc)
     const access = yield* accessOf(values)
     if (endpoints.length === 0) return
     yield* prepareNative

@@ -9,6 +9,7 @@ import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { checkServers, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, modelPath } from "./modelSources.ts"
 import { readPrompt } from "./prompt.ts"
+import { samplingOf } from "./sampling.ts"
 
 type RunValues = FlagValues<typeof runFlags> & { readonly files: ReadonlyArray<string> }
 
@@ -18,6 +19,7 @@ export const run = (values: RunValues) =>
       Effect.gen(function* () {
         const given = yield* givenModel(values)
         const prompt = yield* readPrompt(values)
+        const sampling = yield* samplingOf(values)
         const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
         const gguf = yield* loadGguf(path)
@@ -27,7 +29,7 @@ export const run = (values: RunValues) =>
         const report = values.json ? jsonReport() : textReport()
         yield* endingEngineFirst(
           cluster,
-          recite(cluster, path, planOptionsOf(values, gguf), prompt, samplingOf(values), report),
+          recite(cluster, path, planOptionsOf(values, gguf), prompt, sampling, report),
         )
       }),
     ),
@@ -40,21 +42,6 @@ const requireTokenizer = (gguf: GgufFile): Effect.Effect<void, NoTokenizerError>
     ? Effect.fail(new NoTokenizerError({ path: gguf.path }))
     : Effect.void
 }
-
-const samplingOf = (values: RunValues): Cluster.GenerateOptions => ({
-  ...given("maxTokens", values.predict === undefined ? undefined : Math.max(-1, values.predict)),
-  ...given("temp", values.temp),
-  ...given("topK", values.topK),
-  ...given("topP", values.topP),
-  ...given("minP", values.minP),
-  ...given("repeatPenalty", values.repeatPenalty),
-  ...given("repeatLastN", values.repeatLastN),
-  ...given("seed", values.seed),
-  ...(values.ignoreEos ? { ignoreEos: true } : {}),
-})
-
-const given = <K extends string>(key: K, value: number | undefined) =>
-  (value === undefined ? {} : { [key]: value }) as Partial<Record<K, number>>
 
 /** Plans, loads, generates, and reports each step. */
 export const recite = (

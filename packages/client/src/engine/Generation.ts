@@ -5,6 +5,7 @@ import {
   type LlamaModel,
   type ModelContext,
   type Sampler,
+  SamplerError,
   type SamplerOptions,
 } from "@ggml-rpc/native/bindings/llama"
 import { ModelError } from "../errors.ts"
@@ -50,11 +51,20 @@ export const generate = (
   request: GenerateRequest,
   sink: GenerateSink,
 ): Generated => {
-  const sampler = subject.model.openSampler(request.sampler)
+  const sampler = openSampler(subject, request.sampler)
   try {
     return new Generation(subject, request, sink, sampler).run()
   } finally {
     sampler.release()
+  }
+}
+
+const openSampler = ({ model, path }: Subject, options: SamplerOptions): Sampler => {
+  try {
+    return model.openSampler(options)
+  } catch (error) {
+    if (!(error instanceof SamplerError)) throw error
+    throw new ModelError({ path, during: "decode", detail: error.message })
   }
 }
 
@@ -133,6 +143,8 @@ class Generation {
       for (let at = 0; at < prompt.length; at += context.batchSize) {
         this.#decode(prompt.subarray(at, at + context.batchSize))
       }
+      // What is penalized for being there lately may have been there in the prompt.
+      for (const token of prompt) this.#sampler.accept(token)
       return
     }
     if (!info.hasDecoder) {
@@ -143,12 +155,22 @@ class Generation {
     this.#check(context.encode(prompt))
     this.#next[0] = info.decoderStartToken >= 0 ? info.decoderStartToken : info.beginToken
     this.#decode(this.#next)
+    // The decoder's text begins with it; what the encoder got is another one.
+    this.#sampler.accept(this.#next[0])
   }
 
   #decode(tokens: Int32Array): void {
     if (this.#subject.isCancelled()) throw new Cancelled()
     this.#check(this.#subject.context.decode(tokens))
     this.#position += tokens.length
+  }
+
+  #sample(): number {
+    try {
+      return this.#sampler.sample(this.#subject.context)
+    } catch (error) {
+      throw error instanceof SamplerError ? this.#error(error.message) : error
+    }
   }
 
   #check(status: number): void {
@@ -167,7 +189,7 @@ class Generation {
     const { maxTokens } = this.#request
     for (;;) {
       if (this.#tokenCount === maxTokens) return "token-limit"
-      const token = this.#sampler.sample(context)
+      const token = this.#sample()
       failIfLost()
       if (model.isEndOfGeneration(token)) return "end-of-text"
       this.#tokenCount++

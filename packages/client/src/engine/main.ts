@@ -10,6 +10,8 @@ import { Engine } from "./Engine.ts"
 import type { EngineRequest, Numbered } from "./messages.ts"
 import { perform, type Send } from "./requests/index.ts"
 
+const isDebug = process.env.GGML_RPC_DEBUG === "1"
+
 /** Descriptor of the file in which the host cancels requests. */
 const CANCELS_DESCRIPTOR = 3
 
@@ -18,11 +20,7 @@ const toClusterError = (error: unknown): ClusterError =>
     ? error
     : new EngineRequestError({
         detail:
-          error instanceof Error
-            ? process.env.GGML_RPC_DEBUG
-              ? String(error.stack)
-              : error.message
-            : String(error),
+          error instanceof Error ? (isDebug ? String(error.stack) : error.message) : String(error),
         reason: "failed",
       })
 
@@ -62,7 +60,7 @@ const main = (): void => {
   io().io_close(CANCELS_DESCRIPTOR)
   // Bun makes a piped stdout non-blocking, and a large evaluation would end in EAGAIN half-way.
   io().io_tune_socket(1, 0)
-  loadBackends(process.env.GGML_RPC_DEBUG ? 1 : 0)
+  loadBackends(isDebug ? 1 : 0)
   run(new Engine())
   // Freeing models and buffers one by one would only delay what the end of the process does at once.
   process.exit(0)
