@@ -46,6 +46,20 @@ const usageError = async (...args: ReadonlyArray<string>): Promise<string> =>
 
 const run = (path: string, ...more: ReadonlyArray<string>) => ["run", path, "-p", "a", ...more]
 
+test("a prompt that the context does not hold is refused before any weight is sent", async () => {
+  await using watched = await startOurServer({ env: { GGML_RPC_DEBUG: "1" } })
+  const prompt = file("long.txt")
+  writeFileSync(prompt, "word ".repeat(400))
+  const rpc = ["--rpc", watched.endpoint, "-c", "256"]
+  const { stderr, exitCode } = await runCli(["run", model, "-f", prompt, ...rpc])
+  expect(stderr).toMatch(
+    /error: The prompt has \d+ tokens, but the context planned for .* holds 256/,
+  )
+  expect(exitCode).toBe(1)
+  expect(watched.stderr()).toContain("[GET_DEVICE_MEMORY]")
+  expect(watched.stderr()).not.toContain("[SET_TENSOR")
+})
+
 describe("the model", () => {
   test("is not there", async () => {
     expect(await failure(...run(file("nothing.gguf")))).toContain(file("nothing.gguf"))

@@ -1,7 +1,7 @@
 /** What is changed in a valid node: one field, or the same in all tensors at once so that they still fit. */
 import { TensorFlag, TYPE_BLOCK_SIZE, TYPE_SIZE, types } from "@ggml-rpc/protocol"
 import type { Random } from "../../packages/server/test/Random.ts"
-import { type CaseTensor, makeDense, type NodeCase, tensorName } from "./nodeCase.ts"
+import { type CaseTensor, makeDense, type NodeCase, tensorName, writesSource } from "./nodeCase.ts"
 
 /** Changes a case; the field's name and what it became, or undefined where there is nothing to change. */
 type Mutation = (
@@ -266,7 +266,9 @@ const sourceReplaced: Mutation = (random, nodeCase) => {
   const slot = random.chance(0.7) ? pickSourceOf(random, nodeCase, node) : random.below(10)
   if (slot < 0) return undefined
   const by = random.below(nodeCase.tensors.length)
-  nodeCase.tensors[node]!.record.src[slot] = BigInt(by + 1)
+  const { record } = nodeCase.tensors[node]!
+  record.src[slot] = BigInt(by + 1)
+  if (writesSource(record.op, slot)) nodeCase.tensors[by]!.isWritten = true
   return [`src[${slot}] replaced`, `src[${slot}] is ${tensorName(nodeCase, by)}`]
 }
 

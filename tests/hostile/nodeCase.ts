@@ -62,6 +62,12 @@ const writtenSources: Readonly<Record<string, readonly number[]>> = {
   OPT_STEP_SGD: [0],
 }
 
+/** Whether an operation writes one of its sources. */
+export const writesSource = (op: number, slot: number): boolean =>
+  Object.entries(writtenSources).some(
+    ([name, slots]) => newestOpId(name) === op && slots.includes(slot),
+  )
+
 const nowhere = { remotePtr: 0n, basePtr: 0n }
 
 /** A valid node as it is. */

@@ -29,6 +29,17 @@ export class EmptyPromptError extends Data.TaggedError("EmptyPromptError")<{
   }
 }
 
+/** A prompt that leaves no room in the context for a token after it. */
+export class PromptTooLongError extends Data.TaggedError("PromptTooLongError")<{
+  readonly path: string
+  readonly tokenCount: number
+  readonly contextSize: number
+}> {
+  override get message() {
+    return `The prompt has ${this.tokenCount} tokens, but the context planned for ${this.path} holds ${this.contextSize}: raise --ctx-size, or shorten the prompt.`
+  }
+}
+
 /** Token ids that a model does not have. */
 export class TokenRangeError extends Data.TaggedError("TokenRangeError")<{
   readonly path: string

@@ -24,11 +24,24 @@ import { closeAll, openTls, type TlsTrust, usesTls } from "./connection/tls.ts"
 import * as EngineHost from "./EngineHost.ts"
 import type { EngineDevice, EngineServer } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
-import { type ClusterModel, type LoadProgress, loadModel, type Place } from "./Model.ts"
+import {
+  type ClusterModel,
+  type LoadProgress,
+  loadModel,
+  type Place,
+  type TokenizeOptions,
+  tokenize,
+} from "./Model.ts"
 import { type ModelPlan, type PlanOptions, planModel } from "./ModelPlan.ts"
 
 export type { GeneratedToken } from "./generateEach.ts"
-export type { ClusterModel, Evaluation, GenerateOptions, LoadProgress } from "./Model.ts"
+export type {
+  ClusterModel,
+  Evaluation,
+  GenerateOptions,
+  LoadProgress,
+  TokenizeOptions,
+} from "./Model.ts"
 export type { ModelPlan, PlanOptions } from "./ModelPlan.ts"
 
 export interface ClusterOptions {
@@ -59,6 +72,12 @@ export interface Cluster {
     path: string,
     options?: PlanOptions,
   ) => Effect.Effect<ModelPlan, ClusterError | GgufError>
+  /** The tokens of a text, by the vocabulary in a model's file: nothing else of it is loaded. */
+  readonly tokenize: (
+    path: string,
+    text: string,
+    options?: TokenizeOptions,
+  ) => Effect.Effect<ReadonlyArray<number>, ClusterError>
   /**
    * Puts the model where the plan says. Closing the scope frees it everywhere; until then the cluster
    * takes no other one, which is a `ModelError`.
@@ -106,6 +125,7 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       devices,
       host: opened.host,
       enginePid: engine.pid,
+      tokenize: (path, text, options) => tokenize(engine, text, { ...options, path }),
       plan: (path, planOptions = {}) => planModel(engine, places, path, planOptions),
       load: (plan, onProgress) => loadModel(engine, place, plan, onProgress ?? (() => {})),
     } satisfies Cluster

@@ -34,6 +34,13 @@ export interface Evaluation {
   readonly values: Float32Array
 }
 
+export interface TokenizeOptions {
+  /** Marks that the model puts around a text: true. */
+  readonly addSpecial?: boolean | undefined
+  /** Marks that stand in the text, such as `</s>`, are what they do: true. */
+  readonly parseSpecial?: boolean | undefined
+}
+
 /** A model on the devices of a cluster. */
 export interface ClusterModel {
   readonly info: ModelInfo
@@ -45,7 +52,7 @@ export interface ClusterModel {
   readonly breakdown: Measurement
   readonly tokenize: (
     text: string,
-    options?: { readonly addSpecial?: boolean; readonly parseSpecial?: boolean },
+    options?: TokenizeOptions,
   ) => Effect.Effect<ReadonlyArray<number>, ClusterError>
   /** Text or token ids in, tokens out as they are computed. Ending the stream early stops the model. */
   readonly generate: (
@@ -153,25 +160,34 @@ export const loadModel = (
 
 const ignore = (): void => {}
 
+/** By the vocabulary of the file at `path`, or else of the loaded model. */
+export const tokenize = (
+  engine: EngineHost,
+  text: string,
+  {
+    addSpecial = true,
+    parseSpecial = true,
+    path,
+  }: TokenizeOptions & { readonly path?: string | undefined } = {},
+): Effect.Effect<ReadonlyArray<number>, ClusterError> =>
+  Effect.map(
+    engine.request({
+      ...{ type: "tokenize", text, addSpecial, parseSpecial },
+      ...(path === undefined ? {} : { path }),
+    }),
+    ({ event }) => event.tokens,
+  )
+
 const modelOf = (
   engine: EngineHost,
   plan: ModelPlan,
   loaded: EngineEvent & { type: "loaded" },
 ): ClusterModel => {
-  const tokenize: ClusterModel["tokenize"] = (text, options = {}) =>
-    Effect.map(
-      engine.request({
-        type: "tokenize",
-        text,
-        addSpecial: options.addSpecial ?? true,
-        parseSpecial: options.parseSpecial ?? true,
-      }),
-      ({ event }) => event.tokens,
-    )
+  const ownTokens: ClusterModel["tokenize"] = (text, options) => tokenize(engine, text, options)
   const generate: ClusterModel["generateEach"] = (prompt, onToken, options = {}) => {
     const { maxTokens = -1, ...sampler } = options
     return Effect.flatMap(
-      typeof prompt === "string" ? tokenize(prompt) : Effect.succeed(prompt),
+      typeof prompt === "string" ? ownTokens(prompt) : Effect.succeed(prompt),
       (tokens) => generateEach(engine, { type: "generate", tokens, maxTokens, sampler }, onToken),
     )
   }
@@ -181,7 +197,7 @@ const modelOf = (
     contextSize: loaded.contextSize,
     stats: loaded.stats,
     breakdown: measurementOf(loaded.rows, plan.devices.length),
-    tokenize,
+    tokenize: ownTokens,
     generate: (prompt, options, onStats = () => {}) =>
       tokenStream((onToken) => generate(prompt, onToken, options), onStats),
     generateEach: generate,

@@ -1,7 +1,7 @@
 /** `ggml-rpc run`: one prompt through one model. */
 import { type Cluster, type GgufFile, ggufString, loadGguf } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
-import { EmptyPromptError, NoTokenizerError } from "../errors.ts"
+import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
 import type { FlagValues, runFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
@@ -43,6 +43,24 @@ const requireTokenizer = (gguf: GgufFile): Effect.Effect<void, NoTokenizerError>
     : Effect.void
 }
 
+/** A text's tokens are a byte or more each, but for these. */
+const MARK_COUNT = 8
+
+/** Before any weight is sent; a text that is short enough whatever its tokens are is not looked at. */
+const checkLength = (
+  cluster: Cluster.Cluster,
+  { path, contextSize, architecture }: Cluster.ModelPlan,
+  prompt: string,
+) =>
+  Effect.gen(function* () {
+    // What an encoder reads takes no place in the decoder's context.
+    if (architecture === "t5" || Buffer.byteLength(prompt) + MARK_COUNT < contextSize) return
+    const { length: tokenCount } = yield* cluster.tokenize(path, prompt)
+    if (tokenCount >= contextSize) {
+      return yield* new PromptTooLongError({ path, tokenCount, contextSize })
+    }
+  })
+
 /** Plans, loads, generates, and reports each step. */
 export const recite = (
   cluster: Cluster.Cluster,
@@ -56,6 +74,7 @@ export const recite = (
     Effect.gen(function* () {
       const plan = yield* cluster.plan(path, planOptions)
       report.planned(plan)
+      yield* checkLength(cluster, plan, prompt)
       const model = yield* cluster.load(plan, report.progress)
       report.loaded(model)
       const tokens = yield* model.tokenize(prompt)

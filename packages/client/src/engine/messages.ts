@@ -88,6 +88,8 @@ export type EngineRequest =
   | { readonly type: "unload" }
   | {
       readonly type: "tokenize"
+      /** File whose vocabulary is asked for this alone; absent: the loaded model's. */
+      readonly path?: string
       readonly text: string
       readonly addSpecial: boolean
       readonly parseSpecial: boolean

@@ -1,4 +1,4 @@
-import { TokenizeError } from "@ggml-rpc/native/bindings/llama"
+import { LlamaModel, ModelLoadError, TokenizeError } from "@ggml-rpc/native/bindings/llama"
 import { ModelError } from "../../errors.ts"
 import type { Engine } from "../Engine.ts"
 import type { EngineRequest } from "../messages.ts"
@@ -9,11 +9,36 @@ export const tokenize = (
   request: EngineRequest & { type: "tokenize" },
   send: Send,
 ): void => {
-  const { model, path } = engine.required()
+  if (request.path === undefined) {
+    const { model, path } = engine.required()
+    send({ type: "tokens", tokens: tokensOf(model, path, request) })
+    return
+  }
+  const { path } = request
+  const model = openVocabulary(path)
   try {
-    const { addSpecial, parseSpecial } = request
-    const tokens = model.encodeText(request.text, { addSpecial, parseSpecial })
-    send({ type: "tokens", tokens: [...tokens] })
+    send({ type: "tokens", tokens: tokensOf(model, path, request) })
+  } finally {
+    model.release()
+  }
+}
+
+const openVocabulary = (path: string): LlamaModel => {
+  try {
+    return LlamaModel.open(path, { vocabOnly: true })
+  } catch (error) {
+    if (!(error instanceof ModelLoadError)) throw error
+    throw new ModelError({ path, during: "tokenize", detail: error.message })
+  }
+}
+
+const tokensOf = (
+  model: LlamaModel,
+  path: string,
+  { text, addSpecial, parseSpecial }: EngineRequest & { type: "tokenize" },
+): ReadonlyArray<number> => {
+  try {
+    return [...model.encodeText(text, { addSpecial, parseSpecial })]
   } catch (error) {
     if (!(error instanceof TokenizeError)) throw error
     throw new ModelError({ path, during: "tokenize", detail: error.message })
