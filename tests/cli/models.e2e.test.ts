@@ -10,7 +10,8 @@ import {
 } from "bun:test"
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { recitalText, writeDemoModel } from "ggml-rpc/demo-model"
+import { writeGguf } from "@ggml-rpc/gguf"
+import { demoModel, recitalText, writeDemoModel } from "ggml-rpc/demo-model"
 import {
   COMMIT,
   type FakeFile,
@@ -157,12 +158,45 @@ describe("run, plan and verify", () => {
     expect(existsSync(path)).toBe(true)
   })
 
+  test("a model of several files is planned from its headers, and run from its files", async () => {
+    hub.repos.set("user/split", { files: splitDemo() })
+    const args = ["-hf", "user/split", "--rpc", server.endpoint]
+    const plan = await cli(["plan", ...args])
+    expect(plan).toMatchObject({ exitCode: 0 })
+    expect(plan.stderr).toContain("a run would download 2.6")
+    expect(existsSync(hubFolder())).toBe(false)
+    const run = await cli(["run", ...args, "-p", "Hello", "--temp", "0"])
+    expect(run).toMatchObject({ exitCode: 0, stdout: `${recitalText}\n` })
+    expect((await cli(["ls"])).stdout).toMatch(/user\/split:Q8_0 +2\.6\d MiB +2 /)
+  })
+
   test("a server that is not there is told before the download", async () => {
     const args = ["run", "-hf", "user/demo", "--rpc", "127.0.0.1:1", "-p", "a"]
     expect(await failure(args)).toContain("Cannot connect to 127.0.0.1:1")
     expect(hub.storageRequests).toHaveLength(0)
   })
 })
+
+/** The demo model in two files, as llama.cpp's gguf-split makes them. */
+const splitDemo = (): Record<string, FakeFile> => {
+  const { metadata, tensors } = demoModel()
+  const half = Math.ceil(tensors.length / 2)
+  const files = [0, 1].map((index) => {
+    const name = `Q8_0/demo-Q8_0-0000${index + 1}-of-00002.gguf`
+    const path = join(home, `part-${index}.gguf`)
+    writeGguf(path, {
+      metadata: [
+        ...(index === 0 ? metadata : []),
+        ["split.no", { type: "uint16", value: index }],
+        ["split.count", { type: "uint16", value: 2 }],
+        ["split.tensors.count", { type: "int32", value: tensors.length }],
+      ],
+      tensors: tensors.slice(index * half, (index + 1) * half),
+    })
+    return [name, { content: new Uint8Array(readFileSync(path)) }] as const
+  })
+  return Object.fromEntries(files)
+}
 
 interface Planned {
   readonly model: { readonly path: string }
