@@ -125,3 +125,26 @@ test("an encoder takes as many tokens as its context holds", async () => {
   )
   expect(rowCount).toBe(128)
 })
+
+describe("a model with a table of positions", () => {
+  const generate = (context: { readonly contextSize?: number }, prompt: readonly number[]) =>
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(servers.map(({ endpoint }) => endpoint))
+      const plan = yield* cluster.plan(paths.gpt2, { threads: 1, ...context })
+      const model = yield* cluster.load(plan)
+      const pieces = yield* Stream.runCollect(model.generate(prompt, { temp: 0, ignoreEos: true }))
+      return [...pieces].filter(({ id }) => id >= 0).length
+    })
+
+  test("ends a text with them, in place of an assertion", async () => {
+    expect(await run(generate({}, [5, 6, 7]))).toBe(128 - 3 + 1)
+  })
+
+  test("refuses a context that is larger, and a text that is", async () => {
+    expect((await failureOf(generate({ contextSize: 129 }, [5]))).message).toContain(
+      "it learned 128 positions",
+    )
+    const long = Array.from({ length: 128 }, () => 9)
+    expect((await failureOf(generate({}, long))).message).toContain("the context holds 128")
+  })
+})

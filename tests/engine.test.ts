@@ -4,6 +4,8 @@ import { readFileSync } from "node:fs"
 import { Cluster, type Endpoint, parseEndpoint, probe } from "@ggml-rpc/client"
 import {
   Command,
+  ExtensionCommand,
+  encodeExtensionResponse,
   encodeResponse,
   findVersion,
   HelloExtension,
@@ -309,32 +311,96 @@ describe("an old server", () => {
   })
 })
 
-test("a server is taken with an extension level that is not known yet", async () => {
-  using server = startFakeServer(
-    withHello(() => {
-      const hello = helloOf(7, 0, 0)
-      // The highest level, and the flag that has no meaning yet.
-      hello[8 + 3] = 0x8f
-      return hello
+/** Ours, of the highest level that there can be, with a flag that has no meaning yet; `server` and `domain` fill its names. */
+const oursAnswers = (server: number, domain: number): Answers => ({
+  ...withHello(() => {
+    const hello = helloOf(7, 0, 0)
+    hello[8 + 3] = 0x8f
+    return hello
+  }),
+  [ExtensionCommand.MEMORY_DOMAIN]: () =>
+    encodeExtensionResponse("MEMORY_DOMAIN", {
+      server: new Uint8Array(16).fill(server),
+      domain: new Uint8Array(16).fill(domain),
     }),
-  )
+})
+
+test("a server is taken with an extension level that is not known yet", async () => {
+  using server = startFakeServer(oursAnswers(1, 2))
   const probed = await Effect.runPromise(probe(endpointOf(server.endpoint)))
   expect(probed).toEqual({
     endpoint: server.endpoint,
     version: { major: 7, minor: 0, patch: 0 },
     kind: "ggml-rpc",
-    devices: [{ index: 0, freeBytes: 512 * 2 ** 20, totalBytes: 1024 * 2 ** 20 }],
+    name: "01".repeat(16),
+    address: "127.0.0.1",
+    devices: [
+      { index: 0, freeBytes: 512 * 2 ** 20, totalBytes: 1024 * 2 ** 20, domain: "02".repeat(16) },
+    ],
   })
   const devices = await run(
     Effect.map(openCluster([server.endpoint]), (cluster) => cluster.devices),
   )
   expect(devices).toMatchObject([
-    { name: "RPC0", place: server.endpoint, freeBytes: 512 * 2 ** 20 },
+    { name: "RPC0", place: server.endpoint, freeBytes: 512 * 2 ** 20, memory: "02".repeat(16) },
   ])
-  // Upstream would act on capabilities, and close on commands that it does not know.
-  expect(
-    new Set(server.commands).difference(new Set(Object.keys(goodAnswers).map(Number))),
-  ).toEqual(new Set())
+  // Upstream would act on capabilities.
+  const known = [...Object.keys(goodAnswers).map(Number), ExtensionCommand.MEMORY_DOMAIN]
+  expect(new Set(server.commands).difference(new Set(known))).toEqual(new Set())
+})
+
+describe("memory of a host", () => {
+  /** An older one of ours: MEMORY_DOMAIN came with level 3. */
+  const olderAnswers: Answers = { ...goodAnswers, [Command.HELLO]: () => helloOf(7, 0, 0, 2) }
+
+  test("is asked of no server that does not know the question", async () => {
+    using older = startFakeServer(olderAnswers)
+    using upstream = startFakeServer(goodAnswers)
+    const { endpoint } = older
+    const opened = Effect.map(openCluster([endpoint, upstream.endpoint]), ({ devices }) => devices)
+    for (const device of await run(opened)) expect(device).not.toHaveProperty("memory")
+    const probed = await Effect.runPromise(probe(endpointOf(endpoint)))
+    expect(probed).not.toHaveProperty("name")
+    expect(probed.kind).toBe("ggml-rpc")
+    for (const server of [older, upstream]) {
+      expect(server.commands).not.toContain(ExtensionCommand.MEMORY_DOMAIN)
+    }
+  })
+
+  test("is counted once for two servers", async () => {
+    using first = startFakeServer(oursAnswers(1, 9))
+    using second = startFakeServer(oursAnswers(2, 9))
+    const opened = Effect.map(
+      openCluster([first.endpoint, second.endpoint]),
+      (cluster) => cluster.devices,
+    )
+    const [one, two] = await run(opened)
+    expect(one!.memory).toBe("09".repeat(16))
+    expect(two!.memory).toBe(one!.memory!)
+  })
+
+  test("of one server under two names is an error that names both", async () => {
+    using first = startFakeServer(oursAnswers(1, 9))
+    using other = startFakeServer(oursAnswers(1, 9))
+    const error = await failureOf(openCluster([first.endpoint, other.endpoint]))
+    expect(error._tag).toBe("DuplicateServerError")
+    expect(error.message).toBe(
+      `${other.endpoint} and ${first.endpoint} are one server, whose memory can be used once: name it once with --rpc.`,
+    )
+  })
+
+  test("of one server of llama.cpp's too, which would not answer a second connection", async () => {
+    using server = startFakeServer(goodAnswers)
+    const other = server.endpoint.replace("127.0.0.1", "localhost")
+    const error = await failureOf(openCluster([server.endpoint, other]))
+    expect(error).toMatchObject({
+      _tag: "DuplicateServerError",
+      endpoint: other,
+      first: server.endpoint,
+    })
+    // The second time it was not even greeted.
+    expect(server.commands.filter((command) => command === Command.HELLO)).toHaveLength(1)
+  })
 })
 
 describe("a server that refuses memory", () => {

@@ -4,6 +4,7 @@ import {
   encodeResponse,
   newest,
   type ProtocolSpec,
+  REQUEST_HEADER_SIZE_BYTES,
   RequestDecoder,
 } from "@ggml-rpc/protocol"
 import type { TCPSocketListener } from "bun"
@@ -30,6 +31,14 @@ export interface FakeServer extends Disposable {
   readonly commands: ReadonlyArray<number>
 }
 
+/** Ids of this project's commands begin here. */
+const FIRST_EXTENSION = 128
+
+interface Connection {
+  readonly decoder: RequestDecoder
+  readonly tell: (command: number, payload: Uint8Array) => void
+}
+
 const MIB = 1024n * 1024n
 
 /** The HELLO response of a version. */
@@ -53,7 +62,7 @@ export const goodAnswers: Answers = {
  */
 export const startFakeServer = (answers: Answers, spec: ProtocolSpec = newest): FakeServer => {
   const commands: Array<number> = []
-  const listener: TCPSocketListener<RequestDecoder> = Bun.listen<RequestDecoder>({
+  const listener: TCPSocketListener<Connection> = Bun.listen<Connection>({
     hostname: "127.0.0.1",
     port: 0,
     socket: {
@@ -66,19 +75,24 @@ export const startFakeServer = (answers: Answers, spec: ProtocolSpec = newest): 
           else if (answer instanceof Promise) void answer.then((bytes) => socket.write(bytes))
           else if (answer !== "nothing") socket.write(answer)
         }
-        socket.data = new RequestDecoder(
-          {
-            message: onCommand,
-            streamStart() {},
-            streamData() {},
-            streamEnd: (command) => onCommand(command),
-          },
-          { spec },
-        )
+        const sink = {
+          message: onCommand,
+          streamStart() {},
+          streamData() {},
+          streamEnd: (command: number) => onCommand(command),
+        }
+        const decoder = new RequestDecoder(sink, { spec })
+        socket.data = { decoder, tell: onCommand }
       },
       data(socket, bytes) {
+        const [command = 0] = bytes
+        // One of this project's comes alone, as each of them waits for its answer.
+        if (socket.data.decoder.idle && command >= FIRST_EXTENSION) {
+          socket.data.tell(command, bytes.subarray(REQUEST_HEADER_SIZE_BYTES))
+          return
+        }
         try {
-          socket.data.push(bytes)
+          socket.data.decoder.push(bytes)
         } catch {
           socket.end()
         }

@@ -184,7 +184,7 @@ describe("plan", () => {
     expect(result.stderr).toBe("")
     const lines = result.stdout.trimEnd().split("\n")
     expect(lines[0]).toBe("ggml-rpc demo: llama, 8 layers, 2.64 MiB, context 1024")
-    expect(lines.slice(2).map((line) => line.split(/ +/)[0])).toEqual(["RPC0", "RPC1", "CPU"])
+    expect(lines.slice(2, 5).map((line) => line.split(/ +/)[0])).toEqual(["RPC0", "RPC1", "CPU"])
   })
 
   test("--json", async () => {
@@ -215,6 +215,37 @@ describe("devices", () => {
       ...rpc.split(",").map((endpoint, index) => `RPC${index} ${endpoint}`),
     ])
     expect(result.stdout).toMatch(/^CPU +local /m)
+  })
+
+  test("says that servers of one host share its memory, with the CPU of this one", async () => {
+    const text = await runCli(["devices", "--rpc", rpc])
+    expect(text.stdout).toMatch(
+      /^RPC0, RPC1 and CPU share one memory: its \S+ GiB free are counted once$/m,
+    )
+    const json = await runCli(["devices", "--rpc", rpc, "--json"])
+    const [{ devices, shared }] = jsonLines(json.stdout) as unknown as [
+      { devices: ReadonlyArray<{ memory: string }>; shared: unknown },
+    ]
+    expect(new Set(devices.map(({ memory }) => memory)).size).toBe(1)
+    expect(devices[0]!.memory).toMatch(/^[0-9a-f]{32}$/)
+    expect(shared).toMatchObject([{ devices: ["RPC0", "RPC1", "CPU"] }])
+    const plan = await runCli(["plan", "--rpc", rpc, model])
+    expect(plan.stdout).toMatch(
+      /^RPC0, RPC1 and this host share one memory: its \S+ GiB free are counted once$/m,
+    )
+  })
+
+  test("takes one server under two names for one, and so does a run", async () => {
+    const [first] = servers
+    const other = first!.endpoint.replace("127.0.0.1", "localhost")
+    const both = `${first!.endpoint},${other}`
+    const words = `${other} and ${first!.endpoint} are one server, whose memory can be used once`
+    const listed = await runCli(["devices", "--rpc", both])
+    expect(listed.exitCode).toBe(1)
+    expect(listed.stderr).toContain(words)
+    const planned = await runCli(["plan", "--rpc", both, model])
+    expect(planned.exitCode).toBe(1)
+    expect(planned.stderr).toContain(words)
   })
 
   test("a server that fails is in the list with its error, exit code 1", async () => {

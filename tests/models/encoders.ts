@@ -192,7 +192,38 @@ const gemmaEmbeddingModel = (): GgufToWrite => {
   }
 }
 
+/** No encoder, but a table of positions as BERT has: a text cannot be longer than that. */
+const gpt2Model = (): GgufToWrite => {
+  const withBias = (name: string, rowLength: number, rows: number) => [
+    matrix(name, rowLength, rows),
+    bias(name, rows),
+  ]
+  const centred = (name: string) => [norm(name), bias(name, DIM)]
+  return {
+    metadata: [
+      ...commonMetadata("gpt2"),
+      ["gpt2.attention.layer_norm_epsilon", float32(1e-5)],
+      ...vocabularyMetadata(numberedVocabulary(VOCABULARY_SIZE)),
+    ],
+    tensors: [
+      randomTensor("token_embd.weight", "F32", [DIM, VOCABULARY_SIZE], SEED, 1),
+      randomTensor("position_embd.weight", "F32", [DIM, CONTEXT_LENGTH], SEED, 0.1),
+      ...layers((block) => [
+        ...centred(`${block}.attn_norm`),
+        ...withBias(`${block}.attn_qkv`, DIM, 3 * DIM),
+        ...withBias(`${block}.attn_output`, DIM, DIM),
+        ...centred(`${block}.ffn_norm`),
+        ...withBias(`${block}.ffn_up`, DIM, FFN_DIM),
+        ...withBias(`${block}.ffn_down`, FFN_DIM, DIM),
+      ]),
+      ...centred("output_norm"),
+      matrix("output", DIM, VOCABULARY_SIZE),
+    ],
+  }
+}
+
 const encoderModels = {
+  gpt2: gpt2Model,
   bert: bertModel,
   t5: t5Model,
   t5encoder: t5EncoderModel,
@@ -207,6 +238,7 @@ export const writeEncoderModels = (folder: string): Readonly<Record<EncoderModel
   const pathOf = (name: string): string => join(folder, `${name}.gguf`)
   for (const [name, make] of Object.entries(encoderModels)) writeGguf(pathOf(name), make())
   return {
+    gpt2: pathOf("gpt2"),
     bert: pathOf("bert"),
     t5: pathOf("t5"),
     t5encoder: pathOf("t5encoder"),

@@ -33,6 +33,7 @@ import {
   rmFlags,
   runFlags,
   serveFlags,
+  statusFlags,
   verifyFlags,
 } from "./flags.ts"
 import { logLine } from "./serverLog.ts"
@@ -144,8 +145,15 @@ const demo = Command.make("demo", optionsOf(demoFlags), (values) =>
   ),
 ).pipe(Command.withDescription(commands.demo.about))
 
+const status = Command.make("status", optionsOf(statusFlags), (values) =>
+  lazily(
+    () => import("./commands/status.ts"),
+    (module) => module.status(values),
+  ),
+).pipe(Command.withDescription(commands.status.about))
+
 const root = Command.make("ggml-rpc").pipe(
-  Command.withSubcommands([run, serve, devices, plan, verify, pull, ls, rm, cache, demo]),
+  Command.withSubcommands([run, serve, devices, status, plan, verify, pull, ls, rm, cache, demo]),
 )
 
 /** @effect/cli prints its messages itself, in colours; here they come back as errors instead. */
@@ -187,10 +195,13 @@ export const runCommand = async (
   earlyEnd.onRequest(() => fiber.unsafeInterruptAsFork(fiber.id()))
   const exit = await Effect.runPromise(Fiber.await(fiber))
   const early = earlyEnd.reason()
-  // A server is ended by a signal: that is how it is meant to end.
-  if (early !== undefined) return args[0] === "serve" && early.isSignal ? 0 : early.exitCode
+  if (early !== undefined) return early.isSignal && endsBySignal(args) ? 0 : early.exitCode
   return Exit.isSuccess(exit) ? 0 : report(exit.cause, args[0])
 }
+
+/** What goes on until somebody ends it: that is how it is meant to end. */
+const endsBySignal = ([command, ...flags]: ReadonlyArray<string>): boolean =>
+  command === "serve" || (command === "status" && flags.includes("--watch"))
 
 const report = (cause: Cause.Cause<unknown>, command: string | undefined): number => {
   const error = Cause.squash(cause)

@@ -342,6 +342,18 @@ export const verifyFlags = {
 
 export const devicesFlags = { rpc, ...accessFlags, json }
 
+export const statusFlags = {
+  rpc: { ...rpc, about: "servers to look at, such as 10.0.0.2:50052,[fd00::3]:50052" },
+  ...accessFlags,
+  watch: toggle({
+    name: "watch",
+    aliases: [],
+    about: "look again every 2 s, until Ctrl-C; where this is no terminal, a line a server",
+    group: output,
+  }),
+  json: { ...json, about: "print JSON on stdout, with --watch an object a line" },
+}
+
 export const serveFlags = {
   host: nonEmpty({
     name: "host",
@@ -632,6 +644,18 @@ export const commands = {
     about: "List local and remote devices with their free memory",
     flags: devicesFlags,
     examples: ["ggml-rpc devices --rpc 10.0.0.2:50052"],
+  },
+  status: {
+    about: "Show how servers are: clients, memory, cache, load",
+    flags: statusFlags,
+    notes: [
+      "Servers of ggml-rpc tell all of it; of llama.cpp's, and of older ones of ggml-rpc, version and memory are known. Exit code 1 when a server cannot be reached; with --watch it is shown instead.",
+      "A look is a client of the server for a moment. One that serves as many as it may turns it away, and so does an rpc-server of llama.cpp that serves somebody.",
+    ],
+    examples: [
+      "ggml-rpc status --rpc 10.0.0.2:50052,10.0.0.3:50052 --watch",
+      "ggml-rpc status --rpc 10.0.0.2:50052 --json",
+    ],
   },
   plan: {
     about: "Show how a model would be split, without loading it",

@@ -6,6 +6,7 @@ import {
   formatPlanTable,
   formatPlanTitle,
   planJson,
+  planNotes,
 } from "./planView.ts"
 
 const MiB = 1024 * 1024
@@ -48,6 +49,7 @@ const plan: Cluster.ModelPlan = {
   context: {} as Cluster.ModelPlan["context"],
   mmap: true,
   places: ["10.0.0.2:50052", "[fd00::3]:50052"],
+  shared: [],
   unsupported: [],
 }
 
@@ -60,6 +62,17 @@ test("the table shows where each layer goes, and what stays", () => {
       "CPU     local            input, 0     1.00 MiB  2.00 MiB  3.00 MiB    80.0 MiB",
     ].join("\n"),
   )
+})
+
+test("memory that several devices draw from is told, in lines that fit", () => {
+  expect(planNotes(plan)).toEqual([])
+  const shared = [{ devices: ["RPC0", "RPC1"], hasHost: true, freeBytes: 100 * MiB }]
+  expect(planNotes({ ...plan, shared })).toEqual([
+    "RPC0, RPC1 and this host share one memory: its 100 MiB free are counted once",
+  ])
+  const narrow = planNotes({ ...plan, shared }, 60)
+  expect(narrow).toHaveLength(2)
+  expect(narrow.every((line) => line.length <= 60)).toBe(true)
 })
 
 test("the title names the model, and a context that had to shrink", () => {

@@ -8,7 +8,9 @@ import {
   type Measurement,
 } from "@ggml-rpc/client"
 import { formatBytes } from "@ggml-rpc/native/bindings"
+import { describeShared } from "./sharedMemory.ts"
 import { type Column, formatTable, type TableOptions } from "./table.ts"
+import { wrap } from "./wrap.ts"
 
 /**
  * The layers of a run of units as text: `0–3`, `4–7, output`, `–` for none. Units are the blocks in
@@ -71,9 +73,15 @@ export const formatPlanTable = (plan: Cluster.ModelPlan, options: TableOptions =
     options,
   )
 
-/** What the plan's devices do not support, a line each; empty as a rule. */
-export const planWarnings = (plan: Cluster.ModelPlan): ReadonlyArray<string> =>
-  plan.unsupported.map((ops) => `warning: ${describeUnsupported(ops)}`)
+/** What there is to know of a plan besides its table: memory that was counted once, what devices do not support. */
+export const planNotes = (
+  plan: Cluster.ModelPlan,
+  columns = Number.POSITIVE_INFINITY,
+): ReadonlyArray<string> =>
+  [
+    ...plan.shared.map(describeShared),
+    ...plan.unsupported.map((ops) => `warning: ${describeUnsupported(ops)}`),
+  ].flatMap((note) => wrap(note, columns))
 
 /** Model and context in a line or two. */
 export const formatPlanTitle = (plan: Cluster.ModelPlan): string => {
@@ -141,5 +149,6 @@ export const planJson = (plan: Cluster.ModelPlan) => ({
   unitCount: plan.unitCount,
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
   host: { ...deviceJson(plan, plan.host, "local"), layers: hostLayers(plan) },
+  shared: plan.shared,
   unsupported: plan.unsupported,
 })

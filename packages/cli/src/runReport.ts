@@ -5,7 +5,7 @@ import {
   formatPlanTable,
   formatPlanTitle,
   planJson,
-  planWarnings,
+  planNotes,
 } from "./planView.ts"
 import { TransferProgress, uploadSummary } from "./progress.ts"
 import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
@@ -77,7 +77,7 @@ export const textReport = (
     planned: (plan) => {
       line(formatPlanTitle(plan))
       line(formatPlanTable(plan, table))
-      for (const warning of planWarnings(plan)) line(warning)
+      for (const note of planNotes(plan, columns)) line(note)
     },
     progress: (progress) => {
       upload ??= new TransferProgress({

@@ -14,6 +14,7 @@ import {
   type Plan,
   type PlannerInput,
   planSteps,
+  poolsOf,
 } from "./planner/index.ts"
 import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
@@ -90,12 +91,19 @@ export const planModel = (
   Effect.gen(function* () {
     const gguf = yield* loadGguf(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
-    const context = contextOptions(gguf, options)
+    const context = yield* Effect.try({
+      try: () => contextOptions(gguf, options),
+      catch: (error) => {
+        if (error instanceof PlanError) return error
+        throw error
+      },
+    })
     const mmap = options.mmap ?? true
     const layers = layerBytes(gguf)
     const input: PlannerInput = {
       devices: memory.devices,
       host: memory.host,
+      pools: poolsOf(memory.devices, memory.host),
       unitBytes: [...layers.layers, layers.outputBytes],
       tensorSplit: options.tensorSplit,
       gpuLayers:

@@ -2,6 +2,7 @@
 import { type GgufFile, ggufInteger, ggufString } from "@ggml-rpc/gguf"
 import { defaultThreadCount, kvTypes } from "@ggml-rpc/native/bindings/llama"
 import type { EngineContextOptions } from "./engine/messages.ts"
+import { PlanError } from "./errors.ts"
 import type { PlanOptions } from "./ModelPlan.ts"
 
 /** llama.cpp shrinks a context that was not asked for no further than this. */
@@ -44,11 +45,26 @@ const needsWholeBatch = (gguf: GgufFile, architecture: string): boolean => {
   )
 }
 
+/**
+ * Rows of a table of positions, which gpt2, starcoder, bert and their like have; kernels look a token's up in it, wherever that is.
+ */
+const learnedPositions = (gguf: GgufFile): number | undefined =>
+  gguf.tensors.find(({ name }) => name === "position_embd.weight")?.ne[1]
+
+/** @throws {PlanError} for a context that the model cannot have */
 export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOptions => {
   const threads = options.threads ?? defaultThreadCount()
   const architecture = ggufString(gguf, "general.architecture") ?? ""
   const trained = ggufInteger(gguf, `${architecture}.context_length`) ?? MIN_CONTEXT_SIZE
-  const contextSize = Math.ceil((options.contextSize || trained) / CONTEXT_STEP) * CONTEXT_STEP
+  const positionCount = learnedPositions(gguf)
+  if (positionCount !== undefined && (options.contextSize ?? 0) > positionCount) {
+    throw new PlanError({
+      reason: "positions",
+      detail: `A context of ${options.contextSize} tokens is more than ${gguf.path} can have: it learned ${positionCount} positions, and there are none behind them. Give --ctx-size ${positionCount} or less.`,
+    })
+  }
+  const wanted = options.contextSize || Math.min(trained, positionCount ?? trained)
+  const contextSize = Math.ceil(wanted / CONTEXT_STEP) * CONTEXT_STEP
   const wholeBatch = needsWholeBatch(gguf, architecture)
   const ubatchSize =
     options.ubatchSize ??
@@ -65,5 +81,6 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
     typeV: kvTypes[options.typeV ?? "f16"],
     embeddings: embeddingArchitectures.has(architecture),
     wholeBatch,
+    ...(positionCount === undefined ? {} : { positionCount }),
   }
 }

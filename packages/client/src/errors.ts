@@ -66,6 +66,17 @@ export class AccessError extends TaggedError("AccessError")<{
   }
 }
 
+/** Two endpoints lead to one server, whose memory is there once. */
+export class DuplicateServerError extends TaggedError("DuplicateServerError")<{
+  readonly endpoint: string
+  /** That of the two which came first. */
+  readonly first: string
+}> {
+  override get message() {
+    return `${this.endpoint} and ${this.first} are one server, whose memory can be used once: name it once with --rpc.`
+  }
+}
+
 /** Devices of one server; a model can use 16 in all. More are no count, but noise. */
 const MAX_SERVER_DEVICES = 64
 
@@ -139,7 +150,7 @@ export class ModelError extends TaggedError("ModelError")<{
 
 /** The model does not fit into the memory of the devices, or the wanted split is impossible. */
 export class PlanError extends TaggedError("PlanError")<{
-  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device"
+  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions"
   readonly detail: string
   /** Bytes that are missing over all devices, when it does not fit. */
   readonly missingBytes?: number
@@ -187,6 +198,7 @@ export class EngineRequestError extends TaggedError("EngineRequestError")<{
 const classes = {
   AccessError,
   ConnectError,
+  DuplicateServerError,
   EndpointError,
   EngineEndedError,
   EngineRequestError,

@@ -9,6 +9,7 @@ export {
 export * as Cluster from "./Cluster.ts"
 export type { ServerKind } from "./connection/hello.ts"
 export * from "./connection/probe.ts"
+export type { CacheStatus, StatusReport } from "./connection/statusReport.ts"
 export type {
   EngineContextOptions,
   EngineDevice,
@@ -19,6 +20,7 @@ export type {
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export { loadGguf } from "./loadGguf.ts"
+export { type DomainFacts, domainsOf } from "./memoryDomains.ts"
 export * from "./parseEndpoint.ts"
 export * from "./planner/index.ts"
 export { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"

@@ -12,6 +12,7 @@ export * from "./libraries.ts"
 export * from "./ModelContext.ts"
 export type { ModelInfo } from "./ModelInfo.ts"
 export * from "./memory.ts"
+export * from "./memoryDomain.ts"
 export * from "./prebuilt.ts"
 export { defaultThreadCount } from "./processor.ts"
 export {

@@ -23,7 +23,7 @@ const open = () =>
     io_wait_readable: { args: ["i32", "f64"], returns: "i32" },
     io_shutdown: { args: ["i32"], returns: "i32" },
     io_close: { args: ["i32"], returns: "i32" },
-    io_lock: { args: ["i32"], returns: "i32" },
+    io_lock: { args: ["i32", "f64"], returns: "i32" },
     io_unlock: { args: ["i32"], returns: "i32" },
     io_duplicate: { args: ["i32"], returns: "i32" },
     io_socketpair: { args: ["ptr"], returns: "i32" },

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test"
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
-import { hostMemory } from "./memory.ts"
+import { hostMemory, memoryPools } from "./memory.ts"
 
 const mib = 2 ** 20
 
@@ -111,6 +111,25 @@ test("version 1 groups lie in a folder of their own", () => {
 test("a version 1 group that a container sees under another path is the root's", () => {
   const files = { "proc/self/cgroup": "4:memory:/docker/abc\n", ...v1("", String(300 * mib), 100) }
   expect(memoryWith(files)).toEqual([200, 300])
+})
+
+test("of each group that limits, who draws from it as well is known", () => {
+  const folder = join(root, String(count))
+  memoryWith({
+    "proc/self/cgroup": "0::/a/b/c\n",
+    ...v2("/a", String(500 * mib), 50),
+    ...v2("/a/b", "max", 40),
+    ...v2("/a/b/c", String(300 * mib), 40),
+    "proc/2/cgroup": "0::/a/b/c/d\n",
+    "proc/3/cgroup": "0::/a/b\n",
+    "proc/4/cgroup": "0::/ab\n",
+    "proc/5/cgroup": "4:memory:/a/b/c\n",
+  })
+  const pools = memoryPools(join(folder, "proc"), join(folder, "cgroup"))
+  expect(pools.map(({ totalBytes }) => totalBytes / mib)).toEqual([1000, 500, 300])
+  const held = pools.map(({ holds }) => [2, 3, 4, 5, 6].filter(holds))
+  expect(held).toEqual([[2, 3, 4, 5, 6], [2, 3], [2]])
+  expect(new Set(pools.map(({ id }) => id)).size).toBe(3)
 })
 
 test("this machine has memory", () => {

@@ -1,5 +1,5 @@
 /** Memory that this machine can really give away: ggml reports a CPU's total memory as free. */
-import { readFileSync } from "node:fs"
+import { readFileSync, statSync } from "node:fs"
 import { freemem, totalmem } from "node:os"
 import { join } from "node:path"
 import { asPointer } from "./io.ts"
@@ -52,6 +52,9 @@ interface CgroupFiles {
 
 interface Cgroup {
   readonly folder: string
+  /** As `/proc/PID/cgroup` writes it. */
+  readonly path: string
+  readonly isV2: boolean
   readonly files: CgroupFiles
 }
 
@@ -67,25 +70,33 @@ const v1Files: CgroupFiles = {
   inactive: /^total_inactive_file\s+(\d+)/m,
 }
 
-/** This process's cgroup and all groups around it: each can hold the lowest limit. */
-const enclosingCgroups = (procFolder: string, cgroupRoot: string): ReadonlyArray<Cgroup> => {
-  const found: Array<Cgroup> = []
-  for (const line of (read(join(procFolder, "self/cgroup")) ?? "").split("\n")) {
+/** The cgroups that count a process's memory; one as a rule, two where both versions are mounted. */
+const memoryCgroups = (
+  procFolder: string,
+  process: number | "self",
+): ReadonlyArray<{ readonly isV2: boolean; readonly path: string }> =>
+  (read(join(procFolder, String(process), "cgroup")) ?? "").split("\n").flatMap((line) => {
     const [, controllers, path] = line.match(/^\d+:([^:]*):(.*)$/) ?? []
-    if (path === undefined) continue
+    if (path === undefined || controllers === undefined) return []
     const isV2 = controllers === ""
-    if (!isV2 && !controllers?.split(",").includes("memory")) continue
+    return isV2 || controllers.split(",").includes("memory") ? [{ isV2, path }] : []
+  })
+
+/** This process's cgroup and all groups around it, the innermost first: each can hold the lowest limit. */
+const enclosingCgroups = (procFolder: string, cgroupRoot: string): ReadonlyArray<Cgroup> =>
+  memoryCgroups(procFolder, "self").flatMap(({ isV2, path }) => {
     const root = isV2 ? cgroupRoot : join(cgroupRoot, "memory")
     const parts = path.split("/").filter((part) => part !== "")
-    for (let depth = parts.length; depth >= 0; depth--) {
-      found.push({
-        folder: join(root, ...parts.slice(0, depth)),
+    return Array.from({ length: parts.length + 1 }, (_, above) => {
+      const within = parts.slice(0, parts.length - above)
+      return {
+        folder: join(root, ...within),
+        path: `/${within.join("/")}`,
+        isV2,
         files: isV2 ? v2Files : v1Files,
-      })
-    }
-  }
-  return found
-}
+      }
+    })
+  })
 
 /** A limit above the machine's memory is none: version 1 writes a huge number instead of "max". */
 const limitingCgroups = (
@@ -120,26 +131,62 @@ const currentCgroups = (
   return scanned.groups
 }
 
+/** Memory that several processes draw from. */
+export interface MemoryPool extends MemorySize {
+  /** Tells it from all others of the machine, for as long as that runs. */
+  readonly id: string
+  /** Whether another process draws from it as well. */
+  readonly holds: (pid: number) => boolean
+}
+
+/** The folder's number is the same from inside a container and outside. */
+const cgroupId = ({ folder, isV2 }: Cgroup): string => {
+  try {
+    return `cgroup${isV2 ? 2 : 1} ${statSync(folder).ino}`
+  } catch {
+    return `cgroup${isV2 ? 2 : 1} ${folder}`
+  }
+}
+
+const isWithin = (path: string, group: string): boolean =>
+  group === "/" || path === group || path.startsWith(`${group}/`)
+
+/** What this process's memory comes from: the machine's, and that of each cgroup that limits it, the innermost last. */
+export const memoryPools = (
+  procFolder = "/proc",
+  cgroupRoot = "/sys/fs/cgroup",
+): readonly [MemoryPool, ...MemoryPool[]] => {
+  const meminfo = read(join(procFolder, "meminfo"))
+  const total = numberIn(meminfo, /^MemTotal:\s+(\d+)/m)
+  const available = numberIn(meminfo, /^MemAvailable:\s+(\d+)/m)
+  const machine: MemoryPool = {
+    id: "machine",
+    holds: () => true,
+    totalBytes: total === undefined ? totalmem() : total * 1024,
+    freeBytes: available === undefined ? freemem() : available * 1024,
+  }
+  const groups = currentCgroups(procFolder, cgroupRoot, machine.totalBytes).flatMap((group) => {
+    const memory = cgroupMemory(group)
+    if (memory === undefined) return []
+    const holds = (pid: number): boolean =>
+      memoryCgroups(procFolder, pid).some(
+        ({ isV2, path }) => isV2 === group.isV2 && isWithin(path, group.path),
+      )
+    return [{ ...memory, id: cgroupId(group), holds }]
+  })
+  return [machine, ...groups.reverse()]
+}
+
 /**
  * Memory that a new allocation of this process can get now: the least of what the machine has
  * available and what each enclosing cgroup leaves.
  */
-export const hostMemory = (procFolder = "/proc", cgroupRoot = "/sys/fs/cgroup"): MemorySize => {
-  const meminfo = read(join(procFolder, "meminfo"))
-  const total = numberIn(meminfo, /^MemTotal:\s+(\d+)/m)
-  const available = numberIn(meminfo, /^MemAvailable:\s+(\d+)/m)
-  const machine: MemorySize = {
-    totalBytes: total === undefined ? totalmem() : total * 1024,
-    freeBytes: available === undefined ? freemem() : available * 1024,
+export const hostMemory = (procFolder?: string, cgroupRoot?: string): MemorySize => {
+  const pools = memoryPools(procFolder, cgroupRoot)
+  return {
+    totalBytes: Math.min(...pools.map(({ totalBytes }) => totalBytes)),
+    freeBytes: Math.min(...pools.map(({ freeBytes }) => freeBytes)),
   }
-  return currentCgroups(procFolder, cgroupRoot, machine.totalBytes).reduce((least, group) => {
-    const memory = cgroupMemory(group)
-    if (memory === undefined) return least
-    return {
-      totalBytes: Math.min(least.totalBytes, memory.totalBytes),
-      freeBytes: Math.min(least.freeBytes, memory.freeBytes),
-    }
-  }, machine)
 }
 
 const block = new Float64Array(2)

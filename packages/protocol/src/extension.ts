@@ -3,8 +3,8 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly, fixed } from "./codec/payload.ts"
-import { bytes, record, u8, type ValueOf } from "./codec/record.ts"
+import { dataOnly, empty, fixed } from "./codec/payload.ts"
+import { bytes, record, u8, u32 } from "./codec/record.ts"
 import type { CommandSpec } from "./versions/spec.ts"
 
 /**
@@ -12,8 +12,8 @@ import type { CommandSpec } from "./versions/spec.ts"
  * includes those below it; at level 0, upstream's, the flags mean nothing.
  */
 export const HelloExtension = {
-  /** What these packages speak: 1, the flags; 2, the commands of `extensionCommands` as well. */
-  LEVEL: 2,
+  /** What these packages speak: 1, the flags; then the commands of `extensionCommands` up to their levels as well. */
+  LEVEL: 3,
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
@@ -28,6 +28,8 @@ export const ExtensionCommand = {
   DEVICE_SUPPORTS: 128,
   CHALLENGE: 129,
   PROVE: 130,
+  MEMORY_DOMAIN: 131,
+  STATUS: 132,
 } as const
 
 /** The extension commands by name. */
@@ -47,6 +49,20 @@ export interface ExtensionSpec<Request, Response> extends CommandSpec<Request, R
  */
 const nodesOfDevice = new GraphFormat({ hasDevice: true, hasUid: false }, "DEVICE_SUPPORTS")
 
+/** The answer to STATUS at most. */
+export const MAX_STATUS_BYTES = 32 * 1024
+
+/** Bytes of a server's name and of a memory domain's. */
+const NAME_BYTES = 16
+
+const MemoryDomainRequest = record("MemoryDomainRequest", { device: u32 })
+const MemoryDomainAnswer = record("MemoryDomainAnswer", {
+  /** Of the server: another one each time it starts. */
+  server: bytes(NAME_BYTES),
+  /** Devices that draw from one memory have one domain, at whatever server. */
+  domain: bytes(NAME_BYTES),
+})
+
 /** Every extension command with its request and response payload. */
 export const extensionCommands = {
   /** Whether a device has a kernel for each of the nodes, with these types, shapes and parameters: a byte a node, 1 or 0. */
@@ -56,11 +72,26 @@ export const extensionCommands = {
     maxRequestBytes: 1024 * 1024,
     response: dataOnly,
   },
+  /** Whose memory a device's is: what two servers of one host give is given once. */
+  MEMORY_DOMAIN: {
+    level: 3,
+    request: fixed(MemoryDomainRequest),
+    maxRequestBytes: MemoryDomainRequest.size,
+    response: fixed(MemoryDomainAnswer),
+  },
+  /**
+   * How the server is, for people: JSON in UTF-8, at most `MAX_STATUS_BYTES`, whose fields come and go with versions of this
+   * project; docs/operations.md has them.
+   */
+  STATUS: {
+    level: 3,
+    request: empty,
+    maxRequestBytes: 0,
+    response: dataOnly,
+  },
 } as const satisfies {
-  readonly [N in ExtensionName]: ExtensionSpec<
-    ValueOf<typeof nodesOfDevice>,
-    ValueOf<typeof dataOnly>
-  >
+  // biome-ignore lint/suspicious/noExplicitAny: each command has its own values
+  readonly [N in ExtensionName]: ExtensionSpec<any, any>
 }
 
 /** Bytes of a nonce, and of a proof: HMAC-SHA256. */

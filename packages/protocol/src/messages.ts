@@ -115,7 +115,25 @@ export const encodeExtensionRequest = <N extends ExtensionName>(
   name: N,
   value: ValueOf<(typeof extensionCommands)[N]["request"]>,
 ): Uint8Array<ArrayBuffer> =>
-  requestFrame(ExtensionCommand[name], extensionCommands[name].request, value)
+  requestFrame(
+    ExtensionCommand[name],
+    extensionCommands[name].request as PayloadCodec<unknown>,
+    value,
+  )
+
+/** The answer to one, header included. */
+export const encodeExtensionResponse = <N extends ExtensionName>(
+  name: N,
+  value: ValueOf<(typeof extensionCommands)[N]["response"]>,
+): Uint8Array<ArrayBuffer> =>
+  responseFrame(extensionCommands[name].response as PayloadCodec<unknown>, value)
+
+/** The value of an answer's payload, without the header. */
+export const decodeExtensionResponse = <N extends ExtensionName>(
+  name: N,
+  payload: Uint8Array,
+): ValueOf<(typeof extensionCommands)[N]["response"]> =>
+  decodePayload(ExtensionCommand[name], extensionCommands[name].response, payload) as never
 
 /** A request of the gate, header included. */
 export const encodeGateRequest = <N extends GateName>(

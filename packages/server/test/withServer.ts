@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
@@ -24,11 +27,17 @@ export const startServer = async (
     throw new Error(`no log line with ${texts.join(" and ")}; the log:\n${seen}`)
   }
   const scope = Effect.runSync(Scope.make())
-  const stop = (): Promise<void> => Effect.runPromise(Scope.close(scope, Exit.void))
+  // What other servers of this machine promise shall not decide what a test sees.
+  const ledgerFolder = mkdtempSync(join(tmpdir(), "ggml-rpc-test-ledger-"))
+  const stop = async (): Promise<void> => {
+    await Effect.runPromise(Scope.close(scope, Exit.void))
+    rmSync(ledgerFolder, { recursive: true, force: true })
+  }
   const quiet = {
     port: 0,
     threadCount: 1,
     debug: false,
+    ledgerFolder,
     log: (entry: LogEntry) => log.push(entry),
   }
   try {

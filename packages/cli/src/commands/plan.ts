@@ -4,7 +4,7 @@ import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
-import { formatPlanTable, formatPlanTitle, planJson, planWarnings } from "../planView.ts"
+import { formatPlanTable, formatPlanTitle, planJson, planNotes } from "../planView.ts"
 import { printJson } from "../runReport.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
@@ -31,8 +31,9 @@ export const plan = (values: PlanValues) =>
         }
         printLine(formatPlanTitle(made))
         const { bold } = styleOf(process.stdout)
-        printLine(formatPlanTable(made, { columns: columnsOf(process.stdout), heading: bold }))
-        for (const warning of planWarnings(made)) printLine(warning)
+        const columns = columnsOf(process.stdout)
+        printLine(formatPlanTable(made, { columns, heading: bold }))
+        for (const note of planNotes(made, columns)) printLine(note)
         if (!isWhole) {
           const size = formatBytes(fileBytesOf(gguf))
           noteLine(`${name} is not on this disk: a run would download ${size}`)

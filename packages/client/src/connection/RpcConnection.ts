@@ -13,9 +13,13 @@ import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-
 import {
   Command,
   Dialect,
+  decodeExtensionResponse,
   decodeResponse,
   describeCommand,
+  ExtensionCommand,
+  encodeExtensionRequest,
   encodeRequest,
+  extensionCommands,
   formatEndpoint,
   type MessageId,
   newest,
@@ -29,9 +33,11 @@ import {
   AccessError,
   type ClusterError,
   ConnectError,
+  DuplicateServerError,
   HandshakeError,
   ServerLostError,
 } from "../errors.ts"
+import { plainAddress } from "../memoryDomains.ts"
 import { AnswerQueue, NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
@@ -65,6 +71,10 @@ export class RpcConnection {
   lacksCache = false
   /** The server said that a tensor takes just its own bytes on every device of it: no need to ask. */
   hasPlainSizes = false
+  /** The address behind the endpoint's name, such as 10.0.0.2; "" where this process did not connect itself. */
+  address = ""
+  /** The server's name, where it tells one: the same at all its endpoints. */
+  serverName: string | undefined
   /** There are requests after the last one that was answered at once: the server may not have done them yet. */
   isBehind = false
 
@@ -88,25 +98,26 @@ export class RpcConnection {
   /** How long an answer may take, all of it; undefined while a computation may lie before it. */
   private patienceMs: number | undefined
 
-  private readonly address: EngineEndpoint
+  private readonly target: EngineEndpoint
 
   private readonly token: string | undefined
 
   /** `token`: what a server that asks for one is shown. */
-  constructor(address: EngineEndpoint, token?: string) {
-    this.address = address
+  constructor(target: EngineEndpoint, token?: string) {
+    this.target = target
     this.token = token
-    this.endpoint = formatEndpoint(address)
+    this.endpoint = formatEndpoint(target)
   }
 
   /**
-   * Connects and says HELLO.
+   * Connects and says HELLO, unless there is a connection to that very address and port among `others`: a server that serves
+   * one client at a time would not answer.
    *
-   * @throws {ConnectError | HandshakeError}
+   * @throws {ConnectError | HandshakeError | DuplicateServerError}
    */
-  open(timeoutMs: number): void {
+  open(timeoutMs: number, others: ReadonlyArray<RpcConnection> = []): void {
     try {
-      const { descriptor } = this.address
+      const { descriptor } = this.target
       if (descriptor !== undefined) {
         // Behind it is a server of ours: others cannot be reached so.
         this.use(descriptor, timeoutMs)
@@ -115,6 +126,7 @@ export class RpcConnection {
       }
       for (const form of helloForms) {
         this.connect(timeoutMs)
+        this.failIfSameAs(others.find((other) => this.hasAddressOf(other)))
         if (this.hello(form, timeoutMs)) return
         this.close()
       }
@@ -126,9 +138,24 @@ export class RpcConnection {
   }
 
   private connect(timeoutMs: number): void {
-    const fd = io().io_connect(cString(this.address.host), this.address.port, timeoutMs)
+    const fd = io().io_connect(cString(this.target.host), this.target.port, timeoutMs)
     if (fd < 0) throw connectError(this.endpoint, fd)
     this.use(fd, timeoutMs)
+    this.address = peerAddress(fd)
+  }
+
+  private hasAddressOf(other: RpcConnection): boolean {
+    return (
+      this.address !== "" &&
+      other.address === this.address &&
+      other.target.port === this.target.port
+    )
+  }
+
+  /** @throws {DuplicateServerError} when there is such a connection */
+  failIfSameAs(first: RpcConnection | undefined): void {
+    if (first === undefined) return
+    throw new DuplicateServerError({ endpoint: this.endpoint, first: first.endpoint })
   }
 
   private use(fd: number, timeoutMs: number): void {
@@ -388,6 +415,18 @@ export class RpcConnection {
     return payload && decodeResponse(command, payload, this.dialect.spec)
   }
 
+  /** The same for an extension command with an answer of one size, which the server has to know. */
+  callExtension<N extends FixedExtensionName>(
+    name: N,
+    value: Parameters<typeof encodeExtensionRequest<N>>[1],
+  ): ReturnType<typeof decodeExtensionResponse<N>> | undefined {
+    const request = encodeExtensionRequest(name, value)
+    this.block.set(request, this.reserve(request.length))
+    const { minSizeBytes } = extensionCommands[name].response
+    const payload = this.roundTrip(ExtensionCommand[name], minSizeBytes)
+    return payload && decodeExtensionResponse(name, payload)
+  }
+
   /** Collects a request through the codec, for silent commands that are not hot. */
   post<C extends MessageId>(command: C, value: RequestOf<C>): void {
     const request = encodeRequest(command, value, this.dialect.spec)
@@ -419,6 +458,18 @@ export class RpcConnection {
     // Stops a model load at its next tensor and a local graph at its next node.
     io().io_raise_abort()
   }
+}
+
+/** Those whose answer is of one size. */
+type FixedExtensionName = "MEMORY_DOMAIN"
+
+/** Longest text of an address, with a scope. */
+const ADDRESS_BYTES = 256
+
+const peerAddress = (fd: number): string => {
+  const text = new Uint8Array(ADDRESS_BYTES)
+  io().io_peer_address(fd, text, ADDRESS_BYTES)
+  return plainAddress(new TextDecoder().decode(text.subarray(0, text.indexOf(0))))
 }
 
 const connectError = (endpoint: string, result: number): ConnectError =>

@@ -2,11 +2,15 @@
 import {
   Command,
   type Dialect,
+  decodeExtensionResponse,
   decodeResponse,
   describeCommand,
   type Endpoint,
+  encodeExtensionRequest,
   encodeRequest,
+  extensionCommands,
   formatEndpoint,
+  MAX_STATUS_BYTES,
   type MessageId,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
@@ -23,8 +27,10 @@ import {
   HandshakeError,
   ServerLostError,
 } from "../errors.ts"
+import { plainAddress } from "../memoryDomains.ts"
 import { connectReason } from "./connectReason.ts"
 import { type Greeting, type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
+import { readReport, type StatusReport } from "./statusReport.ts"
 import { connectTls, type TlsEvents, type TlsTrust, usesTls } from "./tls.ts"
 import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
@@ -32,6 +38,8 @@ export interface ProbedDevice {
   readonly index: number
   readonly freeBytes: number
   readonly totalBytes: number
+  /** Which memory it draws from, in hex, where its server tells; see `domainsOf`. */
+  readonly domain?: string
 }
 
 export interface ProbedServer {
@@ -39,7 +47,15 @@ export interface ProbedServer {
   readonly version: Version
   /** Whose server it is. */
   readonly kind: ServerKind
+  /** The same at all endpoints of a server; absent where it tells none. */
+  readonly name?: string
+  /** The address behind the endpoint's name; "" where it is not known. */
+  readonly address: string
   readonly devices: ReadonlyArray<ProbedDevice>
+}
+
+export interface ServerStatus extends ProbedServer {
+  readonly report?: StatusReport
 }
 
 export type ProbeError = AccessError | ConnectError | HandshakeError | ServerLostError
@@ -139,31 +155,38 @@ const cutShort = { problem: "it closed the connection in the middle of an answer
 interface Line {
   readonly endpoint: string
   readonly socket: { readonly write: (bytes: Uint8Array) => number }
+  /** Of the server; "" where it is not known. */
+  readonly address: string
   readonly inbox: Inbox
   readonly timeoutMs: number
 }
+
+/** Bytes of an answer, or the most that it may have. */
+type AnswerSize = number | { readonly max: number }
 
 /** One request and its response of `sizeBytes`. */
 const exchange = async (
   { socket, inbox }: Line,
   request: Uint8Array,
-  sizeBytes: number,
+  sizeBytes: AnswerSize,
 ): Promise<Exchanged> => {
   socket.write(request)
   const header = await inbox.take(RESPONSE_HEADER_SIZE_BYTES)
   if (header.length < RESPONSE_HEADER_SIZE_BYTES) return header.length === 0 ? closed : cutShort
   const announced = readU64AsNumber(new DataView(header.buffer, header.byteOffset, 8), 0)
-  if (announced !== sizeBytes) {
-    return { problem: "its answer has another size than the protocol says" }
-  }
-  const payload = await inbox.take(sizeBytes)
-  return payload.length < sizeBytes ? cutShort : { payload }
+  const isRight =
+    typeof sizeBytes === "number"
+      ? announced === sizeBytes
+      : announced >= 0 && announced <= sizeBytes.max
+  if (!isRight) return { problem: "its answer has another size than the protocol says" }
+  const payload = await inbox.take(announced)
+  return payload.length < announced ? cutShort : { payload }
 }
 
 const answerOf = (
   line: Line,
   request: Uint8Array,
-  sizeBytes: number,
+  sizeBytes: AnswerSize,
 ): Effect.Effect<Exchanged, HandshakeError> =>
   Effect.promise(() => exchange(line, request, sizeBytes)).pipe(
     Effect.timeoutFail({
@@ -177,25 +200,43 @@ const answerOf = (
     }),
   )
 
+/** The payload of the answer to a question, of a server that has said HELLO. */
+const payloadOf = (
+  line: Line,
+  during: string,
+  request: Uint8Array,
+  sizeBytes: AnswerSize,
+): Effect.Effect<Uint8Array, ProbeError> =>
+  Effect.flatMap(answerOf(line, request, sizeBytes), (answer) =>
+    "payload" in answer
+      ? Effect.succeed(answer.payload)
+      : Effect.fail(
+          new ServerLostError({ endpoint: line.endpoint, during, detail: answer.problem }),
+        ),
+  )
+
 const ask = <C extends MessageId>(
   line: Line,
   { spec, responseBytes }: Dialect,
   command: C,
   value: RequestOf<C>,
-): Effect.Effect<ResponseOf<C>, ProbeError> =>
-  Effect.flatMap(
-    answerOf(line, encodeRequest(command, value, spec), responseBytes[command]!),
-    (answer) =>
-      "payload" in answer
-        ? Effect.succeed(decodeResponse(command, answer.payload, spec))
-        : Effect.fail(
-            new ServerLostError({
-              endpoint: line.endpoint,
-              during: describeCommand(command),
-              detail: answer.problem,
-            }),
-          ),
+): Effect.Effect<ResponseOf<C>, ProbeError> => {
+  const request = encodeRequest(command, value, spec)
+  return Effect.map(
+    payloadOf(line, describeCommand(command), request, responseBytes[command]!),
+    (payload) => decodeResponse(command, payload, spec),
   )
+}
+
+/** The server's name, and the memory that a device draws from; both in hex. */
+const askDomain = (line: Line, device: number) => {
+  const request = encodeExtensionRequest("MEMORY_DOMAIN", { device })
+  const { minSizeBytes } = extensionCommands.MEMORY_DOMAIN.response
+  return Effect.map(payloadOf(line, "MEMORY_DOMAIN", request, minSizeBytes), (payload) => {
+    const { server, domain } = decodeExtensionResponse("MEMORY_DOMAIN", payload)
+    return { server: server.toHex(), domain: domain.toHex() }
+  })
+}
 
 /** One question of the token's proof. */
 const askGate = (line: Line, request: Uint8Array, sizeBytes: number) =>
@@ -258,8 +299,30 @@ export interface ProbeOptions {
 /** What a server is and what its devices have free now. */
 export const probe = (
   endpoint: Endpoint,
-  { timeoutMs = 5000, token, tls }: ProbeOptions = {},
-): Effect.Effect<ProbedServer, ProbeError> =>
+  options: ProbeOptions = {},
+): Effect.Effect<ProbedServer, ProbeError> => greeted(endpoint, options, describe)
+
+/** The same, and how it is, as far as it tells: those of llama.cpp do not, nor older ones of this project. */
+export const serverStatus = (
+  endpoint: Endpoint,
+  options: ProbeOptions = {},
+): Effect.Effect<ServerStatus, ProbeError> =>
+  greeted(endpoint, options, (line, greeting) =>
+    Effect.gen(function* () {
+      const server = yield* describe(line, greeting)
+      if (greeting.level < extensionCommands.STATUS.level) return server
+      const request = encodeExtensionRequest("STATUS", {})
+      const payload = yield* payloadOf(line, "STATUS", request, { max: MAX_STATUS_BYTES })
+      const report = readReport(payload)
+      return report === undefined ? server : { ...server, report }
+    }),
+  )
+
+const greeted = <A>(
+  endpoint: Endpoint,
+  { timeoutMs = 5000, token, tls }: ProbeOptions,
+  use: (line: Line, greeting: Greeting) => Effect.Effect<A, ProbeError>,
+): Effect.Effect<A, ProbeError> =>
   Effect.scoped(
     Effect.gen(function* () {
       const name = formatEndpoint(endpoint)
@@ -268,9 +331,10 @@ export const probe = (
         const socket = usesTls(endpoint, tls)
           ? yield* connectTls(endpoint, tls ?? {}, timeoutMs, eventsOf(inbox))
           : yield* connect(endpoint, inbox, timeoutMs)
-        const line: Line = { endpoint: name, socket, inbox, timeoutMs }
+        const address = "remoteAddress" in socket ? plainAddress(socket.remoteAddress) : ""
+        const line: Line = { endpoint: name, socket, address, inbox, timeoutMs }
         const greeting = yield* sayHello(line, form, token)
-        if (greeting !== undefined) return yield* describe(line, greeting)
+        if (greeting !== undefined) return yield* use(line, greeting)
       }
       return yield* Effect.fail(
         new HandshakeError({ endpoint: name, reason: "closed", detail: "" }),
@@ -280,10 +344,12 @@ export const probe = (
 
 const describe = (
   line: Line,
-  { dialect, version, kind }: Greeting,
+  { dialect, version, kind, level }: Greeting,
 ): Effect.Effect<ProbedServer, ProbeError> =>
   Effect.gen(function* () {
-    const { endpoint } = line
+    const { endpoint, address } = line
+    const tellsDomain = level >= extensionCommands.MEMORY_DOMAIN.level
+    let name: string | undefined
     // Before there was such a question, a server was one device.
     const deviceCount = dialect.has("DEVICE_COUNT")
       ? (yield* ask(line, dialect, Command.DEVICE_COUNT, {})).deviceCount
@@ -293,11 +359,14 @@ const describe = (
     const devices: Array<ProbedDevice> = []
     for (let index = 0; index < deviceCount; index++) {
       const memory = yield* ask(line, dialect, Command.GET_DEVICE_MEMORY, { device: index })
+      const told = tellsDomain ? yield* askDomain(line, index) : undefined
+      name = told?.server
       devices.push({
         index,
         freeBytes: Number(memory.freeBytes),
         totalBytes: Number(memory.totalBytes),
+        ...(told === undefined ? {} : { domain: told.domain }),
       })
     }
-    return { endpoint, version, kind, devices }
+    return { endpoint, version, kind, address, devices, ...(name === undefined ? {} : { name }) }
   })

@@ -4,7 +4,7 @@
  */
 import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
-import { Command, formatVersion } from "@ggml-rpc/protocol"
+import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
@@ -29,6 +29,14 @@ const countDevices = (connection: RpcConnection): number | undefined =>
   connection.dialect.has("DEVICE_COUNT")
     ? connection.call(Command.DEVICE_COUNT, {})?.deviceCount
     : 1
+
+/** Which memory a device draws from, where the server tells; with its own name, which it tells at the same time. */
+const askDomain = (connection: RpcConnection, device: number): string | undefined => {
+  if (connection.level < extensionCommands.MEMORY_DOMAIN.level) return undefined
+  const told = connection.callExtension("MEMORY_DOMAIN", { device })
+  connection.serverName = told?.server.toHex()
+  return told?.domain.toHex()
+}
 
 export class RemoteDevices {
   readonly devices: ReadonlyArray<RemoteDevice>
@@ -75,6 +83,7 @@ export class RemoteDevices {
     const alignment = connection.call(Command.GET_ALIGNMENT, { device: deviceIndex })
     const maxSize = connection.call(Command.GET_MAX_SIZE, { device: deviceIndex })
     if (alignment === undefined || maxSize === undefined) return
+    const domain = askDomain(connection, deviceIndex)
     const name = `RPC${this.states.length}`
     const address = ggml().gs_remote_device_new(
       this.states.length,
@@ -87,7 +96,11 @@ export class RemoteDevices {
       connection.hasPlainSizes ? 1 : 0,
     ) as Address
     setDialect(address, connection.dialect)
-    const state = newDeviceState({ address, name, deviceIndex }, connection, connectionIndex)
+    const state = newDeviceState(
+      { address, name, deviceIndex, domain },
+      connection,
+      connectionIndex,
+    )
     enableQuestions(state)
     this.states.push(state)
   }

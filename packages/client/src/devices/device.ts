@@ -10,10 +10,14 @@ export interface RemoteDevice {
   /** `RPC0`, `RPC1`, … over all servers, as llama.cpp names them. */
   readonly name: string
   readonly endpoint: string
+  /** The address behind the endpoint's name; "" where it is not known. */
+  readonly serverAddress: string
   /** Index at its server. */
   readonly deviceIndex: number
   /** The server's protocol, such as `7.0.0`. */
   readonly version: string
+  /** Which memory it draws from, in hex, where its server tells. */
+  readonly domain: string | undefined
 }
 
 /** What this process knows of it; its place in the list of all is the number that the shim's callbacks give. */
@@ -33,12 +37,13 @@ export interface DeviceMemory {
 }
 
 export const newDeviceState = (
-  device: Pick<RemoteDevice, "address" | "name" | "deviceIndex">,
+  device: Pick<RemoteDevice, "address" | "name" | "deviceIndex" | "domain">,
   connection: RpcConnection,
   connectionIndex: number,
 ): DeviceState => ({
   ...device,
   endpoint: connection.endpoint,
+  serverAddress: connection.address,
   version: formatVersion(connection.dialect.version),
   connection,
   connectionIndex,

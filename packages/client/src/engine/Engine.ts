@@ -3,7 +3,9 @@ import {
   type Address,
   ContextError,
   type Device,
+  deviceDomain,
   deviceMemory,
+  hostDomain,
   hostMemory,
   io,
   LlamaModel,
@@ -16,6 +18,7 @@ import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
+import { domainsOf } from "../memoryDomains.ts"
 import type {
   EngineContextOptions,
   EngineDevice,
@@ -27,12 +30,19 @@ import type {
 } from "./messages.ts"
 import { unsupportedOp, unsupportedOps } from "./unsupported.ts"
 
+/** What devices that do not say which ones of the machine they are have in common. */
+const THIS_PROCESS = crypto.randomUUID()
+
 export interface Loaded {
   readonly model: LlamaModel
   readonly context: ModelContext
   readonly path: string
   readonly options: EngineContextOptions
 }
+
+/** Tokens that a text can have: a context is made larger than was asked for, and a table of positions is not. */
+export const roomOf = ({ context, options }: Loaded): number =>
+  Math.min(context.contextSize, options.positionCount ?? Number.POSITIVE_INFINITY)
 
 export class Engine {
   remote: RemoteDevices | undefined
@@ -72,7 +82,7 @@ export class Engine {
   connect(endpoints: ReadonlyArray<EngineEndpoint>, timeoutMs: number, token?: string): void {
     const connections = endpoints.map((endpoint) => new RpcConnection(endpoint, token))
     for (const [index, connection] of connections.entries()) {
-      connection.open(timeoutMs)
+      connection.open(timeoutMs, connections.slice(0, index))
       const warning = chooseNumbering(connection, endpoints[index]!.operationCount)
       const { endpoint, kind, dialect } = connection
       const server = { endpoint, kind, version: formatVersion(dialect.version) }
@@ -80,28 +90,46 @@ export class Engine {
     }
     this.remote = new RemoteDevices(connections)
     this.failIfLost()
+    for (const [index, connection] of connections.entries()) {
+      const { serverName } = connection
+      if (serverName === undefined) continue
+      connection.failIfSameAs(
+        connections.slice(0, index).find((other) => other.serverName === serverName),
+      )
+    }
   }
 
   /** Remote devices first, as llama.cpp orders them: fewer activations cross the network. */
   devices(): ReadonlyArray<EngineDevice> {
     const remote = (this.remote?.devices ?? []).map((device) => ({
-      name: device.name,
-      description: device.endpoint,
-      endpoint: device.endpoint,
+      device: { name: device.name, description: device.endpoint, endpoint: device.endpoint },
+      domain: device.domain,
+      address: device.serverAddress,
       ...(this.remote!.memory(device) ?? { freeBytes: 0, totalBytes: 0 }),
     }))
     this.failIfLost()
     const local = this.local.map((device) => ({
-      name: device.name,
-      description: device.description,
+      device: { name: device.name, description: device.description },
+      domain: deviceDomain(device, THIS_PROCESS).toHex(),
       ...deviceMemory(device),
     }))
-    return [...remote, ...local]
+    const all = [...remote, ...local]
+    const { memory, ...host } = this.host()
+    return domainsOf(all, { ...host, domain: memory }).map((domain, index) => {
+      const { device, freeBytes, totalBytes } = all[index]!
+      return {
+        ...device,
+        freeBytes,
+        totalBytes,
+        ...(domain === undefined ? {} : { memory: domain }),
+      }
+    })
   }
 
   host(): EngineDevice {
     const cpu = listDevices().find((device) => device.type === "CPU")
-    return { name: "CPU", description: cpu?.description ?? "", ...hostMemory() }
+    const memory = hostDomain(THIS_PROCESS).toHex()
+    return { name: "CPU", description: cpu?.description ?? "", ...hostMemory(), memory }
   }
 
   private get addresses(): ReadonlyArray<Address> {

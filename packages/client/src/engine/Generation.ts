@@ -16,6 +16,8 @@ export interface Subject {
   readonly model: LlamaModel
   readonly context: ModelContext
   readonly path: string
+  /** Tokens that a text can have. */
+  readonly room: number
   /** Throws the error of a lost connection. */
   readonly failIfLost: () => void
   readonly isCancelled: () => boolean
@@ -125,12 +127,12 @@ class Generation {
   }
 
   #promptTokens(): Int32Array {
-    const { context } = this.#subject
+    const { room } = this.#subject
     const prompt = Int32Array.from(this.#request.tokens)
     if (prompt.length === 0) throw this.#error("the prompt has no tokens; give it some text.")
-    if (prompt.length >= context.contextSize) {
+    if (prompt.length >= room) {
       throw this.#error(
-        `the prompt has ${prompt.length} tokens, but the context holds ${context.contextSize}; raise --ctx-size or shorten the prompt.`,
+        `the prompt has ${prompt.length} tokens, but the context holds ${room}; raise --ctx-size or shorten the prompt.`,
       )
     }
     return prompt
@@ -185,7 +187,7 @@ class Generation {
   }
 
   #loop(): StopReason {
-    const { context, model, failIfLost } = this.#subject
+    const { model, room, failIfLost } = this.#subject
     const { maxTokens } = this.#request
     for (;;) {
       if (this.#tokenCount === maxTokens) return "token-limit"
@@ -195,7 +197,7 @@ class Generation {
       this.#tokenCount++
       this.#sink.onToken(token, this.#detokenizer.push(token))
       if (this.#tokenCount === maxTokens) return "token-limit"
-      if (this.#position >= context.contextSize) return "context-full"
+      if (this.#position >= room) return "context-full"
       this.#next[0] = token
       this.#decode(this.#next)
     }

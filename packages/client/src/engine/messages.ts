@@ -18,6 +18,8 @@ export interface EngineDevice {
   readonly endpoint?: string
   readonly freeBytes: number
   readonly totalBytes: number
+  /** Which memory it draws from: devices with the same share it. Absent: no other is known to. */
+  readonly memory?: string
 }
 
 /** A server as its HELLO and its answers showed it. */
@@ -51,6 +53,8 @@ export interface EngineContextOptions {
   readonly embeddings: boolean
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
+  /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */
+  readonly positionCount?: number
 }
 
 /** A server, and where the host has connected to it already, the descriptor that this process was given for that. */

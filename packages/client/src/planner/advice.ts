@@ -3,6 +3,7 @@ import { formatNeededBytes } from "@ggml-rpc/native/bindings"
 import { PlanError } from "../errors.ts"
 import { fits, learn, type Model, type Slack, slackOf } from "./estimate.ts"
 import { largestContext, largestGpuLayers, rebalance, spread } from "./fit.ts"
+import { freeTogether, HOST } from "./pools.ts"
 import {
   type Candidate,
   type Measurement,
@@ -21,11 +22,16 @@ const MAX_ADVICE_MEASUREMENTS = 3
 const ADVICE_MARGIN = 1 / 32
 
 const withMargin = (input: PlannerInput): PlannerInput => {
-  const less = <D extends PlannerDevice>(device: D): D => ({
+  const less = <D extends Pick<PlannerDevice, "freeBytes">>(device: D): D => ({
     ...device,
     freeBytes: device.freeBytes - (device.freeBytes - input.headroomBytes) * ADVICE_MARGIN,
   })
-  return { ...input, devices: input.devices.map(less), host: less(input.host) }
+  return {
+    ...input,
+    devices: input.devices.map(less),
+    host: less(input.host),
+    ...(input.pools && { pools: input.pools.map(less) }),
+  }
 }
 
 /**
@@ -54,12 +60,35 @@ function* fittingContext(
   return 0
 }
 
+/**
+ * The sum over memories: of devices that share one, what their pool has, or, where a limit of their own is narrower, they
+ * themselves.
+ */
+const overAll = (
+  { pools = [] }: PlannerInput,
+  slack: Slack,
+  of: (bytes: number) => number,
+): number => {
+  const outer = [...pools.entries()].filter(([, { isInner }]) => !isInner)
+  const pooled = new Set(outer.flatMap(([, { members }]) => members))
+  const alone = [...slack.devices.entries(), [HOST, slack.host] as const]
+  const slackOfMember = (index: number): number =>
+    index === HOST ? slack.host : slack.devices[index]!
+  return (
+    sum(alone.map(([index, bytes]) => (pooled.has(index) ? 0 : of(bytes)))) +
+    sum(
+      outer.map(([place, { members }]) =>
+        of(Math.min(slack.pools[place]!, ...members.map(slackOfMember))),
+      ),
+    )
+  )
+}
+
 /** What is missing where: with the best split there is, unless the split was given. */
 const shortage = (model: Model, candidate: Candidate) => {
   const missingWith = (counts: ReadonlyArray<number>) => {
     const slack = slackOf(model, counts, candidate.contextSize)
-    const missing = [...slack.devices, slack.host].reduce((a, b) => a + Math.max(0, -b), 0)
-    return { counts, slack, missing }
+    return { counts, slack, missing: overAll(model.input, slack, (bytes) => Math.max(0, -bytes)) }
   }
   const asTried = missingWith(candidate.unitCounts)
   if (model.input.tensorSplit !== undefined) return asTried
@@ -68,22 +97,37 @@ const shortage = (model: Model, candidate: Candidate) => {
   return best.missing > 0 ? best : asTried
 }
 
+/** `RPC0, RPC1 and this host`. */
+const listed = (names: ReadonlyArray<string>): string =>
+  `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`
+
 /** `RPC0 lacks 2.00 GiB of 7.50 GiB`, or what all have where it is missing from all of them. */
 const whereMissing = (input: PlannerInput, slack: Slack): string => {
+  const tooFull = (input.pools ?? []).filter(
+    ({ isInner }, place) => !isInner && slack.pools[place]! < 0,
+  )
+  const inFull = new Set(tooFull.flatMap(({ members }) => members))
   const short = input.devices.flatMap((device, index) => {
     const missing = -slack.devices[index]!
-    return missing > 0
+    return missing > 0 && !inFull.has(index)
       ? [
           `${device.name} lacks ${formatNeededBytes(missing)} of ${formatNeededBytes(device.freeBytes + missing)}`,
         ]
       : []
   })
-  if (short.length === 0 && input.devices.length > 0) {
-    const free = [...input.devices, input.host].map(({ freeBytes }) => freeBytes)
-    const names = input.devices.map(({ name }) => name).join(", ")
-    return `${names} and this host have ${formatNeededBytes(sum(free))} free together`
+  for (const pool of tooFull) {
+    const missing = -slack.pools[(input.pools ?? []).indexOf(pool)]!
+    const names = pool.members.map((index) => input.devices[index]?.name ?? "this host")
+    short.push(
+      `${listed(names)} share one memory, which lacks ${formatNeededBytes(missing)} of ${formatNeededBytes(pool.freeBytes + missing)}`,
+    )
   }
-  if (slack.host < 0) short.push(`this host lacks ${formatNeededBytes(-slack.host)}`)
+  if (short.length === 0 && input.devices.length > 0) {
+    const names = input.devices.map(({ name }) => name).join(", ")
+    return `${names} and this host have ${formatNeededBytes(freeTogether(input))} free together`
+  }
+  if (slack.host < 0 && !inFull.has(HOST))
+    short.push(`this host lacks ${formatNeededBytes(-slack.host)}`)
   return short.join("; ")
 }
 
@@ -95,7 +139,10 @@ export function* doesNotFit(
   const { input } = model
   const { contextSize } = candidate
   const { counts, missing, slack } = shortage(model, candidate)
-  const spare = slack.devices.reduce((a, b) => a + Math.max(0, b), 0)
+  // Negative where it lacks memory, and then no help.
+  const spare = overAll(input, { ...slack, host: Number.POSITIVE_INFINITY }, (bytes) =>
+    bytes === Number.POSITIVE_INFINITY ? 0 : Math.max(0, bytes),
+  )
   const careful = { ...model, input: withMargin(input) }
   // What fits without room to spare is better advice than none.
   const context =

@@ -1,6 +1,14 @@
 /** What a candidate would take, learned from what another one took. */
+import { HOST, leastOf, leftInPools } from "./pools.ts"
 import { firstUnits } from "./split.ts"
-import { type Candidate, type Measurement, type PlannerInput, sum, totalOf } from "./types.ts"
+import {
+  type Candidate,
+  type Measurement,
+  type PlannerDevice,
+  type PlannerInput,
+  sum,
+  totalOf,
+} from "./types.ts"
 
 /** Context bytes a unit and a token, and fixed costs, learned from a measurement. */
 export interface Model {
@@ -53,10 +61,12 @@ export const measurable = (input: PlannerInput, candidate: Candidate): Candidate
     ? candidate
     : { ...candidate, contextSize: Math.min(4096, candidate.contextSize) }
 
-/** Estimated free bytes; negative where it does not fit. */
+/** Estimated free bytes; negative where it does not fit. What shares a memory has no more than is left there. */
 export interface Slack {
   readonly devices: ReadonlyArray<number>
   readonly host: number
+  /** Of each of the input's pools. */
+  readonly pools: ReadonlyArray<number>
 }
 
 /** Estimated free bytes of each device with these counts; negative where it does not fit. */
@@ -73,24 +83,26 @@ export const slackOf = (
     const blocks = Math.max(0, Math.min(first + count, unitCount - 1) - first)
     return sum(input.unitBytes.slice(first, first + count)) + blocks * model.contextPerUnit * scale
   }
-  const devices = counts.map((count, index) =>
-    count === 0
-      ? input.devices[index]!.freeBytes - input.headroomBytes
-      : input.devices[index]!.freeBytes -
-        input.headroomBytes -
-        useOf(firsts[index]!, count) -
-        model.computePerDevice[index]! * scale,
+  const deviceUses = counts.map((count, index) =>
+    count === 0 ? 0 : useOf(firsts[index]!, count) + model.computePerDevice[index]! * scale,
   )
   const hostUnits = unitCount - sum(counts)
   const hostWeights = sum(input.unitBytes.slice(0, hostUnits)) + model.hostOtherBytes
   const mapped = hostWeights * (1 - model.hostCopiedShare)
-  const host =
-    input.host.freeBytes -
-    input.headroomBytes -
-    (useOf(0, hostUnits) + model.hostOtherBytes - mapped) -
-    model.hostComputeBytes * scale -
+  const hostUse =
+    useOf(0, hostUnits) +
+    model.hostOtherBytes -
+    mapped +
+    model.hostComputeBytes * scale +
     contextSize * CELL_BYTES
-  return { devices, host }
+  const pools = leftInPools(input, deviceUses, hostUse).map((bytes) => bytes - input.headroomBytes)
+  const slackFor = (member: number, { freeBytes }: PlannerDevice, use: number): number =>
+    leastOf(input, pools, member, freeBytes - input.headroomBytes - use)
+  return {
+    devices: input.devices.map((device, index) => slackFor(index, device, deviceUses[index]!)),
+    host: slackFor(HOST, input.host, hostUse),
+    pools,
+  }
 }
 
 /** Leaves a little more room after each miss, so that estimates that were too low cannot repeat. */
@@ -100,13 +112,22 @@ export const tighten = (model: Model, attempt: number): Model => ({
 })
 
 /** Whether a candidate fits, as measured. */
-export const fits = (input: PlannerInput, candidate: Candidate, measured: Measurement): boolean =>
-  measured.devices.every(
-    (use, index) =>
-      candidate.unitCounts[index] === 0 ||
-      totalOf(use) <= input.devices[index]!.freeBytes - input.headroomBytes,
-  ) &&
-  totalOf(measured.host) -
+export const fits = (input: PlannerInput, candidate: Candidate, measured: Measurement): boolean => {
+  const deviceUses = measured.devices.map((use, index) =>
+    candidate.unitCounts[index] === 0 ? 0 : totalOf(use),
+  )
+  const hostUse =
+    totalOf(measured.host) -
     (input.mapsWeights ? measured.hostFileLayoutBytes : 0) +
-    candidate.contextSize * CELL_BYTES <=
-    input.host.freeBytes - input.headroomBytes
+    candidate.contextSize * CELL_BYTES
+  const hasRoom = (freeBytes: number, use: number): boolean =>
+    use === 0 || use <= freeBytes - input.headroomBytes
+  return (
+    input.devices.every(({ freeBytes }, index) => hasRoom(freeBytes, deviceUses[index]!)) &&
+    hasRoom(input.host.freeBytes, hostUse) &&
+    leftInPools(input, deviceUses, hostUse).every((bytes, place) => {
+      const { freeBytes } = input.pools![place]!
+      return hasRoom(freeBytes, freeBytes - bytes)
+    })
+  )
+}

@@ -1,5 +1,6 @@
 /** What would fit by the estimate: other counts, a shorter context, fewer layers on devices. */
 import { type Model, slackOf } from "./estimate.ts"
+import { sharesOf } from "./pools.ts"
 import { splitUnits } from "./split.ts"
 
 /** Unit counts, and whether all of it fits by the estimate. */
@@ -78,10 +79,7 @@ export const largestGpuLayers = (model: Model, contextSize: number): number => {
   const { input } = model
   const free = { ...model, input: { ...input, gpuLayers: undefined } }
   for (let units = input.unitBytes.length; units > 0; units--) {
-    const counts = splitUnits(
-      units,
-      input.devices.map((device) => Math.max(0, device.freeBytes)),
-    )
+    const counts = splitUnits(units, sharesOf(input))
     const slack = slackOf(free, counts, contextSize)
     if (
       slack.devices.every((bytes, index) => bytes >= 0 || counts[index] === 0) &&

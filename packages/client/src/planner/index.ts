@@ -1,4 +1,5 @@
 export { planSteps } from "./plan.ts"
+export { poolsOf } from "./pools.ts"
 export { firstCandidate, splitUnits } from "./split.ts"
 export type {
   Candidate,
@@ -8,4 +9,5 @@ export type {
   Plan,
   PlannerDevice,
   PlannerInput,
+  SharedMemory,
 } from "./types.ts"

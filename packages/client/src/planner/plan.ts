@@ -9,6 +9,7 @@
 import { doesNotFit } from "./advice.ts"
 import { fits, learn, measurable, tighten } from "./estimate.ts"
 import { largestContext, rebalance } from "./fit.ts"
+import { HOST, leastOf, leftInPools } from "./pools.ts"
 import { checkTensorSplit, firstCandidate, firstUnits } from "./split.ts"
 import {
   type Candidate,
@@ -64,7 +65,9 @@ export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Meas
 const planOf = (input: PlannerInput, candidate: Candidate, measured: Measurement): Plan => {
   const unitCount = input.unitBytes.length
   const firsts = firstUnits(unitCount, candidate.unitCounts)
+  const left = leftInPools(input, measured.devices.map(totalOf), totalOf(measured.host))
   const planFor = (
+    member: number,
     device: PlannerDevice,
     use: DeviceUse,
     firstUnit: number,
@@ -78,13 +81,23 @@ const planOf = (input: PlannerInput, candidate: Candidate, measured: Measurement
     computeBytes: use.computeBytes,
     freeBytes: device.freeBytes,
     totalBytes: device.totalBytes,
-    freeAfterBytes: Math.max(0, device.freeBytes - totalOf(use)),
+    freeAfterBytes: Math.max(0, leastOf(input, left, member, device.freeBytes - totalOf(use))),
   })
   return {
     devices: input.devices.map((device, index) =>
-      planFor(device, measured.devices[index]!, firsts[index]!, candidate.unitCounts[index]!),
+      planFor(
+        index,
+        device,
+        measured.devices[index]!,
+        firsts[index]!,
+        candidate.unitCounts[index]!,
+      ),
     ),
-    host: planFor(input.host, measured.host, 0, unitCount - sum(candidate.unitCounts)),
+    host: planFor(HOST, input.host, measured.host, 0, unitCount - sum(candidate.unitCounts)),
+    shared: (input.pools ?? []).flatMap(({ members, freeBytes, isInner }) => {
+      const devices = members.flatMap((index) => input.devices[index]?.name ?? [])
+      return isInner ? [] : [{ devices, hasHost: members.includes(HOST), freeBytes }]
+    }),
     unitCount,
     contextSize: candidate.contextSize,
     ...(candidate.contextSize === input.contextSize

@@ -10,6 +10,7 @@ import {
   type PlannerDevice,
   type PlannerInput,
   planSteps,
+  poolsOf,
   splitUnits,
 } from "./index.ts"
 
@@ -470,4 +471,126 @@ describe("for any model and devices", () => {
 test("the first candidate is llama.cpp's split", () => {
   expect(firstCandidate(inputOf(large)).unitCounts).toEqual([17, 16])
   expect(firstCandidate(inputOf(large, { tensorSplit: [3, 1] })).unitCounts).toEqual([25, 8])
+})
+
+describe("a memory that several devices draw from", () => {
+  const at = (
+    freeBytes: number,
+    memory?: string,
+    endpoint?: string,
+    totalBytes = 2 * freeBytes,
+  ) => ({
+    freeBytes,
+    totalBytes,
+    memory,
+    endpoint,
+  })
+
+  test("is one pool; devices of one server in it are another, as they may have a limit of their own", () => {
+    const devices = [
+      at(GIB, "m", "a"),
+      at(GIB, "m", "a"),
+      at(8 * GIB, "m", "b"),
+      at(3 * GIB, "g", "b"),
+    ]
+    expect(poolsOf(devices, at(9 * GIB, "h"))).toEqual([
+      { members: [0, 1, 2], freeBytes: 8 * GIB, isInner: false },
+      { members: [0, 1], freeBytes: GIB, isInner: true },
+    ])
+    expect(poolsOf([at(GIB, "m"), at(GIB), at(GIB)], at(2 * GIB, "m"))).toEqual([
+      { members: [0, -1], freeBytes: 2 * GIB, isInner: false },
+    ])
+    // Who says that all is free does not know.
+    expect(poolsOf([at(9 * GIB, "m", "a", 9 * GIB)], at(2 * GIB, "m"))[0]!.freeBytes).toBe(2 * GIB)
+    expect(poolsOf([at(GIB), at(GIB)], at(GIB))).toEqual([])
+  })
+
+  /** 8 blocks of 50 MiB. */
+  const small: MadeUpModel = {
+    unitBytes: Array.from({ length: 8 }, () => 50 * MIB),
+    kvBytes: 0,
+    computeBytes: 10 * MIB,
+    embeddingBytes: 5 * MIB,
+    repacks: true,
+  }
+  const group = 560 * MIB
+  const two = [device("RPC0", group), device("RPC1", group)]
+  const shared = [{ members: [0, 1], freeBytes: group, isInner: false }]
+  const host = device("CPU", 100 * MIB)
+
+  test("fits two servers of a group once", () => {
+    const double: MadeUpModel = { ...small, unitBytes: Array.from({ length: 8 }, () => 100 * MIB) }
+    // As two machines of 560 MiB they take 800 MiB, as one group they do not.
+    expect(countsOf(planFor(double, { devices: two, host }).plan)).toEqual([4, 4])
+    const error = errorFor(double, { devices: two, host, pools: shared })
+    expect(error.message).toContain("RPC0, RPC1 and this host have 660 MiB free together")
+    expect(error.missingBytes).toBeGreaterThan(200 * MIB)
+    expect(error.missingBytes).toBeLessThan(400 * MIB)
+    // What fits in it, fits.
+    const { plan } = planFor(small, { devices: two, host, pools: shared })
+    expect(countsOf(plan)).toEqual([4, 4])
+    expect(plan.devices.map(({ freeAfterBytes }) => freeAfterBytes / MIB)).toEqual([140, 140])
+    expect(plan.shared).toEqual([{ devices: ["RPC0", "RPC1"], hasHost: false, freeBytes: group }])
+  })
+
+  test("counts half for each of two beside a third with its own", () => {
+    const devices = [...two, device("RPC2", group)]
+    const { unitCounts } = firstCandidate(inputOf(small, { devices, host, pools: shared }))
+    expect(unitCounts).toEqual([2, 2, 4])
+  })
+
+  test("gives what one may not take to the other", () => {
+    const devices = [device("RPC0", 70 * MIB), device("RPC1", group), device("RPC2", 490 * MIB)]
+    const { unitCounts } = firstCandidate(inputOf(small, { devices, host, pools: shared }))
+    expect(unitCounts).toEqual([1, 4, 3])
+  })
+
+  test("moves layers to a device with another one when it is too full", () => {
+    const devices = [...two, device("RPC2", 2 * GIB)]
+    const narrow = [{ members: [0, 1], freeBytes: 250 * MIB, isInner: false }]
+    const { plan } = planFor(small, { devices, host, pools: narrow, tensorSplit: undefined })
+    const [first, second, third] = countsOf(plan)
+    expect(first! + second! + third!).toBe(8)
+    expect((first! + second!) * 50 + 20).toBeLessThanOrEqual(250 - 64)
+  })
+
+  test("is this host's as well: what the CPU copies is not there for a server", () => {
+    const pools = [{ members: [0, -1], freeBytes: 400 * MIB, isInner: false }]
+    const options = { devices: [device("RPC0", 400 * MIB)], host: device("CPU", 400 * MIB), pools }
+    const error = errorFor(small, options)
+    expect(error.message).toContain("RPC0 and this host share one memory, which lacks")
+    // Mapped from the file it needs none.
+    const { plan } = planFor({ ...small, repacks: false }, options)
+    expect(countsOf(plan)[0]).toBeGreaterThan(0)
+    expect(plan.host.unitCount).toBeGreaterThan(0)
+    expect(plan.shared).toEqual([{ devices: ["RPC0"], hasHost: true, freeBytes: 400 * MIB }])
+  })
+
+  test("full, it is no obstacle for who does not use it", () => {
+    const pools = [{ members: [0, 1], freeBytes: 0, isInner: false }]
+    const devices = [device("RPC0", 0), device("RPC1", 0), device("RPC2", GIB)]
+    expect(countsOf(planFor(small, { devices, host, pools }).plan)).toEqual([0, 0, 8])
+  })
+
+  test("is never overdrawn, whatever there is", () => {
+    const sizes = fc.array(fc.integer({ min: 0, max: 2000 }), { minLength: 2, maxLength: 5 })
+    fc.assert(
+      fc.property(sizes, fc.integer({ min: 0, max: 2500 }), (free, poolFree) => {
+        const devices = free.map((mib, index) => device(`RPC${index}`, mib * MIB))
+        const pools = [{ members: [0, 1], freeBytes: poolFree * MIB, isInner: false }]
+        let plan: Plan
+        try {
+          plan = planFor(small, { devices, host: device("CPU", 600 * MIB), pools }).plan
+        } catch (error) {
+          if (error instanceof PlanError) return
+          throw error
+        }
+        const used = plan.devices
+          .slice(0, 2)
+          .reduce((sum, use) => sum + use.weightBytes + use.computeBytes, 0)
+        expect(used === 0 || used <= (poolFree - 64) * MIB).toBe(true)
+      }),
+      { seed: 5, numRuns: 1000 },
+    )
+  })
 })

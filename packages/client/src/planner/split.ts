@@ -1,5 +1,6 @@
 /** Units over devices in proportion: what llama.cpp would do. */
 import { PlanError } from "../errors.ts"
+import { sharesOf } from "./pools.ts"
 import { type Candidate, type PlannerInput, sum } from "./types.ts"
 
 /**
@@ -43,7 +44,7 @@ export const firstUnits = (
 export const firstCandidate = (input: PlannerInput): Candidate => {
   const unitCount = input.unitBytes.length
   const wanted = Math.min(input.gpuLayers ?? unitCount, unitCount)
-  const weights = input.tensorSplit ?? input.devices.map((device) => Math.max(0, device.freeBytes))
+  const weights = input.tensorSplit ?? sharesOf(input)
   const usable = sum(weights) > 0
   return {
     unitCounts: usable ? splitUnits(wanted, weights) : input.devices.map(() => 0),

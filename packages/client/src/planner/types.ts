@@ -1,5 +1,7 @@
 /** What the planner is told and what it makes of it. All of it is data. */
 
+import type { Pool } from "./pools.ts"
+
 /** A device that can hold layers, remote or local. */
 export interface PlannerDevice {
   /** `RPC0`, `CUDA0`. */
@@ -36,6 +38,8 @@ export interface Measurement {
 
 export interface PlannerInput {
   readonly devices: ReadonlyArray<PlannerDevice>
+  /** Memory that several of the devices, or they and this host, have in common; see `poolsOf`. */
+  readonly pools?: ReadonlyArray<Pool>
   /** Memory of this host, for layers on its CPU, the input embedding and host buffers. */
   readonly host: PlannerDevice
   /** Exact weight bytes of each unit: the blocks, then the output layer. */
@@ -66,10 +70,20 @@ export interface DevicePlan extends DeviceUse {
   readonly freeAfterBytes: number
 }
 
+/** A memory that several devices of a plan draw from. */
+export interface SharedMemory {
+  readonly devices: ReadonlyArray<string>
+  /** Whether this host's own memory is that, too. */
+  readonly hasHost: boolean
+  readonly freeBytes: number
+}
+
 export interface Plan {
   readonly devices: ReadonlyArray<DevicePlan>
   /** The CPU of this host: input embedding, and the units that no device got. */
   readonly host: DevicePlan
+  /** What was counted once; empty as a rule. */
+  readonly shared: ReadonlyArray<SharedMemory>
   /** Blocks and the output layer. */
   readonly unitCount: number
   readonly contextSize: number

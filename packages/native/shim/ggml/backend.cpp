@@ -16,6 +16,13 @@ API void gs_device_memory(ggml_backend_dev_t device, double * out) {
     out[1] = double(total);
 }
 
+// Which one of the machine it is, such as 0000:c1:00.0; "" when its backend does not say.
+API const char * gs_device_id(ggml_backend_dev_t device) {
+    ggml_backend_dev_props props{};
+    ggml_backend_dev_get_props(device, &props);
+    return props.device_id == nullptr ? "" : props.device_id;
+}
+
 API int gs_backend_set_threads(ggml_backend_t backend, int threads) {
     ggml_backend_dev_t device = ggml_backend_get_device(backend);
     ggml_backend_reg_t reg = device ? ggml_backend_dev_backend_reg(device) : nullptr;

@@ -1,6 +1,7 @@
 // Descriptors, and handing them to another process.
 
 #include "api.h"
+#include "clock.h"
 
 #include <cerrno>
 #include <cstdint>
@@ -26,16 +27,21 @@ API int io_close(int fd) {
     return close(fd) == 0 ? 0 : -errno;
 }
 
-// Keeps other processes out of a file that this one shares with them, until io_unlock or its end; waits for the one that is in.
-// Threads of one process are not kept apart.
-API int io_lock(int fd) {
+// Keeps other processes out of a file that this one shares with them, until io_unlock or its end; waits for the one that is in,
+// but no longer than timeout_ms: -EAGAIN then. Threads of one process are not kept apart.
+API int io_lock(int fd, double timeout_ms) {
     struct flock whole{};
     whole.l_type   = F_WRLCK;
     whole.l_whence = SEEK_SET;
-    while (fcntl(fd, F_SETLKW, &whole) < 0) {
-        if (errno != EINTR) {
+    const double deadline = now_ms() + timeout_ms;
+    while (fcntl(fd, F_SETLK, &whole) < 0) {
+        if (errno != EINTR && errno != EAGAIN && errno != EACCES) {
             return -errno;
         }
+        if (now_ms() >= deadline) {
+            return -EAGAIN;
+        }
+        usleep(200);
     }
     return 0;
 }

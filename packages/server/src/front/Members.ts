@@ -110,6 +110,13 @@ export class Members {
     return this.#count(({ client }) => client !== undefined)
   }
 
+  /** Ids of those that serve a client. */
+  get servingPids(): readonly number[] {
+    return [...this.#byProcess.values()].flatMap(({ client, closed, process }) =>
+      client !== undefined && !closed ? process.pid : [],
+    )
+  }
+
   /** Whether one serves a client, which may leave without having left anything behind. */
   get mayGetFree(): boolean {
     return this.#count(({ client, closed }) => client !== undefined && !closed) > 0

@@ -37,6 +37,23 @@ export class Metrics {
   #cacheHits = 0
   #cacheMisses = 0
 
+  get startedAtMs(): number {
+    return this.#startedAtMs
+  }
+
+  /** Connections that a session served. */
+  get servedCount(): number {
+    return this.#served
+  }
+
+  get cacheHits(): number {
+    return this.#cacheHits
+  }
+
+  get cacheMisses(): number {
+    return this.#cacheMisses
+  }
+
   noteClient(event: ClientEvent): void {
     if (event.kind === NOT_COUNTED) this.#served++
     else this.#ended.set(event.kind, (this.#ended.get(event.kind) ?? 0) + 1)

@@ -21,11 +21,14 @@ import {
 import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
-import { listEntries, removeStaleParts, standardLimit } from "../cache/CacheFolder.ts"
+import packageJson from "../../package.json" with { type: "json" }
+import { listEntries, removeStaleParts, sizeOf, standardLimit } from "../cache/CacheFolder.ts"
 import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
 import { MemoryLedger } from "../session/memory/MemoryLedger.ts"
+import type { ServerReport } from "../session/ServerReport.ts"
+import { newServerName, serverNumber } from "../session/serverName.ts"
 import type { AddressRates } from "./AddressCosts.ts"
 import { Admission } from "./Admission.ts"
 import { AllowList, privateRanges } from "./AllowList.ts"
@@ -51,7 +54,9 @@ import type { LogEntry, LogSink } from "./log.ts"
 import { Metrics } from "./Metrics.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
+import { StatusBoard } from "./StatusBoard.ts"
 import { type MetricsAddress, serveMetrics } from "./serveMetrics.ts"
+import { openSharedLedger, standardLedgerFolder } from "./sharedLedger.ts"
 import { TokenGreeting } from "./TokenGreeting.ts"
 import { parseSavedOffers, type SavedOffers } from "./VersionOffers.ts"
 
@@ -108,6 +113,11 @@ export interface ServeOptions {
   readonly cacheLimitBytes?: number
   /** Smaller weights are not kept. Default 10 MiB, above which upstream's clients ask; ggml-rpc.cpp `HASH_THRESHOLD` (7.0.0). */
   readonly cacheMinBytes?: number
+  /**
+   * Folder of this user alone, in which the servers of a machine that share it write down what memory they promised: what one
+   * gives, the others count as taken. Default: one for all servers of this user, in `/dev/shm` where there is that.
+   */
+  readonly ledgerFolder?: string
   /** Log each request. Default: whether `GGML_RPC_DEBUG` is `1`. */
   readonly debug?: boolean
   /** Clients served at the same time; more are turned away. Default 64. */
@@ -225,6 +235,7 @@ export const serve = (
     )
     const cache = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
+    const serverName = newServerName()
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
@@ -240,21 +251,36 @@ export const serve = (
         graphNodes: options.maxGraphNodes ?? DEFAULT_MAX_GRAPH_NODES,
       },
       debug: options.debug ?? process.env.GGML_RPC_DEBUG === "1",
+      serverName,
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
       ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
     }
-    const ledger = yield* namelessFile("wx+")
+    const ledger = yield* ledgerFile(options.ledgerFolder ?? standardLedgerFolder(), log)
     const verified = yield* namelessFile("ax+")
     const doing = yield* namelessFile("wx+")
     const metrics = new Metrics()
     const logEvent = logEvents(log)
+    const cacheNow = cache && recentCache(cache)
+    // Written when something happens to a client, so when there is the pool.
+    const board = yield* statusBoard(() => ({
+      software: packageJson.version,
+      startedAtMs: metrics.startedAtMs,
+      serving: pool.serving.pids,
+      waitingCount: pool.serving.waitingCount,
+      maxClients: shares.clients,
+      servedCount: metrics.servedCount,
+      ...(cacheNow && {
+        cache: { ...cacheNow(), hits: metrics.cacheHits, misses: metrics.cacheMisses },
+      }),
+    }))
+    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
     const onEvent = (event: ClientEvent): void => {
       metrics.noteClient(event)
       logEvent(event)
+      board.update()
     }
-    const shares = affordable(options.maxClients ?? DEFAULT_MAX_CLIENTS, log)
-    const pool = yield* Effect.acquireRelease(
+    const pool: SessionPool = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
           new SessionPool({
@@ -263,8 +289,11 @@ export const serve = (
             spareCount: options.spareCount ?? 1,
             log,
             onEvent,
-            onStats: (stats) => metrics.noteStats(stats),
-            shared: [ledger, verified],
+            onStats: (stats) => {
+              metrics.noteStats(stats)
+              board.update()
+            },
+            shared: [ledger, verified, board.readable],
             doing,
             limits: (options.addressLimits ?? true) ? addressRates : undefined,
             ...rememberedVersions(options.versionsFile, log),
@@ -273,6 +302,7 @@ export const serve = (
       (made) => Effect.promise(() => made.close()),
     )
     const { devices, sandbox } = yield* startPool(pool)
+    board.update()
     const host = options.host ?? "127.0.0.1"
     const { token } = options
     const allow = yield* AllowList.of(
@@ -299,7 +329,7 @@ export const serve = (
       pinned: protocol,
       tls: options.tls,
     })
-    const promised = new MemoryLedger(ledger, NO_SLOT)
+    const promised = MemoryLedger.watch(ledger, serverNumber(serverName))
     const metricsText = (): string =>
       metrics.text(
         {
@@ -455,8 +485,48 @@ const namelessFile = (flags: "wx+" | "ax+"): Effect.Effect<number, SharedFileErr
     (descriptor) => Effect.sync(() => closeSync(descriptor)),
   )
 
-/** Whose all entries of a ledger are others'. */
-const NO_SLOT = -1
+const statusBoard = (
+  report: () => ServerReport,
+): Effect.Effect<StatusBoard, SharedFileError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.try({
+      try: () => new StatusBoard(report),
+      catch: (cause) => new SharedFileError({ folder: tmpdir(), cause }),
+    }),
+    (board) => Effect.sync(() => board.close()),
+  )
+
+/** A list of the folder costs a look at each of its files. */
+const CACHE_LOOK_MS = 2000
+
+const recentCache = ({ folder, limitBytes }: CacheConfig) => {
+  let lookedAt = Number.NEGATIVE_INFINITY
+  let entries: ReturnType<typeof listEntries> = []
+  return () => {
+    if (performance.now() - lookedAt > CACHE_LOOK_MS) {
+      entries = listEntries(folder)
+      lookedAt = performance.now()
+    }
+    return { fileCount: entries.length, sizeBytes: sizeOf(entries), limitBytes }
+  }
+}
+
+/** What servers of this user promised, or where there can be no such file, this one's sessions alone. */
+const ledgerFile = (
+  folder: string,
+  log: LogSink,
+): Effect.Effect<number, SharedFileError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.try(() => openSharedLedger(folder)),
+    (descriptor) => Effect.sync(() => closeSync(descriptor)),
+  ).pipe(
+    Effect.catchAll(({ error }) => {
+      const reason = error instanceof Error ? error.message : String(error)
+      const message = `what memory other servers of this machine promise to their clients is not known here (${reason})`
+      log({ level: "warning", message })
+      return namelessFile("wx+")
+    }),
+  )
 
 const startPool = (
   pool: SessionPool,

@@ -123,6 +123,11 @@ export class SessionPool {
     return this.#room.size + this.#members.servingCount
   }
 
+  /** Ids of the session processes that serve a client, and how many clients wait for one. */
+  get serving(): { readonly pids: readonly number[]; readonly waitingCount: number } {
+    return { pids: this.#members.servingPids, waitingCount: this.#room.size }
+  }
+
   /** Ids of all session processes. */
   get processIds(): readonly number[] {
     return this.#members.pids

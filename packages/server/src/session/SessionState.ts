@@ -15,6 +15,7 @@ import type { ServedDevice } from "./memory/devices.ts"
 import { HostMemory } from "./memory/HostMemory.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
 import { type MemoryLimits, MemoryQuota } from "./memory/MemoryQuota.ts"
+import type { ServerReport } from "./ServerReport.ts"
 import { newestSpoken, type Spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
 
@@ -24,8 +25,12 @@ export const STAGING_BYTES = 4 * 1024 * 1024
 export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
-  /** What this server's sessions promised to their clients. */
+  /** What sessions promised to their clients. */
   readonly ledger: Ledger
+  /** How the server is; default: nobody tells. */
+  readonly report?: () => ServerReport | undefined
+  /** Name of the server, in hex; default: it has none. */
+  readonly serverName?: string
   readonly memoryLimits?: MemoryLimits
   /** Whether data may go straight into and out of host memory. */
   readonly directMemory: boolean
@@ -55,6 +60,8 @@ export class SessionState {
   readonly ledger: Ledger
   readonly hostMemory: HostMemory
   readonly quota: MemoryQuota
+  readonly report: () => ServerReport | undefined
+  readonly serverName: string
   readonly directMemory: boolean
   readonly linkLimits: LinkLimits | undefined
   readonly onLink: ((event: LinkEvent) => void) | undefined
@@ -95,6 +102,8 @@ export class SessionState {
     this.cache = cache
     this.ledger = ledger
     this.hostMemory = new HostMemory(ledger)
+    this.serverName = options.serverName ?? ""
+    this.report = options.report ?? (() => undefined)
     this.quota = new MemoryQuota(options.memoryLimits ?? {}, ledger, this.buffers)
     this.directMemory = directMemory
     this.wire = new Wire(newestSpoken)

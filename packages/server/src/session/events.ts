@@ -33,6 +33,8 @@ export interface SessionConfig {
   readonly cache?: CacheConfig
   /** This process's place among all session processes that live. */
   readonly slot: number
+  /** Of the server, as MEMORY_DOMAIN tells it, in hex. */
+  readonly serverName: string
   readonly debug: boolean
   /** See `ServeOptions.directMemory`. */
   readonly directMemory: boolean

@@ -23,8 +23,10 @@ import type {
 import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
+import { readReport } from "./ServerReport.ts"
 import { Session } from "./Session.ts"
 import { enterSandbox, type SandboxReport } from "./sandbox.ts"
+import { serverNumber } from "./serverName.ts"
 import { warmUp } from "./warmUp.ts"
 
 /** The socket to the front process. */
@@ -37,7 +39,10 @@ const LEDGER = 4
 const VERIFIED = 5
 
 /** Where each session process writes what it does; see `Doing`. */
-const DOING = 6
+const DOING = 7
+
+/** What the front process says of the server, see `StatusBoard`; it can only be read. */
+const BOARD = 6
 
 /** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
@@ -108,11 +113,14 @@ const main = (config: SessionConfig): void => {
   io().io_watch_parent(CHANNEL)
   const doing = openDoing(DOING, config.slot)
   io().io_limit_compute(config.clientLimits.computeMs ?? 0)
+  const ledger = MemoryLedger.join(LEDGER, serverNumber(config.serverName))
   const devices = start(config)
   const session = new Session({
     devices,
     cache: config.cache && cacheOf(config.cache),
-    ledger: new MemoryLedger(LEDGER, config.slot),
+    ledger,
+    serverName: config.serverName,
+    report: () => readReport(BOARD),
     memoryLimits: config.memoryLimits,
     clientLimits: config.clientLimits,
     doing,

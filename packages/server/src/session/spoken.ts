@@ -158,6 +158,7 @@ const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
       const command = ExtensionCommand[name]
       minBytes[command] = request.minSizeBytes
       maxBytes[command] = maxRequestBytes
+      if (request.minSizeBytes === maxRequestBytes) fixedBytes[command] = maxRequestBytes
       answerBytes[command] = response.minSizeBytes
     }
   }

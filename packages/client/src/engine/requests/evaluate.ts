@@ -1,6 +1,6 @@
 import { decodeStatusText } from "@ggml-rpc/native/bindings/llama"
 import { ModelError } from "../../errors.ts"
-import type { Engine } from "../Engine.ts"
+import { type Engine, roomOf } from "../Engine.ts"
 import type { EngineRequest } from "../messages.ts"
 import type { Send } from "./index.ts"
 
@@ -50,15 +50,12 @@ export const evaluate = (
 
 /** @throws {ModelError} when so many tokens cannot be evaluated */
 const checkLength = (engine: Engine, tokenCount: number): void => {
-  const { model, context, options, path } = engine.required()
+  const { context, options, path } = engine.required()
   const fail = (detail: string): never => {
     throw new ModelError({ path, during: "decode", detail })
   }
   if (tokenCount === 0) fail("there are no tokens.")
-  // Rounding up gives a context more room than a table of positions has.
-  const room = options.embeddings
-    ? Math.min(context.contextSize, model.info.trainContextSize)
-    : context.contextSize
+  const room = roomOf(engine.required())
   if (tokenCount > room) {
     fail(
       `${tokenCount} tokens do not fit its context of ${room}; raise --ctx-size or give fewer tokens.`,

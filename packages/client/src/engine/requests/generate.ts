@@ -1,5 +1,5 @@
 import { ModelError } from "../../errors.ts"
-import type { Engine } from "../Engine.ts"
+import { type Engine, roomOf } from "../Engine.ts"
 import { generate as runGeneration, type Subject } from "../Generation.ts"
 import type { EngineRequest, TokenData } from "../messages.ts"
 import type { Send } from "./index.ts"
@@ -62,6 +62,7 @@ export const generate = (
     model,
     context,
     path,
+    room: roomOf(engine.required()),
     failIfLost: () => engine.failIfLost(),
     isCancelled: () => engine.isCancelled,
   }

@@ -44,6 +44,7 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   const started = performance.now()
   const { remote } = engine
   const weights = remote?.weights
+  weights?.begin()
   const doneBefore = weights?.doneBytes ?? 0
   const cachedBefore = weights?.cachedBytes ?? 0
   if (weights !== undefined) {

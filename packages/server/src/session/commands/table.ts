@@ -6,6 +6,8 @@ import { allocBuffer, bufferClear, bufferGetBase, freeBuffer } from "./buffer.ts
 import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
+import { memoryDomain } from "./host.ts"
+import { status } from "./status.ts"
 import { deviceSupports } from "./support.ts"
 import {
   copyTensor,
@@ -52,6 +54,8 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   COMM_ALLREDUCE: commAllReduce,
   COMM_FREE: commFree,
   DEVICE_SUPPORTS: deviceSupports,
+  MEMORY_DOMAIN: memoryDomain,
+  STATUS: status,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)

@@ -1,4 +1,4 @@
-import { hostMemory, type MemorySize } from "@ggml-rpc/native/bindings"
+import { type MemorySize, memoryPools } from "@ggml-rpc/native/bindings"
 import type { Ledger } from "./MemoryLedger.ts"
 
 /** Kept free for everything else on the machine; less on a small one. */
@@ -30,10 +30,13 @@ export class HostMemory {
    * and without what stays free for the rest of the machine.
    */
   read(): MemorySize {
-    const { freeBytes, totalBytes } = hostMemory()
+    const pools = memoryPools()
+    const totalBytes = Math.min(...pools.map((pool) => pool.totalBytes))
     this.#othersBytes = this.#ledger.othersBytes()
+    // What a process in another group promised takes nothing of this one's.
+    const left = pools.map(({ freeBytes, holds }) => freeBytes - this.#ledger.unwrittenBytes(holds))
     const reserve = Math.min(RESERVE_BYTES, totalBytes / 32)
-    this.#spareBytes = Math.max(0, freeBytes - this.#ledger.unwrittenBytes() - reserve)
+    this.#spareBytes = Math.max(0, Math.min(...left) - reserve)
     this.#readAt = performance.now()
     this.#grantedBytes = 0
     return { freeBytes: this.#spareBytes, totalBytes }
