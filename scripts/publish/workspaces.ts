@@ -49,6 +49,7 @@ export const workspaces: ReadonlyArray<Workspace> = [
   "protocol",
   "gguf",
   "native",
+  "models",
   "server",
   "client",
   "cli",

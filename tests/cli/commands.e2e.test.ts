@@ -342,7 +342,8 @@ const jsonLinesSoFar = (child: ChildProcess): ReadonlyArray<unknown> =>
 /** One of its two engines; the answer to either's end is the same. */
 const engineOf = (child: ChildProcess): number =>
   groupMembers(child.pid).find((pid) =>
-    readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("engine/main.ts"),
+    // From its source, or its bundle where that is up to date.
+    /engine\/main\.ts|client-engine\.js/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8")),
   )!
 
 describe("serve", () => {

@@ -27,7 +27,10 @@ import {
   devicesFlags,
   type Flag,
   type FlagValue,
+  lsFlags,
   planFlags,
+  pullFlags,
+  rmFlags,
   runFlags,
   serveFlags,
   serviceFlags,
@@ -120,6 +123,29 @@ const service = Command.make("service", { ...optionsOf(serviceFlags), action: ac
   ),
 ).pipe(Command.withDescription(commands.service.about))
 
+const modelNames = Args.text({ name: "name" }).pipe(Args.repeated)
+
+const pull = Command.make("pull", { ...optionsOf(pullFlags), names: modelNames }, (values) =>
+  lazily(
+    () => import("./commands/pull.ts"),
+    (module) => module.pull(values),
+  ),
+).pipe(Command.withDescription(commands.pull.about))
+
+const ls = Command.make("ls", optionsOf(lsFlags), (values) =>
+  lazily(
+    () => import("./commands/ls.ts"),
+    (module) => module.ls(values),
+  ),
+).pipe(Command.withDescription(commands.ls.about))
+
+const rm = Command.make("rm", { ...optionsOf(rmFlags), names: modelNames }, (values) =>
+  lazily(
+    () => import("./commands/rm.ts"),
+    (module) => module.rm(values),
+  ),
+).pipe(Command.withDescription(commands.rm.about))
+
 const demo = Command.make("demo", optionsOf(demoFlags), (values) =>
   lazily(
     () => import("./commands/demo.ts"),
@@ -135,7 +161,20 @@ const status = Command.make("status", optionsOf(statusFlags), (values) =>
 ).pipe(Command.withDescription(commands.status.about))
 
 const root = Command.make("ggml-rpc").pipe(
-  Command.withSubcommands([run, serve, devices, status, plan, verify, cache, service, demo]),
+  Command.withSubcommands([
+    run,
+    serve,
+    devices,
+    status,
+    plan,
+    verify,
+    pull,
+    ls,
+    rm,
+    cache,
+    service,
+    demo,
+  ]),
 )
 
 /** @effect/cli prints its messages itself, in colours; here they come back as errors instead. */
@@ -199,10 +238,13 @@ const report = (cause: Cause.Cause<unknown>, command: string | undefined): numbe
   }
   if (error instanceof ReportedError) return error.exitCode
   if (isDebug()) noteLine(Cause.pretty(cause, { renderErrorCause: true }))
-  const isUsage = error._tag === "UsageError" || error._tag === "EndpointError"
+  const isUsage = usageErrors.has(error._tag)
   noteLine(isUsage ? usageErrorText(error, command) : errorText(error.message))
   return isUsage ? 2 : 1
 }
+
+/** What was wrong with the call itself: exit code 2, and where help is. */
+const usageErrors: ReadonlySet<string> = new Set(["UsageError", "EndpointError", "ModelNameError"])
 
 /** Errors with a tag are made to be read; anything else is a fault of this program. */
 const isExpected = (error: unknown): error is Error & { readonly _tag: string } =>

@@ -220,6 +220,45 @@ const modelFile = nonEmpty({
   group: model,
 })
 
+/** Models by name, as llama-cli takes them. */
+const nameFlags = {
+  hfRepo: nonEmpty({
+    name: "hf-repo",
+    aliases: ["-hf", "-hfr"],
+    value: "USER/REPO[:QUANT]",
+    about:
+      "a model of Hugging Face, downloaded once; without a quantization Q4_K_M, else Q8_0, else the first",
+    group: model,
+  }),
+  hfFile: nonEmpty({
+    name: "hf-file",
+    aliases: ["-hff"],
+    value: "FILE",
+    about: "this file of the repository, instead of a quantization",
+    group: model,
+  }),
+  modelUrl: nonEmpty({
+    name: "model-url",
+    aliases: ["-mu"],
+    value: "URL",
+    about: "a model by its URL, downloaded once; with -m to that file",
+    group: model,
+  }),
+  hfToken: nonEmpty({
+    name: "hf-token",
+    aliases: ["-hft"],
+    value: "TOKEN",
+    about: "token for gated and private models (default: what HF_TOKEN holds)",
+    group: model,
+  }),
+  offline: toggle({
+    name: "offline",
+    aliases: [],
+    about: "use models that are on the disk, and ask no server for others",
+    group: model,
+  }),
+}
+
 const tokens = numbers(
   {
     name: "tokens",
@@ -232,10 +271,11 @@ const tokens = numbers(
   { isInteger: true, separator: /\s*,\s*|\s+/ },
 )
 
-export const planFlags = { model: modelFile, ...clusterFlags, ...contextFlags, json }
+export const planFlags = { model: modelFile, ...nameFlags, ...clusterFlags, ...contextFlags, json }
 
 export const runFlags = {
   model: modelFile,
+  ...nameFlags,
   prompt: text({
     name: "prompt",
     aliases: ["-p"],
@@ -286,6 +326,7 @@ export const verifyFlags = {
   gpuLayers: clusterFlags.gpuLayers,
   threads: clusterFlags.threads,
   model: { ...modelFile, about: "a GGUF file; more may be given without -m" },
+  ...nameFlags,
   tokens,
   tolerance: number(
     {
@@ -544,6 +585,15 @@ export const serviceFlags = {
   ...serveFlags,
 }
 
+export const pullFlags = {
+  ...nameFlags,
+  json: { ...json, about: "print events on stdout, one JSON object a line" },
+}
+
+export const lsFlags = { json }
+
+export const rmFlags = { json }
+
 export const demoFlags = {
   save: nonEmpty({
     name: "save",
@@ -565,6 +615,10 @@ export interface CommandSpec {
   readonly examples: ReadonlyArray<string>
 }
 
+const hubNotes = [
+  "Models come from huggingface.co, or the hub that MODEL_ENDPOINT or HF_ENDPOINT names. They lie where llama.cpp and Hugging Face's programs keep theirs: $LLAMA_CACHE, $HF_HUB_CACHE, $HF_HOME/hub or ~/.cache/huggingface/hub; by URL in $LLAMA_CACHE or ~/.cache/llama.cpp. A download that was stopped goes on where it was.",
+]
+
 const aModel = { name: "model.gguf", isRepeated: false }
 
 export const commands = {
@@ -578,6 +632,7 @@ export const commands = {
     examples: [
       "ggml-rpc run --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf -p 'Once upon'",
       "ggml-rpc run model.gguf -f prompt.txt --temp 0 > answer.txt",
+      "ggml-rpc run -hf ggml-org/gemma-3-4b-it-GGUF --rpc 10.0.0.2:50052 -p Hello",
     ],
   },
   serve: {
@@ -616,7 +671,11 @@ export const commands = {
     about: "Show how a model would be split, without loading it",
     flags: planFlags,
     positional: aModel,
-    examples: ["ggml-rpc plan --rpc 10.0.0.2:50052 model.gguf -c 16384"],
+    notes: ["Of a model by name that is not on the disk only the header is fetched, a few MiB."],
+    examples: [
+      "ggml-rpc plan --rpc 10.0.0.2:50052 model.gguf -c 16384",
+      "ggml-rpc plan --rpc 10.0.0.2:50052 -hf ggml-org/gpt-oss-120b-GGUF",
+    ],
   },
   verify: {
     about: "Compare a cluster's results with this machine's CPU",
@@ -626,6 +685,31 @@ export const commands = {
       "The same tokens are evaluated on the local CPU and on the cluster. Different kinds of devices round differently; more than the tolerance means that something computes wrong. Exit code 1 when any model differs or fails.",
     ],
     examples: ["ggml-rpc verify --rpc 10.0.0.2:50052 model.gguf", "ggml-rpc verify *.gguf --json"],
+  },
+  pull: {
+    about: "Download models by name, for later",
+    flags: pullFlags,
+    positional: { name: "user/repo[:quant]", isRepeated: true },
+    notes: ["Prints the path of each model's first file.", ...hubNotes],
+    examples: [
+      "ggml-rpc pull ggml-org/gemma-3-4b-it-GGUF:Q8_0",
+      "ggml-rpc pull -mu https://example.com/model.gguf",
+    ],
+  },
+  ls: {
+    about: "List the models that are on this machine's disk",
+    flags: lsFlags,
+    notes: hubNotes,
+    examples: ["ggml-rpc ls"],
+  },
+  rm: {
+    about: "Remove models from this machine's disk",
+    flags: rmFlags,
+    positional: { name: "user/repo[:quant]", isRepeated: true },
+    notes: [
+      "Without a quantization all of the repository goes. A model by URL is named by its file, as 'ls' shows it. What a download that broke off has left goes as well.",
+    ],
+    examples: ["ggml-rpc rm ggml-org/gemma-3-4b-it-GGUF:Q8_0"],
   },
   cache: {
     about: "Look after the weights that 'serve --cache' keeps on this machine's disk",

@@ -50,6 +50,7 @@ const plan: Cluster.ModelPlan = {
   mmap: true,
   places: ["10.0.0.2:50052", "[fd00::3]:50052"],
   shared: [],
+  leftOut: [],
   unsupported: [],
 }
 

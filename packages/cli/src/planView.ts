@@ -80,6 +80,11 @@ export const planNotes = (
 ): ReadonlyArray<string> =>
   [
     ...plan.shared.map(describeShared),
+    ...(plan.leftOut.length === 0
+      ? []
+      : [
+          `warning: ${plan.leftOut.join(", ")} ${plan.leftOut.length === 1 ? "is" : "are"} left out: llama.cpp splits a model over 15 devices and this CPU at most, and the others have more memory free`,
+        ]),
     ...plan.unsupported.map((ops) => `warning: ${describeUnsupported(ops)}`),
   ].flatMap((note) => wrap(note, columns))
 
@@ -150,5 +155,6 @@ export const planJson = (plan: Cluster.ModelPlan) => ({
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
   host: { ...deviceJson(plan, plan.host, "local"), layers: hostLayers(plan) },
   shared: plan.shared,
+  leftOut: plan.leftOut,
   unsupported: plan.unsupported,
 })

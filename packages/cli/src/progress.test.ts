@@ -1,14 +1,20 @@
 import { expect, test } from "bun:test"
-import { UploadProgress, uploadSummary } from "./progress.ts"
+import { TransferProgress, uploadSummary } from "./progress.ts"
 
 const MiB = 1024 * 1024
 
-const start = (options: { isTerminal: boolean; columns?: number }) => {
+const start = (options: {
+  isTerminal: boolean
+  columns?: number
+  verb?: string
+  startBytes?: number
+}) => {
   const written: Array<string> = []
   let ms = 1000
-  const progress = new UploadProgress({
-    isTerminal: options.isTerminal,
-    columns: options.columns ?? 100,
+  const progress = new TransferProgress({
+    verb: "uploading",
+    columns: 100,
+    ...options,
     write: (text) => written.push(text),
     now: () => ms,
   })
@@ -67,6 +73,12 @@ test("the rate is that of the last seconds, not of the whole", () => {
   at(1000, 400)
   for (let second = 2; second <= 10; second++) at(second * 1000, 400 + second)
   expect(written.at(-1)).toContain("1.00 MiB/s")
+})
+
+test("what was there before counts, but not for the rate", () => {
+  const { written, at } = start({ isTerminal: true, verb: "downloading", startBytes: 400 * MiB })
+  at(1000, 420)
+  expect(written[0]).toContain("downloading 52%, 420 MiB of 800 MiB, 20.0 MiB/s, ETA 19 s")
 })
 
 test("the summary says what was sent where, and what was there already", () => {

@@ -1,15 +1,19 @@
-/** How far the upload of a model's weights is, on a terminal as one line that changes. */
+/** How far a model's bytes are on their way, down or up, on a terminal as one line that changes. */
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import { formatEta, formatSeconds } from "./units.ts"
 
-/** As `LoadProgress` of the client. */
+/** As `LoadProgress` of the client, and `DownloadProgress` of models. */
 export interface Progress {
   readonly doneBytes: number
-  readonly cachedBytes: number
+  readonly cachedBytes?: number
   readonly totalBytes: number
 }
 
 export interface ProgressOptions {
+  /** What is done, such as `uploading`. */
+  readonly verb: string
+  /** What was there before; it says nothing of the rate. Default 0. */
+  readonly startBytes?: number
   readonly isTerminal: boolean
   /** Characters of the terminal's line. */
   readonly columns: number
@@ -26,7 +30,7 @@ const REDRAW_INTERVAL_MS = 80
 const RATE_WINDOW_MS = 5000
 const BAR_COLUMNS = 20
 
-export class UploadProgress {
+export class TransferProgress {
   private readonly options: ProgressOptions
   private readonly startedMs: number
   private shownMs: number
@@ -37,7 +41,7 @@ export class UploadProgress {
     this.options = options
     this.startedMs = options.now()
     this.shownMs = options.isTerminal ? Number.NEGATIVE_INFINITY : this.startedMs
-    this.samples = [{ ms: this.startedMs, bytes: 0 }]
+    this.samples = [{ ms: this.startedMs, bytes: options.startBytes ?? 0 }]
   }
 
   update(progress: Progress): void {
@@ -69,12 +73,12 @@ export class UploadProgress {
   }
 
   private text(progress: Progress): string {
-    const { doneBytes, cachedBytes, totalBytes } = progress
+    const { doneBytes, cachedBytes = 0, totalBytes } = progress
     const first = this.samples[0]!
     const last = this.samples[this.samples.length - 1]!
     const rate = last.ms > first.ms ? ((last.bytes - first.bytes) * 1000) / (last.ms - first.ms) : 0
     return [
-      `uploading ${Math.floor(fractionOf(progress) * 100)}%`,
+      `${this.options.verb} ${Math.floor(fractionOf(progress) * 100)}%`,
       `${formatBytes(doneBytes)} of ${formatBytes(Math.max(totalBytes, doneBytes))}`,
       ...(cachedBytes > 0 ? [`${formatBytes(cachedBytes)} cached`] : []),
       ...(rate > 0

@@ -7,7 +7,7 @@ import {
   planJson,
   planNotes,
 } from "./planView.ts"
-import { UploadProgress, uploadSummary } from "./progress.ts"
+import { TransferProgress, uploadSummary } from "./progress.ts"
 import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
 import { formatCount, formatRate, formatSeconds } from "./units.ts"
 import { StreamWrap } from "./wrap.ts"
@@ -67,7 +67,7 @@ export const textReport = (
   const line = (text: string): void => write(`${text}\n`)
   const table = { columns, heading: style.bold }
   const textWrap = new StreamWrap(options.textColumns ?? Number.POSITIVE_INFINITY)
-  let upload: UploadProgress | undefined
+  let upload: TransferProgress | undefined
   let isMidLine = false
   const endLine = (): void => {
     if (isMidLine) print("\n")
@@ -80,7 +80,13 @@ export const textReport = (
       for (const note of planNotes(plan, columns)) line(note)
     },
     progress: (progress) => {
-      upload ??= new UploadProgress({ isTerminal, columns, write, now: () => performance.now() })
+      upload ??= new TransferProgress({
+        verb: "uploading",
+        isTerminal,
+        columns,
+        write,
+        now: () => performance.now(),
+      })
       upload.update(progress)
     },
     loaded: (model) => {

@@ -1,4 +1,12 @@
-import { closeSync, openSync, readSync, type Stats, statSync } from "node:fs"
+import {
+  closeSync,
+  openSync,
+  readSync,
+  type Stats,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs"
 import { GgufError } from "./GgufError.ts"
 import { causeText, type Source } from "./Source.ts"
 
@@ -40,6 +48,23 @@ class FileSource implements Source {
     }
   }
 }
+
+/** Writes a file of `sizeBytes` whose bytes behind `start` take no room on the disk, and read as zeros. */
+export const writeWithHole = (path: string, start: Uint8Array, sizeBytes: number): void => {
+  try {
+    writeFileSync(path, start)
+    truncateSync(path, sizeBytes)
+  } catch (cause) {
+    throw unwritable(path, cause)
+  }
+}
+
+export const unwritable = (path: string, cause: unknown): GgufError =>
+  new GgufError({
+    path,
+    reason: "unwritable",
+    message: `${path} cannot be written (${causeText(cause)}); check the folder and the free disk space`,
+  })
 
 /** Asked before opening: opening a named pipe would wait for its writer. */
 const regularFileBytes = (path: string): number => {

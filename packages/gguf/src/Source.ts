@@ -37,6 +37,17 @@ export const displayName = (location: string): string => {
   return origin + pathname
 }
 
+/** The last name in a URL's path. */
+export const fileNameOf = (url: string): string => {
+  const name = new URL(url).pathname.split("/").at(-1) ?? ""
+  try {
+    // A name with a slash in it is no name of a file.
+    return decodeURIComponent(name).replaceAll("/", "_") || "model.gguf"
+  } catch {
+    return name
+  }
+}
+
 /** The system's word for a failed operation: its code, else its message. */
 export const causeText = (cause: unknown): string => {
   if (cause instanceof Error) return "code" in cause ? String(cause.code) : cause.message

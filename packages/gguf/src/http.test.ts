@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { basename, join } from "node:path"
 import { pathToFileURL } from "node:url"
 import {
   constantTensor,
@@ -12,6 +12,7 @@ import {
   openGgufArray,
   readGguf,
   readGgufArray,
+  saveGgufHeader,
   writeGguf,
 } from "./index.ts"
 
@@ -248,6 +249,51 @@ describe("split models", () => {
     const error = await errorOf(`${origin}${nameOf(0)}`)
     expect(error).toMatchObject({ reason: "missing", path: `${origin}${nameOf(1)}` })
     expect(error.message).toContain("needs part 2 of 2")
+  })
+})
+
+describe("a header that is saved", () => {
+  const target = () => mkdtempSync(join(folder, "saved-"))
+
+  test("is the file but for its weights, at its size", async () => {
+    // Gaps in what was fetched are filled: the array of numbers is jumped over when the header is parsed.
+    const scores = { type: "array", elementType: "float64", values: new Array(2 ** 20).fill(1) }
+    const bytes = write("whole.gguf", { metadata: [["scores", scores as never]], tensors })
+    const { origin } = serve((_, range) => partOf(bytes, range))
+    const path = await saveGgufHeader(`${origin}/a/whole%20model.gguf?x=1`, target())
+    expect(basename(path)).toBe("whole model.gguf")
+    const saved = new Uint8Array(readFileSync(path))
+    const { dataOffsetBytes } = readGguf(path).parts[0]!
+    expect(saved.length).toBe(bytes.length)
+    expect(Bun.hash(saved.subarray(0, dataOffsetBytes))).toBe(
+      Bun.hash(bytes.subarray(0, dataOffsetBytes)),
+    )
+    expect(saved.subarray(dataOffsetBytes).every((byte) => byte === 0)).toBe(true)
+    expect(bytes.subarray(dataOffsetBytes).some((byte) => byte !== 0)).toBe(true)
+  })
+
+  test("of a split model has all parts; a folder that is not there is told", async () => {
+    const parts = new Map(
+      [1, 2].map((number) => {
+        const name = `/several-0000${number}-of-00002.gguf`
+        const gguf: GgufToWrite = {
+          metadata: [
+            ["split.no", { type: "uint16", value: number - 1 }],
+            ["split.count", { type: "uint16", value: 2 }],
+          ],
+          tensors: [constantTensor(`blk.${number}.x`, "F32", [4096], 1)],
+        }
+        return [name, write(`several-0000${number}-of-00002.gguf`, gguf)] as const
+      }),
+    )
+    const { origin } = serve((request, range) =>
+      partOf(parts.get(new URL(request.url).pathname)!, range),
+    )
+    const url = `${origin}/several-00001-of-00002.gguf`
+    const path = await saveGgufHeader(url, target())
+    expect(readGguf(path).tensors).toEqual([...(await openGguf(url)).tensors])
+    const error = await saveGgufHeader(url, join(folder, "nowhere")).catch((cause) => cause)
+    expect(error).toMatchObject({ _tag: "GgufError", reason: "unwritable" })
   })
 })
 

@@ -16,6 +16,7 @@ export {
   type ReadGgufOptions,
   readGguf,
   readGgufArray,
+  saveGgufHeader,
 } from "./read.ts"
 export type {
   GgufArray,

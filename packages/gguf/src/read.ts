@@ -1,9 +1,10 @@
-import { withFile } from "./FileSource.ts"
+import { join } from "node:path"
+import { withFile, writeWithHole } from "./FileSource.ts"
 import { GgufError } from "./GgufError.ts"
 import { type HttpOptions, HttpSource } from "./HttpSource.ts"
 import { readElements } from "./metadata.ts"
 import { readPart } from "./part.ts"
-import { isHttpLocation, type Source } from "./Source.ts"
+import { fileNameOf, isHttpLocation, type Source } from "./Source.ts"
 import { checkLaterPart, joinParts, laterPartError, laterParts } from "./split.ts"
 import type { GgufArray, GgufArrayElement, GgufFile, PartContent } from "./types.ts"
 
@@ -48,23 +49,65 @@ export const openGguf = async (
   options: OpenGgufOptions = {},
 ): Promise<GgufFile> => {
   const text = String(location)
-  if (!isHttpLocation(text)) {
-    if (location instanceof URL) throw unknownScheme(location)
-    return readGguf(text, options)
+  if (isHttpLocation(text)) return joinParts(await readHttpParts(text, options, () => {}))
+  if (location instanceof URL) throw unknownScheme(location)
+  return readGguf(text, options)
+}
+
+/**
+ * Fetches a model's header from an HTTP(S) URL into files of the same names and sizes in `folder`, whose weights are
+ * holes: what reads no weights, such as libllama's memory measurement, takes them for the model. Existing files are
+ * overwritten.
+ *
+ * @returns the path of the first part; rejects as `openGguf` does
+ */
+export const saveGgufHeader = async (
+  url: string,
+  folder: string,
+  options: OpenGgufOptions = {},
+): Promise<string> => {
+  const paths: string[] = []
+  const parts = await readHttpParts(url, options, async (source, content) => {
+    const { dataOffsetBytes, fileBytes } = content.part
+    const headerBytes = Math.min(dataOffsetBytes, fileBytes)
+    const header = await source.parse((bytes) => readBytes(bytes, headerBytes))
+    const path = join(folder, fileNameOf(source.location))
+    writeWithHole(path, header, fileBytes)
+    paths.push(path)
+  })
+  joinParts(parts)
+  return paths[0]!
+}
+
+/** Parts of a split model one after the other: what the first one says is needed to find the others. */
+const readHttpParts = async (
+  url: string,
+  options: OpenGgufOptions,
+  onPart: (source: HttpSource, content: PartContent) => void | Promise<void>,
+): Promise<[PartContent, ...PartContent[]]> => {
+  const read = async (location: string, index: number, check: (content: PartContent) => void) => {
+    const source = await HttpSource.open(location, options)
+    const content = await source.parse((bytes) => readPart(bytes, index, arrayLimitOf(options)))
+    check(content)
+    await onPart(source, content)
+    return content
   }
-  const read = async (part: string, index: number) => {
-    const source = await HttpSource.open(part, options)
-    return source.parse((bytes) => readPart(bytes, index, arrayLimitOf(options)))
-  }
-  const parts: [PartContent, ...PartContent[]] = [await read(text, 0)]
+  const parts: [PartContent, ...PartContent[]] = [await read(url, 0, () => {})]
   for (const request of laterParts(parts[0])) {
     try {
-      parts.push(checkLaterPart(request, await read(request.location, request.index)))
+      const check = (content: PartContent) => checkLaterPart(request, content)
+      parts.push(await read(request.location, request.index, check))
     } catch (error) {
       throw laterPartError(request, error)
     }
   }
-  return joinParts(parts)
+  return parts
+}
+
+const readBytes = (source: Source, sizeBytes: number): Uint8Array => {
+  const bytes = new Uint8Array(sizeBytes)
+  for (let done = 0; done < sizeBytes; ) done += source.read(bytes.subarray(done), done)
+  return bytes
 }
 
 /**

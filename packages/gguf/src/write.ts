@@ -1,8 +1,8 @@
 import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs"
 import { dirname } from "node:path"
+import { unwritable } from "./FileSource.ts"
 import { GgufError } from "./GgufError.ts"
 import { type GgmlType, ggmlTypeByName, tensorSizeBytes } from "./ggmlTypes.ts"
-import { causeText } from "./Source.ts"
 import {
   GGUF_VALUE_SIZE,
   GGUF_VALUE_TYPES,
@@ -170,13 +170,6 @@ const alignUp = (sizeBytes: number): number =>
 
 const isSystemError = (cause: unknown): boolean =>
   cause instanceof Error && "code" in cause && typeof cause.code === "string"
-
-const unwritable = (path: string, cause: unknown): GgufError =>
-  new GgufError({
-    path,
-    reason: "unwritable",
-    message: `${path} cannot be written (${causeText(cause)}); check the folder and the free disk space`,
-  })
 
 /** Little-endian bytes in a buffer that grows; a header with its vocabulary, never weights. */
 class ByteWriter {

@@ -260,10 +260,15 @@ const noBytes = new Uint8Array(0)
 /** INT32_MIN: no count that a larger block could help. */
 const overflow = -(2 ** 31)
 
+/** ggml-backend.cpp `GGML_SCHED_MAX_BACKENDS` (v0.5.0). */
+const SCHEDULER_BACKENDS = 16
+
 const optionsProblem = (options: ModelOptions, maxDeviceCount: number): string | undefined => {
   const count = options.devices?.length ?? 0
-  if (count > maxDeviceCount) {
-    return `${count} devices for one model: llama.cpp splits over at most ${maxDeviceCount}; use fewer.`
+  // A context's scheduler aborts the process where there are more, and the CPU takes one of its places.
+  const most = Math.min(maxDeviceCount, SCHEDULER_BACKENDS - 1)
+  if (count > most) {
+    return `${count} devices for one model: llama.cpp splits over at most ${most}; use fewer.`
   }
   const split = options.tensorSplit
   if (split !== undefined && split.length !== count) {

@@ -1,4 +1,4 @@
-/** What commands make of their flags: the model's path, the native part, the cluster, plan options. */
+/** What commands make of their flags: the native part, the cluster, plan options. */
 import {
   Cluster,
   type Endpoint,
@@ -7,6 +7,7 @@ import {
   ggufInteger,
   ggufString,
   parseEndpoints,
+  probe,
 } from "@ggml-rpc/client"
 import { librarySet, missingGpuPackage } from "@ggml-rpc/native"
 import { ensureShim } from "@ggml-rpc/native/build"
@@ -14,30 +15,8 @@ import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
+import type { NameValues } from "./modelSources.ts"
 import { readCertificates, readToken } from "./secrets.ts"
-
-/** The one model of a command, by `-m` or by itself. */
-export const modelPath = (values: {
-  readonly model: string | undefined
-  readonly files: ReadonlyArray<string>
-}): Effect.Effect<string, UsageError> =>
-  Effect.flatMap(modelPaths(values), (paths) => {
-    const [path, second] = paths
-    return second === undefined
-      ? Effect.succeed(path!)
-      : Effect.fail(new UsageError(`two models are given, ${path} and ${second}; one is needed`))
-  })
-
-/** All models of a command; at least one. */
-export const modelPaths = (values: {
-  readonly model: string | undefined
-  readonly files: ReadonlyArray<string>
-}): Effect.Effect<ReadonlyArray<string>, UsageError> => {
-  const paths = [...(values.model === undefined ? [] : [values.model]), ...values.files]
-  return paths.length > 0
-    ? Effect.succeed(paths)
-    : Effect.fail(new UsageError("no model is given: name a GGUF file"))
-}
 
 /** A part of the native libraries is missing or cannot be built; the message says what to do. */
 type NativeError = Error & { readonly _tag: string }
@@ -56,17 +35,23 @@ export const prepareNative: Effect.Effect<void, NativeError> = Effect.tryPromise
 }).pipe(Effect.catchAll((error) => (isTagged(error) ? Effect.fail(error) : Effect.die(error))))
 
 export const endpointsOf = (rpc: string | undefined) =>
+  Effect.tap(endpointsIn(rpc), (endpoints) =>
+    Effect.sync(() => {
+      const given = rpc?.split(",").filter((part) => part.trim() !== "").length ?? 0
+      if (endpoints.length > 0 && given > endpoints.length) {
+        noteLine("warning: --rpc names a server more than once; it is used once")
+      }
+    }),
+  )
+
+const endpointsIn = (rpc: string | undefined) =>
   rpc === undefined || rpc.trim() === "none"
     ? Effect.succeed<ReadonlyArray<Endpoint>>([])
-    : Effect.flatMap(parseEndpoints(rpc), (endpoints) => {
-        const given = rpc.split(",").filter((part) => part.trim() !== "").length
-        if (given > endpoints.length) {
-          noteLine("warning: --rpc names a server more than once; it is used once")
-        }
-        return endpoints.length > 0
+    : Effect.flatMap(parseEndpoints(rpc), (endpoints) =>
+        endpoints.length > 0
           ? Effect.succeed(endpoints)
-          : Effect.fail(new UsageError("--rpc names no server; write host:port"))
-      })
+          : Effect.fail(new UsageError("--rpc names no server; write host:port")),
+      )
 
 /** What `--remote-build` says of the servers. */
 const withBuilds = (
@@ -122,6 +107,20 @@ const localDevicesOf = (
 ): ReadonlyArray<string> | undefined =>
   device?.length === 1 && device[0]!.toLowerCase() === "none" ? [] : device
 
+/** Fails for a server that cannot be used: before a long download, not behind it. */
+export const checkServers = (values: { readonly rpc: string | undefined } & AccessValues) =>
+  Effect.gen(function* () {
+    // Without warnings: they come when the cluster is opened.
+    const endpoints = yield* endpointsIn(values.rpc)
+    const access = yield* accessOf(values)
+    if (endpoints.length === 0) return
+    yield* prepareNative
+    yield* Effect.forEach(endpoints, (endpoint) => probe(endpoint, access), {
+      concurrency: "unbounded",
+      discard: true,
+    })
+  })
+
 export const openCluster = (
   values: {
     readonly rpc: string | undefined
@@ -147,7 +146,7 @@ export const openCluster = (
 export const planOptionsOf = (
   values: Omit<
     FlagValues<typeof planFlags>,
-    "rpc" | "remoteBuild" | keyof AccessValues | "device" | "model" | "json"
+    "rpc" | "remoteBuild" | keyof AccessValues | "device" | keyof NameValues | "json"
   >,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({

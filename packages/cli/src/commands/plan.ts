@@ -1,12 +1,14 @@
 /** `ggml-rpc plan`: the split, without loading the model. */
-import { loadGguf } from "@ggml-rpc/client"
+import { GgufError, type GgufFile, loadGguf, ModelError } from "@ggml-rpc/client"
+import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { formatPlanTable, formatPlanTitle, planJson, planNotes } from "../planView.ts"
 import { printJson } from "../runReport.ts"
-import { columnsOf, printLine, styleOf } from "../terminal.ts"
-import { modelPath, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
+import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
+import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
+import { givenModel, headerPath, nameOf } from "./modelSources.ts"
 
 type PlanValues = FlagValues<typeof planFlags> & { readonly files: ReadonlyArray<string> }
 
@@ -14,13 +16,17 @@ export const plan = (values: PlanValues) =>
   withJsonErrors(
     Effect.scoped(
       Effect.gen(function* () {
-        const path = yield* modelPath(values)
-        const gguf = yield* loadGguf(path)
+        const given = yield* givenModel(values)
+        const { path, isWhole } = yield* headerPath(given, values)
+        const name = isWhole ? path : nameOf(given)
+        const gguf = yield* named(loadGguf(path), path, name)
         yield* prepareNative
         const cluster = yield* openCluster(values)
-        const made = yield* cluster.plan(path, planOptionsOf(values, gguf))
+        const options = planOptionsOf(values, gguf)
+        const made = { ...(yield* named(cluster.plan(path, options), path, name)), path: name }
         if (values.json) {
-          printJson({ event: "plan", ...planJson(made) })
+          const download = isWhole ? {} : { downloadBytes: fileBytesOf(gguf) }
+          printJson({ event: "plan", ...planJson(made), ...download })
           return
         }
         printLine(formatPlanTitle(made))
@@ -28,7 +34,26 @@ export const plan = (values: PlanValues) =>
         const columns = columnsOf(process.stdout)
         printLine(formatPlanTable(made, { columns, heading: bold }))
         for (const note of planNotes(made, columns)) printLine(note)
+        if (!isWhole) {
+          const size = formatBytes(fileBytesOf(gguf))
+          noteLine(`${name} is not on this disk: a run would download ${size}`)
+        }
       }),
     ),
     values.json,
   )
+
+const fileBytesOf = ({ parts }: GgufFile): number =>
+  parts.reduce((sum, { fileBytes }) => sum + fileBytes, 0)
+
+/** Errors name the model as the user did, not the file that stands for it. */
+const named = <A, E, R>(effect: Effect.Effect<A, E, R>, path: string, name: string) =>
+  Effect.mapError(effect, (error) => {
+    if (error instanceof GgufError) {
+      const { reason, message } = error
+      return new GgufError({ path: name, reason, message: message.replaceAll(path, name) })
+    }
+    return error instanceof ModelError && error.path === path
+      ? new ModelError({ ...error, path: name, detail: error.detail.replaceAll(path, name) })
+      : error
+  })

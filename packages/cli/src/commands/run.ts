@@ -6,7 +6,8 @@ import type { FlagValues, runFlags } from "../flags.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
-import { modelPath, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
+import { checkServers, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
+import { givenModel, modelPath } from "./modelSources.ts"
 import { readPrompt } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
@@ -16,9 +17,10 @@ export const run = (values: RunValues) =>
   withJsonErrors(
     Effect.scoped(
       Effect.gen(function* () {
-        const path = yield* modelPath(values)
+        const given = yield* givenModel(values)
         const prompt = yield* readPrompt(values)
         const sampling = yield* samplingOf(values)
+        const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
         const gguf = yield* loadGguf(path)
         yield* requireTokenizer(gguf)

@@ -25,7 +25,8 @@ import { withJsonErrors } from "../jsonErrors.ts"
 import type { UsageError } from "../UsageError.ts"
 import { type Verified, type VerifyReport, verifyReport } from "../verifyReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
-import { modelPaths, openCluster, prepareNative } from "./inputs.ts"
+import { checkServers, openCluster, prepareNative } from "./inputs.ts"
+import { givenModels, modelPath } from "./modelSources.ts"
 
 type VerifyValues = FlagValues<typeof verifyFlags> & { readonly files: ReadonlyArray<string> }
 
@@ -42,7 +43,10 @@ export const verify = (values: VerifyValues) =>
   withJsonErrors(
     Effect.scoped(
       Effect.gen(function* () {
-        const paths = yield* modelPaths(values)
+        const given = yield* givenModels(values)
+        const paths = yield* Effect.forEach(given, (model) =>
+          modelPath(model, values, {}, checkServers(values)),
+        )
         yield* prepareNative
         const reference = yield* reopening(Cluster.open({ endpoints: [], localDevices: [] }))
         const cluster = yield* reopening(openCluster(values))

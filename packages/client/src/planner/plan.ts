@@ -9,6 +9,7 @@
 import { doesNotFit } from "./advice.ts"
 import { fits, learn, measurable, tighten } from "./estimate.ts"
 import { largestContext, rebalance } from "./fit.ts"
+import { leftOutOf, without } from "./limit.ts"
 import { HOST, leastOf, leftInPools } from "./pools.ts"
 import { checkTensorSplit, firstCandidate, firstUnits } from "./split.ts"
 import {
@@ -31,15 +32,19 @@ const MAX_MEASUREMENTS = 6
  *
  * @throws {PlanError}
  */
-export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Measurement> {
-  checkTensorSplit(input)
+export function* planSteps(given: PlannerInput): Generator<Candidate, Plan, Measurement> {
+  checkTensorSplit(given)
+  const leftOut = leftOutOf(given)
+  const input = without(given, leftOut)
   let candidate = firstCandidate(input)
   let tried = measurable(input, candidate)
   let measured = yield tried
   const isFixed = input.tensorSplit !== undefined
   for (let attempt = 1; ; attempt++) {
     if (tried === candidate && fits(input, candidate, measured)) {
-      return planOf(input, candidate, measured)
+      const { devices } = given
+      const plan = planOf({ ...input, devices }, candidate, measured)
+      return { ...plan, leftOut: [...leftOut].sort((a, b) => a - b).map((at) => devices[at]!.name) }
     }
     const model = learn(input, tried, measured)
     if (attempt === MAX_MEASUREMENTS) throw yield* doesNotFit(model, candidate)
@@ -62,7 +67,11 @@ export function* planSteps(input: PlannerInput): Generator<Candidate, Plan, Meas
   }
 }
 
-const planOf = (input: PlannerInput, candidate: Candidate, measured: Measurement): Plan => {
+const planOf = (
+  input: PlannerInput,
+  candidate: Candidate,
+  measured: Measurement,
+): Omit<Plan, "leftOut"> => {
   const unitCount = input.unitBytes.length
   const firsts = firstUnits(unitCount, candidate.unitCounts)
   const left = leftInPools(input, measured.devices.map(totalOf), totalOf(measured.host))

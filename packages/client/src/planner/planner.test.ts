@@ -594,3 +594,32 @@ describe("a memory that several devices draw from", () => {
     )
   })
 })
+
+describe("more devices than one model can be on", () => {
+  const many = (count: number) =>
+    Array.from({ length: count }, (_, index) => device(`RPC${index}`, (index + 1) * GIB))
+
+  test("the 15 with the most free memory are used, and the others named", () => {
+    const { plan } = planFor(large, { devices: many(18) })
+    expect(plan.leftOut).toEqual(["RPC0", "RPC1", "RPC2"])
+    expect(countsOf(plan).slice(0, 3)).toEqual([0, 0, 0])
+    expect(countsOf(plan).reduce((sum, count) => sum + count, 0)).toBe(33)
+    expect(plan.devices[0]!.freeBytes).toBe(GIB)
+  })
+
+  test("15 are all used", () => {
+    expect(planFor(large, { devices: many(15) }).plan.leftOut).toEqual([])
+  })
+
+  test("a split over more is refused", () => {
+    const split = { devices: many(16), tensorSplit: Array.from({ length: 16 }, () => 1) }
+    expect(errorFor(large, split).message).toContain("gives layers to 16 devices")
+  })
+
+  test("a memory that they share is not counted for those that are left out", () => {
+    const devices = many(17).map((one) => ({ ...one, memory: "one", freeBytes: 20 * GIB }))
+    const { plan } = planFor(large, { devices, pools: poolsOf(devices, device("CPU", 16 * GIB)) })
+    expect(plan.leftOut).toEqual(["RPC15", "RPC16"])
+    expect(countsOf(plan).slice(15)).toEqual([0, 0])
+  })
+})

@@ -1,5 +1,6 @@
 /** Units over devices in proportion: what llama.cpp would do. */
 import { PlanError } from "../errors.ts"
+import { MAX_DEVICES } from "./limit.ts"
 import { sharesOf } from "./pools.ts"
 import { type Candidate, type PlannerInput, sum } from "./types.ts"
 
@@ -70,6 +71,13 @@ export const checkTensorSplit = (input: PlannerInput): void => {
     throw new PlanError({
       reason: "tensor-split",
       detail: `--tensor-split has ${split.length} value${split.length === 1 ? "" : "s"}, but ${there} (${names}): give one value for each, in that order.`,
+    })
+  }
+  const usedCount = split.filter((share) => share > 0).length
+  if (usedCount > MAX_DEVICES) {
+    throw new PlanError({
+      reason: "tensor-split",
+      detail: `--tensor-split gives layers to ${usedCount} devices, and llama.cpp splits a model over ${MAX_DEVICES} and this host's CPU at most: give 0 for some.`,
     })
   }
   if (split.some((share) => !Number.isFinite(share) || share < 0) || sum(split) <= 0) {

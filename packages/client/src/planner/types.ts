@@ -84,6 +84,8 @@ export interface Plan {
   readonly host: DevicePlan
   /** What was counted once; empty as a rule. */
   readonly shared: ReadonlyArray<SharedMemory>
+  /** Devices that are not used because there are more than one model can be on; empty as a rule. */
+  readonly leftOut: ReadonlyArray<string>
   /** Blocks and the output layer. */
   readonly unitCount: number
   readonly contextSize: number

@@ -1,0 +1,26 @@
+/** How many devices one model can be on. */
+import type { PlannerInput } from "./types.ts"
+
+/** ggml's scheduler has places for 16 backends (ggml-backend.cpp `GGML_SCHED_MAX_BACKENDS`, v0.5.0), and this host's CPU is one. */
+export const MAX_DEVICES = 15
+
+/** Indexes of the devices that get nothing because there are more than can be used: those with the least free memory. */
+export const leftOutOf = ({ devices, tensorSplit }: PlannerInput): ReadonlySet<number> => {
+  if (tensorSplit !== undefined || devices.length <= MAX_DEVICES) return new Set()
+  const byFree = [...devices.keys()].sort((a, b) => devices[b]!.freeBytes - devices[a]!.freeBytes)
+  return new Set(byFree.slice(MAX_DEVICES))
+}
+
+/** As if these devices had no memory, of their own or shared. */
+export const without = (input: PlannerInput, leftOut: ReadonlySet<number>): PlannerInput =>
+  leftOut.size === 0
+    ? input
+    : {
+        ...input,
+        devices: input.devices.map((device, index) =>
+          leftOut.has(index) ? { ...device, freeBytes: 0 } : device,
+        ),
+        pools: (input.pools ?? [])
+          .map((pool) => ({ ...pool, members: pool.members.filter((at) => !leftOut.has(at)) }))
+          .filter(({ members }) => members.length > 1),
+      }
