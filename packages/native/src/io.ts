@@ -36,6 +36,8 @@ const open = () =>
     io_limit_compute: { args: ["f64"], returns: "void" },
     io_compute_begins: { args: [], returns: "void" },
     io_compute_ends: { args: [], returns: "i32" },
+    io_reserve_memory: { args: ["f64"], returns: "ptr" },
+    io_release_memory: { args: ["ptr", "f64"], returns: "void" },
     io_map_page: { args: ["i32", "f64"], returns: "ptr" },
     io_watch_server: { args: ["i32"], returns: "void" },
     io_unwatch_server: { args: ["i32"], returns: "i32" },

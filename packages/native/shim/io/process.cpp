@@ -43,6 +43,16 @@ API void * io_map_page(int fd, double offset) {
     return memory == MAP_FAILED ? nullptr : memory;
 }
 
+// Memory that costs nothing until it is written, and is zero; null when there is none. io_release_memory gives it back.
+API void * io_reserve_memory(double size) {
+    void * memory = mmap(nullptr, size_t(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? nullptr : memory;
+}
+
+API void io_release_memory(void * memory, double size) {
+    munmap(memory, size_t(size));
+}
+
 // The request whose cancel stops what runs from now on; 0 none.
 API void io_set_running(uint32_t id) {
     g_abort_flag.running.store(id);

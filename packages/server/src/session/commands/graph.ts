@@ -1,4 +1,4 @@
-import { ptr } from "bun:ffi"
+import { ptr, toArrayBuffer } from "bun:ffi"
 import { type Address, asPointer, io, takeLog } from "@ggml-rpc/native/bindings"
 import { ClientGone, ComputeError, refuse } from "../errors.ts"
 import { refuseBadIndex } from "../graph/badIndex.ts"
@@ -149,8 +149,19 @@ const growBlock = (state: SessionState, size: number): void => {
   if (!hasHostMemoryFor(state, bytes)) {
     refuse("payload_size", "is larger than the memory of this machine allows now", size)
   }
-  state.block = new Uint32Array(bytes / 4)
-  state.blockAddress = ptr(state.block) as number
+  if (bytes <= GRAPH_BLOCK_BYTES) {
+    state.block = new Uint32Array(bytes / 4)
+    state.blockAddress = ptr(state.block) as number
+    return
+  }
+  // Not of JavaScript's heap, which may have to write all of it, to clear it: a size that is announced takes no memory.
+  const address = Number(io().io_reserve_memory(bytes))
+  if (address === 0) refuse("payload_size", "is larger than this machine gives now", size)
+  if (state.block.byteLength > GRAPH_BLOCK_BYTES) {
+    io().io_release_memory(asPointer(state.blockAddress), state.block.byteLength)
+  }
+  state.block = new Uint32Array(toArrayBuffer(asPointer(address), 0, bytes))
+  state.blockAddress = address
 }
 
 /** Whether this machine has `sizeBytes` more for graphs, besides those that are kept. */
