@@ -133,7 +133,9 @@ describe("a machine with Bun alone", () => {
 })
 
 describe("the libraries", () => {
-  const libraries = ["protocol", "gguf", "server", "client"].map((name) => `@ggml-rpc/${name}`)
+  const libraries = ["protocol", "gguf", "server", "client", "models"].map(
+    (name) => `@ggml-rpc/${name}`,
+  )
   let project = ""
   beforeAll(async () => {
     project = node.project("libraries")

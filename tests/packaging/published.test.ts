@@ -34,7 +34,13 @@ const tool = (name: string): string => join(import.meta.dir, "..", "node_modules
 
 /** What is meant for everybody, by name; of the platforms' own packages this machine's. */
 const libraries = [
-  ...["@ggml-rpc/protocol", "@ggml-rpc/gguf", "@ggml-rpc/native", "@ggml-rpc/server"],
+  ...[
+    "@ggml-rpc/protocol",
+    "@ggml-rpc/gguf",
+    "@ggml-rpc/native",
+    "@ggml-rpc/server",
+    "@ggml-rpc/models",
+  ],
   ...["@ggml-rpc/client", "ggml-rpc"],
 ]
 
