@@ -40,7 +40,10 @@ const parts = runsAll ? [undefined] : backendOpsSubset
 test.each(parts.map((parameters, index) => [index + 1, parameters] as const))(
   "part %d passes on our server",
   async (_, parameters) => {
-    await using server = await startOurServer({ protocol: "peers", flags: ["--allow-training"] })
+    await using server = await startOurServer({
+      protocol: "peers",
+      flags: ["--allow-training", "--log-level", "warning"],
+    })
     const ours = await testOn(server, parameters)
     for (const name of ours.passed) seenOperations.add(name.slice(0, name.indexOf("(")))
     expect(server.stderr()).toBe("")

@@ -16,7 +16,7 @@ export interface Machine {
   ) => Promise<FinishedProcess>
 }
 
-const own = ["GGML_RPC_", "npm_", "NPM_", "BUN_", "XDG_", "NODE_"]
+const own = ["GGML_RPC_", "npm_", "NPM_", "BUN_", "XDG_", "NODE"]
 
 const withoutOwn = (): Record<string, undefined> =>
   Object.fromEntries(

@@ -11,8 +11,13 @@ export const digestOf = (oid: string): Digest | undefined => {
   return /^[0-9a-f]{40}$/.test(hex) ? { algorithm: "git-sha1", hex } : undefined
 }
 
+export interface Hasher {
+  readonly update: (bytes: Uint8Array) => unknown
+  readonly digest: (encoding: "hex") => string
+}
+
 /** Takes a file's bytes in order. */
-export const newHasher = (algorithm: Digest["algorithm"], sizeBytes: number): Bun.CryptoHasher => {
+export const newHasher = (algorithm: Digest["algorithm"], sizeBytes: number): Hasher => {
   if (algorithm === "sha256") return new Bun.CryptoHasher("sha256")
   return new Bun.CryptoHasher("sha1").update(`blob ${sizeBytes}\0`)
 }

@@ -1,7 +1,7 @@
 /** Downloads one file: several ranges at a time, from where an earlier attempt ended, checked while it comes. */
 import { mkdirSync, statfsSync } from "node:fs"
 import { dirname } from "node:path"
-import { type Digest, newHasher } from "./Checksum.ts"
+import { type Digest, type Hasher, newHasher } from "./Checksum.ts"
 import {
   BadAnswerError,
   ChecksumError,
@@ -326,7 +326,7 @@ class Download {
 /** Digests a file while it comes: as far as it is there without a gap, read back from the system's cache. */
 class Follower {
   readonly #part: Part
-  readonly #hasher: Bun.CryptoHasher
+  readonly #hasher: Hasher
   readonly #ending: AbortController
   #wake = Promise.withResolvers<void>()
 

@@ -202,14 +202,14 @@ const settingsOf = (model: SampledModel, options: SamplerOptions): Numbers => {
       options[name] ?? (key === undefined ? undefined : modelDefault(model, key)) ?? otherwise,
     ]),
   ) as Numbers
+  const { repeatPenalty, mirostat } = settings
+  if (!(repeatPenalty > 0 && Number.isFinite(repeatPenalty))) {
+    const detail = `the repeat penalty is ${repeatPenalty}: it must be above 0; 1 is none.`
+    throw new SamplerError({ detail })
+  }
   const odd = entries.find(([name]) => !Number.isFinite(settings[name]))
   if (odd !== undefined) {
     throw new SamplerError({ detail: `${odd[0]} is ${settings[odd[0]]}: it must be a number.` })
-  }
-  const { repeatPenalty, mirostat } = settings
-  if (repeatPenalty <= 0) {
-    const detail = `the repeat penalty is ${repeatPenalty}: it must be above 0; 1 is none.`
-    throw new SamplerError({ detail })
   }
   if (mirostat !== 0 && mirostat !== 1 && mirostat !== 2) {
     throw new SamplerError({ detail: `there is no Mirostat ${mirostat}: 0 is none, 1 and 2 are.` })

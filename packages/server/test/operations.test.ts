@@ -2,7 +2,6 @@
 import { expect, test } from "bun:test"
 import { Command, encodeExtensionRequest, type OpName, typeId } from "@ggml-rpc/protocol"
 import { opRules } from "../src/session/ops/table.ts"
-import { waitFor } from "./processes.ts"
 import { f32Tensor, floats, node, TestClient, toFloats } from "./TestClient.ts"
 import { tensorsOf, VALID_NODE_BYTES, validNodes } from "./validNodes.ts"
 import { withServer } from "./withServer.ts"
@@ -99,15 +98,14 @@ test("ROPE looks at more factors than it uses, at the end of a buffer as well", 
   }))
 
 test("an operation of training alone is refused without --allow-training", () =>
-  withServer({}, async ({ port, log }) => {
+  withServer({}, async ({ port, logged }) => {
     const client = await TestClient.connect(port)
     const step = validNodes.find(({ op }) => op === "OPT_STEP_SGD")!
     const tensors = tensorsOf(step, await client.allocate(VALID_NODE_BYTES))
     const nodes = [BigInt(tensors.length)]
     client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes, tensors })
     await client.closed
-    const said = "is for training, which --allow-training allows (got OPT_STEP_SGD)"
-    await waitFor(said, () => log.at(-1)?.message.endsWith(said) === true)
+    await logged("is for training, which --allow-training allows (got OPT_STEP_SGD)")
   }))
 
 test("there is a valid node for each operation that is computed", () => {

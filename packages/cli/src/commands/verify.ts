@@ -84,12 +84,12 @@ const compareOn = (path: string, values: VerifyValues, reference: Reopening, clu
   Effect.gen(function* () {
     const gguf = yield* loadGguf(path)
     const tokens = yield* tokensFor(gguf, values.tokens)
-    const contextSize = Math.ceil(tokens.length / CONTEXT_STEP) * CONTEXT_STEP
+    // Encoders need all tokens in one step.
+    const batchSize = Math.ceil(tokens.length / CONTEXT_STEP) * CONTEXT_STEP
     const options: Cluster.PlanOptions = {
-      contextSize,
-      // Encoders need all tokens in one step.
-      batchSize: contextSize,
-      ubatchSize: contextSize,
+      contextSize: tokens.length,
+      batchSize,
+      ubatchSize: batchSize,
       threads: values.threads,
     }
     const expected = yield* evaluate(reference, path, options, tokens)
