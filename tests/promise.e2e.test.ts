@@ -70,6 +70,7 @@ describe("a cluster", () => {
     )
     expect(stats?.stopReason).toBe("end-of-text")
     const ids = await model.tokenize("Hello")
+    expect(await cluster.tokenize(path, "Hello")).toEqual([...ids])
     expect((await model.evaluate(ids)).rowCount).toBe(ids.length)
   })
 

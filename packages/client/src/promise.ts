@@ -26,7 +26,13 @@ import * as Scope from "effect/Scope"
 import * as Effects from "./Cluster.ts"
 import type { EngineDevice, EngineServer, GenerateStats, LoadStats } from "./engine/messages.ts"
 import type { GeneratedToken } from "./generateEach.ts"
-import type { ClusterModel, Evaluation, GenerateOptions, LoadProgress } from "./Model.ts"
+import type {
+  ClusterModel,
+  Evaluation,
+  GenerateOptions,
+  LoadProgress,
+  TokenizeOptions,
+} from "./Model.ts"
 import type { ModelPlan, PlanOptions } from "./ModelPlan.ts"
 import type { Measurement } from "./planner/index.ts"
 
@@ -42,7 +48,7 @@ export type {
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export type { GeneratedToken } from "./generateEach.ts"
-export type { Evaluation, GenerateOptions, LoadProgress } from "./Model.ts"
+export type { Evaluation, GenerateOptions, LoadProgress, TokenizeOptions } from "./Model.ts"
 export type { ModelPlan, PlanOptions } from "./ModelPlan.ts"
 
 /** What every call that takes time takes. */
@@ -93,7 +99,7 @@ export interface Model extends AsyncDisposable {
   /** Token ids of a text. `addSpecial` (true) adds the model's begin token, `parseSpecial` (true) reads `<|…|>` as such. */
   readonly tokenize: (
     text: string,
-    options?: { readonly addSpecial?: boolean; readonly parseSpecial?: boolean } & Abortable,
+    options?: TokenizeOptions & Abortable,
   ) => Promise<ReadonlyArray<number>>
   /** Logits (or embeddings) of every one of these tokens. */
   readonly evaluate: (tokens: ReadonlyArray<number>, options?: Abortable) => Promise<Evaluation>
@@ -115,6 +121,12 @@ export interface PromiseCluster extends AsyncDisposable {
    * @throws {GgufError | PlanError | UnsupportedOpError | ClusterError}
    */
   readonly plan: (path: string, options?: PlanOptions & Abortable) => Promise<ModelPlan>
+  /** Token ids of a text, by the vocabulary in a model's file: nothing else of it is loaded. */
+  readonly tokenize: (
+    path: string,
+    text: string,
+    options?: TokenizeOptions & Abortable,
+  ) => Promise<ReadonlyArray<number>>
   /**
    * Puts the model where the plan says; one at a time.
    *
@@ -179,6 +191,8 @@ export const openCluster = async (
     host: cluster.host,
     plan: (path, { signal: planSignal, ...planOptions } = {}) =>
       run(cluster.plan(path, planOptions), planSignal),
+    tokenize: (path, text, { signal: textSignal, ...textOptions } = {}) =>
+      run(cluster.tokenize(path, text, textOptions), textSignal),
     load: async (plan, { signal: loadSignal, onProgress } = {}) => {
       const inner = await run(Scope.fork(scope, ExecutionStrategy.sequential))
       return modelOf(
