@@ -91,13 +91,7 @@ export const planModel = (
   Effect.gen(function* () {
     const gguf = yield* loadGguf(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
-    const context = yield* Effect.try({
-      try: () => contextOptions(gguf, options),
-      catch: (error) => {
-        if (error instanceof PlanError) return error
-        throw error
-      },
-    })
+    const context = yield* orPlanError(() => contextOptions(gguf, options))
     const mmap = options.mmap ?? true
     const layers = layerBytes(gguf)
     const input: PlannerInput = {
@@ -167,6 +161,12 @@ const withReasons = <E>(
       })
     : error
 
+/** What plain code gives, or the `PlanError` that it throws; anything else is a defect. */
+const orPlanError = <A>(work: () => A): Effect.Effect<A, PlanError> =>
+  Effect.catchAll(Effect.try({ try: work, catch: (error) => error }), (error) =>
+    error instanceof PlanError ? Effect.fail(error) : Effect.die(error),
+  )
+
 const runPlanner = <E>(
   input: PlannerInput,
   measure: (candidate: Candidate) => Effect.Effect<Measurement, E>,
@@ -174,14 +174,7 @@ const runPlanner = <E>(
   Effect.gen(function* () {
     const steps = planSteps(input)
     const advance = (measured?: Measurement) =>
-      Effect.try({
-        try: () => (measured === undefined ? steps.next() : steps.next(measured)),
-        catch: (error) => error,
-      }).pipe(
-        Effect.catchAll((error) =>
-          error instanceof PlanError ? Effect.fail(error) : Effect.die(error),
-        ),
-      )
+      orPlanError(() => (measured === undefined ? steps.next() : steps.next(measured)))
     let step = yield* advance()
     while (!step.done) step = yield* advance(yield* measure(step.value))
     return step.value
