@@ -132,7 +132,7 @@ export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
 /** libllama refused the model or the context. */
 export class ModelError extends TaggedError("ModelError")<{
   readonly path: string
-  readonly during: "load" | "context" | "tokenize" | "decode" | "encode"
+  readonly during: "load" | "context" | "tokenize" | "decode" | "encode" | "slot"
   /** The reason, with the end of libllama's log where it says more. */
   readonly detail: string
 }> {
@@ -143,6 +143,7 @@ export class ModelError extends TaggedError("ModelError")<{
       tokenize: "could not tokenize the text",
       decode: "could not be evaluated",
       encode: "could not be evaluated",
+      slot: "could not do this with a slot",
     }[this.during]
     return `The model ${this.path} ${what}: ${this.detail}`
   }

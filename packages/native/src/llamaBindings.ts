@@ -6,6 +6,7 @@ export * from "./bindings.ts"
 export { Detokenizer } from "./Detokenizer.ts"
 export type { GraphShare, RefusedOp } from "./graphSurvey.ts"
 export * from "./LlamaModel.ts"
+export * from "./Batch.ts"
 export * from "./ModelContext.ts"
 export type { ModelInfo } from "./ModelInfo.ts"
 export {
