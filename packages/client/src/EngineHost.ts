@@ -3,7 +3,7 @@ import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
-import { CANCEL_SLOTS, Cancels } from "./Cancels.ts"
+import { CANCEL_SLOTS, Cancels, type Wait } from "./Cancels.ts"
 import type { EngineEvent, EngineRequest, Numbered } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
 import { errorOfEnd } from "./engineEnd.ts"
@@ -63,6 +63,8 @@ export interface EngineHost {
   readonly settle: <A, E>(work: Effect.Effect<A, E>) => Effect.Effect<void>
   /** Process id, for supervision. */
   readonly pid: number
+  /** Which server the engine waits for now. */
+  readonly waiting: () => Wait
 }
 
 /** As `request`; when it is interrupted, the engine is free for the next request afterwards. */
@@ -122,6 +124,7 @@ export const make = (
     const { worker } = session
     return {
       pid: worker.pid,
+      waiting: () => cancels.waiting(),
       cancelModel: Effect.sync(() => session.cancelModel()),
       settle: (work) =>
         // Finalizers cannot be interrupted, and neither could what they wait for.
