@@ -1,5 +1,5 @@
 /** `ggml-rpc run`: one prompt through one model. */
-import { type Cluster, type GgufFile, ggufString, loadGguf } from "@ggml-rpc/client"
+import { type Cluster, type GgufFile, ggufString, loadModelHeader } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
 import type { FlagValues, runFlags } from "../flags.ts"
@@ -22,7 +22,7 @@ export const run = (values: RunValues) =>
         const sampling = yield* samplingOf(values)
         const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
-        const gguf = yield* loadGguf(path)
+        const gguf = yield* loadModelHeader(path)
         yield* requireTokenizer(gguf)
         yield* prepareNative
         const report = values.json ? jsonReport() : textReport()

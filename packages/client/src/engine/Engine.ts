@@ -52,9 +52,10 @@ export class Engine {
   private readonly abortFlag = io().io_abort_flag() as Address
   private runningId = 0
 
-  /** From now on a cancel of this request stops what runs; 0: none. */
+  /** From now on a cancel of this request stops what runs, and a refusal of memory is about it; 0: none. */
   setRunning(id: number): void {
     this.runningId = id
+    this.remote?.clearMemoryFailure()
     io().io_clear_abort()
     io().io_set_running(id)
   }
@@ -153,7 +154,6 @@ export class Engine {
     context: EngineContextOptions,
     options: { readonly noAlloc: boolean; readonly mmap: boolean },
   ): Loaded {
-    this.remote?.clearMemoryFailure()
     const { abortFlag } = this
     // Only the devices that get something: one without layers would still get compute buffers.
     const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))
