@@ -105,6 +105,18 @@ export class ServerLostError extends TaggedError("ServerLostError")<{
   }
 }
 
+/** A server was waited for, and not a byte went to it or came from it for as long as the caller would wait. */
+export class ServerTimeoutError extends TaggedError("ServerTimeoutError")<{
+  readonly endpoint: string
+  /** What was under way, such as `GET_TENSOR`. */
+  readonly during: string
+  readonly silenceMs: number
+}> {
+  override get message() {
+    return `The server ${this.endpoint} was silent for ${this.silenceMs / 1000} s during ${this.during}. Look whether it hangs, there with 'ggml-rpc status --rpc ${this.endpoint}'; where it needs that long to compute, allow more (--timeout).`
+  }
+}
+
 /** A graph that only this server could compute has an operation that its version, or its device, lacks. */
 export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
   readonly endpoint: string
@@ -132,7 +144,7 @@ export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
 /** libllama refused the model or the context. */
 export class ModelError extends TaggedError("ModelError")<{
   readonly path: string
-  readonly during: "load" | "context" | "tokenize" | "decode" | "encode"
+  readonly during: "load" | "context" | "tokenize" | "decode" | "encode" | "slot"
   /** The reason, with the end of libllama's log where it says more. */
   readonly detail: string
 }> {
@@ -143,6 +155,7 @@ export class ModelError extends TaggedError("ModelError")<{
       tokenize: "could not tokenize the text",
       decode: "could not be evaluated",
       encode: "could not be evaluated",
+      slot: "could not do this with a slot",
     }[this.during]
     return `The model ${this.path} ${what}: ${this.detail}`
   }
@@ -150,7 +163,7 @@ export class ModelError extends TaggedError("ModelError")<{
 
 /** The model does not fit into the memory of the devices, or the wanted split is impossible. */
 export class PlanError extends TaggedError("PlanError")<{
-  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions"
+  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions" | "slots"
   readonly detail: string
   /** Bytes that are missing over all devices, when it does not fit. */
   readonly missingBytes?: number
@@ -208,6 +221,7 @@ const classes = {
   PlanError,
   RemoteMemoryError,
   ServerLostError,
+  ServerTimeoutError,
   UnsupportedOpError,
 }
 

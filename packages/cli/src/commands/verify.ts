@@ -155,6 +155,7 @@ interface Opened {
 const endings: ReadonlySet<string> = new Set([
   "EngineEndedError",
   "ServerLostError",
+  "ServerTimeoutError",
   "UnsupportedOpError",
 ])
 
