@@ -144,7 +144,7 @@ export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
 /** libllama refused the model or the context. */
 export class ModelError extends TaggedError("ModelError")<{
   readonly path: string
-  readonly during: "load" | "context" | "tokenize" | "decode" | "encode"
+  readonly during: "load" | "context" | "tokenize" | "decode" | "encode" | "slot"
   /** The reason, with the end of libllama's log where it says more. */
   readonly detail: string
 }> {
@@ -155,6 +155,7 @@ export class ModelError extends TaggedError("ModelError")<{
       tokenize: "could not tokenize the text",
       decode: "could not be evaluated",
       encode: "could not be evaluated",
+      slot: "could not do this with a slot",
     }[this.during]
     return `The model ${this.path} ${what}: ${this.detail}`
   }
@@ -162,7 +163,7 @@ export class ModelError extends TaggedError("ModelError")<{
 
 /** The model does not fit into the memory of the devices, or the wanted split is impossible. */
 export class PlanError extends TaggedError("PlanError")<{
-  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions"
+  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions" | "slots"
   readonly detail: string
   /** Bytes that are missing over all devices, when it does not fit. */
   readonly missingBytes?: number
