@@ -50,9 +50,11 @@ const prompt = [1, 17, 290, 3]
 /** A generation that goes on for longer than any test. */
 const endless = { maxTokens: 1_000_000, ignoreEos: true } as const
 
-const load = (endpoints: readonly string[], path: string) =>
+type OpenOptions = Omit<Cluster.ClusterOptions, "endpoints">
+
+const load = (endpoints: readonly string[], path: string, options: OpenOptions = {}) =>
   Effect.gen(function* () {
-    const cluster = yield* openCluster(endpoints)
+    const cluster = yield* openCluster(endpoints, options)
     const plan = yield* cluster.plan(path, { threads: 1, contextSize: 4096 })
     return { cluster, model: yield* cluster.load(plan) }
   })
@@ -69,12 +71,14 @@ const failed = <A>(effect: Effect.Effect<A, AnyClusterError>): Effect.Effect<Any
 const generateUntil = (
   endpoints: readonly string[],
   fault: (cluster: Cluster.Cluster) => void,
+  options: OpenOptions = {},
 ): Promise<{ readonly error: AnyClusterError; readonly ms: number; readonly tokenCount: number }> =>
   run(
     Effect.gen(function* () {
       const { cluster, model } = yield* load(
         endpoints,
         yield* Effect.promise(() => ensureModel("q8_0")),
+        options,
       )
       let tokenCount = 0
       let faultAt = 0
@@ -328,6 +332,49 @@ describe("a server that hangs", () => {
     } finally {
       resume(server)
       await Effect.runPromise(Scope.close(scope, Exit.void))
+    }
+  })
+
+  test("in the middle of a generation is named after some seconds, and given up on after as many as are wanted", async () => {
+    await using well = await startOurServer()
+    await using server = await startOurServer()
+    const waits: Array<Cluster.ServerWait> = []
+    try {
+      const { error, ms } = await generateUntil(
+        [well.endpoint, server.endpoint],
+        () => stop(server),
+        { silenceMs: 8000, onWait: (wait) => waits.push(wait) },
+      )
+      expect(error).toMatchObject({
+        _tag: "ServerTimeoutError",
+        endpoint: server.endpoint,
+        silenceMs: 8000,
+      })
+      expect(ms).toBeGreaterThan(7900)
+      expect(ms).toBeLessThan(12_000)
+      expect(waits.at(0)).toMatchObject({ endpoint: server.endpoint, isOver: false })
+    } finally {
+      resume(server)
+    }
+  })
+
+  test("in the middle of an upload, too", async () => {
+    await using server = await startOurServer()
+    const path = await ensureModel("demo")
+    let isStopped = false
+    try {
+      const error = await failureOf(
+        Effect.gen(function* () {
+          const cluster = yield* openCluster([server.endpoint], { silenceMs: 1000 })
+          const plan = yield* cluster.plan(path, { threads: 1, contextSize: 4096 })
+          stop(server)
+          isStopped = true
+          return yield* cluster.load(plan)
+        }),
+      )
+      expect(error).toMatchObject({ _tag: "ServerTimeoutError", endpoint: server.endpoint })
+    } finally {
+      if (isStopped) resume(server)
     }
   })
 

@@ -50,6 +50,7 @@ export const workspaces: ReadonlyArray<Workspace> = [
   "gguf",
   "native",
   "models",
+  "chat",
   "server",
   "client",
   "cli",

@@ -85,6 +85,9 @@ describe("a model", () => {
           beginToken: 1,
           endToken: 2,
           addsBeginToken: true,
+          beginText: "<s>",
+          endText: "</s>",
+          chatTemplate: undefined,
         })
         const parameters = 2 * dim * vocabSize + dim + layerCount * (2 * dim + 7 * dim * headDim)
         expect(model.info.parameterCount).toBe(parameters)
@@ -104,9 +107,16 @@ describe("a model", () => {
         const value = "ä".repeat(3000)
         const model = yield* load({
           ...counting,
-          metadata: [["general.description", { type: "string", value }]],
+          metadata: [
+            ["tokenizer.chat_template", { type: "string", value }],
+            ["tokenizer.chat_template.tool_use", { type: "string", value: "{{ tools }}" }],
+          ],
         })
-        expect(model.metadata("general.description")).toBe(value)
+        expect(model.metadata("tokenizer.chat_template")).toBe(value)
+        expect(model.info).toMatchObject({
+          chatTemplate: value,
+          toolUseChatTemplate: "{{ tools }}",
+        })
       }),
     ))
 

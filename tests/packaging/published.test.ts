@@ -40,6 +40,7 @@ const libraries = [
     "@ggml-rpc/native",
     "@ggml-rpc/server",
     "@ggml-rpc/models",
+    "@ggml-rpc/chat",
   ],
   ...["@ggml-rpc/client", "ggml-rpc"],
 ]

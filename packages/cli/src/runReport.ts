@@ -10,6 +10,7 @@ import {
 import { TransferProgress, uploadSummary } from "./progress.ts"
 import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
 import { formatCount, formatRate, formatSeconds } from "./units.ts"
+import { waitEvent, waitLine } from "./waitView.ts"
 import { StreamWrap } from "./wrap.ts"
 
 export interface RunReport {
@@ -17,6 +18,7 @@ export interface RunReport {
   readonly progress: (progress: Cluster.LoadProgress) => void
   readonly loaded: (model: Cluster.ClusterModel) => void
   readonly token: (token: Cluster.GeneratedToken) => void
+  readonly waiting: (wait: Cluster.ServerWait) => void
   readonly finished: (model: Cluster.ClusterModel, stats: GenerateStats) => void
   /** Puts the terminal in order; harmless after `finished`. */
   readonly close: () => void
@@ -99,6 +101,11 @@ export const textReport = (
       print(textWrap.push(text))
       isMidLine = !text.endsWith("\n")
     },
+    waiting: (wait) => {
+      upload?.end()
+      endLine()
+      line(waitLine(wait))
+    },
     finished: (model, stats) => {
       endLine()
       line("")
@@ -115,13 +122,14 @@ export const textReport = (
 /** One line of JSON on stdout. */
 export const printJson = (value: unknown): void => print(`${JSON.stringify(value)}\n`)
 
-/** Events on stdout, one JSON object a line: plan, load, token, stats. */
+/** Events on stdout, one JSON object a line: plan, load, token, waiting, stats. */
 export const jsonReport = (): RunReport => ({
   planned: (plan) => printJson({ event: "plan", ...planJson(plan) }),
   progress: (progress) => printJson({ event: "load", isDone: false, ...progress }),
   loaded: ({ stats, contextSize }) =>
     printJson({ event: "load", isDone: true, contextSize, ...stats }),
   token: ({ id, text }) => printJson({ event: "token", id, text }),
+  waiting: (wait) => printJson(waitEvent(wait)),
   finished: ({ plan, breakdown, stats }, generated) =>
     printJson({
       event: "stats",

@@ -1,4 +1,4 @@
-import { closeSync, openSync, rmSync, writeSync } from "node:fs"
+import { closeSync, openSync, readSync, rmSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { EngineStartError } from "./errors.ts"
@@ -8,13 +8,25 @@ export const CANCEL_SLOTS = 1024
 
 const ID_SIZE_BYTES = 4
 
+/** Where the engine tells what it waits for (`connection/waiting.ts`): a page of its own, on any system. */
+export const WAIT_OFFSET_BYTES = 64 * 1024
+const WAIT_SIZE_BYTES = 4096
+
+/** What the engine is blocked by: the same one as long as `count` is. */
+export interface Wait {
+  /** Of the server, in the order in which they were given; -1: none is waited for. */
+  readonly place: number
+  readonly count: number
+}
+
 /** The first keeps the file in memory; macOS has no such folder. */
 const usualFolders = ["/dev/shm", tmpdir()]
 
 /**
  * A file without a name, which the engine maps: the host writes the ids of requests into it that are to stop. So a cancel
  * reaches an engine that is inside a blocking call, means one request, and is harmless before that begins and after it
- * ended. Ids are told apart as long as those that are outstanding span fewer than `CANCEL_SLOTS`.
+ * ended. Ids are told apart as long as those that are outstanding span fewer than `CANCEL_SLOTS`. Behind them the engine
+ * writes what it waits for: nobody else could tell while it is blocked.
  */
 export class Cancels {
   /** For the engine to inherit. */
@@ -37,6 +49,13 @@ export class Cancels {
       ID_SIZE_BYTES,
       (id % CANCEL_SLOTS) * ID_SIZE_BYTES,
     )
+  }
+
+  /** What the engine waits for now. */
+  waiting(): Wait {
+    const words = new Uint32Array(2)
+    readSync(this.descriptor, words, 0, words.byteLength, WAIT_OFFSET_BYTES)
+    return { place: words[0]! - 1, count: words[1]! }
   }
 
   close(): void {
@@ -65,6 +84,7 @@ const openFilled = (path: string): number => {
   try {
     rmSync(path)
     writeSync(descriptor, new Uint8Array(CANCEL_SLOTS * ID_SIZE_BYTES))
+    writeSync(descriptor, new Uint8Array(WAIT_SIZE_BYTES), 0, WAIT_SIZE_BYTES, WAIT_OFFSET_BYTES)
     return descriptor
   } catch (error) {
     closeSync(descriptor)

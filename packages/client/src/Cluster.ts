@@ -17,7 +17,7 @@
  */
 
 import type { GgufError } from "@ggml-rpc/gguf"
-import type { Endpoint } from "@ggml-rpc/protocol"
+import { type Endpoint, formatEndpoint } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { closeAll, openTls, type TlsTrust, usesTls } from "./connection/tls.ts"
@@ -33,6 +33,7 @@ import {
   tokenize,
 } from "./Model.ts"
 import { type ModelPlan, type PlanOptions, planModel } from "./ModelPlan.ts"
+import { type ServerWait, watchWaits } from "./serverWaits.ts"
 
 export type { GeneratedToken } from "./generateEach.ts"
 export type {
@@ -40,9 +41,11 @@ export type {
   Evaluation,
   GenerateOptions,
   LoadProgress,
+  SlotsState,
   TokenizeOptions,
 } from "./Model.ts"
-export type { ModelPlan, PlanOptions } from "./ModelPlan.ts"
+export type { ModelPlan, PlanOptions, Pooling } from "./ModelPlan.ts"
+export type { ServerWait } from "./serverWaits.ts"
 
 export interface ClusterOptions {
   readonly endpoints: ReadonlyArray<Endpoint>
@@ -54,6 +57,13 @@ export interface ClusterOptions {
   readonly token?: string | undefined
   /** For connecting and for the first answer; 5000. */
   readonly connectTimeoutMs?: number
+  /**
+   * How long a server may move no byte while it is waited for, which is a `ServerTimeoutError` then; 0, the default: for ever. A
+   * server that computes a large batch is silent, too.
+   */
+  readonly silenceMs?: number | undefined
+  /** Hears of servers that are waited for long: one that computes slowly, or hangs. */
+  readonly onWait?: ((wait: ServerWait) => void) | undefined
 }
 
 export interface ClusterDevice extends EngineDevice {
@@ -104,6 +114,10 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       EngineHost.make(descriptors),
       Effect.sync(() => closeAll(descriptors)),
     )
+    const { onWait, endpoints } = options
+    if (onWait !== undefined) {
+      yield* watchWaits(engine.waiting, endpoints.map(formatEndpoint), onWait)
+    }
     const { event: opened } = yield* engine.request({
       type: "open",
       endpoints: options.endpoints.map((endpoint, index) => {
@@ -111,6 +125,7 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
         return at < 0 ? endpoint : { ...endpoint, descriptor: EngineHost.FIRST_DESCRIPTOR + at }
       }),
       connectTimeoutMs,
+      silenceMs: options.silenceMs ?? 0,
       ...(options.token === undefined ? {} : { token: options.token }),
       ...(options.localDevices === undefined ? {} : { localDevices: options.localDevices }),
     })

@@ -22,6 +22,7 @@ const withEngine = (
     type: "open",
     endpoints: [{ host: "127.0.0.1", port: server.port }],
     connectTimeoutMs: BUSY_MS,
+    silenceMs: 0,
   } as const
   return Effect.runPromise(
     Effect.scoped(Effect.flatMap(EngineHost.make(), (engine) => work(engine, busy))),

@@ -3,7 +3,7 @@ import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
-import { CANCEL_SLOTS, Cancels } from "./Cancels.ts"
+import { CANCEL_SLOTS, Cancels, type Wait } from "./Cancels.ts"
 import type { EngineEvent, EngineRequest, Numbered } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
 import { errorOfEnd } from "./engineEnd.ts"
@@ -67,6 +67,8 @@ export interface EngineHost {
   readonly settle: <A, E>(work: Effect.Effect<A, E>) => Effect.Effect<void>
   /** Process id, for supervision. */
   readonly pid: number
+  /** Which server the engine waits for now. */
+  readonly waiting: () => Wait
 }
 
 /** Lines that are kept for the message of an engine that ends by itself. */
@@ -102,6 +104,7 @@ export const make = (
     const { worker } = session
     return {
       pid: worker.pid,
+      waiting: () => cancels.waiting(),
       cancelModel: Effect.sync(() => session.cancelModel()),
       settle: (work) =>
         // Finalizers cannot be interrupted, and neither could what they wait for.

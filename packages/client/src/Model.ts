@@ -217,11 +217,7 @@ const modelOf = (
     return Effect.flatMap(
       typeof prompt === "string" ? ownTokens(prompt) : Effect.succeed(prompt),
       (tokens) =>
-        generateEach(
-          engine,
-          { type: "generate", tokens, maxTokens, sampler, settings },
-          onToken,
-        ),
+        generateEach(engine, { type: "generate", tokens, maxTokens, sampler, settings }, onToken),
     )
   }
   const ask = (action: SlotAction, slot: number, path = "") =>

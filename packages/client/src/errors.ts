@@ -105,6 +105,18 @@ export class ServerLostError extends TaggedError("ServerLostError")<{
   }
 }
 
+/** A server was waited for, and not a byte went to it or came from it for as long as the caller would wait. */
+export class ServerTimeoutError extends TaggedError("ServerTimeoutError")<{
+  readonly endpoint: string
+  /** What was under way, such as `GET_TENSOR`. */
+  readonly during: string
+  readonly silenceMs: number
+}> {
+  override get message() {
+    return `The server ${this.endpoint} was silent for ${this.silenceMs / 1000} s during ${this.during}. Look whether it hangs, there with 'ggml-rpc status --rpc ${this.endpoint}'; where it needs that long to compute, allow more (--timeout).`
+  }
+}
+
 /** A graph that only this server could compute has an operation that its version, or its device, lacks. */
 export class UnsupportedOpError extends TaggedError("UnsupportedOpError")<{
   readonly endpoint: string
@@ -151,7 +163,7 @@ export class ModelError extends TaggedError("ModelError")<{
 
 /** The model does not fit into the memory of the devices, or the wanted split is impossible. */
 export class PlanError extends TaggedError("PlanError")<{
-  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions"
+  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions" | "slots"
   readonly detail: string
   /** Bytes that are missing over all devices, when it does not fit. */
   readonly missingBytes?: number
@@ -209,6 +221,7 @@ const classes = {
   PlanError,
   RemoteMemoryError,
   ServerLostError,
+  ServerTimeoutError,
   UnsupportedOpError,
 }
 

@@ -15,7 +15,13 @@ const stats: GenerateStats = {
   slot: 0,
 }
 
-const request = { type: "generate", tokens: [1, 2, 3], maxTokens: -1, sampler: {}, settings: {} } as const
+const request = {
+  type: "generate",
+  tokens: [1, 2, 3],
+  maxTokens: -1,
+  sampler: {},
+  settings: {},
+} as const
 
 /** An engine that says what the test says, and ends when it is cancelled. */
 class ScriptedEngine implements Pick<EngineHost, "begin"> {

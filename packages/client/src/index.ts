@@ -14,9 +14,13 @@ export type {
   EngineContextOptions,
   EngineDevice,
   EngineServer,
+  GenerateSettings,
   GenerateStats,
   LoadStats,
+  SlotState,
   StopReason,
+  TokenLogprob,
+  TokenLogprobs,
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export { loadGguf } from "./loadGguf.ts"

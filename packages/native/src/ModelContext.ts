@@ -299,9 +299,8 @@ export class ModelContext {
     // ptr of an empty array would be null.
     const block = count === 0 ? new Int32Array(1) : tokens
     return (
-      Number(
-        this.#library.llama_state_seq_save_file(this.#open(), file, sequence, block, count),
-      ) > 0
+      Number(this.#library.llama_state_seq_save_file(this.#open(), file, sequence, block, count)) >
+      0
     )
   }
 

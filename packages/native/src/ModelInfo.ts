@@ -38,6 +38,14 @@ export interface ModelInfo {
   readonly addsBeginToken: boolean
   /** First token of the decoder of an encoder-decoder model; -1: `beginToken`. */
   readonly decoderStartToken: number
+  /** Text of `beginToken`; empty: the model has none. */
+  readonly beginText: string
+  /** Text of `endToken`; empty: the model has none. */
+  readonly endText: string
+  /** Jinja source that turns a chat's messages into a prompt; undefined: the file has none. */
+  readonly chatTemplate: string | undefined
+  /** The same for chats with tools, where the file has another for them. */
+  readonly toolUseChatTemplate: string | undefined
 }
 
 /** Text that a llama function writes into a block like snprintf, however long it is. */
@@ -51,25 +59,39 @@ const readText = (read: (block: Uint8Array, size: number) => number): string | u
   return length < 0 ? undefined : new TextDecoder().decode(block.subarray(0, length))
 }
 
+/** Text of a token, control tokens by their names; empty for -1. */
+const tokenText = (vocab: Pointer, vocabSize: number, token: number): string =>
+  token < 0 || token >= vocabSize
+    ? ""
+    : (readText((block, size) => {
+        const length = llama().llama_token_to_piece(vocab, token, block, size, 0, true)
+        // Where snprintf tells the length that it needs, this tells it as a negative number.
+        return Math.abs(length)
+      }) ?? "")
+
 /** A scalar of the model's metadata as text; undefined when the key is absent or holds an array. */
 export const modelMetadata = (model: Pointer, key: Uint8Array): string | undefined =>
   readText((block, size) => llama().llama_model_meta_val_str(model, key, block, size))
 
 export const modelInfo = (model: Pointer): ModelInfo => {
   const library = llama()
-  const vocab = library.llama_model_get_vocab(model)
+  const vocab = library.llama_model_get_vocab(model) as Pointer
+  const vocabSize = library.llama_vocab_n_tokens(vocab)
   const layerCount = library.llama_model_n_layer(model)
+  const metadata = (key: string): string | undefined =>
+    modelMetadata(model, new TextEncoder().encode(`${key}\0`))
+  const [beginToken, endToken] = [library.llama_vocab_bos(vocab), library.llama_vocab_eos(vocab)]
   return {
     description:
       readText((block, size) => library.llama_model_desc(model, block, size))?.trim() ?? "",
-    architecture: modelMetadata(model, new TextEncoder().encode("general.architecture\0")) ?? "",
+    architecture: metadata("general.architecture") ?? "",
     layerCount,
     nextnLayerCount: library.llama_model_n_layer_nextn(model),
     trainContextSize: library.llama_model_n_ctx_train(model),
     embeddingSize: library.llama_model_n_embd(model),
     outputEmbeddingSize: library.llama_model_n_embd_out(model),
     classCount: library.llama_model_n_cls_out(model),
-    vocabSize: library.llama_vocab_n_tokens(vocab),
+    vocabSize,
     hasTokenizer: library.llama_vocab_type(vocab) !== 0,
     hasEncoder: library.llama_model_has_encoder(model),
     hasDecoder: library.llama_model_has_decoder(model),
@@ -79,9 +101,13 @@ export const modelInfo = (model: Pointer): ModelInfo => {
     slidingWindow: library.llama_model_n_swa(model),
     sizeBytes: library.ls_model_size(model),
     parameterCount: library.ls_model_parameter_count(model),
-    beginToken: library.llama_vocab_bos(vocab),
-    endToken: library.llama_vocab_eos(vocab),
+    beginToken,
+    endToken,
     addsBeginToken: library.llama_vocab_get_add_bos(vocab),
     decoderStartToken: library.llama_model_decoder_start_token(model),
+    beginText: tokenText(vocab, vocabSize, beginToken),
+    endText: tokenText(vocab, vocabSize, endToken),
+    chatTemplate: metadata("tokenizer.chat_template"),
+    toolUseChatTemplate: metadata("tokenizer.chat_template.tool_use"),
   }
 }

@@ -60,6 +60,7 @@ const open = () =>
     io_forbid_calls: { args: ["i32"], returns: "i32" },
     io_exit: { args: ["i32"], returns: "void" },
     io_set_receive_timeout: { args: ["i32", "f64"], returns: "i32" },
+    io_set_silence_limit: { args: ["i32", "f64"], returns: "i32" },
     io_set_send_timeout: { args: ["i32", "f64"], returns: "i32" },
     io_listen_beside: { args: ["i32", "i32"], returns: "i32" },
     io_accept: { args: ["i32", "f64"], returns: "i32" },

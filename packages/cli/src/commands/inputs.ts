@@ -13,8 +13,10 @@ import { librarySet, missingGpuPackage } from "@ggml-rpc/native"
 import { ensureShim } from "@ggml-rpc/native/build"
 import * as Effect from "effect/Effect"
 import type { FlagValues, planFlags } from "../flags.ts"
+import { printJson } from "../runReport.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
+import { waitEvent, waitLine } from "../waitView.ts"
 import type { NameValues } from "./modelSources.ts"
 import { readCertificates, readToken } from "./secrets.ts"
 
@@ -121,12 +123,23 @@ export const checkServers = (values: { readonly rpc: string | undefined } & Acce
     })
   })
 
+/** Tells of servers that are waited for long. */
+const tellWait =
+  (isJson: boolean) =>
+  (wait: Cluster.ServerWait): void => {
+    if (isJson) printJson(waitEvent(wait))
+    else noteLine(waitLine(wait))
+  }
+
+/** `onWait`: instead of a line on stderr, or an event with `--json`. */
 export const openCluster = (
   values: {
+    readonly json: boolean
     readonly rpc: string | undefined
     readonly remoteBuild: string | undefined
     readonly device: ReadonlyArray<string> | undefined
   } & AccessValues,
+  onWait = tellWait(values.json),
 ) =>
   Effect.gen(function* () {
     const endpoints = yield* withBuilds(yield* endpointsOf(values.rpc), values.remoteBuild)
@@ -135,6 +148,7 @@ export const openCluster = (
       endpoints,
       ...access,
       localDevices: localDevicesOf(values.device),
+      onWait,
     })
     for (const { warning } of cluster.servers) {
       if (warning !== undefined) noteLine(`warning: ${warning}`)

@@ -25,8 +25,8 @@ export const run = (values: RunValues) =>
         const gguf = yield* loadGguf(path)
         yield* requireTokenizer(gguf)
         yield* prepareNative
-        const cluster = yield* openCluster(values)
         const report = values.json ? jsonReport() : textReport()
+        const cluster = yield* openCluster(values, report.waiting)
         yield* endingEngineFirst(
           cluster,
           recite(cluster, path, planOptionsOf(values, gguf), prompt, sampling, report),

@@ -160,6 +160,7 @@ interface Opened {
 const endings: ReadonlySet<string> = new Set([
   "EngineEndedError",
   "ServerLostError",
+  "ServerTimeoutError",
   "UnsupportedOpError",
 ])
 

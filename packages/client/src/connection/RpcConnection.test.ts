@@ -16,7 +16,7 @@ const connect = () => {
   // As if it were past HELLO.
   Object.assign(connection, { fd: near })
   // A wait for what never comes ends as a failure.
-  io().io_set_receive_timeout(near, 300)
+  connection.beginWork(300)
   cleanups.push(() => connection.close())
   cleanups.push(() => io().io_close(far))
   return { connection, far }
@@ -97,7 +97,9 @@ describe("a read", () => {
     const reads = [read(connection, 1), read(connection, 1), read(connection, 1)]
     answer(far, 1)
     connection.drainTo(reads[1]!.ticket)
-    expect(connection.failure).toMatchObject({ _tag: "ServerLostError", during: "GET_TENSOR" })
+    expect(connection.failure).toMatchObject({
+      ...{ _tag: "ServerTimeoutError", during: "GET_TENSOR", silenceMs: 300 },
+    })
     answer(far, 2)
     connection.drainTo(reads[2]!.ticket)
     expect(reads.map(({ target }) => target[0])).toEqual([1, 0, 0])

@@ -36,12 +36,14 @@ import {
   DuplicateServerError,
   HandshakeError,
   ServerLostError,
+  ServerTimeoutError,
 } from "../errors.ts"
 import { plainAddress } from "../memoryDomains.ts"
 import { AnswerQueue, NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
 import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
+import { beginWait, endWait } from "./waiting.ts"
 
 /** Commands collect up to this size; one block is what a server reads in one or two calls. */
 const BLOCK_SIZE_BYTES = 256 * 1024
@@ -88,6 +90,8 @@ export class RpcConnection {
   private answersDone = 0
   /** Bytes of all requests so far. */
   private requestedBytes = 0
+  /** Which of the servers it is, for who watches what is waited for; -1: not told. */
+  place = -1
   /** All connections of this process: what they have collected leaves before this one waits. */
   peers: ReadonlyArray<RpcConnection> = [this]
   private readonly answer = new Uint8Array(64)
@@ -97,6 +101,8 @@ export class RpcConnection {
 
   /** How long an answer may take, all of it; undefined while a computation may lie before it. */
   private patienceMs: number | undefined
+  /** How long the server may be silent afterwards; 0: for ever. */
+  private silenceMs = 0
 
   private readonly target: EngineEndpoint
 
@@ -255,9 +261,14 @@ export class RpcConnection {
     })
   }
 
-  /** From now on answers may take as long as it takes to compute. */
-  beginWork(): void {
+  /**
+   * From now on answers may take as long as it takes to compute. `silenceMs`: when a server that is waited for moves no byte for
+   * so long, that is a `ServerTimeoutError`; 0 waits for ever.
+   */
+  beginWork(silenceMs = 0): void {
     this.patienceMs = undefined
+    this.silenceMs = silenceMs
+    io().io_set_silence_limit(this.fd, silenceMs)
   }
 
   /** Frees the descriptor; the server frees everything that belonged to the connection. */
@@ -317,7 +328,9 @@ export class RpcConnection {
     this.blockSize = 0
     if (this.failure !== undefined) return
     const second = dataSize > 0 ? asPointer(data) : null
+    beginWait(this.place)
     const result = io().io_send2(this.fd, this.block, blockSize, second, dataSize)
+    endWait()
     if (result < 0) this.fail("sending", result)
   }
 
@@ -387,7 +400,9 @@ export class RpcConnection {
       return false
     }
     const destination = typeof target === "number" ? asPointer(target) : target
+    beginWait(this.place)
     const result = io().io_recv_response(this.fd, destination, sizeBytes)
+    endWait()
     if (result === 0) return true
     this.fail(describeCommand(command), result)
     return false
@@ -435,10 +450,15 @@ export class RpcConnection {
 
   private fail(during: string, result: number): void {
     if (this.failure !== undefined) return
+    const { endpoint, silenceMs } = this
+    if (result === errno.again) {
+      this.broken(new ServerTimeoutError({ endpoint, during, silenceMs }))
+      return
+    }
     const isSilent = io().io_unwatch_server(this.fd) === 1
     this.broken(
       new ServerLostError({
-        endpoint: this.endpoint,
+        endpoint,
         during,
         detail: isSilent
           ? "its host gives no sign of life"

@@ -74,9 +74,12 @@ export class RemoteDevices {
     this.devices = this.states
   }
 
-  /** From now on answers may take as long as it takes to compute. */
-  beginWork(): void {
-    for (const connection of this.connections) connection.beginWork()
+  /** As `RpcConnection.beginWork`, of every connection. */
+  beginWork(silenceMs = 0): void {
+    for (const [place, connection] of this.connections.entries()) {
+      connection.place = place
+      connection.beginWork(silenceMs)
+    }
   }
 
   private addDevice(connection: RpcConnection, connectionIndex: number, deviceIndex: number): void {

@@ -5,6 +5,7 @@
  */
 import { io, ioErrorText, loadBackends } from "@ggml-rpc/native/bindings/llama"
 import { MessageReader, sendAll, send as sendMessage } from "@ggml-rpc/native/worker/child"
+import { shareWaits } from "../connection/waiting.ts"
 import { EngineRequestError, errorToData } from "../errors.ts"
 import { Engine } from "./Engine.ts"
 import { isDebug, toClusterError } from "./failure.ts"
@@ -54,6 +55,7 @@ const main = (): void => {
   io().io_ignore_terminal_signals()
   const mapped = io().io_map_cancels(CANCELS_DESCRIPTOR)
   if (mapped < 0) throw new Error(`the host's cancels cannot be read: ${ioErrorText(mapped)}`)
+  if (!shareWaits(CANCELS_DESCRIPTOR)) throw new Error("the host cannot be told of waits")
   io().io_close(CANCELS_DESCRIPTOR)
   // Bun makes a piped stdout non-blocking, and a large evaluation would end in EAGAIN half-way.
   io().io_tune_socket(1, 0)

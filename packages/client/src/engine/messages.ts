@@ -76,6 +76,8 @@ export type EngineRequest =
       /** What servers that ask for one are shown. */
       readonly token?: string
       readonly connectTimeoutMs: number
+      /** How long a server may be silent while it is waited for; 0: for ever. */
+      readonly silenceMs: number
       /** Names of local devices; undefined: every GPU; the CPU needs no naming. */
       readonly localDevices?: ReadonlyArray<string>
     }

@@ -36,6 +36,13 @@ constexpr size_t kFreshChunk = size_t(256) << 10;
 // getaddrinfo's own error numbers are returned below this base, so that they never look like an errno.
 constexpr int kResolveErrorBase = -10000;
 
+timeval timeval_of(double ms) {
+    timeval value{};
+    value.tv_sec  = long(ms / 1000);
+    value.tv_usec = int((ms - double(value.tv_sec) * 1000) * 1000);
+    return value;
+}
+
 int connect_one(const addrinfo * address, double deadline_ms) {
     int fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     if (fd < 0) {
@@ -280,10 +287,18 @@ API int io_shutdown(int fd) {
 
 // Lets receiving fail with -EAGAIN after so many milliseconds without a byte; 0 waits for ever.
 API int io_set_receive_timeout(int fd, double timeout_ms) {
-    timeval limit{};
-    limit.tv_sec  = long(timeout_ms / 1000);
-    limit.tv_usec = int((timeout_ms - double(limit.tv_sec) * 1000) * 1000);
+    const timeval limit = timeval_of(timeout_ms);
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 ? 0 : -errno;
+}
+
+// Lets sending and receiving fail with -EAGAIN after so many milliseconds in which no byte moved; 0 waits for ever.
+API int io_set_silence_limit(int fd, double timeout_ms) {
+    const timeval limit = timeval_of(timeout_ms);
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0) {
+        return -errno;
+    }
+    return 0;
 }
 
 API const char * io_error_text(int error) {

@@ -12,7 +12,7 @@ export const open = (
   engine.connect(request.endpoints, request.connectTimeoutMs, request.token)
   const { servers } = engine
   send({ type: "opened", servers, devices: engine.devices(), host: engine.host() })
-  engine.remote?.beginWork()
+  engine.remote?.beginWork(request.silenceMs)
 }
 
 export const memory = (engine: Engine, _: EngineRequest & { type: "memory" }, send: Send): void => {

@@ -1,5 +1,4 @@
-import { ModelError } from "../../errors.ts"
-import { errorToData } from "../../errors.ts"
+import { errorToData, ModelError } from "../../errors.ts"
 import type { Engine } from "../Engine.ts"
 import { toClusterError } from "../failure.ts"
 import type { EngineRequest, SlotAction } from "../messages.ts"
@@ -36,7 +35,11 @@ const actions: { readonly [A in SlotAction]: Action } = {
     const { context } = engine.required()
     const isSaved = context.saveSequence(path, id, Int32Array.from(tokens))
     engine.failIfLost()
-    if (!isSaved) throw slotError(engine, `slot ${id} cannot be saved to ${path}; look at the folder and its space.`)
+    if (!isSaved)
+      throw slotError(
+        engine,
+        `slot ${id} cannot be saved to ${path}; look at the folder and its space.`,
+      )
     return tokens.length
   },
   restore: (engine, slot, path) => {

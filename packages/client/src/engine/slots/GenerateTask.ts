@@ -116,7 +116,10 @@ export class GenerateTask implements Task {
 
   #give(token: number, logprobs: TokenLogprobs | undefined): void {
     const text = this.#stops.push(this.#detokenizer.push(token))
-    this.#options.writer.push(this.id, logprobs === undefined ? [token, text] : [token, text, logprobs])
+    this.#options.writer.push(
+      this.id,
+      logprobs === undefined ? [token, text] : [token, text, logprobs],
+    )
   }
 
   #finish(stopReason: StopReason): true {
@@ -168,7 +171,9 @@ export class GenerateTask implements Task {
   #logprobs(context: ModelContext, token: number, index: number): TokenLogprobs | undefined {
     const { request, loaded } = this.#options
     const count = request.settings.topLogprobs
-    return count === undefined ? undefined : tokenLogprobs(loaded.model, context.logprobs(token, count, index))
+    return count === undefined
+      ? undefined
+      : tokenLogprobs(loaded.model, context.logprobs(token, count, index))
   }
 
   #shift(): boolean {
@@ -196,7 +201,9 @@ export class GenerateTask implements Task {
     const { length } = request.tokens
     const room = roomOf(loaded)
     if (options.embeddings) {
-      throw this.#error("it puts out embeddings, so it cannot generate text; 'verify' can evaluate it.")
+      throw this.#error(
+        "it puts out embeddings, so it cannot generate text; 'verify' can evaluate it.",
+      )
     }
     if (model.info.isDiffusion) {
       throw this.#error(
@@ -204,7 +211,9 @@ export class GenerateTask implements Task {
       )
     }
     if (!model.info.hasDecoder) {
-      throw this.#error("it has an encoder only, so it cannot generate text; 'verify' can evaluate it.")
+      throw this.#error(
+        "it has an encoder only, so it cannot generate text; 'verify' can evaluate it.",
+      )
     }
     if (length === 0) throw this.#error("the prompt has no tokens; give it some text.")
     if (length >= room) {

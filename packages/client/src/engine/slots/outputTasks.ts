@@ -141,7 +141,9 @@ export class EmbedTask extends OutputTask {
     // What is pooled must be in one step.
     super(options, true)
     if (!this.loaded.options.embeddings) {
-      throw this.error("it was loaded to generate text, not for embeddings; load it with embeddings.")
+      throw this.error(
+        "it was loaded to generate text, not for embeddings; load it with embeddings.",
+      )
     }
     if (this.loaded.context.pooling <= 0) {
       throw this.error(

@@ -1,0 +1,13 @@
+/** A server that is waited for long, for people and as JSON. */
+import type { Cluster } from "@ggml-rpc/client"
+import { formatEta } from "./units.ts"
+
+export const waitLine = ({ endpoint, waitedMs, isOver }: Cluster.ServerWait): string => {
+  const time = formatEta(waitedMs / 1000)
+  return isOver
+    ? `note: ${endpoint} was waited for ${time}`
+    : `note: waiting for ${endpoint} for ${time} now: it is computing, or it hangs`
+}
+
+/** The same as an event. */
+export const waitEvent = (wait: Cluster.ServerWait) => ({ event: "waiting", ...wait })
