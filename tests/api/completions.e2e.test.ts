@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { recitalText } from "ggml-rpc/demo-model"
 import OpenAI, { BadRequestError, NotFoundError } from "openai"
 import { ensureModel } from "../models/models.ts"
-import { type StartedApi, ask, askJson, eventData, startApi } from "./apiServer.ts"
+import { ask, askJson, eventData, type StartedApi, startApi } from "./apiServer.ts"
 
 setDefaultTimeout(60_000)
 
@@ -27,7 +27,10 @@ describe("OpenAI's client", () => {
   })
 
   test("gets a whole text, and its counts", async () => {
-    const { choices, usage, object } = await openai.completions.create({ ...greedy, max_tokens: 500 })
+    const { choices, usage, object } = await openai.completions.create({
+      ...greedy,
+      max_tokens: 500,
+    })
     expect(object).toBe("text_completion")
     expect(choices).toEqual([
       { index: 0, text: recitalText, logprobs: null, finish_reason: "stop" },
@@ -161,7 +164,8 @@ describe("llama-server's completion", () => {
 
   test("forbids and favours tokens by number and by text", async () => {
     const completed = async (logit_bias: unknown) =>
-      (await askJson(`${api.url}/completion`, { ...request, n_predict: 1, logit_bias })).body.content
+      (await askJson(`${api.url}/completion`, { ...request, n_predict: 1, logit_bias })).body
+        .content
     expect(await completed([])).toBe("You")
     expect(await completed([[260, false]])).not.toBe("You")
     expect(await completed({ "261": 1e6 })).toBe(" are")
@@ -198,7 +202,11 @@ describe("llama-server's completion", () => {
       )
       expect({ status, error: body.error }).toMatchObject({
         status: 400,
-        error: { code: 400, type: "invalid_request_error", message: expect.stringMatching(message) },
+        error: {
+          code: 400,
+          type: "invalid_request_error",
+          message: expect.stringMatching(message),
+        },
       })
     }
   })

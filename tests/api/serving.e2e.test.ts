@@ -26,6 +26,9 @@ afterAll(() => Promise.all(started.map(({ stop }) => stop())))
 const prompt = [5, 6, 7]
 const endless = { prompt, n_predict: -1, ignore_eos: true, temperature: 0 }
 
+const soon = async (condition: () => boolean | Promise<boolean>): Promise<void> =>
+  expect(await waitUntil(condition, 20_000)).toBe(true)
+
 const isIdle = async ({ url }: StartedApi): Promise<boolean> =>
   /requests_processing 0\n/.test((await ask(`${url}/metrics`)).body)
 
@@ -66,7 +69,10 @@ describe("keys", () => {
     const body = { prompt, n_predict: 1 }
     expect((await ask(`${url}/health`)).status).toBe(200)
     const refused = await askJson(`${url}/completion`, body)
-    expect(refused).toMatchObject({ status: 401, body: { error: { type: "authentication_error" } } })
+    expect(refused).toMatchObject({
+      status: 401,
+      body: { error: { type: "authentication_error" } },
+    })
     const wrong = await askJson(`${url}/v1/completions`, body, { authorization: "Bearer third" })
     expect(wrong).toMatchObject({ status: 401, body: { error: { code: "invalid_api_key" } } })
     for (const headers of [{ authorization: "Bearer second" }, { "x-api-key": "first" }]) {
@@ -106,7 +112,7 @@ describe("requests", () => {
   })
 
   test("that no slot and no place in the queue is free for are told when to come back", async () => {
-    const api = await start({ slotCount: 1, maxQueued: 1, hasMetrics: true })
+    const api = await start({ maxQueued: 1, hasMetrics: true })
     const abort = new AbortController()
     const running = [0, 1].map(() =>
       fetch(`${api.url}/completion`, {
@@ -115,16 +121,13 @@ describe("requests", () => {
         signal: abort.signal,
       }).catch(() => undefined),
     )
-    await waitUntil(
-      async () => /requests_deferred 1\n/.test((await ask(`${api.url}/metrics`)).body),
-      10_000,
-    )
+    await soon(async () => /requests_deferred 1\n/.test((await ask(`${api.url}/metrics`)).body))
     const refused = await askJson(`${api.url}/v1/completions`, { prompt })
     expect(refused).toMatchObject({ status: 429, body: { error: { code: "rate_limit_exceeded" } } })
     expect(Number(refused.headers.get("retry-after"))).toBeGreaterThanOrEqual(1)
     abort.abort()
     await Promise.all(running)
-    await waitUntil(() => isIdle(api), 10_000)
+    await soon(() => isIdle(api))
     expect((await ask(`${api.url}/completion`, { prompt, n_predict: 1 })).status).toBe(200)
   })
 })
@@ -140,15 +143,19 @@ describe("a client", () => {
         signal: abort.signal,
       })
       if (stream) await (await answer).body?.getReader().read()
-      await waitUntil(async () => !(await isIdle(api)), 10_000)
+      await soon(async () => !(await isIdle(api)))
       abort.abort()
       await answer.catch(() => undefined)
-      await waitUntil(() => isIdle(api), 10_000)
+      await soon(() => isIdle(api))
     }
   })
 
   test("that does not read is given up after a while, and stops nobody", async () => {
-    const api = await start({ slotCount: 2, readTimeoutMs: 500, hasMetrics: true, plan: { contextSize: 4096 } })
+    const api = await start({
+      readTimeoutMs: 500,
+      hasMetrics: true,
+      plan: { contextSize: 4096, slots: 2 },
+    })
     const body = JSON.stringify({ ...endless, stream: true, n_probs: 20 })
     const socket = await new Promise<Socket>((resolve) => {
       const opened = connect(api.port, "127.0.0.1", () => resolve(opened))
@@ -162,12 +169,18 @@ describe("a client", () => {
     socket.write(
       `POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
     )
-    await waitUntil(async () => !(await isIdle(api)), 10_000)
-    const { body: other } = await ask(`${api.url}/completion`, { prompt, n_predict: 20, stream: true, temperature: 0, ignore_eos: true })
+    await soon(async () => !(await isIdle(api)))
+    const { body: other } = await ask(`${api.url}/completion`, {
+      prompt,
+      n_predict: 20,
+      stream: true,
+      temperature: 0,
+      ignore_eos: true,
+    })
     expect(eventData(other).length).toBe(21)
-    await waitUntil(() => isIdle(api), 30_000)
+    await soon(() => isIdle(api))
     socket.resume()
-    await waitUntil(() => isClosed, 10_000)
+    await soon(() => isClosed)
   })
 })
 

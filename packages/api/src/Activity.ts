@@ -3,9 +3,11 @@ import type { GenerateStats } from "@ggml-rpc/client"
 import { ApiError } from "./ApiError.ts"
 
 export class Activity {
-  readonly #slotCount: number
+  /** Texts that the model works on at once. */
+  slotCount = 1
   readonly #maxQueued: number
   readonly #startedMs = new Set<{ readonly beganAtMs: number }>()
+  /** Computed, not found in the cache. */
   promptTokenCount = 0
   cachedTokenCount = 0
   promptMs = 0
@@ -17,15 +19,14 @@ export class Activity {
   /** Time of all that finished, waiting included. */
   finishedMs = 0
 
-  /** `slotCount` are at work at once; `maxQueued` more may wait for them. */
-  constructor(slotCount: number, maxQueued: number) {
-    this.#slotCount = slotCount
+  /** So many may wait for a slot. */
+  constructor(maxQueued: number) {
     this.#maxQueued = maxQueued
   }
 
   /** Texts at work. */
   get runningCount(): number {
-    return Math.min(this.#startedMs.size, this.#slotCount)
+    return Math.min(this.#startedMs.size, this.slotCount)
   }
 
   /** Texts that wait for a slot. */
@@ -39,7 +40,7 @@ export class Activity {
    * @throws {ApiError} when too many wait already
    */
   enter(): () => void {
-    if (this.#startedMs.size >= this.#slotCount + this.#maxQueued) {
+    if (this.#startedMs.size >= this.slotCount + this.#maxQueued) {
       throw new ApiError({
         kind: "queue-full",
         message: `${this.queuedCount} requests wait already, which is as many as may: come back later.`,
@@ -56,7 +57,8 @@ export class Activity {
   }
 
   add(stats: GenerateStats): void {
-    this.promptTokenCount += stats.promptTokenCount
+    this.promptTokenCount += stats.promptTokenCount - stats.cachedTokenCount
+    this.cachedTokenCount += stats.cachedTokenCount
     this.promptMs += stats.promptMs
     this.tokenCount += stats.tokenCount
     this.generateMs += stats.generateMs
@@ -69,6 +71,6 @@ export class Activity {
   /** Until a slot is free, were all requests as long as those before. */
   #likelyWaitSeconds(): number {
     const each = this.finishedCount === 0 ? 1000 : this.finishedMs / this.finishedCount
-    return Math.min(60, Math.max(1, Math.ceil(each / this.#slotCount / 1000)))
+    return Math.min(60, Math.max(1, Math.ceil(each / this.slotCount / 1000)))
   }
 }

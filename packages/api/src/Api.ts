@@ -7,6 +7,8 @@ import * as Layer from "effect/Layer"
 import { ApiError } from "./ApiError.ts"
 import { LlamaApi } from "./llama/api.ts"
 import { handleCompletion } from "./llama/completion.ts"
+import { handleMetrics } from "./llama/metrics.ts"
+import { handleSlotAction, handleSlots } from "./llama/slots.ts"
 import { handleDetokenize, handleTokenize } from "./llama/tokens.ts"
 import { OpenAiApi } from "./openai/api.ts"
 import { handleCompletions } from "./openai/completions.ts"
@@ -18,14 +20,22 @@ export class Api extends HttpApi.make("ggml-rpc")
   .add(OpenAiApi)
   .addError(ApiError)
   .annotate(OpenApi.Title, "ggml-rpc")
-  .annotate(OpenApi.Description, "One GGUF model on a cluster, in the dialects of OpenAI and llama-server") {}
+  .annotate(
+    OpenApi.Description,
+    "One GGUF model on a cluster, in the dialects of OpenAI and llama-server",
+  ) {}
 
 const llama = HttpApiBuilder.group(Api, "llama", (handlers) =>
   handlers
-    .handle("health", () => Effect.flatMap(Serving, ({ model }) => Effect.as(model, { status: "ok" })))
+    .handle("health", () =>
+      Effect.flatMap(Serving, ({ model }) => Effect.as(model, { status: "ok" })),
+    )
     .handle("completion", handleCompletion)
     .handle("tokenize", handleTokenize)
-    .handle("detokenize", handleDetokenize),
+    .handle("detokenize", handleDetokenize)
+    .handle("metrics", handleMetrics)
+    .handle("slots", handleSlots)
+    .handle("slotAction", handleSlotAction),
 )
 
 const openai = HttpApiBuilder.group(Api, "openai", (handlers) =>

@@ -17,15 +17,18 @@ export interface ServedModel {
 
 /** How requests are answered that do not say otherwise. */
 export interface ServingOptions {
-  /** Texts that the model works on at once. */
-  readonly slotCount: number
   /** Sampling and limits, by flags. */
   readonly defaults: Cluster.GenerateOptions
   /** How long a client may leave an answer unread. */
   readonly readTimeoutMs: number
   /** How long a stream may be silent before a comment is sent. 0: for ever. */
   readonly pingIntervalMs: number
+  /** `GET /metrics`; false. */
   readonly hasMetrics: boolean
+  /** `GET /slots`; true. */
+  readonly hasSlots: boolean
+  /** Folder of the files of `POST /slots/:id`; undefined: there is no such endpoint. */
+  readonly slotSavePath: string | undefined
 }
 
 export class Serving extends Context.Tag("@ggml-rpc/api/Serving")<

@@ -17,7 +17,10 @@ const givenKey = (headers: Headers.Headers): string =>
   (headers.authorization ?? headers["x-api-key"] ?? "").replace(/^Bearer /i, "")
 
 /** A comparison whose time says nothing of how much of a key was right. */
-export const checkKey = (options: AccessOptions, headers: Headers.Headers): ApiError | undefined => {
+export const checkKey = (
+  options: AccessOptions,
+  headers: Headers.Headers,
+): ApiError | undefined => {
   if (options.apiKeys.length === 0) return undefined
   const given = digest(givenKey(headers))
   if (options.apiKeys.some((key) => timingSafeEqual(digest(key), given))) return undefined

@@ -8,8 +8,14 @@ import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import { type AccessOptions, checkKey, corsHeaders, foreignOrigin, preflightHeaders } from "./access.ts"
 import { ApiError, invalidRequest } from "./ApiError.ts"
+import {
+  type AccessOptions,
+  checkKey,
+  corsHeaders,
+  foreignOrigin,
+  preflightHeaders,
+} from "./access.ts"
 import { canonicalPath, dialectOf } from "./dialects.ts"
 import { withBody } from "./requestBody.ts"
 
@@ -38,9 +44,7 @@ const splitUrl = (url: string): readonly [path: string, query: string] => {
 
 export const answer =
   (options: AnswerOptions) =>
-  (
-    app: HttpApp.Default<unknown>,
-  ): HttpApp.Default =>
+  (app: HttpApp.Default<unknown>): HttpApp.Default =>
     Effect.gen(function* () {
       const request = yield* HttpServerRequest.HttpServerRequest
       const [given, query] = splitUrl(request.url)
@@ -79,7 +83,10 @@ const toApiError = (cause: Cause.Cause<unknown>, log: (line: string) => void): A
   if (error instanceof HttpApiError.HttpApiDecodeError) return decodeError(error)
   if (error instanceof HttpServerError.RouteNotFound) {
     const { method, url } = error.request
-    return new ApiError({ kind: "not-found", message: `There is no ${method} ${splitUrl(url)[0]}.` })
+    return new ApiError({
+      kind: "not-found",
+      message: `There is no ${method} ${splitUrl(url)[0]}.`,
+    })
   }
   if (error instanceof HttpServerError.RequestError) {
     return invalidRequest(`The request's body is no JSON: ${String(error.cause ?? error.message)}`)

@@ -1,7 +1,7 @@
 /** Whose words an answer is in, by the path of its request. */
 import type * as Schema from "effect/Schema"
-import { AnthropicError, anthropicError } from "./anthropic/errors.ts"
 import type { ApiError } from "./ApiError.ts"
+import { AnthropicError, anthropicError } from "./anthropic/errors.ts"
 import { LlamaError, llamaError } from "./llama/errors.ts"
 import { OllamaError, ollamaError } from "./ollama/errors.ts"
 import { OpenAiError, openAiError } from "./openai/errors.ts"

@@ -39,10 +39,7 @@ const numberFields = {
   mirostat_eta: ["mirostatEta", 0.1, Real],
   adaptive_target: ["adaptiveTarget", -1, Real],
   adaptive_decay: ["adaptiveDecay", 0.9, Schema.Number.pipe(Schema.between(0, 0.99))],
-} as const satisfies Record<
-  string,
-  readonly [keyof Options, number, Schema.Schema<number, number>]
->
+} as const satisfies Record<string, readonly [keyof Options, number, Schema.Schema<number, number>]>
 
 type NumberFields = typeof numberFields
 type NumberName = keyof NumberFields

@@ -52,22 +52,25 @@ const loading = new ApiError({ kind: "unavailable", message: "Loading model" })
 
 const servingOf = (options: ApiOptions) =>
   Effect.gen(function* () {
-    const slotCount = options.slotCount ?? 1
     const fork = yield* FiberSet.makeRuntime<never>()
     let served: ServedModel | undefined
     const serving = {
       options: {
-        slotCount,
         defaults: options.defaults ?? {},
         readTimeoutMs: options.readTimeoutMs ?? 3_600_000,
         pingIntervalMs: options.pingIntervalMs ?? 30_000,
         hasMetrics: options.hasMetrics ?? false,
+        hasSlots: options.hasSlots ?? true,
+        slotSavePath: options.slotSavePath,
       },
-      activity: new Activity(slotCount, options.maxQueued ?? 128),
-      model: Effect.suspend(() => (served === undefined ? Effect.fail(loading) : Effect.succeed(served))),
+      activity: new Activity(options.maxQueued ?? 128),
+      model: Effect.suspend(() =>
+        served === undefined ? Effect.fail(loading) : Effect.succeed(served),
+      ),
       fork,
     } satisfies Context.Tag.Service<typeof Serving>
     const offer: ApiServer["offer"] = (model, name) => {
+      serving.activity.slotCount = model.plan.context.slotCount ?? 1
       served = { model, name, createdAt: nowSeconds() }
     }
     return { serving, offer }
@@ -102,7 +105,9 @@ const makeHandler = (
       ),
     )
     const runtime = yield* Layer.toRuntime(layer)
-    return HttpApp.toWebHandlerRuntime(runtime)(yield* Effect.provide(HttpApiBuilder.httpApp, runtime))
+    return HttpApp.toWebHandlerRuntime(runtime)(
+      yield* Effect.provide(HttpApiBuilder.httpApp, runtime),
+    )
   })
 
 const listen = (
@@ -127,7 +132,11 @@ const listen = (
             ),
         }),
       catch: (error) =>
-        new ListenError({ host, port, detail: error instanceof Error ? error.message : String(error) }),
+        new ListenError({
+          host,
+          port,
+          detail: error instanceof Error ? error.message : String(error),
+        }),
     }),
     (server) => Effect.promise(() => server.stop(true)),
   )

@@ -4,8 +4,8 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { JsonObject, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
 import { tokenizePrompts } from "../prompts.ts"
-import { generationSettings, samplingFields, samplingOf } from "../sampling.ts"
 import { Serving } from "../Serving.ts"
+import { generationSettings, samplingFields, samplingOf } from "../sampling.ts"
 import { dataEvent, streamed } from "../streamed.ts"
 import {
   type FinishedText,
@@ -115,11 +115,7 @@ const select = (answer: object, fields: ReadonlyArray<string> | undefined): obje
         }),
       )
 
-const piece = (
-  run: TextRun,
-  { id, text, logprobs }: Token,
-  tokenCount: number,
-): object => ({
+const piece = (run: TextRun, { id, text, logprobs }: Token, tokenCount: number): object => ({
   index: run.index,
   content: text,
   tokens: id < 0 ? [] : [id],
@@ -150,7 +146,12 @@ export const complete = (
     const texts = yield* Effect.forEach(prompts, detokenize)
     const answerOf = (done: FinishedText): object =>
       select(
-        finished(done, request as CompletionRequest, texts[Math.floor(done.run.index / count)]!, name),
+        finished(
+          done,
+          request as CompletionRequest,
+          texts[Math.floor(done.run.index / count)]!,
+          name,
+        ),
         request.response_fields,
       )
     if (request.stream !== true) {

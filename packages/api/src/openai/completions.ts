@@ -1,17 +1,25 @@
 /** `POST /v1/completions`: OpenAI's older endpoint, without a chat. */
-import type { GenerateStats } from "@ggml-rpc/client"
+
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
+import type { GenerateStats } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { notSupported } from "../ApiError.ts"
 import { optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
 import { newId, nowSeconds } from "../ids.ts"
-import { tokenizePrompts } from "../prompts.ts"
-import { samplingFields, samplingOf } from "../sampling.ts"
-import { Serving } from "../Serving.ts"
-import { dataEvent, streamed } from "../streamed.ts"
-import { type FinishedText, finish, finishAll, type Logprobs, runsOf, timings } from "../textRuns.ts"
 import { detokenize } from "../llama/tokens.ts"
+import { tokenizePrompts } from "../prompts.ts"
+import { Serving } from "../Serving.ts"
+import { samplingFields, samplingOf } from "../sampling.ts"
+import { dataEvent, streamed } from "../streamed.ts"
+import {
+  type FinishedText,
+  finish,
+  finishAll,
+  type Logprobs,
+  runsOf,
+  timings,
+} from "../textRuns.ts"
 import { openAiError } from "./errors.ts"
 import { Usage, usageOf } from "./usage.ts"
 
@@ -91,7 +99,9 @@ const logprobsOf = (
 export const handleCompletions = ({ payload: request }: { readonly payload: Completions }) =>
   Effect.gen(function* () {
     if (request.suffix !== undefined && request.suffix !== "") {
-      return yield* notSupported("'suffix' is not supported here: use /infill, with a model that has its tokens.")
+      return yield* notSupported(
+        "'suffix' is not supported here: use /infill, with a model that has its tokens.",
+      )
     }
     const serving = yield* Serving
     const { name } = yield* serving.model
@@ -104,9 +114,7 @@ export const handleCompletions = ({ payload: request }: { readonly payload: Comp
       ...(logprobs === undefined ? {} : { topLogprobs: logprobs }),
     })
     const echoes =
-      request.echo === true
-        ? yield* Effect.forEach(prompts, detokenize)
-        : prompts.map(() => "")
+      request.echo === true ? yield* Effect.forEach(prompts, detokenize) : prompts.map(() => "")
     const echoOf = (index: number): string => echoes[Math.floor(index / n)]!
     const head = {
       id: newId("cmpl-"),
@@ -137,7 +145,13 @@ export const handleCompletions = ({ payload: request }: { readonly payload: Comp
               dataEvent({
                 ...head,
                 choices: [
-                  { index, text, logprobs: null, finish_reason: end === undefined ? null : finishReason(end.stats), ...more },
+                  {
+                    index,
+                    text,
+                    logprobs: null,
+                    finish_reason: end === undefined ? null : finishReason(end.stats),
+                    ...more,
+                  },
                 ],
               }),
             )
@@ -148,7 +162,8 @@ export const handleCompletions = ({ payload: request }: { readonly payload: Comp
               if (offset > 0) chunk(run.index, echoOf(run.index), undefined)
               return Effect.tap(
                 finish(run, ({ text, logprobs }) => {
-                  const more = logprobs === undefined ? {} : { logprobs: logprobsOf([logprobs], offset) }
+                  const more =
+                    logprobs === undefined ? {} : { logprobs: logprobsOf([logprobs], offset) }
                   offset += text.length
                   if (text !== "" || logprobs !== undefined) chunk(run.index, text, undefined, more)
                 }),

@@ -55,5 +55,8 @@ export const handleGetModel = ({ path }: { readonly path: { readonly id: string 
     served,
     ({ id }) => id === path.id,
     ({ id }) =>
-      new ApiError({ kind: "not-found", message: `There is no model '${path.id}' here, but '${id}'.` }),
+      new ApiError({
+        kind: "not-found",
+        message: `There is no model '${path.id}' here, but '${id}'.`,
+      }),
   )
