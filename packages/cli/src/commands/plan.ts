@@ -2,7 +2,7 @@
 import { GgufError, type GgufFile, loadGguf, ModelError } from "@ggml-rpc/client"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
-import type { FlagValues, planFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { formatPlanTable, formatPlanTitle, planJson, planNotes } from "../planView.ts"
 import { printJson } from "../runReport.ts"
@@ -10,7 +10,7 @@ import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, headerPath, nameOf } from "./modelSources.ts"
 
-type PlanValues = FlagValues<typeof planFlags> & { readonly files: ReadonlyArray<string> }
+type PlanValues = CommandValues<"plan">
 
 export const plan = (values: PlanValues) =>
   withJsonErrors(

@@ -2,7 +2,7 @@
 import { type Cluster, type GgufFile, ggufString, loadGguf } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
-import type { FlagValues, runFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
@@ -11,7 +11,7 @@ import { givenModel, modelPath } from "./modelSources.ts"
 import { readPrompt } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
-type RunValues = FlagValues<typeof runFlags> & { readonly files: ReadonlyArray<string> }
+type RunValues = CommandValues<"run">
 
 export const run = (values: RunValues) =>
   withJsonErrors(
