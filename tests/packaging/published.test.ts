@@ -42,7 +42,7 @@ const libraries = [
     "@ggml-rpc/models",
     "@ggml-rpc/chat",
   ],
-  ...["@ggml-rpc/client", "ggml-rpc"],
+  ...["@ggml-rpc/client", "@ggml-rpc/api", "ggml-rpc"],
 ]
 
 test("every package has a licence, a README, and what a registry asks for", () => {
