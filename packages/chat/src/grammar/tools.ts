@@ -1,7 +1,7 @@
 /** Grammars of answers that are tool calls, as the model's family writes them. */
 import { parametersOf, type Tool, type ToolChoice } from "../messages.ts"
 import type { OutputFormat } from "../output/format.ts"
-import type { NamedCalls, TaggedCalls, ToolSyntax } from "../output/syntax.ts"
+import type { JsonCalls, NamedCalls, TaggedCalls, ToolSyntax } from "../output/syntax.ts"
 import type { ChatTemplate } from "../template/ChatTemplate.ts"
 import { Gbnf, literal, untilText } from "./Gbnf.ts"
 import * as Json from "./json.ts"
@@ -99,17 +99,12 @@ const wrapsEachCall = ({ section }: NamedCalls | TaggedCalls): boolean =>
 
 const callRule = (grammar: Gbnf, syntax: ToolSyntax, tool: Tool): string => {
   const { name } = tool.function
-  const gap = Json.space(grammar)
   if (syntax.shape === "tagged") return taggedCall(grammar, syntax, tool)
   const schema = parametersOf(tool)
   const args = new SchemaRules(grammar, schema).rule(schema, "$", `${name}-arguments`)
   switch (syntax.shape) {
-    case "json": {
-      const { keys } = syntax
-      const named = `${literal(JSON.stringify(keys.name))} ${gap} ":" ${gap} ${literal(JSON.stringify(name))}`
-      const given = `${literal(JSON.stringify(keys.arguments))} ${gap} ":" ${gap} ${args}`
-      return grammar.add(`${name}-call`, `"{" ${gap} ${named} "," ${gap} ${given} ${gap} "}"`)
-    }
+    case "json":
+      return grammar.add(`${name}-call`, jsonCall(grammar, syntax, name, args))
     case "named": {
       const { open, separator, close, isNameId, idMark } = syntax
       const label = isNameId ? `${literal(`functions.${name}:`)} [0-9]{1,3}` : literal(name)
@@ -127,6 +122,29 @@ const callRule = (grammar: Gbnf, syntax: ToolSyntax, tool: Tool): string => {
       return grammar.add(`${name}-call`, `${literal(`${name}\n`)} ${args}`)
   }
 }
+
+const jsonCall = (
+  grammar: Gbnf,
+  { keys, idBefore, idAfter }: JsonCalls,
+  name: string,
+  args: string,
+): string => {
+  const gap = Json.space(grammar)
+  const member = (key: string, value: string): string =>
+    `${literal(JSON.stringify(key))} ${gap} ":" ${gap} ${value}`
+  const id = '"\\"" [a-zA-Z0-9]{1,32} "\\""'
+  const before = idBefore === undefined ? "" : `(${member(idBefore, id)} "," ${gap})?`
+  const after = idAfter === undefined ? "" : `("," ${gap} ${member(idAfter, id)})?`
+  const named = member(keys.name, literal(JSON.stringify(name)))
+  return `"{" ${gap} ${before} ${named} "," ${gap} ${member(keys.arguments, args)} ${after} ${gap} "}"`
+}
+
+/** A mark in which models put other white space than their templates do. */
+const looseMark = (grammar: Gbnf, mark: string): string =>
+  mark
+    .split("\n")
+    .map((part) => literal(part))
+    .join(` ${Json.space(grammar)} `)
 
 /** Each argument in its marks: texts up to the closing one, the others as JSON. */
 const taggedCall = (grammar: Gbnf, syntax: TaggedCalls, tool: Tool): string => {
@@ -146,12 +164,12 @@ const taggedCall = (grammar: Gbnf, syntax: TaggedCalls, tool: Tool): string => {
       : `${rules.rule(property, `$.properties.${key}`, `${name}-${key}`)} ${literal(`${line}${argument.close}`)}`
     const member = grammar.add(
       `${name}-${key}-argument`,
-      `${literal(`${argument.open}${key}${end}${line}`)} ${value} ${gap}`,
+      `${literal(`${argument.open}${key}`)} ${looseMark(grammar, end)} ${literal(line)} ${value} ${gap}`,
     )
     return required.includes(key) ? member : `${member}?`
   })
   return grammar.add(
     `${name}-call`,
-    `${literal(`${open}${name}${nameEnd}`)} ${gap} ${members.join(" ")} ${literal(close)}`,
+    `${literal(`${open}${name}`)} ${looseMark(grammar, nameEnd)} ${gap} ${members.join(" ")} ${literal(close)}`,
   )
 }
