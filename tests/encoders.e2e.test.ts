@@ -110,7 +110,7 @@ describe("what such models cannot do is said", () => {
     expect(none.message).toContain("there are no tokens")
     const outside = await attempt("t5", {}, (model) => model.evaluate([5, 320]))
     expect(outside._tag).toBe("ModelError")
-    expect(outside.message).toContain("not valid")
+    expect(outside.message).toContain("it has 320 tokens, and none 320")
   })
 })
 

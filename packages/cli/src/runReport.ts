@@ -32,6 +32,7 @@ const stopReasons: Readonly<Record<GenerateStats["stopReason"], string>> = {
   "end-of-text": "the model ended the text",
   "token-limit": "as many tokens as wanted",
   "context-full": "the context is full",
+  "stop-text": "a stop text came up",
   cancelled: "cancelled",
 }
 

@@ -41,9 +41,10 @@ export type {
   Evaluation,
   GenerateOptions,
   LoadProgress,
+  SlotsState,
   TokenizeOptions,
 } from "./Model.ts"
-export type { ModelPlan, PlanOptions } from "./ModelPlan.ts"
+export type { ModelPlan, PlanOptions, Pooling } from "./ModelPlan.ts"
 export type { ServerWait } from "./serverWaits.ts"
 
 export interface ClusterOptions {

@@ -23,8 +23,12 @@ type FinalOf = {
   load: EngineEvent & { type: "loaded" }
   unload: EngineEvent & { type: "unloaded" }
   tokenize: EngineEvent & { type: "tokens" }
+  detokenize: EngineEvent & { type: "text" }
   generate: EngineEvent & { type: "generated" }
   evaluate: EngineEvent & { type: "evaluated" }
+  embed: EngineEvent & { type: "embedded" }
+  slots: EngineEvent & { type: "slots" }
+  slot: EngineEvent & { type: "slot" }
 }
 
 /** A final event, and the bytes that followed it. */
@@ -35,9 +39,9 @@ export interface Answer<R extends EngineRequest> {
 
 export interface EngineHost {
   /**
-   * Sends a request and waits for its final event; other events go to `onEvent`. The engine does one request after the
-   * other, in the order in which they came. Interrupting cancels the request and waits for nothing: requests after it
-   * wait until the engine has noticed.
+   * Sends a request and waits for its final event; other events go to `onEvent`. The engine begins them in the order in
+   * which they came, and texts are at work together. Interrupting cancels the request and waits for nothing: what needs the
+   * engine for itself waits until it has noticed.
    */
   readonly request: <R extends EngineRequest>(
     request: R,
@@ -45,8 +49,8 @@ export interface EngineHost {
   ) => Effect.Effect<Answer<R>, ClusterError>
   /**
    * The same without a fiber that waits: `onEnd` gets what `request` would end with. The call that is returned cancels
-   * the request, and tells whether it was waiting for others: then nothing more is called, else the engine is at work on
-   * it, and `onEnd` is still to come. A load stops at the next tensor, other work at the next token or batch.
+   * the request, whose events nobody hears of then, and tells whether it was waiting for others: else the engine is at work
+   * on it, and `onEnd` is still to come. A load stops at the next tensor, other work at the next batch.
    * A stopped generation ends with the reason `cancelled`, everything else fails.
    */
   readonly begin: <R extends EngineRequest>(
@@ -66,30 +70,6 @@ export interface EngineHost {
   /** Which server the engine waits for now. */
   readonly waiting: () => Wait
 }
-
-/** As `request`; when it is interrupted, the engine is free for the next request afterwards. */
-export const requestSettled = <R extends EngineRequest>(
-  engine: Pick<EngineHost, "begin" | "settle">,
-  request: R,
-): Effect.Effect<Answer<R>, ClusterError> =>
-  Effect.async((resume) => {
-    let hasEnded = false
-    let onEnd = (): void => {
-      hasEnded = true
-    }
-    const cancel = engine.begin(request, ignoreEvent, (end) => {
-      resume(end)
-      onEnd()
-    })
-    return Effect.suspend(() => {
-      if (hasEnded || cancel()) return Effect.void
-      return engine.settle(
-        Effect.async<void>((done) => {
-          onEnd = () => done(Effect.void)
-        }),
-      )
-    })
-  })
 
 /** Lines that are kept for the message of an engine that ends by itself. */
 const KEPT_LINES = 20
@@ -189,8 +169,12 @@ const ignoreEvent = (): void => {}
 const modelRequests: ReadonlySet<EngineRequest["type"]> = new Set([
   "load",
   "tokenize",
+  "detokenize",
   "generate",
   "evaluate",
+  "embed",
+  "slots",
+  "slot",
 ])
 
 /** Numbers requests, sends them at once, and hands the engine's events to who waits for them. */
@@ -275,7 +259,7 @@ class EngineSession {
   }
 
   private end(exit: WorkerExit): void {
-    const ended = errorOfEnd(exit)
+    const ended = errorOfEnd(exit, this.outstanding.get(this.oldestId)?.request)
     this.ended = ended
     const lost = [...this.outstanding.values(), ...this.held.splice(0)]
     this.outstanding.clear()
@@ -283,6 +267,8 @@ class EngineSession {
   }
 
   private dispatch(event: Numbered<EngineEvent>, data: Uint8Array): void {
+    // An object that a library printed is about no request.
+    if (!this.outstanding.has(event.id)) return
     if (!isFinal(event)) {
       this.outstanding.get(event.id)?.onEvent(event)
     } else if (event.type === "failed") {

@@ -4,8 +4,15 @@ import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
-import { type EngineHost, requestSettled } from "./EngineHost.ts"
-import type { EngineEvent, GenerateStats, LoadStats } from "./engine/messages.ts"
+import type { EngineHost } from "./EngineHost.ts"
+import type {
+  EngineEvent,
+  GenerateSettings,
+  GenerateStats,
+  LoadStats,
+  SlotAction,
+  SlotState,
+} from "./engine/messages.ts"
 import { type ClusterError, ModelError } from "./errors.ts"
 import { type GeneratedToken, generateEach, tokenStream } from "./generateEach.ts"
 import { type ModelPlan, measurementOf } from "./ModelPlan.ts"
@@ -19,7 +26,7 @@ export interface LoadProgress {
   readonly totalBytes: number
 }
 
-export interface GenerateOptions extends SamplerOptions {
+export interface GenerateOptions extends SamplerOptions, GenerateSettings {
   /** Default -1: until the model ends the text or the context is full. */
   readonly maxTokens?: number
 }
@@ -41,7 +48,16 @@ export interface TokenizeOptions {
   readonly parseSpecial?: boolean | undefined
 }
 
-/** A model on the devices of a cluster. */
+/** Slots of a model, and the requests that wait for one. */
+export interface SlotsState {
+  readonly slots: ReadonlyArray<SlotState>
+  readonly queuedCount: number
+}
+
+/**
+ * A model on the devices of a cluster. Any number of texts can be asked of it at once: so many as it was loaded with slots for
+ * are computed together, the others wait in their order.
+ */
 export interface ClusterModel {
   readonly info: ModelInfo
   readonly plan: ModelPlan
@@ -69,8 +85,19 @@ export interface ClusterModel {
     onToken: (token: GeneratedToken) => void,
     options?: GenerateOptions,
   ) => Effect.Effect<GenerateStats, ClusterError>
+  /** The text of tokens, special ones by their names. */
+  readonly detokenize: (tokens: ReadonlyArray<number>) => Effect.Effect<string, ClusterError>
   /** Logits (or embeddings) of every one of these tokens. */
   readonly evaluate: (tokens: ReadonlyArray<number>) => Effect.Effect<Evaluation, ClusterError>
+  /** One embedding of a text, or a classifier's scores, by a model that was loaded for embeddings. */
+  readonly embed: (tokens: ReadonlyArray<number>) => Effect.Effect<Float32Array, ClusterError>
+  readonly slots: Effect.Effect<SlotsState, ClusterError>
+  /** Writes what a slot's cache holds to a file, once no text is at work there; how many tokens that are. */
+  readonly saveSlot: (slot: number, path: string) => Effect.Effect<number, ClusterError>
+  /** Reads it again, for the same model on whatever devices. */
+  readonly restoreSlot: (slot: number, path: string) => Effect.Effect<number, ClusterError>
+  /** Empties a slot; how many tokens it had. */
+  readonly eraseSlot: (slot: number) => Effect.Effect<number, ClusterError>
 }
 
 /** Who has a model on the cluster, or is loading one: one load at a time. */
@@ -185,12 +212,19 @@ const modelOf = (
 ): ClusterModel => {
   const ownTokens: ClusterModel["tokenize"] = (text, options) => tokenize(engine, text, options)
   const generate: ClusterModel["generateEach"] = (prompt, onToken, options = {}) => {
-    const { maxTokens = -1, ...sampler } = options
+    const { maxTokens = -1, ...others } = options
+    const { settings, sampler } = partOptions(others)
     return Effect.flatMap(
       typeof prompt === "string" ? ownTokens(prompt) : Effect.succeed(prompt),
-      (tokens) => generateEach(engine, { type: "generate", tokens, maxTokens, sampler }, onToken),
+      (tokens) =>
+        generateEach(engine, { type: "generate", tokens, maxTokens, sampler, settings }, onToken),
     )
   }
+  const ask = (action: SlotAction, slot: number, path = "") =>
+    Effect.map(
+      engine.request({ type: "slot", action, slot, path }),
+      ({ event }) => event.tokenCount,
+    )
   return {
     info: loaded.info,
     plan,
@@ -201,13 +235,56 @@ const modelOf = (
     generate: (prompt, options, onStats = () => {}) =>
       tokenStream((onToken) => generate(prompt, onToken, options), onStats),
     generateEach: generate,
+    detokenize: (tokens) =>
+      Effect.map(engine.request({ type: "detokenize", tokens }), ({ event }) => event.text),
     evaluate: (tokens) =>
-      Effect.map(requestSettled(engine, { type: "evaluate", tokens }), ({ event, data }) => ({
+      Effect.map(engine.request({ type: "evaluate", tokens }), ({ event, data }) => ({
         kind: event.kind,
         rowCount: event.rowCount,
         columnCount: event.columnCount,
-        // A copy: the bytes may lie at an odd address of a larger block.
-        values: new Float32Array(new Uint8Array(data).buffer),
+        values: floatsOf(data),
       })),
+    embed: (tokens) =>
+      Effect.map(engine.request({ type: "embed", tokens }), ({ data }) => floatsOf(data)),
+    slots: Effect.map(engine.request({ type: "slots" }), ({ event }) => ({
+      slots: event.slots,
+      queuedCount: event.queuedCount,
+    })),
+    saveSlot: (slot, path) => ask("save", slot, path),
+    restoreSlot: (slot, path) => ask("restore", slot, path),
+    eraseSlot: (slot) => ask("erase", slot),
   }
 }
+
+/** A copy: the bytes may lie at an odd address of a larger block. */
+const floatsOf = (data: Uint8Array): Float32Array => new Float32Array(new Uint8Array(data).buffer)
+
+/** What samplers do not know apart from what they do. */
+const partOptions = ({
+  stop,
+  topLogprobs,
+  cachePrompt,
+  slot,
+  contextShift,
+  keepTokens,
+  controlText,
+  ...sampler
+}: SamplerOptions & GenerateSettings): {
+  readonly settings: GenerateSettings
+  readonly sampler: SamplerOptions
+} => ({
+  // JSON leaves out what is undefined.
+  settings: {
+    ...{ stop, topLogprobs, cachePrompt, slot, contextShift, keepTokens, controlText },
+  } as GenerateSettings,
+  sampler: {
+    ...sampler,
+    ...(sampler.logitBias === undefined
+      ? {}
+      : { logitBias: sampler.logitBias.map(([token, bias]) => [token, finite(bias)] as const) }),
+  },
+})
+
+/** JSON has no infinity; no logit is a match for this either. */
+const finite = (bias: number): number => Math.min(Math.max(bias, -MAX_BIAS), MAX_BIAS)
+const MAX_BIAS = 1e30

@@ -2,11 +2,11 @@
 import { type GgufError, ggufString, layerBytes } from "@ggml-rpc/gguf"
 import type { KvTypeName } from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
-import { contextOptions, MIN_CONTEXT_SIZE } from "./contextOptions.ts"
+import { contextOptions, MIN_CONTEXT_SIZE, type poolingTypes } from "./contextOptions.ts"
 import type { EngineHost } from "./EngineHost.ts"
 import type { EngineContextOptions, MeasuredRow, UnsupportedOps } from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
-import { loadGguf } from "./loadGguf.ts"
+import { loadModelHeader } from "./loadModelHeader.ts"
 import {
   type Candidate,
   type DeviceUse,
@@ -18,6 +18,9 @@ import {
 } from "./planner/index.ts"
 import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
+/** How a text's embeddings become one, by llama-server's names; `rank` gives a classifier's scores. */
+export type Pooling = keyof typeof poolingTypes
+
 /** Defaults are llama-cli's, by its names. */
 export interface PlanOptions {
   /** Tokens; undefined: the model's training length, less if that does not fit. */
@@ -28,6 +31,12 @@ export interface PlanOptions {
   readonly flashAttention?: "on" | "off" | "auto" | undefined
   readonly typeK?: KvTypeName | undefined
   readonly typeV?: KvTypeName | undefined
+  /** Texts that can be at work at once, which share the context's tokens; 1. */
+  readonly slots?: number | undefined
+  /** Loads the model to embed texts, not to generate any; what the architecture is for. */
+  readonly embeddings?: boolean | undefined
+  /** How the embeddings of a text's tokens become one; the model's way. Without `embeddings`: none. */
+  readonly pooling?: Pooling | undefined
   /** Layers on devices, the output layer included; undefined: all that fit. */
   readonly gpuLayers?: number | undefined
   /** Proportions, one a device in the cluster's order; undefined: by free memory. */
@@ -89,7 +98,7 @@ export const planModel = (
   options: PlanOptions,
 ): Effect.Effect<ModelPlan, ClusterError | GgufError> =>
   Effect.gen(function* () {
-    const gguf = yield* loadGguf(path)
+    const gguf = yield* loadModelHeader(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const mmap = options.mmap ?? true

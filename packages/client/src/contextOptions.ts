@@ -12,6 +12,12 @@ const CONTEXT_STEP = 256
 /** llama-cli's. */
 const DEFAULT_BATCH_SIZE = 2048
 
+/** llama_pooling_type (llama.h), by llama-server's names. */
+export const poolingTypes = { none: 0, mean: 1, cls: 2, last: 3, rank: 4 } as const
+
+/** LLAMA_MAX_SEQ (llama-cparams.h, v0.5.0). */
+const MAX_SLOTS = 256
+
 /** Architectures whose graphs end in embeddings, not logits (llama.cpp v0.5.0 src/models). */
 const embeddingArchitectures: ReadonlySet<string> = new Set([
   "bert",
@@ -63,9 +69,19 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
       detail: `A context of ${options.contextSize} tokens is more than ${gguf.path} can have: it learned ${positionCount} positions, and there are none behind them. Give --ctx-size ${positionCount} or less.`,
     })
   }
+  const slotCount = options.slots ?? 1
+  if (!(Number.isInteger(slotCount) && slotCount >= 1 && slotCount <= MAX_SLOTS)) {
+    throw new PlanError({
+      reason: "slots",
+      detail: `${slotCount} texts cannot be at work at once: give a whole number from 1 to ${MAX_SLOTS}.`,
+    })
+  }
   const wanted = options.contextSize || Math.min(trained, positionCount ?? trained)
   const contextSize = Math.ceil(wanted / CONTEXT_STEP) * CONTEXT_STEP
-  const wholeBatch = needsWholeBatch(gguf, architecture)
+  const isEmbedding = options.embeddings ?? embeddingArchitectures.has(architecture)
+  const pooling = options.pooling ?? (options.embeddings ? "model" : "none")
+  // What is pooled must be in one step.
+  const wholeBatch = needsWholeBatch(gguf, architecture) || (isEmbedding && pooling !== "none")
   const ubatchSize =
     options.ubatchSize ??
     (wholeBatch ? (options.batchSize ?? Math.min(contextSize, DEFAULT_BATCH_SIZE)) : 512)
@@ -79,7 +95,9 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
     flashAttention: { on: 1, off: 0, auto: -1 }[options.flashAttention ?? "auto"] as -1 | 0 | 1,
     typeK: kvTypes[options.typeK ?? "f16"],
     typeV: kvTypes[options.typeV ?? "f16"],
-    embeddings: embeddingArchitectures.has(architecture),
+    embeddings: isEmbedding,
+    ...(isEmbedding && { pooling: pooling === "model" ? -1 : poolingTypes[pooling] }),
+    ...(slotCount > 1 && { slotCount }),
     wholeBatch,
     ...(positionCount === undefined ? {} : { positionCount }),
   }

@@ -14,12 +14,17 @@ export type {
   EngineContextOptions,
   EngineDevice,
   EngineServer,
+  GenerateSettings,
   GenerateStats,
   LoadStats,
+  SlotState,
   StopReason,
+  TokenLogprob,
+  TokenLogprobs,
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export { loadGguf } from "./loadGguf.ts"
+export { loadModelHeader } from "./loadModelHeader.ts"
 export { type DomainFacts, domainsOf } from "./memoryDomains.ts"
 export * from "./parseEndpoint.ts"
 export * from "./planner/index.ts"

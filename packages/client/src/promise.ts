@@ -31,6 +31,7 @@ import type {
   Evaluation,
   GenerateOptions,
   LoadProgress,
+  SlotsState,
   TokenizeOptions,
 } from "./Model.ts"
 import type { ModelPlan, PlanOptions } from "./ModelPlan.ts"
@@ -48,7 +49,13 @@ export type {
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export type { GeneratedToken } from "./generateEach.ts"
-export type { Evaluation, GenerateOptions, LoadProgress, TokenizeOptions } from "./Model.ts"
+export type {
+  Evaluation,
+  GenerateOptions,
+  LoadProgress,
+  SlotsState,
+  TokenizeOptions,
+} from "./Model.ts"
 export type { ModelPlan, PlanOptions } from "./ModelPlan.ts"
 
 /** What every call that takes time takes. */
@@ -82,8 +89,8 @@ export interface Model extends AsyncDisposable {
   /** What it really took, per device of the plan, and on this host. */
   readonly breakdown: Measurement
   /**
-   * Text or token ids in, tokens out as they are computed. Leaving the loop stops the model; one generation after the
-   * other, in the order of their first `next`.
+   * Text or token ids in, tokens out as they are computed. Leaving the loop stops the text. So many at once as there are
+   * slots, others after them in the order of their first `next`.
    *
    * @throws {ClusterError} from the loop
    */
@@ -103,6 +110,18 @@ export interface Model extends AsyncDisposable {
   ) => Promise<ReadonlyArray<number>>
   /** Logits (or embeddings) of every one of these tokens. */
   readonly evaluate: (tokens: ReadonlyArray<number>, options?: Abortable) => Promise<Evaluation>
+  /** The text of tokens, special ones by their names. */
+  readonly detokenize: (tokens: ReadonlyArray<number>, options?: Abortable) => Promise<string>
+  /** One embedding of a text, or a classifier's scores, by a model that was loaded for embeddings. */
+  readonly embed: (tokens: ReadonlyArray<number>, options?: Abortable) => Promise<Float32Array>
+  /** What is at work. */
+  readonly slots: () => Promise<SlotsState>
+  /** Writes what a slot's cache holds to a file, once no text is at work there; how many tokens that are. */
+  readonly saveSlot: (slot: number, path: string) => Promise<number>
+  /** Reads it again, for the same model on whatever devices. */
+  readonly restoreSlot: (slot: number, path: string) => Promise<number>
+  /** Empties a slot; how many tokens it had. */
+  readonly eraseSlot: (slot: number) => Promise<number>
   /** Frees it; a second call does nothing. */
   readonly close: () => Promise<void>
 }
@@ -221,6 +240,12 @@ const modelOf = (model: ClusterModel, close: () => Promise<void>): Model => {
     },
     tokenize: (text, { signal, ...options } = {}) => run(model.tokenize(text, options), signal),
     evaluate: (ids, { signal } = {}) => run(model.evaluate(ids), signal),
+    detokenize: (ids, { signal } = {}) => run(model.detokenize(ids), signal),
+    embed: (ids, { signal } = {}) => run(model.embed(ids), signal),
+    slots: () => run(model.slots),
+    saveSlot: (slot, path) => run(model.saveSlot(slot, path)),
+    restoreSlot: (slot, path) => run(model.restoreSlot(slot, path)),
+    eraseSlot: (slot) => run(model.eraseSlot(slot)),
     close,
     [Symbol.asyncDispose]: close,
   }

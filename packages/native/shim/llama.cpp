@@ -5,10 +5,12 @@
 #include "llama-ext.h"
 #include "llama.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -95,6 +97,8 @@ API llama_context * ls_context_new(llama_model * model, const context_options * 
     params.n_batch         = uint32_t(options->batch_size);
     params.n_ubatch        = uint32_t(options->ubatch_size);
     params.n_seq_max       = uint32_t(options->sequence_count);
+    // Sequences share all cells, and with them what they have in common.
+    params.kv_unified      = true;
     params.n_threads       = int32_t(options->threads);
     params.n_threads_batch = int32_t(options->threads_batch);
     params.flash_attn_type = static_cast<enum llama_flash_attn_type>(int(options->flash_attention));
@@ -185,6 +189,30 @@ API int ls_decode(llama_context * context, int32_t * tokens, int count, int firs
     }
 }
 
+// The same for tokens of several sequences: each with its position, its sequence, and whether it has an output.
+API int ls_decode_batch(llama_context * context, int32_t * tokens, int32_t * positions, int32_t * sequences, int8_t * outputs, int count) {
+    static thread_local std::vector<int32_t>        counts;
+    static thread_local std::vector<llama_seq_id *> ids;
+    try {
+        counts.assign(size_t(count), 1);
+        ids.resize(size_t(count));
+        for (int i = 0; i < count; i++) {
+            ids[size_t(i)] = sequences + i;
+        }
+        llama_batch batch = {};
+        batch.n_tokens    = count;
+        batch.token       = tokens;
+        batch.pos         = positions;
+        batch.n_seq_id    = counts.data();
+        batch.seq_id      = ids.data();
+        batch.logits      = outputs;
+        return llama_decode(context, batch);
+    } catch (const std::exception & error) {
+        g_error = error.what();
+        return -100;
+    }
+}
+
 API int ls_encode(llama_context * context, int32_t * tokens, int count, int first_position, int all_outputs) {
     try {
         return llama_encode(context, batch_of(tokens, count, first_position, all_outputs, g_positions, g_outputs));
@@ -268,6 +296,36 @@ API int ls_sample(llama_sampler * chain, llama_sampler * grammar, llama_context 
         g_error = error.what();
         return -1;
     }
+}
+
+namespace {
+
+std::vector<llama_token> g_ranking;
+
+} // namespace
+
+// Logarithms of probabilities, by the logits alone, at an output of the last decode: that of token first, then the most likely
+// ones', falling. Writes 1 + most at most; the number written.
+API int ls_logprobs(llama_context * context, int index, llama_token token, int most, int32_t * tokens, float * logprobs) {
+    const float * logits = llama_get_logits_ith(context, index);
+    const int     count  = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
+    most                 = std::clamp(most, 0, count);
+    const float greatest = *std::max_element(logits, logits + count);
+    double      sum      = 0.0;
+    for (int i = 0; i < count; i++) {
+        sum += std::exp(double(logits[i] - greatest));
+    }
+    const double whole = double(greatest) + std::log(sum);
+    g_ranking.resize(size_t(count));
+    std::iota(g_ranking.begin(), g_ranking.end(), 0);
+    std::partial_sort(g_ranking.begin(), g_ranking.begin() + most, g_ranking.end(), [logits](llama_token a, llama_token b) {
+        return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+    });
+    for (int i = 0; i <= most; i++) {
+        tokens[i]   = i == 0 ? token : g_ranking[size_t(i - 1)];
+        logprobs[i] = float(double(logits[tokens[i]]) - whole);
+    }
+    return most + 1;
 }
 
 API double ls_model_size(const llama_model * model) {

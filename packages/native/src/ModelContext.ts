@@ -1,8 +1,9 @@
 /** A llama context: the KV cache and compute buffers of one conversation with a model. */
 import { type Pointer, toArrayBuffer } from "bun:ffi"
+import type { Batch } from "./Batch.ts"
 import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
 import { type GraphShare, surveyGraph } from "./graphSurvey.ts"
-import { type Address, asPointer } from "./io.ts"
+import { type Address, asPointer, cString } from "./io.ts"
 import { ggml, takeLog } from "./libggml.ts"
 import { llama } from "./libllama.ts"
 import type { ModelInfo } from "./ModelInfo.ts"
@@ -52,7 +53,7 @@ export interface ContextOptions {
   readonly swaFull?: boolean
   /** `io_abort_flag()`: lets it stop a running computation on a local CPU. */
   readonly abortFlag?: Address
-  /** Independent sequences that the cache can hold; 1. */
+  /** Independent sequences, which share the cells of the cache; 1, at most 256. */
   readonly sequenceCount?: number
 }
 
@@ -167,6 +168,22 @@ export class ModelContext {
     )
   }
 
+  /**
+   * Computes the next tokens of several sequences, each at the position that the batch says; the status is that of
+   * `decode`. Outputs are found by the indexes that `Batch.add` gave.
+   */
+  decodeBatch({ tokens, positions, sequences, outputs, count }: Batch): number {
+    this.#checkCount(count, this.#memory === null ? this.ubatchSize : this.batchSize)
+    return this.#library.ls_decode_batch(
+      this.#pointer,
+      tokens,
+      positions,
+      sequences,
+      outputs,
+      count,
+    )
+  }
+
   /** Runs the encoder over a whole input of at most `ubatchSize` tokens; the status is that of `decode`. */
   encode(tokens: Int32Array, options: DecodeOptions = {}): number {
     this.#check(tokens, this.ubatchSize)
@@ -192,6 +209,20 @@ export class ModelContext {
     const address = this.#library.llama_get_logits_ith(this.#open(), index)
     if (address === null) throw new RangeError(noOutput("logits", index))
     return this.#floats(address as Pointer, this.#model.info.vocabSize)
+  }
+
+  /**
+   * Natural logarithms of probabilities after one token of the last `decode`, by its logits alone: of `token` first, then
+   * of the `count` most likely tokens, falling.
+   */
+  logprobs(token: number, count: number, index = -1): ReadonlyArray<readonly [number, number]> {
+    // The shim's function does not look whether there are logits.
+    this.logits(index)
+    const size = Math.min(count, this.#model.info.vocabSize) + 1
+    const tokens = new Int32Array(size)
+    const logprobs = new Float32Array(size)
+    this.#library.ls_logprobs(this.#pointer, index, token, size - 1, tokens, logprobs)
+    return Array.from(tokens, (found, place) => [found, logprobs[place]!] as const)
   }
 
   /** Logits of the last `count` outputs, row after row; valid as long as those of `logits`. */
@@ -235,6 +266,57 @@ export class ModelContext {
    */
   removeFrom(position: number, sequence = 0): boolean {
     return this.#library.llama_memory_seq_rm(this.#openMemory(), sequence, position, -1)
+  }
+
+  /** Lets sequence `to`, which must be empty, begin as `from` does up to `end`; they share these cells. */
+  copySequence(from: number, to: number, end: number): void {
+    this.#library.llama_memory_seq_cp(this.#openMemory(), from, to, 0, end)
+  }
+
+  /** The least position that is in the cache for a sequence: above 0 where a sliding window has passed; -1 for none. */
+  firstPosition(sequence: number): number {
+    return this.#library.llama_memory_seq_pos_min(this.#openMemory(), sequence)
+  }
+
+  /** Whether positions in the cache can be changed. */
+  get canShift(): boolean {
+    const memory = this.#openMemory()
+    return memory !== null && this.#library.llama_memory_can_shift(memory)
+  }
+
+  /** Forgets the tokens of a sequence in [from, to) and moves what is behind them to `from`; false when it cannot. */
+  shift(sequence: number, from: number, to: number): boolean {
+    const memory = this.#openMemory()
+    if (!this.#library.llama_memory_seq_rm(memory, sequence, from, to)) return false
+    this.#library.llama_memory_seq_add(memory, sequence, to, -1, from - to)
+    return true
+  }
+
+  /** Writes what the cache holds of a sequence, and the tokens that it came of, to a file; false when it cannot. */
+  saveSequence(path: string, sequence: number, tokens: Int32Array): boolean {
+    const file = cString(path)
+    const count = tokens.length
+    // ptr of an empty array would be null.
+    const block = count === 0 ? new Int32Array(1) : tokens
+    return (
+      Number(this.#library.llama_state_seq_save_file(this.#open(), file, sequence, block, count)) >
+      0
+    )
+  }
+
+  /** Reads such a file into a sequence; the tokens, or undefined when it is none that fits this context. */
+  restoreSequence(path: string, sequence: number): Int32Array | undefined {
+    const tokens = new Int32Array(this.contextSize)
+    const count = new BigUint64Array(1)
+    const size = this.#library.llama_state_seq_load_file(
+      this.#open(),
+      cString(path),
+      sequence,
+      tokens,
+      tokens.length,
+      count,
+    )
+    return Number(size) === 0 ? undefined : tokens.slice(0, Number(count[0]))
   }
 
   /** What the model and this context take, one row a buffer type. */
@@ -301,10 +383,14 @@ export class ModelContext {
 
   /** llama aborts the process on these. */
   #check(tokens: Int32Array, most: number): void {
+    this.#checkCount(tokens.length, most)
+  }
+
+  #checkCount(count: number, most: number): void {
     this.#open()
-    if (tokens.length === 0 || tokens.length > most) {
+    if (count === 0 || count > most) {
       throw new RangeError(
-        `${tokens.length} tokens in one batch: this context takes 1 to ${most}; split them, or raise the batch size.`,
+        `${count} tokens in one batch: this context takes 1 to ${most}; split them, or raise the batch size.`,
       )
     }
     if (this.#model.noAlloc) {

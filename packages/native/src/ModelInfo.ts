@@ -25,6 +25,8 @@ export interface ModelInfo {
   readonly isRecurrent: boolean
   readonly isHybrid: boolean
   readonly isDiffusion: boolean
+  /** Tokens that layers with sliding-window attention look back; 0: there are none. */
+  readonly slidingWindow: number
   /** Bytes of all tensors. */
   readonly sizeBytes: number
   readonly parameterCount: number
@@ -96,6 +98,7 @@ export const modelInfo = (model: Pointer): ModelInfo => {
     isRecurrent: library.llama_model_is_recurrent(model),
     isHybrid: library.llama_model_is_hybrid(model),
     isDiffusion: library.llama_model_is_diffusion(model),
+    slidingWindow: library.llama_model_n_swa(model),
     sizeBytes: library.ls_model_size(model),
     parameterCount: library.ls_model_parameter_count(model),
     beginToken,

@@ -1,3 +1,4 @@
+export * from "./Batch.ts"
 export * from "./bytes.ts"
 export { Detokenizer } from "./Detokenizer.ts"
 export * as Ggml from "./Ggml.ts"

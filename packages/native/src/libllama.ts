@@ -19,6 +19,19 @@ const openLlama = (set: LibrarySet) => {
     llama_get_memory: { args: ["ptr"], returns: "ptr" },
     llama_memory_clear: { args: ["ptr", "bool"], returns: "void" },
     llama_memory_seq_rm: { args: ["ptr", "i32", "i32", "i32"], returns: "bool" },
+    llama_memory_seq_cp: { args: ["ptr", "i32", "i32", "i32", "i32"], returns: "void" },
+    llama_memory_seq_add: { args: ["ptr", "i32", "i32", "i32", "i32"], returns: "void" },
+    llama_memory_seq_pos_min: { args: ["ptr", "i32"], returns: "i32" },
+    llama_memory_can_shift: { args: ["ptr"], returns: "bool" },
+    llama_state_seq_save_file: {
+      args: ["ptr", "ptr", "i32", "ptr", FFIType.u64_fast],
+      returns: FFIType.u64_fast,
+    },
+    llama_state_seq_load_file: {
+      args: ["ptr", "ptr", "i32", "ptr", FFIType.u64_fast, "ptr"],
+      returns: FFIType.u64_fast,
+    },
+    llama_model_n_swa: { args: ["ptr"], returns: "i32" },
     llama_model_get_vocab: { args: ["ptr"], returns: "ptr" },
     llama_model_n_ctx_train: { args: ["ptr"], returns: "i32" },
     llama_model_n_embd: { args: ["ptr"], returns: "i32" },
@@ -82,6 +95,8 @@ const openLlama = (set: LibrarySet) => {
     ls_memory_breakdown: { args: ["ptr", "ptr", "i32"], returns: "i32" },
     ls_graph_survey: { args: ["ptr", "ptr", "i32", "ptr", "ptr", "i32"], returns: "i32" },
     ls_decode: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+    ls_decode_batch: { args: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32"], returns: "i32" },
+    ls_logprobs: { args: ["ptr", "i32", "i32", "i32", "ptr", "ptr"], returns: "i32" },
     ls_encode: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
     ls_tokenize: {
       args: ["ptr", "ptr", "i32", "ptr", "i32", "bool", "bool"],

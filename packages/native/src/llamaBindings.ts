@@ -2,6 +2,8 @@
  * What `bindings.ts` has, and libllama with it: models, contexts, samplers without Effect. Imported as
  * `@ggml-rpc/native/bindings/llama`.
  */
+
+export * from "./Batch.ts"
 export * from "./bindings.ts"
 export { Detokenizer } from "./Detokenizer.ts"
 export type { GraphShare, RefusedOp } from "./graphSurvey.ts"

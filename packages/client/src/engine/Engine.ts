@@ -23,11 +23,15 @@ import type {
   EngineContextOptions,
   EngineDevice,
   EngineEndpoint,
+  EngineEvent,
   EngineServer,
   MeasuredRow,
+  Numbered,
   Placement,
   UnsupportedOps,
 } from "./messages.ts"
+import { Slots, type SlotsHost } from "./slots/Slots.ts"
+import { TokenWriter } from "./slots/TokenWriter.ts"
 import { unsupportedOp, unsupportedOps } from "./unsupported.ts"
 
 /** What devices that do not say which ones of the machine they are have in common. */
@@ -40,6 +44,11 @@ export interface Loaded {
   readonly options: EngineContextOptions
 }
 
+/** What is loaded, and the texts at work on it. */
+export interface Active extends Loaded {
+  readonly slots: Slots
+}
+
 /** Tokens that a text can have: a context is made larger than was asked for, and a table of positions is not. */
 export const roomOf = ({ context, options }: Loaded): number =>
   Math.min(context.contextSize, options.positionCount ?? Number.POSITIVE_INFINITY)
@@ -48,13 +57,23 @@ export class Engine {
   remote: RemoteDevices | undefined
   readonly servers: Array<EngineServer> = []
   private readonly local: Array<Device> = []
-  private loaded: Loaded | undefined
+  /** Tokens on their way to the host. */
+  readonly writer: TokenWriter
+  /** What texts at work ask of the engine. */
+  readonly slotsHost: SlotsHost = {
+    failIfLost: () => this.failIfLost(),
+    isCancelled: (id) => this.isCancelled(id),
+    setRunning: (id) => this.setRunning(id),
+  }
+  private loaded: Active | undefined
   private readonly abortFlag = io().io_abort_flag() as Address
-  private runningId = 0
+
+  constructor(sendAll: (events: ReadonlyArray<Numbered<EngineEvent>>) => void) {
+    this.writer = new TokenWriter(sendAll)
+  }
 
   /** From now on a cancel of this request stops what runs; 0: none. */
   setRunning(id: number): void {
-    this.runningId = id
     io().io_clear_abort()
     io().io_set_running(id)
   }
@@ -141,9 +160,20 @@ export class Engine {
     if (this.remote?.failure !== undefined) throw this.remote.failure
   }
 
-  /** The host wants the running request stopped. */
-  get isCancelled(): boolean {
-    return io().io_is_cancelled(this.runningId) !== 0
+  /** The host wants this request stopped. */
+  isCancelled(id: number): boolean {
+    return io().io_is_cancelled(id) !== 0
+  }
+
+  /** No text is at work on the model. */
+  get isIdle(): boolean {
+    return this.loaded?.slots.isIdle ?? true
+  }
+
+  /** Goes on with the texts at work, by one batch. */
+  step(): void {
+    this.loaded?.slots.step()
+    this.writer.flushIfDue()
   }
 
   /** Model and context of a placement; `release` of the model frees both. */
@@ -153,7 +183,6 @@ export class Engine {
     context: EngineContextOptions,
     options: { readonly noAlloc: boolean; readonly mmap: boolean },
   ): Loaded {
-    this.remote?.clearMemoryFailure()
     const { abortFlag } = this
     // Only the devices that get something: one without layers would still get compute buffers.
     const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))
@@ -171,7 +200,8 @@ export class Engine {
       const made = model.openContext({
         ...context,
         abortFlag,
-        ...(context.embeddings ? { pooling: 0 } : {}),
+        sequenceCount: context.slotCount ?? 1,
+        ...(context.embeddings ? { pooling: context.pooling ?? 0 } : {}),
       })
       return { model, context: made, path, options: context }
     } catch (error) {
@@ -217,7 +247,9 @@ export class Engine {
 
   /** Makes this the model that requests are about. */
   keep(loaded: Loaded): void {
-    this.loaded = loaded
+    // What an encoder made of a text is there once a context.
+    const slotCount = loaded.model.info.hasEncoder ? 1 : (loaded.options.slotCount ?? 1)
+    this.loaded = { ...loaded, slots: new Slots(loaded, slotCount, this.slotsHost) }
   }
 
   /** Frees that model, if there is one. */
@@ -230,7 +262,7 @@ export class Engine {
   }
 
   /** @throws {EngineRequestError} when nothing is loaded */
-  required(): Loaded {
+  required(): Active {
     if (this.loaded === undefined) throw new EngineRequestError({ reason: "no-model", detail: "" })
     return this.loaded
   }

@@ -1,36 +1,28 @@
 /**
  * The engine: a process that runs libllama over remote devices. One synchronous loop: take requests
- * from stdin, do the first (blocking), write events to stdout. It ends when its parent does, by closing stdin,
+ * from stdin, do them (blocking), go on with all texts at work by a batch, write events to stdout. It ends when its parent does, by closing stdin,
  * or by SIGKILL; the servers free what was theirs when the connections close with it.
  */
 import { io, ioErrorText, loadBackends } from "@ggml-rpc/native/bindings/llama"
-import { MessageReader, send as sendMessage } from "@ggml-rpc/native/worker/child"
+import { MessageReader, sendAll, send as sendMessage } from "@ggml-rpc/native/worker/child"
 import { shareWaits } from "../connection/waiting.ts"
-import { type ClusterError, EngineRequestError, errorToData, isClusterError } from "../errors.ts"
+import { EngineRequestError, errorToData } from "../errors.ts"
 import { Engine } from "./Engine.ts"
+import { isDebug, toClusterError } from "./failure.ts"
 import type { EngineRequest, Numbered } from "./messages.ts"
-import { perform, type Send } from "./requests/index.ts"
-
-const isDebug = process.env.GGML_RPC_DEBUG === "1"
+import { needsIdle, perform, type Send } from "./requests/index.ts"
 
 /** Descriptor of the file in which the host cancels requests. */
 const CANCELS_DESCRIPTOR = 3
-
-const toClusterError = (error: unknown): ClusterError =>
-  isClusterError(error)
-    ? error
-    : new EngineRequestError({
-        detail:
-          error instanceof Error ? (isDebug ? String(error.stack) : error.message) : String(error),
-        reason: "failed",
-      })
 
 const serve = (engine: Engine, request: Numbered<EngineRequest>): void => {
   const { id } = request
   const send: Send = (event, data) => sendMessage({ ...event, id }, data)
   engine.setRunning(id)
+  // A refusal of memory was about the request that met it.
+  engine.remote?.clearMemoryFailure()
   try {
-    if (engine.isCancelled) throw new EngineRequestError({ reason: "cancelled", detail: "" })
+    if (engine.isCancelled(id)) throw new EngineRequestError({ reason: "cancelled", detail: "" })
     perform(engine, request, send)
   } catch (error) {
     send({ type: "failed", error: errorToData(toClusterError(error)) })
@@ -41,15 +33,22 @@ const serve = (engine: Engine, request: Numbered<EngineRequest>): void => {
 
 const isReadable = (): boolean => io().io_wait_readable(0, 0) > 0
 
-/** Takes what has come, and waits only when there is nothing to do; until the host closes its end. */
+/**
+ * Takes what has come, and waits only when there is nothing to do; until the host closes its end. Requests are served in
+ * their order, but those about a text are only begun: between two batches of all texts at work, more is taken.
+ */
 const run = (engine: Engine): void => {
   const messages = new MessageReader<Numbered<EngineRequest>>()
   const waiting: Array<Numbered<EngineRequest>> = []
   for (;;) {
-    let message = waiting.length === 0 ? messages.next() : messages.poll(isReadable)
-    if (message === undefined && waiting.length === 0) return
+    const hasWork = waiting.length > 0 || !engine.isIdle
+    let message = hasWork ? messages.poll(isReadable) : messages.next()
+    if (message === undefined && !hasWork) return
     for (; message !== undefined; message = messages.poll(isReadable)) waiting.push(message)
-    serve(engine, waiting.shift()!)
+    while (waiting.length > 0 && (engine.isIdle || !needsIdle(waiting[0]!))) {
+      serve(engine, waiting.shift()!)
+    }
+    engine.step()
   }
 }
 
@@ -63,7 +62,7 @@ const main = (): void => {
   // Bun makes a piped stdout non-blocking, and a large evaluation would end in EAGAIN half-way.
   io().io_tune_socket(1, 0)
   loadBackends(isDebug ? 1 : 0)
-  run(new Engine())
+  run(new Engine(sendAll))
   // Freeing models and buffers one by one would only delay what the end of the process does at once.
   process.exit(0)
 }

@@ -51,6 +51,10 @@ export interface EngineContextOptions {
   readonly typeV: number
   /** Give embeddings instead of logits. */
   readonly embeddings: boolean
+  /** llama_pooling_type of them, -1 the model's; absent: one embedding a token. */
+  readonly pooling?: number
+  /** Texts that can be at work at once: slots. Absent: 1. */
+  readonly slotCount?: number
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
   /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */
@@ -100,14 +104,45 @@ export type EngineRequest =
       readonly addSpecial: boolean
       readonly parseSpecial: boolean
     }
+  | { readonly type: "detokenize"; readonly tokens: ReadonlyArray<number> }
   | {
       readonly type: "generate"
       readonly tokens: ReadonlyArray<number>
       /** -1: until the model ends the text or the context is full. */
       readonly maxTokens: number
       readonly sampler: SamplerOptions
+      readonly settings: GenerateSettings
     }
   | { readonly type: "evaluate"; readonly tokens: ReadonlyArray<number> }
+  | { readonly type: "embed"; readonly tokens: ReadonlyArray<number> }
+  | { readonly type: "slots" }
+  | {
+      readonly type: "slot"
+      readonly action: SlotAction
+      readonly slot: number
+      /** The file, for `save` and `restore`. */
+      readonly path: string
+    }
+
+export type SlotAction = "save" | "restore" | "erase"
+
+/** What a generation wants besides its samplers; what is absent is as said. */
+export interface GenerateSettings {
+  /** Texts that end it where they come up, and are not given out. */
+  readonly stop?: ReadonlyArray<string>
+  /** Gives with each token the logarithm of its probability, and those of the so many most likely ones; absent: neither. */
+  readonly topLogprobs?: number
+  /** Whether what a slot's cache holds of the prompt is used again; true. */
+  readonly cachePrompt?: boolean
+  /** The slot that it must have; the best one. */
+  readonly slot?: number
+  /** Where the context is full: forgets the older half of what follows the first `keepTokens`, and goes on; false. */
+  readonly contextShift?: boolean
+  /** 0; -1 keeps the whole prompt. */
+  readonly keepTokens?: number
+  /** Tokens that control a model, such as the marks around its thoughts, come with their text; false: without. */
+  readonly controlText?: boolean
+}
 
 export interface MeasuredRow extends Omit<MemoryBreakdownRow, "deviceAddress"> {
   /** Index of the device; -1: memory of this host. */
@@ -140,19 +175,51 @@ export interface LoadStats {
 }
 
 /** Why a generation ended. */
-export type StopReason = "end-of-text" | "token-limit" | "context-full" | "cancelled"
+export type StopReason = "end-of-text" | "token-limit" | "context-full" | "stop-text" | "cancelled"
 
 export interface GenerateStats {
   readonly promptTokenCount: number
+  /** Of those, tokens that were in the cache already. */
+  readonly cachedTokenCount: number
+  /** From the slot it got to the end of the prompt. */
   readonly promptMs: number
   readonly tokenCount: number
   /** From the end of the prompt to the last token. */
   readonly generateMs: number
   readonly stopReason: StopReason
+  /** Which of the texts it was, for `stop-text`. */
+  readonly stopText?: string
+  readonly slot: number
+}
+
+/** A token that could follow. */
+export interface TokenLogprob {
+  readonly id: number
+  /** Its own; U+FFFD for what is no whole character. */
+  readonly text: string
+  /** Its own, where `text` cannot tell them. */
+  readonly bytes?: ReadonlyArray<number>
+  /** Natural logarithm of its probability by the model's logits alone; never less than -9999. */
+  readonly logprob: number
+}
+
+/** The token that was chosen, and the most likely ones, falling. */
+export interface TokenLogprobs {
+  readonly chosen: TokenLogprob
+  readonly top: ReadonlyArray<TokenLogprob>
 }
 
 /** A token on its way from the engine to the host. */
-export type TokenData = readonly [id: number, text: string]
+export type TokenData = readonly [id: number, text: string, logprobs?: TokenLogprobs]
+
+/** A place for one text at a time, which keeps the tokens of the last one. */
+export interface SlotState {
+  readonly slot: number
+  /** The text at work in it: `prompt` until its first token is there. */
+  readonly state: "idle" | "prompt" | "generating"
+  /** In the cache. */
+  readonly tokenCount: number
+}
 
 export type EngineEvent =
   | {
@@ -182,6 +249,7 @@ export type EngineEvent =
     }
   | { readonly type: "unloaded" }
   | { readonly type: "tokens"; readonly tokens: ReadonlyArray<number> }
+  | { readonly type: "text"; readonly text: string }
   | {
       readonly type: "generating"
       /** What came since the last of these. */
@@ -203,6 +271,20 @@ export type EngineEvent =
       /** rowCount × columnCount little-endian f32, row after row. */
       readonly bytes: number
     }
+  | {
+      readonly type: "embedded"
+      /** Of the whole text: an embedding, or the scores of a classifier; little-endian f32. */
+      readonly columnCount: number
+      readonly bytes: number
+    }
+  | {
+      readonly type: "slots"
+      readonly slots: ReadonlyArray<SlotState>
+      /** Requests that have none yet. */
+      readonly queuedCount: number
+    }
+  /** What was asked of a slot is done; its tokens that are, or were, in the cache or the file. */
+  | { readonly type: "slot"; readonly tokenCount: number }
   | { readonly type: "failed"; readonly error: ErrorData }
 
 /** Events that end their request. */

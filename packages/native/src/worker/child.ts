@@ -15,6 +15,11 @@ export const send = (message: object, bytes?: Uint8Array): void => {
   if (bytes !== undefined) writeAll(bytes)
 }
 
+/** Writes several messages at once. */
+export const sendAll = (messages: ReadonlyArray<object>): void => {
+  writeAll(encoder.encode(messages.map((message) => `${JSON.stringify(message)}\n`).join("")))
+}
+
 const writeAll = (bytes: Uint8Array): void => {
   for (let at = 0; at < bytes.length; ) at += writeSync(1, bytes, at, bytes.length - at)
 }

@@ -23,6 +23,16 @@ export const tokenize = (
   }
 }
 
+export const detokenize = (
+  engine: Engine,
+  { tokens }: EngineRequest & { type: "detokenize" },
+  send: Send,
+): void => {
+  const detokenizer = engine.required().model.detokenizer(true)
+  const text = tokens.map((token) => detokenizer.push(token)).join("")
+  send({ type: "text", text: text + detokenizer.finish() })
+}
+
 const openVocabulary = (path: string): LlamaModel => {
   try {
     return LlamaModel.open(path, { vocabOnly: true })

@@ -1,0 +1,87 @@
+import type { ModelContext, ModelInfo } from "@ggml-rpc/native/bindings/llama"
+import type { SlotState } from "../messages.ts"
+import type { Task } from "./Task.ts"
+
+/** A sequence of the context's cache, the tokens in it, and the text at work there. */
+export class Slot {
+  readonly id: number
+  task: Task | undefined
+  /** In the cache, from position 0 on. */
+  readonly tokens: Array<number> = []
+  /** Counts up over all slots: when it was last given away. */
+  usedAt = 0
+  /** What the batch under way has of it: so many tokens from this index on. */
+  batchIndex = 0
+  batchCount = 0
+  readonly #context: ModelContext
+  readonly #info: ModelInfo
+
+  constructor(id: number, context: ModelContext, info: ModelInfo) {
+    this.id = id
+    this.#context = context
+    this.#info = info
+  }
+
+  /** Tokens that are still to go through the context. */
+  get pendingCount(): number {
+    return this.task === undefined ? 0 : this.task.tokens.length - this.tokens.length
+  }
+
+  state(): SlotState {
+    const isPrompt = this.tokens.length === 0 || this.pendingCount > 1
+    const state = this.task === undefined ? "idle" : isPrompt ? "prompt" : "generating"
+    return { slot: this.id, state, tokenCount: this.tokens.length }
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.#context.removeFrom(0, this.id)
+    this.tokens.length = 0
+  }
+
+  /** Forgets what is behind the first `count` tokens, or everything where that cannot be had. */
+  keep(count: number): void {
+    if (count >= this.tokens.length) return
+    if (count > 0 && this.#canGoOnAt(count) && this.#context.removeFrom(count, this.id)) {
+      this.tokens.length = count
+    } else this.clear()
+  }
+
+  /** Begins as another slot does. */
+  copy(other: Slot, count: number): void {
+    this.clear()
+    this.#context.copySequence(other.id, this.id, count)
+    for (let index = 0; index < count; index++) this.tokens.push(other.tokens[index]!)
+    if (!this.#canGoOnAt(count)) this.clear()
+  }
+
+  /** Whether other slots can begin as this does. */
+  get canBeCopied(): boolean {
+    return !(this.#info.isRecurrent || this.#info.isHybrid)
+  }
+
+  /** As `Place.shift`. */
+  shift(keptCount: number): boolean {
+    const discarded = Math.floor((this.tokens.length - keptCount) / 2)
+    if (discarded <= 0 || !this.#context.canShift) return false
+    if (!this.#context.shift(this.id, keptCount, keptCount + discarded)) return false
+    this.tokens.splice(keptCount, discarded)
+    this.task?.tokens.splice(keptCount, discarded)
+    return true
+  }
+
+  /** A sliding window has passed what is before it: going back needs more than the cache has. */
+  #canGoOnAt(count: number): boolean {
+    const { slidingWindow } = this.#info
+    if (slidingWindow === 0) return true
+    return this.#context.firstPosition(this.id) <= Math.max(0, count - slidingWindow)
+  }
+}
+
+/** How many tokens two texts have in common at their beginning. */
+export const commonLength = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number => {
+  const most = Math.min(a.length, b.length)
+  let length = 0
+  while (length < most && a[length] === b[length]) length++
+  return length
+}

@@ -1,0 +1,323 @@
+/**
+ * Many texts at once over one context: each has a slot, which is a sequence of the cache, and every step computes one
+ * batch with the next token of each text that is being generated and as much of new prompts as there is room for.
+ */
+import { Batch, decodeStatusText, type ModelContext } from "@ggml-rpc/native/bindings/llama"
+import { ModelError } from "../../errors.ts"
+import type { Loaded } from "../Engine.ts"
+import type { SlotState } from "../messages.ts"
+import { commonLength, Slot } from "./Slot.ts"
+import type { Task } from "./Task.ts"
+
+/** What steps look at. */
+export interface SlotsHost {
+  /** Throws the error of a lost connection. */
+  readonly failIfLost: () => void
+  readonly isCancelled: (id: number) => boolean
+  /** From now on a cancel of this request stops what is being computed; 0: of none. */
+  readonly setRunning: (id: number) => void
+}
+
+/** The part of a prompt that a slot's cache must have for the slot to be preferred to one that was not used for longer. */
+const LEAST_SIMILARITY = 0.1
+
+export class Slots {
+  readonly #context: ModelContext
+  readonly #host: SlotsHost
+  readonly #path: string
+  readonly #slots: ReadonlyArray<Slot>
+  readonly #batch: Batch
+  /** Without a slot, the first to get one first. */
+  readonly #queue: Array<Task> = []
+  /** What waits for a slot to be idle. */
+  readonly #chores: Array<{ readonly slot: number; readonly run: (slot: Slot) => void }> = []
+  #useCount = 0
+
+  constructor(
+    { context, model, path }: Pick<Loaded, "context" | "model" | "path">,
+    slotCount: number,
+    host: SlotsHost,
+  ) {
+    this.#context = context
+    this.#host = host
+    this.#path = path
+    this.#slots = Array.from({ length: slotCount }, (_, id) => new Slot(id, context, model.info))
+    this.#batch = new Batch(Math.min(context.batchSize, context.contextSize))
+  }
+
+  get isIdle(): boolean {
+    return (
+      this.#queue.length === 0 &&
+      this.#chores.length === 0 &&
+      this.#slots.every(({ task }) => task === undefined)
+    )
+  }
+
+  get count(): number {
+    return this.#slots.length
+  }
+
+  get queuedCount(): number {
+    return this.#queue.length
+  }
+
+  states(): ReadonlyArray<SlotState> {
+    return this.#slots.map((slot) => slot.state())
+  }
+
+  submit(task: Task): void {
+    this.#queue.push(task)
+  }
+
+  /** Runs as soon as no text is at work in the slot. */
+  whenIdle(slot: number, run: (slot: Slot) => void): void {
+    this.#chores.push({ slot, run })
+  }
+
+  /** Computes one batch. Does not throw: what goes wrong ends the tasks that it is about. */
+  step(): void {
+    this.#dropCancelled()
+    this.#doChores()
+    this.#admit()
+    const busy = this.#slots.filter(({ task }) => task !== undefined)
+    if (busy.length === 0) return
+    try {
+      this.#host.failIfLost()
+      this.#fill(busy)
+      if (this.#batch.count > 0 && this.#decode(busy)) this.#deliver(busy)
+    } catch (error) {
+      for (const slot of busy) this.#end(slot, (task) => task.fail(error))
+    }
+  }
+
+  #dropCancelled(): void {
+    for (let index = this.#queue.length - 1; index >= 0; index--) {
+      const task = this.#queue[index]!
+      if (!this.#host.isCancelled(task.id)) continue
+      this.#queue.splice(index, 1)
+      task.cancel()
+    }
+    for (const slot of this.#slots) {
+      if (slot.task !== undefined && this.#host.isCancelled(slot.task.id)) {
+        this.#end(slot, (task) => task.cancel())
+      }
+    }
+  }
+
+  #doChores(): void {
+    for (let index = 0; index < this.#chores.length; ) {
+      const { slot: id, run } = this.#chores[index]!
+      const slot = this.#slots[id]!
+      if (slot.task !== undefined) {
+        index++
+        continue
+      }
+      this.#chores.splice(index, 1)
+      run(slot)
+    }
+  }
+
+  /** Gives slots to those who wait: in their order, but who must have a certain one keeps nobody else waiting. */
+  #admit(): void {
+    for (let index = 0; index < this.#queue.length; ) {
+      const task = this.#queue[index]!
+      const slot = this.#slotFor(task)
+      if (slot === undefined) {
+        if (task.slot < 0) return
+        index++
+        continue
+      }
+      if (!this.#hasRoomFor(task)) return
+      this.#queue.splice(index, 1)
+      this.#begin(slot, task)
+    }
+  }
+
+  /** An idle slot whose cache begins as the task does, else the one that was not used for longest. */
+  #slotFor(task: Task): Slot | undefined {
+    if (task.slot >= 0) {
+      const wanted = this.#slots[task.slot]!
+      return wanted.task === undefined ? wanted : undefined
+    }
+    let best: Slot | undefined
+    let bestLength = task.reusesCache ? LEAST_SIMILARITY * task.tokens.length : Infinity
+    let oldest: Slot | undefined
+    for (const slot of this.#slots) {
+      if (slot.task !== undefined) continue
+      if (oldest === undefined || slot.usedAt < oldest.usedAt) oldest = slot
+      const length = commonLength(slot.tokens, task.tokens)
+      if (length > bestLength) {
+        best = slot
+        bestLength = length
+      }
+    }
+    return best ?? oldest
+  }
+
+  /** Texts at work keep their cells, and whose tokens do not fit beside them waits. */
+  #hasRoomFor(task: Task): boolean {
+    let taken = 0
+    for (const slot of this.#slots) taken += slot.task?.tokens.length ?? 0
+    return taken === 0 || taken + task.tokens.length < this.#context.contextSize
+  }
+
+  #begin(slot: Slot, task: Task): void {
+    slot.task = task
+    slot.usedAt = ++this.#useCount
+    try {
+      if (task.reusesCache) this.#reuse(slot, task)
+      else slot.clear()
+      const hasEnded = task.begin({
+        slot: slot.id,
+        cachedCount: slot.tokens.length,
+        shift: (keptCount) => slot.shift(keptCount),
+      })
+      if (hasEnded) slot.task = undefined
+    } catch (error) {
+      this.#end(slot, () => task.fail(error))
+    }
+  }
+
+  /** Keeps of the slot's cache, or takes over from another, what the task begins with. Its last token is always computed. */
+  #reuse(slot: Slot, { tokens }: Task): void {
+    const lengthIn = (other: Slot): number =>
+      Math.min(commonLength(other.tokens, tokens), tokens.length - 1)
+    let source = slot
+    let length = lengthIn(slot)
+    for (const other of this.#slots) {
+      if (!other.canBeCopied || lengthIn(other) <= length) continue
+      source = other
+      length = lengthIn(other)
+    }
+    if (source === slot) slot.keep(length)
+    else slot.copy(source, length)
+  }
+
+  #fill(busy: ReadonlyArray<Slot>): void {
+    const batch = this.#batch
+    batch.clear()
+    for (const slot of busy) slot.batchCount = 0
+    const generating = busy.filter((slot) => slot.pendingCount === 1)
+    const prompts = busy.filter((slot) => slot.pendingCount > 1)
+    // Who waits for the next token does not wait for the whole of another's prompt; and whole texts are computed in one step.
+    const isShort = generating.length > 0 || prompts.some(({ task }) => task!.isWhole)
+    const most = isShort ? Math.min(batch.capacity, this.#context.ubatchSize) : batch.capacity
+    prompts.sort((a, b) => a.usedAt - b.usedAt)
+    for (const slot of [...generating, ...prompts]) {
+      const { task, pendingCount } = slot
+      // It may have lost its slot to make room for another.
+      if (task === undefined) continue
+      const count = Math.min(pendingCount, most - batch.count)
+      if (count === 0 || (task.isWhole && count < pendingCount)) continue
+      if (!this.#makeRoom(slot, count)) continue
+      this.#add(slot, task, count)
+    }
+  }
+
+  #add(slot: Slot, { tokens, outputs }: Task, count: number): void {
+    const batch = this.#batch
+    const first = slot.tokens.length
+    slot.batchIndex = batch.count
+    slot.batchCount = count
+    for (let position = first; position < first + count; position++) {
+      const hasOutput = outputs === "all" || position === tokens.length - 1
+      batch.add(tokens[position]!, position, slot.id, hasOutput)
+    }
+  }
+
+  /**
+   * Sees that the cache has cells for so many more tokens: forgets what idle slots keep, the longest unused first, then takes the
+   * slot from the text that got its own last. That one will be computed again, when there is room.
+   */
+  #makeRoom(slot: Slot, count: number): boolean {
+    const missing = (): boolean => {
+      let taken = count
+      for (const other of this.#slots) taken += other.tokens.length + other.batchCount
+      return taken > this.#context.contextSize
+    }
+    while (missing()) {
+      const idle = this.#least(({ task, tokens }) => task === undefined && tokens.length > 0)
+      if (idle !== undefined) idle.clear()
+      else if (!this.#preempt(slot)) return true
+      else if (slot.task === undefined) return false
+    }
+    return true
+  }
+
+  /** False when no other text is at work. */
+  #preempt(slot: Slot): boolean {
+    let youngest = slot
+    let othersCount = 0
+    for (const other of this.#slots) {
+      if (other.task === undefined || other.batchCount > 0) continue
+      if (other !== slot) othersCount++
+      if (other.usedAt > youngest.usedAt) youngest = other
+    }
+    if (othersCount === 0 && this.#batch.count === 0) return false
+    this.#queue.unshift(youngest.task!)
+    youngest.task = undefined
+    youngest.clear()
+    return true
+  }
+
+  #least(isMeant: (slot: Slot) => boolean): Slot | undefined {
+    let found: Slot | undefined
+    for (const slot of this.#slots) {
+      if (isMeant(slot) && (found === undefined || slot.usedAt < found.usedAt)) found = slot
+    }
+    return found
+  }
+
+  /** Whether the batch was computed. */
+  #decode(busy: ReadonlyArray<Slot>): boolean {
+    const inBatch = busy.filter(({ batchCount }) => batchCount > 0)
+    // A cancel stops a batch in the middle only where nobody else has a part in it.
+    this.#host.setRunning(inBatch.length === 1 ? inBatch[0]!.task!.id : 0)
+    const status = this.#context.decodeBatch(this.#batch)
+    this.#host.setRunning(0)
+    this.#host.failIfLost()
+    if (status === 0) return true
+    // What it left of the batch in the cache is nobody's.
+    for (const slot of inBatch) this.#rollBack(slot)
+    if (status === ABORTED && inBatch.some(({ task }) => this.#host.isCancelled(task!.id))) {
+      return false
+    }
+    const detail = `${decodeStatusText(status)}.`
+    const error = new ModelError({ path: this.#path, during: "decode", detail })
+    for (const slot of inBatch) this.#end(slot, (task) => task.fail(error))
+    return false
+  }
+
+  #rollBack(slot: Slot): void {
+    if (!this.#context.removeFrom(slot.tokens.length, slot.id)) slot.clear()
+  }
+
+  #deliver(busy: ReadonlyArray<Slot>): void {
+    for (const slot of busy) {
+      const { task, batchCount, batchIndex, tokens } = slot
+      if (task === undefined || batchCount === 0) continue
+      const first = tokens.length
+      for (let index = first; index < first + batchCount; index++) tokens.push(task.tokens[index]!)
+      const isLast = tokens.length === task.tokens.length
+      if (task.outputs === "last" && !isLast) continue
+      try {
+        const hasEnded =
+          task.outputs === "all"
+            ? task.take(this.#context, first, batchCount, batchIndex)
+            : task.take(this.#context, tokens.length - 1, 1, batchIndex + batchCount - 1)
+        if (hasEnded) slot.task = undefined
+      } catch (error) {
+        this.#end(slot, () => task.fail(error))
+      }
+    }
+  }
+
+  #end(slot: Slot, end: (task: Task) => void): void {
+    const { task } = slot
+    slot.task = undefined
+    if (task !== undefined) end(task)
+  }
+}
+
+/** llama_decode's status. */
+const ABORTED = 2
