@@ -495,8 +495,8 @@ describe("help", () => {
   })
 
   test("completions name the commands and their flags", async () => {
-    const result = await runCli(["--completions", "bash"])
-    expect(result.exitCode).toBe(0)
+    const result = await runCli(["completion", "bash"])
+    expect(result).toMatchObject({ exitCode: 0, stderr: "" })
     for (const word of ["serve", "--tensor-split", "--max-clients"]) {
       expect(result.stdout).toContain(word)
     }

@@ -12,12 +12,13 @@ import {
 import { librarySet, missingGpuPackage } from "@ggml-rpc/native"
 import { ensureShim } from "@ggml-rpc/native/build"
 import * as Effect from "effect/Effect"
-import type { FlagValues, planFlags } from "../flags.ts"
+import type { clusterFlags } from "../flags/cluster.ts"
+import type { FlagValues } from "../flags/Flag.ts"
+import type { contextFlags } from "../flags/model.ts"
 import { printJson } from "../runReport.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { waitEvent, waitLine } from "../waitView.ts"
-import type { NameValues } from "./modelSources.ts"
 import { readCertificates, readToken } from "./secrets.ts"
 
 /** A part of the native libraries is missing or cannot be built; the message says what to do. */
@@ -158,10 +159,8 @@ export const openCluster = (
 
 /** Flags that say how a model is split and computed, as the planner takes them. */
 export const planOptionsOf = (
-  values: Omit<
-    FlagValues<typeof planFlags>,
-    "rpc" | "remoteBuild" | keyof AccessValues | "device" | keyof NameValues | "json"
-  >,
+  values: FlagValues<typeof contextFlags> &
+    Pick<FlagValues<typeof clusterFlags>, "gpuLayers" | "tensorSplit" | "threads">,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
   contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,
@@ -173,7 +172,7 @@ export const planOptionsOf = (
   typeV: values.typeV,
   gpuLayers: values.gpuLayers,
   tensorSplit: values.tensorSplit,
-  mmap: !values.noMmap,
+  mmap: values.mmap,
 })
 
 /** 0 asks for all of it: less would not do, as in llama-cli. */

@@ -1,26 +1,21 @@
 /** The prompt: from `-p`, a file, or stdin. */
 import * as Effect from "effect/Effect"
 import { PromptFileError } from "../errors.ts"
+import type { FlagValues } from "../flags/Flag.ts"
+import type { promptFlags } from "../flags/generation.ts"
 import { UsageError } from "../UsageError.ts"
 
-export interface PromptFlags {
-  readonly prompt: string | undefined
-  readonly file: string | undefined
-  readonly escape: boolean
-  readonly noEscape: boolean
-}
+type PromptValues = FlagValues<typeof promptFlags>
 
 export const readPrompt = (
-  flags: PromptFlags,
+  values: PromptValues,
 ): Effect.Effect<string, UsageError | PromptFileError> =>
-  Effect.map(rawPrompt(flags), (text) =>
-    flags.noEscape && !flags.escape ? text : processEscapes(text),
-  )
+  Effect.map(rawPrompt(values), (text) => (values.escape ? processEscapes(text) : text))
 
 const rawPrompt = ({
   prompt,
   file,
-}: PromptFlags): Effect.Effect<string, UsageError | PromptFileError> => {
+}: PromptValues): Effect.Effect<string, UsageError | PromptFileError> => {
   if (prompt !== undefined && file !== undefined) {
     return Effect.fail(new UsageError("-p and -f both give a prompt; one is needed"))
   }

@@ -1,8 +1,8 @@
 /** `ggml-rpc run`: one prompt through one model. */
-import { type Cluster, type GgufFile, ggufString, loadGguf } from "@ggml-rpc/client"
+import { type Cluster, type GgufFile, ggufString, loadModelHeader } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
-import type { FlagValues, runFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
@@ -11,7 +11,7 @@ import { givenModel, modelPath } from "./modelSources.ts"
 import { readPrompt } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
-type RunValues = FlagValues<typeof runFlags> & { readonly files: ReadonlyArray<string> }
+type RunValues = CommandValues<"run">
 
 export const run = (values: RunValues) =>
   withJsonErrors(
@@ -22,7 +22,7 @@ export const run = (values: RunValues) =>
         const sampling = yield* samplingOf(values)
         const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
-        const gguf = yield* loadGguf(path)
+        const gguf = yield* loadModelHeader(path)
         yield* requireTokenizer(gguf)
         yield* prepareNative
         const report = values.json ? jsonReport() : textReport()
