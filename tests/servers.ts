@@ -24,8 +24,11 @@ export const ggmlRpc: readonly string[] = [
   join(import.meta.dir, "..", "packages", "cli", "src", "main.ts"),
 ]
 
-/** Servers of the tests remember nothing of their clients, unless a test gives them a folder for it. */
-export const noState = { XDG_STATE_HOME: "/dev/null" } as const
+/**
+ * Servers of the tests remember nothing of their clients, unless a test gives them a folder for it, and nobody reads the
+ * developer's settings.
+ */
+export const noState = { XDG_STATE_HOME: "/dev/null", XDG_CONFIG_HOME: "/dev/null" } as const
 
 export interface OurServerOptions extends StartOptions {
   /** Default 1: the interop tests compare bits, and sums depend on the order of additions. */

@@ -53,6 +53,7 @@ export const workspaces: ReadonlyArray<Workspace> = [
   "chat",
   "server",
   "client",
+  "api",
   "cli",
 ].map((shortName) => {
   const folder = join(root, "packages", shortName)

@@ -456,6 +456,14 @@ describe("demo", () => {
     expect(readdirSync(temp)).toEqual([])
   })
 
+  test("says in words where --save cannot keep it", async () => {
+    const { stderr, exitCode } = await runCli(["demo", "--save", "/no/such/folder/demo.gguf"])
+    expect(stderr).toBe(
+      "error: The demo model cannot be written to /no/such/folder/demo.gguf: there is no such file or folder.\n",
+    )
+    expect(exitCode).toBe(1)
+  })
+
   test("--save keeps the model", async () => {
     const path = join(folder.path, "kept.gguf")
     const result = await runCli(["demo", "--save", path])
@@ -495,8 +503,8 @@ describe("help", () => {
   })
 
   test("completions name the commands and their flags", async () => {
-    const result = await runCli(["--completions", "bash"])
-    expect(result.exitCode).toBe(0)
+    const result = await runCli(["completion", "bash"])
+    expect(result).toMatchObject({ exitCode: 0, stderr: "" })
     for (const word of ["serve", "--tensor-split", "--max-clients"]) {
       expect(result.stdout).toContain(word)
     }

@@ -12,7 +12,16 @@ import {
 import { ggmlRpc, noState } from "../servers.ts"
 
 // The developer's shell must not decide what the tests see.
-const environment = { NO_COLOR: undefined, GGML_RPC_DEBUG: undefined, ...noState }
+const environment = {
+  NO_COLOR: undefined,
+  GGML_RPC_DEBUG: undefined,
+  ...Object.fromEntries(
+    Object.keys(process.env)
+      .filter((name) => name.startsWith("LLAMA_ARG_"))
+      .map((name) => [name, undefined]),
+  ),
+  ...noState,
+}
 
 const withEnvironment = (options: StartOptions): StartOptions => ({
   ...options,

@@ -133,7 +133,7 @@ describe("a machine with Bun alone", () => {
 })
 
 describe("the libraries", () => {
-  const libraries = ["protocol", "gguf", "server", "client", "models", "chat"].map(
+  const libraries = ["protocol", "gguf", "server", "client", "models", "chat", "api"].map(
     (name) => `@ggml-rpc/${name}`,
   )
   let project = ""

@@ -1,26 +1,16 @@
 /**
- * Reads a command line into what @effect/cli understands: long flags with separate values, then `--`,
- * then the rest. llama.cpp's flags have names of several letters behind one dash (`-ngl`), values that
- * start with a dash, and may stand behind the model; @effect/cli takes the first for clusters of
- * one-letter flags and names no flag in its messages.
+ * Reads a command line by the tables of flags/, with yargs' parser: single-dash names of several letters as llama.cpp has them
+ * (`-ngl`), values that start with a dash, flags behind the model.
  */
-import { type AcceptedFlag, acceptedFlags } from "./acceptedFlags.ts"
-import { type CommandName, type CommandSpec, commands, type Flag } from "./flags.ts"
+import parser, { type Options } from "yargs-parser"
+import { closest, closestFlag } from "./closest.ts"
+import { type CommandName, type CommandSpec, commands, flagsOf } from "./flags/commands.ts"
+import { allSpellings, type Flags, type ReadFlag, spellings, type Texts } from "./flags/Flag.ts"
 import { UsageError } from "./UsageError.ts"
 
-export type Request =
-  | { readonly kind: "help"; readonly command?: CommandName }
-  | { readonly kind: "version" }
-  /** Arguments for @effect/cli. */
-  | {
-      readonly kind: "command"
-      readonly args: ReadonlyArray<string>
-      /** What is to be said of flags that change nothing. */
-      readonly notes: ReadonlyArray<string>
-    }
-
-/** A command line that cannot be read; `command` says whose help explains it. */
+/** A command line that cannot be followed. */
 export class CommandLineError extends UsageError {
+  /** Whose help explains it. */
   readonly command: CommandName | undefined
 
   constructor(message: string, command?: CommandName) {
@@ -29,17 +19,30 @@ export class CommandLineError extends UsageError {
   }
 }
 
+/** By the long names of the flags. */
+export type GivenTexts = ReadonlyMap<string, Texts>
+
+export type CommandLine =
+  | { readonly kind: "help"; readonly command?: CommandName }
+  | { readonly kind: "version" }
+  | {
+      readonly kind: "command"
+      readonly command: CommandName
+      readonly given: GivenTexts
+      /** What stands besides the flags. */
+      readonly words: ReadonlyArray<string>
+    }
+
 const isCommandName = (name: string): name is CommandName => Object.hasOwn(commands, name)
 
 /**
  * @param args what follows the program's name
  * @throws {CommandLineError}
  */
-export const readArgs = (args: ReadonlyArray<string>): Request => {
+export const readArgs = (args: ReadonlyArray<string>): CommandLine => {
   const [first, ...rest] = args
   if (first === undefined || first === "-h" || first === "--help") return { kind: "help" }
   if (first === "--version") return { kind: "version" }
-  if (first === "--completions") return { kind: "command", args, notes: [] }
   if (first === "help") {
     const topic = rest[0]
     if (topic === undefined) return { kind: "help" }
@@ -59,155 +62,174 @@ const commandNamed = (name: string): CommandName => {
   )
 }
 
-const readCommand = (command: CommandName, args: ReadonlyArray<string>): Request => {
-  const spec: CommandSpec = commands[command]
-  const flags = flagsByName(spec)
-  const given = new Map<string, string | undefined>()
-  const positionals: Array<string> = []
-  const notes: Array<string> = []
+const readCommand = (command: CommandName, args: ReadonlyArray<string>): CommandLine => {
+  const flags = allFlagsOf(command)
   const fail = (message: string): never => {
     throw new CommandLineError(message, command)
   }
-  for (let at = 0; at < args.length; at++) {
-    const word = args[at]!
-    if (word === "--") {
-      positionals.push(...args.slice(at + 1))
-      break
+  const { argv, error } = parser.detailed([...args], parserOptions(flags.filter(occursIn(args))))
+  const { _: before, "--": behind = [], ...values } = argv
+  if ("help" in values) return { kind: "help", command }
+  if (error !== null) return fail(explain(error, flags, args))
+  const known = new Set(flags.flatMap(allSpellings).map(keyOf))
+  const unknown = Object.keys(values).find((key) => !known.has(key))
+  if (unknown !== undefined) return fail(unknownFlag(wordWith(unknown, args), command))
+
+  const given = new Map<string, Texts>()
+  const words = [...before, ...behind].map(String)
+  for (const flag of flags) {
+    const { texts, others } = takeTexts(flag, values, args)
+    words.push(...others)
+    if (!isSome(texts)) continue
+    const next = texts.find((text) => flags.some((other) => allSpellings(other).includes(text)))
+    const name = next === undefined ? undefined : wordBefore(next, flag, args)
+    if (name !== undefined) {
+      return fail(
+        `${name} needs a value, but '${next}' follows; --${flag.name}=${next} would take it as one`,
+      )
     }
-    if (!word.startsWith("-") || word === "-") {
-      positionals.push(word)
-      continue
-    }
-    const equals = word.startsWith("--") ? word.indexOf("=") : -1
-    const name = equals < 0 ? word : word.slice(0, equals)
-    if (name === "--help" || (name === "-h" && !flags.has("-h"))) return { kind: "help", command }
-    const flag = flags.get(name)
-    if (flag === undefined) {
-      const accepted = acceptedFlags[command]?.find(({ names }) => names.includes(name))
-      if (accepted === undefined) return fail(unknownFlag(name, command, [...flags.keys()]))
-      const inline = equals < 0 ? undefined : word.slice(equals + 1)
-      if (accepted.values !== undefined && inline === undefined) at++
-      const problem = checkAccepted(name, accepted, inline ?? args[at])
-      if (problem !== undefined) return fail(problem)
-      if (accepted.note !== undefined) notes.push(`${name} changes nothing: ${accepted.note}`)
-      continue
-    }
-    if (flag.value === undefined) {
-      if (equals >= 0) return fail(`${name} takes no value`)
-      given.set(flag.name, undefined)
-      continue
-    }
-    const next = args[at + 1]
-    let value: string
-    if (equals >= 0) {
-      value = word.slice(equals + 1)
-    } else if (flag.impliedValues !== undefined) {
-      const isNext = next !== undefined && flag.impliedValues.includes(next)
-      value = isNext ? next : flag.impliedValues[0]!
-      if (isNext) at++
-    } else {
-      if (next === undefined) return fail(`${name} needs a value: ${name} ${flag.value}`)
-      if (flags.has(next)) {
-        return fail(
-          `${name} needs a value, but '${next}' follows; --${flag.name}=${next} would take it as one`,
-        )
-      }
-      value = next
-      at++
-    }
-    const before = given.get(flag.name)
-    const { joiner = "," } = flag
-    given.set(flag.name, flag.isList && before !== undefined ? before + joiner + value : value)
+    given.set(flag.name, texts)
   }
-  checkPositionals(positionals, spec, fail)
-  return { kind: "command", args: [command, ...inOrder(given), "--", ...positionals], notes }
+  const extra = extraWord(words, commands[command])
+  return extra === undefined ? { kind: "command", command, given, words } : fail(extra)
 }
 
-/** What is wrong with the value of a flag that changes nothing. */
-const checkAccepted = (
-  name: string,
-  { values }: AcceptedFlag,
-  value: string | undefined,
-): string | undefined => {
-  if (values === undefined) return undefined
-  if (value === undefined) return `${name} needs a value`
-  if (values === "any" || values.includes(value)) return undefined
-  return `${name} ${value} is not what this command does: it knows ${values.join(", ")}`
-}
-
-/** Flags as words. Switches first: @effect/cli would take a `yes` or `1` behind one for its value. */
-const inOrder = (given: ReadonlyMap<string, string | undefined>): Array<string> => {
-  const entries = [...given]
-  const switches = entries.filter(([, value]) => value === undefined)
-  const valued = entries.filter(([, value]) => value !== undefined)
-  return [
-    ...switches.map(([name]) => `--${name}`),
-    ...valued.flatMap(([name, value]) => [`--${name}`, value!]),
-  ]
-}
-
-const flagsByName = (spec: CommandSpec): ReadonlyMap<string, Flag<unknown>> =>
-  new Map(
-    Object.values(spec.flags).flatMap((flag) =>
-      [`--${flag.name}`, ...flag.aliases].map((name) => [name, flag] as const),
-    ),
+/** What was given for these flags, as words of a command line. */
+export const longWords = (given: GivenTexts, flags: Flags): ReadonlyArray<string> =>
+  Object.values(flags).flatMap(({ name, kind, negations = [] }) =>
+    (given.get(name) ?? []).flatMap((text) => {
+      if (kind.value !== undefined) return [`--${name}`, text]
+      return text === "on" ? [`--${name}`] : negations.slice(0, 1)
+    }),
   )
 
-const checkPositionals = (
+/** Those that the command ignores among them. */
+export const allFlagsOf = (command: CommandName): ReadonlyArray<ReadFlag> => {
+  const { ignored = [] }: CommandSpec = commands[command]
+  return [...Object.values(flagsOf(command)), ...ignored]
+}
+
+const negationsOf = ({ negations = [] }: ReadFlag): ReadonlyArray<string> => negations
+
+const isFlag = (word: string): boolean => word.startsWith("-")
+
+/** What yargs' parser knows a word by. */
+const keyOf = (word: string): string => word.replace(/^--?/, "").replace(/=.*$/s, "")
+
+/** Whether the parser need know a flag: it takes 10 ms with all of them. */
+const occursIn = (args: ReadonlyArray<string>): ((flag: ReadFlag) => boolean) => {
+  const keys = new Set(args.map(keyOf))
+  return (flag) => allSpellings(flag).some((name) => keys.has(keyOf(name)))
+}
+
+/** Every value is a text, and a flag takes the next word or none: no other notions of yargs' parser apply. */
+const parserOptions = (flags: ReadonlyArray<ReadFlag>): Options => {
+  const valued = flags.filter(({ kind }) => kind.value !== undefined)
+  const counted = flags.filter(({ kind }) => kind.impliedValues === undefined)
+  return {
+    string: valued.map(({ name }) => name),
+    alias: Object.fromEntries(
+      flags.map(({ name, aliases = [] }) => [name, aliases.map(keyOf)] as const),
+    ),
+    narg: Object.fromEntries([
+      ...counted.map(({ name, kind }) => [name, kind.value === undefined ? 0 : 1] as const),
+      ...flags.flatMap(negationsOf).map((name) => [keyOf(name), 0] as const),
+    ]),
+    configuration: {
+      "boolean-negation": false,
+      "camel-case-expansion": false,
+      "dot-notation": false,
+      "nargs-eats-options": true,
+      "parse-numbers": false,
+      "parse-positional-numbers": false,
+      "populate--": true,
+      "short-option-groups": false,
+      "strip-aliased": true,
+    },
+  }
+}
+
+/** The parser's message ends with the key of a flag that has a value too many, or too few. */
+const explain = (
+  { message }: Error,
+  flags: ReadonlyArray<ReadFlag>,
+  args: ReadonlyArray<string>,
+): string => {
+  const key = message.slice(message.lastIndexOf(" ") + 1)
+  const name = wordWith(key, args)
+  const flag = flags.find((candidate) => allSpellings(candidate).some((one) => keyOf(one) === key))
+  return flag?.kind.value === undefined
+    ? `${name} takes no value`
+    : `${name} needs a value: ${name} ${flag.kind.value}`
+}
+
+/** A flag as it stands in the command line. */
+const wordWith = (key: string, args: ReadonlyArray<string>): string => {
+  const word = args.findLast((candidate) => isFlag(candidate) && keyOf(candidate) === key)
+  return (word ?? key).replace(/=.*$/s, "")
+}
+
+/** The flag's name where the text is the word behind it, not one that is given with an equals sign. */
+const wordBefore = (
+  text: string,
+  flag: ReadFlag,
+  args: ReadonlyArray<string>,
+): string | undefined => {
+  const keys = spellings(flag).map(keyOf)
+  return args.find(
+    (word, at) => isFlag(word) && keys.includes(keyOf(word)) && args[at + 1] === text,
+  )
+}
+
+const isSome = (texts: ReadonlyArray<string>): texts is Texts => texts.length > 0
+
+/** The flag's values, and words that the parser took for one. */
+const takeTexts = (
+  flag: ReadFlag,
+  values: Readonly<Record<string, unknown>>,
+  args: ReadonlyArray<string>,
+): { readonly texts: ReadonlyArray<string>; readonly others: ReadonlyArray<string> } => {
+  const { value, impliedValues } = flag.kind
+  if (value === undefined) return { texts: switchTexts(flag, values, args), others: [] }
+  const texts = [values[flag.name] ?? []].flat().map(String)
+  if (impliedValues === undefined) return { texts, others: [] }
+  const isOther = (text: string) =>
+    !impliedValues.includes(text) && wordBefore(text, flag, args) !== undefined
+  return {
+    texts: texts.map((text) => (text === "" || isOther(text) ? impliedValues[0]! : text)),
+    others: texts.filter(isOther),
+  }
+}
+
+/** `on` or `off`, as the last of its spellings says. */
+const switchTexts = (
+  flag: ReadFlag,
+  values: Readonly<Record<string, unknown>>,
+  args: ReadonlyArray<string>,
+): ReadonlyArray<string> => {
+  const lastOf = (names: ReadonlyArray<string>): number =>
+    args.findLastIndex((word) => isFlag(word) && names.some((name) => keyOf(word) === keyOf(name)))
+  const negations = negationsOf(flag)
+  const isGiven = [flag.name, ...negations.map(keyOf)].some((key) => key in values)
+  if (!isGiven) return []
+  return [lastOf(spellings(flag)) >= lastOf(negations) ? "on" : "off"]
+}
+
+const extraWord = (
   words: ReadonlyArray<string>,
-  spec: CommandSpec,
-  fail: (message: string) => never,
-): void => {
-  const { positional } = spec
-  if (positional?.isRepeated || words.length === 0) return
+  { positional }: CommandSpec,
+): string | undefined => {
   if (positional === undefined) {
-    fail(`'${words[0]}' is one word too many`)
-  } else if (words.length > 1) {
-    fail(
-      positional.name !== "model.gguf"
-        ? `'${words[1]}' is one word too many`
-        : `'${words[1]}' is one word too many: the model is '${words[0]}'. A prompt needs -p, and quotes when it has spaces`,
-    )
+    return words.length === 0 ? undefined : `'${words[0]}' is one word too many`
   }
+  if (positional.isRepeated || words.length < 2) return undefined
+  const extra = `'${words[1]}' is one word too many`
+  return positional.name === "model.gguf"
+    ? `${extra}: the model is '${words[0]}'. A prompt needs -p, and quotes when it has spaces`
+    : extra
 }
 
-const unknownFlag = (name: string, command: string, known: ReadonlyArray<string>): string => {
-  const guess = closest(name, known)
+const unknownFlag = (name: string, command: CommandName): string => {
+  const guess = closestFlag(name, Object.values(flagsOf(command)).flatMap(allSpellings))
   return `${command} has no flag ${name}${guess === undefined ? "" : `; did you mean ${guess}?`}`
-}
-
-/** The known name that differs least, when that is little enough to be a slip. */
-export const closest = (name: string, known: ReadonlyArray<string>): string | undefined => {
-  const bare = name.replace(/^-+/, "").toLowerCase()
-  if (bare === "") return undefined
-  const ranked = known
-    .map((candidate) => {
-      const other = candidate.replace(/^-+/, "").toLowerCase()
-      const isPrefix = bare.length >= 3 && other.startsWith(bare)
-      return { candidate, distance: isPrefix ? 0 : editDistance(bare, other) }
-    })
-    .sort((a, b) => a.distance - b.distance)
-  const best = ranked[0]
-  return best !== undefined && best.distance <= Math.max(1, Math.floor(bare.length / 3))
-    ? best.candidate
-    : undefined
-}
-
-/** Levenshtein distance; swapped neighbours count as one slip. */
-export const editDistance = (a: string, b: string): number => {
-  let beforeLast: ReadonlyArray<number> = []
-  let last: ReadonlyArray<number> = Array.from({ length: b.length + 1 }, (_, column) => column)
-  for (let row = 1; row <= a.length; row++) {
-    const current = [row]
-    for (let column = 1; column <= b.length; column++) {
-      const cost = a[row - 1] === b[column - 1] ? 0 : 1
-      let least = Math.min(last[column]! + 1, current[column - 1]! + 1, last[column - 1]! + cost)
-      const isSwap = a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
-      if (row > 1 && column > 1 && isSwap) least = Math.min(least, beforeLast[column - 2]! + 1)
-      current.push(least)
-    }
-    beforeLast = last
-    last = current
-  }
-  return last[b.length]!
 }

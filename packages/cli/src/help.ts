@@ -1,13 +1,11 @@
-/**
- * The help pages, made from flags.ts. @effect/cli's own take five lines a flag, colours in pipes too,
- * and a quarter of a second to load.
- */
-import { type CommandName, type CommandSpec, commands, type Flag } from "./flags.ts"
+/** The help pages, made from the tables of flags/. */
+import { type CommandName, type CommandSpec, commands, flagsOf } from "./flags/commands.ts"
+import type { Flag } from "./flags/Flag.ts"
 import { wrap } from "./wrap.ts"
 
 const INDENT = 2
 /** Columns at which descriptions start. */
-const COMMAND_COLUMN = 12
+const COMMAND_COLUMN = 14
 const FLAG_COLUMN = 30
 
 const entry = (
@@ -24,12 +22,23 @@ const entry = (
 }
 
 /** Short names first: `-c, --ctx-size N`. */
-const spelling = (flag: Flag<unknown>): string => {
-  const short = flag.aliases.filter((alias) => !alias.startsWith("--"))
-  const long = flag.aliases.filter((alias) => alias.startsWith("--"))
-  const names = [...short, `--${flag.name}`, ...long].join(", ")
-  if (flag.value === undefined) return names
-  return `${names} ${flag.impliedValues === undefined ? flag.value : `[${flag.value}]`}`
+export const usageOf = ({ name, aliases = [], negations = [], kind }: Flag<unknown>): string => {
+  const short = aliases.filter((alias) => !alias.startsWith("--"))
+  const long = aliases.filter((alias) => alias.startsWith("--"))
+  const names = [...short, `--${name}`, ...long, ...negations].join(", ")
+  if (kind.value === undefined) return names
+  return `${names} ${kind.impliedValues === undefined ? kind.value : `[${kind.value}]`}`
+}
+
+/** What it does, what holds without it, and its variable: `… (default: 512, env: LLAMA_ARG_UBATCH)`. */
+export const aboutOf = ({ about, kind, unset, default: value, env }: Flag<unknown>): string => {
+  // Of a switch the text tells it.
+  const otherwise = unset ?? (kind.value === undefined ? undefined : value)
+  const facts = [
+    ...(otherwise === undefined ? [] : [`default: ${otherwise}`]),
+    ...(env === undefined ? [] : [`env: ${env}`]),
+  ]
+  return facts.length === 0 ? about : `${about} (${facts.join(", ")})`
 }
 
 export const rootHelp = (columns: number): string => {
@@ -55,7 +64,7 @@ export const commandHelp = (name: CommandName, columns: number): string => {
   const spec: CommandSpec = commands[name]
   const { positional } = spec
   const argument = positional === undefined ? "" : ` ${positional.name}`
-  const groups = Map.groupBy(Object.values(spec.flags), (flag) => flag.group)
+  const groups = Map.groupBy(Object.values(flagsOf(name)), (flag) => flag.group)
   return [
     `${spec.about}.`,
     "",
@@ -63,7 +72,7 @@ export const commandHelp = (name: CommandName, columns: number): string => {
     ...[...groups].flatMap(([title, flags]) => [
       "",
       `${title}:`,
-      ...flags.flatMap((flag) => entry(spelling(flag), flag.about, FLAG_COLUMN, columns)),
+      ...flags.flatMap((flag) => entry(usageOf(flag), aboutOf(flag), FLAG_COLUMN, columns)),
     ]),
     ...(spec.notes ?? []).flatMap((note) => ["", ...wrap(note, columns)]),
     "",

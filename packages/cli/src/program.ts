@@ -1,38 +1,45 @@
 /** The program behind main.ts. What needs no libraries is answered before any is loaded. */
 import packageJson from "../package.json" with { type: "json" }
-import { CommandLineError, type Request, readArgs } from "./argv.ts"
+import { type CommandLine, CommandLineError, readArgs } from "./argv.ts"
 import { type EarlyEnd, watchForEarlyEnd } from "./earlyEnd.ts"
 import { usageErrorText } from "./failureText.ts"
+import type { CommandName, CommandValues } from "./flags/commands.ts"
 import { commandHelp, rootHelp } from "./help.ts"
+import { settingsOf } from "./settings.ts"
 import { columnsOf, flush, noteLine, printLine } from "./terminal.ts"
 
 const HELP_COLUMNS = 100
 
-const help = (request: Request & { kind: "help" }): string => {
+const help = (line: CommandLine & { kind: "help" }): string => {
   const columns = Math.min(HELP_COLUMNS, columnsOf(process.stdout))
-  return request.command === undefined ? rootHelp(columns) : commandHelp(request.command, columns)
+  return line.command === undefined ? rootHelp(columns) : commandHelp(line.command, columns)
 }
 
 const run = async (args: ReadonlyArray<string>, earlyEnd: EarlyEnd): Promise<number> => {
-  const request = readArgs(args)
-  switch (request.kind) {
+  const line = readArgs(args)
+  switch (line.kind) {
     case "version":
       printLine(`${packageJson.name} ${packageJson.version}`)
       return 0
     case "help":
-      printLine(help(request))
+      printLine(help(line))
       // A call without any word is a mistake, though the answer is the same.
       return args.length === 0 ? 2 : 0
     case "command": {
-      for (const note of request.notes) noteLine(`note: ${note}`)
+      const { values, notes } = settingsOf(line)
+      for (const note of notes) noteLine(`note: ${note}`)
       const { runCommand } = await import("./app.ts")
-      return runCommand(request.args, packageJson.version, earlyEnd)
+      return runCommand(line.command, values as CommandValues<CommandName>, earlyEnd)
     }
   }
 }
 
-const usageError = (error: unknown): number => {
+const usageError = async (error: unknown, args: ReadonlyArray<string>): Promise<number> => {
   if (!(error instanceof CommandLineError)) throw error
+  if (args.includes("--json")) {
+    const { printErrorEvent } = await import("./jsonErrors.ts")
+    printErrorEvent(error)
+  }
   noteLine(usageErrorText(error, error.command))
   return 2
 }
@@ -40,7 +47,7 @@ const usageError = (error: unknown): number => {
 /** Does what the arguments say; returns the exit code once all output has left. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   const earlyEnd = watchForEarlyEnd()
-  const code = await run(args, earlyEnd).catch(usageError)
+  const code = await run(args, earlyEnd).catch((error) => usageError(error, args))
   await flush()
   // Output that went nowhere is noticed a moment after the work is done.
   await new Promise((resolve) => setImmediate(resolve))

@@ -267,12 +267,24 @@ const partOptions = ({
   slot,
   contextShift,
   keepTokens,
+  controlText,
   ...sampler
 }: SamplerOptions & GenerateSettings): {
   readonly settings: GenerateSettings
   readonly sampler: SamplerOptions
 } => ({
   // JSON leaves out what is undefined.
-  settings: { stop, topLogprobs, cachePrompt, slot, contextShift, keepTokens } as GenerateSettings,
-  sampler,
+  settings: {
+    ...{ stop, topLogprobs, cachePrompt, slot, contextShift, keepTokens, controlText },
+  } as GenerateSettings,
+  sampler: {
+    ...sampler,
+    ...(sampler.logitBias === undefined
+      ? {}
+      : { logitBias: sampler.logitBias.map(([token, bias]) => [token, finite(bias)] as const) }),
+  },
 })
+
+/** JSON has no infinity; no logit is a match for this either. */
+const finite = (bias: number): number => Math.min(Math.max(bias, -MAX_BIAS), MAX_BIAS)
+const MAX_BIAS = 1e30

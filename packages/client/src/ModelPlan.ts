@@ -6,7 +6,7 @@ import { contextOptions, MIN_CONTEXT_SIZE, type poolingTypes } from "./contextOp
 import type { EngineHost } from "./EngineHost.ts"
 import type { EngineContextOptions, MeasuredRow, UnsupportedOps } from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
-import { loadGguf } from "./loadGguf.ts"
+import { loadModelHeader } from "./loadModelHeader.ts"
 import {
   type Candidate,
   type DeviceUse,
@@ -98,7 +98,7 @@ export const planModel = (
   options: PlanOptions,
 ): Effect.Effect<ModelPlan, ClusterError | GgufError> =>
   Effect.gen(function* () {
-    const gguf = yield* loadGguf(path)
+    const gguf = yield* loadModelHeader(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const mmap = options.mmap ?? true

@@ -11,7 +11,7 @@ import {
 } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
 import { ReportedError } from "../errors.ts"
-import type { cacheFlags, FlagValues } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
@@ -19,7 +19,7 @@ import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { formatCount } from "../units.ts"
 
-type CacheValues = FlagValues<typeof cacheFlags> & { readonly action: readonly string[] }
+type CacheValues = CommandValues<"cache">
 
 export const cache = (values: CacheValues) =>
   withJsonErrors(

@@ -8,7 +8,8 @@ import { serve } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
 import { writeDemoModel } from "../demo-model/index.ts"
 import { SaveError } from "../errors.ts"
-import type { demoFlags, FlagValues } from "../flags.ts"
+import { fileReason } from "../fileReason.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { textReport } from "../runReport.ts"
 import { columnsOf, print, printLine, styleOf } from "../terminal.ts"
 import { wrap } from "../wrap.ts"
@@ -18,7 +19,7 @@ import { recite } from "./run.ts"
 
 const SERVER_COUNT = 2
 
-export const demo = (values: FlagValues<typeof demoFlags>) =>
+export const demo = (values: CommandValues<"demo">) =>
   Effect.scoped(
     Effect.gen(function* () {
       yield* prepareNative
@@ -79,11 +80,7 @@ const demoModelFile = (save: string | undefined) =>
     if (save !== undefined) {
       yield* Effect.tryPromise({
         try: () => copyFile(path, save),
-        catch: (cause) =>
-          new SaveError({
-            path: save,
-            reason: cause instanceof Error ? cause.message : String(cause),
-          }),
+        catch: (cause) => new SaveError({ path: save, reason: fileReason(cause) }),
       })
     }
     return path

@@ -25,7 +25,7 @@ import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import { ReportedError } from "../errors.ts"
 import { errorText } from "../failureText.ts"
-import type { devicesFlags, FlagValues } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { describeShared } from "../sharedMemory.ts"
@@ -51,7 +51,7 @@ interface FoundDevice {
   readonly address?: string
 }
 
-export const devices = (values: FlagValues<typeof devicesFlags>) =>
+export const devices = (values: CommandValues<"devices">) =>
   withJsonErrors(
     Effect.gen(function* () {
       const endpoints = yield* endpointsOf(values.rpc)

@@ -12,12 +12,13 @@ import {
 import { librarySet, missingGpuPackage } from "@ggml-rpc/native"
 import { ensureShim } from "@ggml-rpc/native/build"
 import * as Effect from "effect/Effect"
-import type { FlagValues, planFlags } from "../flags.ts"
+import type { clusterFlags } from "../flags/cluster.ts"
+import type { FlagValues } from "../flags/Flag.ts"
+import type { contextFlags } from "../flags/model.ts"
 import { printJson } from "../runReport.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { waitEvent, waitLine } from "../waitView.ts"
-import type { NameValues } from "./modelSources.ts"
 import { readCertificates, readToken } from "./secrets.ts"
 
 /** A part of the native libraries is missing or cannot be built; the message says what to do. */
@@ -138,6 +139,8 @@ export const openCluster = (
     readonly rpc: string | undefined
     readonly remoteBuild: string | undefined
     readonly device: ReadonlyArray<string> | undefined
+    /** Seconds. */
+    readonly timeout: number | undefined
   } & AccessValues,
   onWait = tellWait(values.json),
 ) =>
@@ -148,6 +151,7 @@ export const openCluster = (
       endpoints,
       ...access,
       localDevices: localDevicesOf(values.device),
+      silenceMs: values.timeout === undefined ? undefined : values.timeout * 1000,
       onWait,
     })
     for (const { warning } of cluster.servers) {
@@ -158,10 +162,8 @@ export const openCluster = (
 
 /** Flags that say how a model is split and computed, as the planner takes them. */
 export const planOptionsOf = (
-  values: Omit<
-    FlagValues<typeof planFlags>,
-    "rpc" | "remoteBuild" | keyof AccessValues | "device" | keyof NameValues | "json"
-  >,
+  values: FlagValues<typeof contextFlags> &
+    Pick<FlagValues<typeof clusterFlags>, "gpuLayers" | "tensorSplit" | "threads">,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
   contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,
@@ -173,7 +175,7 @@ export const planOptionsOf = (
   typeV: values.typeV,
   gpuLayers: values.gpuLayers,
   tensorSplit: values.tensorSplit,
-  mmap: !values.noMmap,
+  mmap: values.mmap,
 })
 
 /** 0 asks for all of it: less would not do, as in llama-cli. */

@@ -2,13 +2,13 @@
 import { type CachedModels, listModels } from "@ggml-rpc/models"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
-import type { FlagValues, lsFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
 import { formatCount } from "../units.ts"
 
-export const ls = ({ json }: FlagValues<typeof lsFlags>) =>
+export const ls = ({ json }: CommandValues<"ls">) =>
   Effect.map(listModels, (listed) => {
     if (json) {
       printJson(listedJson(listed))

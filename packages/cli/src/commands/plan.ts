@@ -1,8 +1,8 @@
 /** `ggml-rpc plan`: the split, without loading the model. */
-import { GgufError, type GgufFile, loadGguf, ModelError } from "@ggml-rpc/client"
+import { GgufError, type GgufFile, loadModelHeader, ModelError } from "@ggml-rpc/client"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
-import type { FlagValues, planFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { formatPlanTable, formatPlanTitle, planJson, planNotes } from "../planView.ts"
 import { printJson } from "../runReport.ts"
@@ -10,7 +10,7 @@ import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, headerPath, nameOf } from "./modelSources.ts"
 
-type PlanValues = FlagValues<typeof planFlags> & { readonly files: ReadonlyArray<string> }
+type PlanValues = CommandValues<"plan">
 
 export const plan = (values: PlanValues) =>
   withJsonErrors(
@@ -19,7 +19,7 @@ export const plan = (values: PlanValues) =>
         const given = yield* givenModel(values)
         const { path, isWhole } = yield* headerPath(given, values)
         const name = isWhole ? path : nameOf(given)
-        const gguf = yield* named(loadGguf(path), path, name)
+        const gguf = yield* named(loadModelHeader(path), path, name)
         yield* prepareNative
         const cluster = yield* openCluster(values)
         const options = planOptionsOf(values, gguf)

@@ -1,13 +1,13 @@
 /** `ggml-rpc pull`: models by name, on the disk for later. */
 import * as Effect from "effect/Effect"
-import type { FlagValues, pullFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { printLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { fetchGiven, type GivenModel, hubModel, urlModel } from "./modelSources.ts"
 
-type PullValues = FlagValues<typeof pullFlags> & { readonly names: ReadonlyArray<string> }
+type PullValues = CommandValues<"pull">
 
 export const pull = (values: PullValues) =>
   withJsonErrors(

@@ -2,13 +2,13 @@
 import { removeModel } from "@ggml-rpc/models"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
-import type { FlagValues, rmFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 
-type RmValues = FlagValues<typeof rmFlags> & { readonly names: ReadonlyArray<string> }
+type RmValues = CommandValues<"rm">
 
 export const rm = ({ names, json }: RmValues) =>
   withJsonErrors(

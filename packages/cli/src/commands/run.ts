@@ -1,8 +1,9 @@
 /** `ggml-rpc run`: one prompt through one model. */
-import { type Cluster, type GgufFile, ggufString, loadGguf } from "@ggml-rpc/client"
+import { type Cluster, type GgufFile, ggufString, loadModelHeader } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
-import type { FlagValues, runFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
+import { GenerationMeter } from "../GenerationMeter.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
@@ -11,7 +12,7 @@ import { givenModel, modelPath } from "./modelSources.ts"
 import { readPrompt } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
-type RunValues = FlagValues<typeof runFlags> & { readonly files: ReadonlyArray<string> }
+type RunValues = CommandValues<"run">
 
 export const run = (values: RunValues) =>
   withJsonErrors(
@@ -22,10 +23,12 @@ export const run = (values: RunValues) =>
         const sampling = yield* samplingOf(values)
         const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
-        const gguf = yield* loadGguf(path)
+        const gguf = yield* loadModelHeader(path)
         yield* requireTokenizer(gguf)
         yield* prepareNative
-        const report = values.json ? jsonReport() : textReport()
+        const report = values.json
+          ? jsonReport()
+          : textReport({ echoesPrompt: values.displayPrompt && process.stdout.isTTY })
         const cluster = yield* openCluster(values, report.waiting)
         yield* endingEngineFirst(
           cluster,
@@ -79,7 +82,18 @@ export const recite = (
       report.loaded(model)
       const tokens = yield* model.tokenize(prompt)
       if (tokens.length === 0) return yield* new EmptyPromptError({ path })
-      const stats = yield* model.generateEach(tokens, report.token, options)
+      // An encoder's text is not continued, but answered.
+      if (!model.info.hasEncoder) report.prompt(prompt)
+      const meter = new GenerationMeter(tokens.length)
+      const onToken = (token: Cluster.GeneratedToken): void => {
+        meter.count(token)
+        report.token(token)
+      }
+      const stats = yield* Effect.onInterrupt(model.generateEach(tokens, onToken, options), () =>
+        Effect.sync(() => {
+          if (meter.tokenCount > 0 && !process.stdout.errored) report.finished(model, meter.stats)
+        }),
+      )
       report.finished(model, stats)
     }).pipe(Effect.ensuring(Effect.sync(report.close))),
   )

@@ -3,11 +3,11 @@ import { readFileSync } from "node:fs"
 import type { Cluster } from "@ggml-rpc/client"
 import { type SamplerName, samplerNamed, samplerNames } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
-import type { FlagValues } from "../flagKinds.ts"
-import { samplingFlags } from "../samplingFlags.ts"
+import type { FlagValues } from "../flags/Flag.ts"
+import { generationFlags } from "../flags/generation.ts"
 import { UsageError } from "../UsageError.ts"
 
-type SamplingValues = FlagValues<typeof samplingFlags> & { readonly predict: number | undefined }
+type SamplingValues = FlagValues<typeof generationFlags>
 
 export const samplingOf = (
   values: SamplingValues,
@@ -24,7 +24,7 @@ export const samplingOf = (
     })
   })
 
-const names = [...Object.keys(samplingFlags), "predict"] as ReadonlyArray<keyof SamplingValues>
+const names = Object.keys(generationFlags) as ReadonlyArray<keyof SamplingValues>
 
 /** Without a command's other flags. */
 const pick = (values: SamplingValues): SamplingValues =>

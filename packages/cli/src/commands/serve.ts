@@ -11,14 +11,14 @@ import {
 } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
 import { isDebug } from "../debug.ts"
-import type { FlagValues, serveFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { serverLog } from "../serverLog.ts"
 import { printLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { prepareNative } from "./inputs.ts"
 import { readToken } from "./secrets.ts"
 
-type ServeValues = FlagValues<typeof serveFlags>
+type ServeValues = CommandValues<"serve">
 
 export const serve = (values: ServeValues) =>
   Effect.scoped(
@@ -53,10 +53,7 @@ export const serve = (values: ServeValues) =>
         allowComm: values.allowComm,
         sandbox: !values.noSandbox,
         ...(values.metrics === undefined ? {} : { metrics: yield* metricsAddress(values.metrics) }),
-        log: serverLog(
-          values.logFormat ?? "pretty",
-          values.logLevel ?? (isDebug() ? "debug" : "info"),
-        ),
+        log: serverLog(values.logFormat, values.logLevel ?? (isDebug() ? "debug" : "info")),
       })
       printLine(formatBanner(server))
       for (const { endpoint, protocol } of server.pinned) {

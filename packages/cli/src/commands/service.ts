@@ -2,14 +2,15 @@
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { dirname, sep } from "node:path"
 import * as Effect from "effect/Effect"
-import { readArgs } from "../argv.ts"
+import { longWords, readArgs } from "../argv.ts"
 import { ServiceError } from "../errors.ts"
-import type { FlagValues, serviceFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
+import { serveFlags } from "../flags/serve.ts"
 import { type ServiceManager, serviceManager } from "../service/place.ts"
 import { noteLine, print } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 
-type ServiceValues = FlagValues<typeof serviceFlags> & { readonly action: readonly string[] }
+type ServiceValues = CommandValues<"service">
 
 export const service = (values: ServiceValues): Effect.Effect<void, ServiceError | UsageError> =>
   Effect.suspend((): Effect.Effect<void, ServiceError | UsageError> => {
@@ -74,10 +75,8 @@ const ownProgram = (): ReadonlyArray<string> =>
 
 /** The flags for `serve`, by their long names, as they were given to `service install`. */
 const serveWords = (args: ReadonlyArray<string>): ReadonlyArray<string> => {
-  const request = readArgs(args)
-  if (request.kind !== "command") return []
-  const [, ...words] = request.args
-  return words.slice(0, words.lastIndexOf("--")).filter((word) => word !== "--yes")
+  const line = readArgs(args)
+  return line.kind === "command" ? longWords(line.given, serveFlags) : []
 }
 
 const execute = (command: ReadonlyArray<string>): Effect.Effect<void, ServiceError> =>

@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import { ReportedError } from "../errors.ts"
 import { errorText } from "../failureText.ts"
-import type { FlagValues, statusFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { type Looked, serverJson, serverLine, serverLines } from "../statusView.ts"
@@ -13,7 +13,7 @@ import { UsageError } from "../UsageError.ts"
 import { wrap } from "../wrap.ts"
 import { accessOf, endpointsOf } from "./inputs.ts"
 
-type StatusValues = FlagValues<typeof statusFlags>
+type StatusValues = CommandValues<"status">
 
 const INTERVAL_MS = 2000
 

@@ -6,7 +6,7 @@ import {
   type EndpointError,
   type GgufError,
   type GgufFile,
-  loadGguf,
+  loadModelHeader,
 } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
@@ -20,7 +20,7 @@ import {
   type TokenFileError,
   TokenRangeError,
 } from "../errors.ts"
-import type { FlagValues, verifyFlags } from "../flags.ts"
+import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import type { UsageError } from "../UsageError.ts"
 import { type Verified, type VerifyReport, verifyReport } from "../verifyReport.ts"
@@ -28,13 +28,8 @@ import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { checkServers, openCluster, prepareNative } from "./inputs.ts"
 import { givenModels, modelPath } from "./modelSources.ts"
 
-type VerifyValues = FlagValues<typeof verifyFlags> & { readonly files: ReadonlyArray<string> }
+type VerifyValues = CommandValues<"verify">
 
-/**
- * NMSE that passes by default: what llama.cpp's own tests allow between backends
- * (tests/test-llama-archs.cpp, v0.5.0). Wrong results are far beyond it, rounding far below.
- */
-const DEFAULT_TOLERANCE = 1e-4
 const DEFAULT_TOKEN_COUNT = 32
 /** Context sizes are multiples of it in llama.cpp. */
 const CONTEXT_STEP = 256
@@ -53,7 +48,7 @@ export const verify = (values: VerifyValues) =>
         const report = verifyReport({
           isJson: values.json,
           names: paths.map((path) => basename(path)),
-          tolerance: values.tolerance ?? DEFAULT_TOLERANCE,
+          tolerance: values.tolerance,
         })
         report.begin(yield* cluster.use((opened) => Effect.succeed(opened.devices)))
         const passed = yield* Effect.forEach(paths, (path) =>
@@ -82,7 +77,7 @@ const verifyOne = (
 
 const compareOn = (path: string, values: VerifyValues, reference: Reopening, cluster: Reopening) =>
   Effect.gen(function* () {
-    const gguf = yield* loadGguf(path)
+    const gguf = yield* loadModelHeader(path)
     const tokens = yield* tokensFor(gguf, values.tokens)
     // Encoders need all tokens in one step.
     const batchSize = Math.ceil(tokens.length / CONTEXT_STEP) * CONTEXT_STEP

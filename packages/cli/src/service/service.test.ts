@@ -73,7 +73,7 @@ describe.skipIf(process.platform !== "linux")("a systemd unit", () => {
     const flags = ["-H", "127.0.0.1", "-p", "50099", "--cache"]
     const shown = await run(["install", ...flags], PATH)
     expect(shown.exitCode).toBe(0)
-    expect(shown.stdout).toContain(`"serve" "--cache" "--host" "127.0.0.1" "--port" "50099"\n`)
+    expect(shown.stdout).toContain(`"serve" "--host" "127.0.0.1" "--port" "50099" "--cache"\n`)
     expect(shown.stdout).toContain(`WorkingDirectory=${home}\n`)
     expect(shown.stderr).toContain("Nothing was written")
     expect([existsSync(unitPath()), calls()]).toEqual([false, []])

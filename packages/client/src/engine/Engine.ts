@@ -183,7 +183,6 @@ export class Engine {
     context: EngineContextOptions,
     options: { readonly noAlloc: boolean; readonly mmap: boolean },
   ): Loaded {
-    this.remote?.clearMemoryFailure()
     const { abortFlag } = this
     // Only the devices that get something: one without layers would still get compute buffers.
     const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))

@@ -140,6 +140,8 @@ export interface GenerateSettings {
   readonly contextShift?: boolean
   /** 0; -1 keeps the whole prompt. */
   readonly keepTokens?: number
+  /** Tokens that control a model, such as the marks around its thoughts, come with their text; false: without. */
+  readonly controlText?: boolean
 }
 
 export interface MeasuredRow extends Omit<MemoryBreakdownRow, "deviceAddress"> {

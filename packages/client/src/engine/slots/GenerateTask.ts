@@ -58,7 +58,7 @@ export class GenerateTask implements Task {
     this.reusesCache = !info.hasEncoder && request.settings.cachePrompt !== false
     this.slot = request.settings.slot ?? -1
     this.#checkPrompt()
-    this.#detokenizer = loaded.model.detokenizer()
+    this.#detokenizer = loaded.model.detokenizer(request.settings.controlText)
     this.#stops = new StopTexts(request.settings.stop ?? [])
     this.#sampler = this.#openSampler()
   }

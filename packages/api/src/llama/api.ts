@@ -1,0 +1,21 @@
+/** llama-server's own endpoints. */
+import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
+import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
+import * as Schema from "effect/Schema"
+import { applyTemplateEndpoint } from "./applyTemplate.ts"
+import { completionEndpoint } from "./completion.ts"
+import { metricsEndpoint } from "./metrics.ts"
+import { slotActionEndpoint, slotsEndpoint } from "./slots.ts"
+import { detokenizeEndpoint, tokenizeEndpoint } from "./tokens.ts"
+
+export class LlamaApi extends HttpApiGroup.make("llama", { topLevel: true })
+  .add(
+    HttpApiEndpoint.get("health", "/health").addSuccess(Schema.Struct({ status: Schema.String })),
+  )
+  .add(completionEndpoint)
+  .add(tokenizeEndpoint)
+  .add(detokenizeEndpoint)
+  .add(applyTemplateEndpoint)
+  .add(metricsEndpoint)
+  .add(slotsEndpoint)
+  .add(slotActionEndpoint) {}

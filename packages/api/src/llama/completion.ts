@@ -1,0 +1,181 @@
+/** `POST /completion`: texts that go on, by llama-server's own fields. */
+import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { JsonObject, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
+import { tokenizePrompts } from "../prompts.ts"
+import { Serving } from "../Serving.ts"
+import { generationSettings, samplingFields, samplingOf } from "../sampling.ts"
+import { dataEvent, streamed } from "../streamed.ts"
+import {
+  type FinishedText,
+  finish,
+  finishAll,
+  runsOf,
+  type TextRun,
+  type Token,
+  timings,
+} from "../textRuns.ts"
+import { llamaError } from "./errors.ts"
+import { tokenProbability } from "./logprobs.ts"
+import { detokenize } from "./tokens.ts"
+
+const completionFields = {
+  ...samplingFields,
+  stream: optional(Schema.Boolean),
+  stop: optional(StopTexts),
+  n_probs: optional(Schema.NonNegativeInt),
+  n_cmpl: optional(Schema.Positive.pipe(Schema.int())),
+  n: optional(Schema.Positive.pipe(Schema.int())),
+  n_keep: optional(Schema.Int),
+  return_tokens: optional(Schema.Boolean),
+  timings_per_token: optional(Schema.Boolean),
+  response_fields: optional(Schema.Array(Schema.String)),
+}
+
+const CompletionRequest = Schema.Struct({ prompt: Prompts, ...completionFields }).annotations({
+  identifier: "LlamaCompletionRequest",
+})
+type CompletionRequest = typeof CompletionRequest.Type
+
+const LlamaCompletion = Schema.Struct({
+  index: Schema.Int,
+  content: Schema.String,
+  tokens: Schema.Array(Schema.Int),
+  id_slot: Schema.Int,
+  stop: Schema.Boolean,
+  model: Schema.String,
+  tokens_predicted: Schema.Int,
+  tokens_evaluated: Schema.Int,
+  tokens_cached: Schema.Int,
+  generation_settings: JsonObject,
+  prompt: Schema.String,
+  has_new_line: Schema.Boolean,
+  truncated: Schema.Boolean,
+  stop_type: Schema.Literal("eos", "limit", "word"),
+  stopping_word: Schema.String,
+  timings: JsonObject,
+  completion_probabilities: Schema.optional(Schema.Array(Schema.Unknown)),
+}).annotations({ identifier: "LlamaCompletion" })
+
+/** An object of its fields, or some of them; an array of these for several texts. */
+const Answer = Schema.Union(LlamaCompletion, JsonObject, Schema.Array(Schema.Unknown))
+
+export const completionEndpoint = HttpApiEndpoint.post("completion", "/completion")
+  .setPayload(CompletionRequest)
+  .addSuccess(Answer)
+
+const stopTypes = {
+  "end-of-text": "eos",
+  "stop-text": "word",
+  "token-limit": "limit",
+  "context-full": "limit",
+  cancelled: "limit",
+} as const
+
+const finished = (
+  { run, text, tokens, logprobs, stats }: FinishedText,
+  request: CompletionRequest,
+  prompt: string,
+  model: string,
+): typeof LlamaCompletion.Type => ({
+  index: run.index,
+  content: request.stream === true ? "" : text,
+  tokens: request.return_tokens === true && request.stream !== true ? tokens : [],
+  id_slot: stats.slot,
+  stop: true,
+  model,
+  tokens_predicted: stats.tokenCount,
+  tokens_evaluated: stats.promptTokenCount,
+  tokens_cached: stats.promptTokenCount + stats.tokenCount,
+  generation_settings: { ...generationSettings(run.options), stream: request.stream ?? false },
+  prompt,
+  has_new_line: text.includes("\n"),
+  truncated: stats.stopReason === "context-full",
+  stop_type: stopTypes[stats.stopReason],
+  stopping_word: stats.stopText ?? "",
+  timings: timings(stats),
+  ...(request.stream === true || logprobs.length === 0
+    ? {}
+    : { completion_probabilities: logprobs.map(tokenProbability) }),
+})
+
+/** Only these fields; one with a slash comes from inside another. */
+const select = (answer: object, fields: ReadonlyArray<string> | undefined): object =>
+  fields === undefined || fields.length === 0
+    ? answer
+    : Object.fromEntries(
+        fields.flatMap((path) => {
+          const names = path.split("/")
+          const value = names.reduce<unknown>(
+            (inside, name) => (inside as Record<string, unknown> | undefined)?.[name],
+            answer,
+          )
+          return value === undefined ? [] : [[names[names.length - 1]!, value]]
+        }),
+      )
+
+const piece = (run: TextRun, { id, text, logprobs }: Token, tokenCount: number): object => ({
+  index: run.index,
+  content: text,
+  tokens: id < 0 ? [] : [id],
+  stop: false,
+  tokens_predicted: tokenCount,
+  tokens_evaluated: run.prompt.length,
+  ...(logprobs === undefined ? {} : { completion_probabilities: [tokenProbability(logprobs)] }),
+})
+
+/** Runs of a request whose prompts are tokens already. */
+export const complete = (
+  request: Omit<CompletionRequest, "prompt">,
+  prompts: ReadonlyArray<ReadonlyArray<number>>,
+) =>
+  Effect.gen(function* () {
+    const serving = yield* Serving
+    const { name } = yield* serving.model
+    const options = {
+      ...(yield* samplingOf(request, serving.options.defaults)),
+      stop: stopTexts(request.stop),
+      ...(request.n_probs === undefined || request.n_probs === 0
+        ? {}
+        : { topLogprobs: request.n_probs }),
+      ...(request.n_keep === undefined ? {} : { keepTokens: request.n_keep }),
+    }
+    const count = request.n_cmpl ?? request.n ?? 1
+    const runs = runsOf(prompts, count, options)
+    const texts = yield* Effect.forEach(prompts, detokenize)
+    const answerOf = (done: FinishedText): object =>
+      select(
+        finished(
+          done,
+          request as CompletionRequest,
+          texts[Math.floor(done.run.index / count)]!,
+          name,
+        ),
+        request.response_fields,
+      )
+    if (request.stream !== true) {
+      const answers = (yield* finishAll(runs)).map(answerOf)
+      return answers.length === 1 ? (answers[0] as typeof JsonObject.Type) : answers
+    }
+    return yield* streamed(
+      "events",
+      (write) =>
+        Effect.forEach(
+          runs,
+          (run) => {
+            let tokenCount = 0
+            const onToken = (token: Token): void => {
+              tokenCount += token.id < 0 ? 0 : 1
+              write(dataEvent(piece(run, token, tokenCount)))
+            }
+            return Effect.map(finish(run, onToken), (done) => write(dataEvent(answerOf(done))))
+          },
+          { concurrency: "unbounded", discard: true },
+        ),
+      (error) => dataEvent(llamaError(error)),
+    )
+  })
+
+export const handleCompletion = ({ payload }: { readonly payload: CompletionRequest }) =>
+  Effect.flatMap(tokenizePrompts(payload.prompt), (prompts) => complete(payload, prompts))

@@ -1,0 +1,105 @@
+/** Servers and devices: what a model is spread over. Names are llama-cli's (llama.cpp v0.5.0, common/arg.cpp) where it has them. */
+import { flag, toggle } from "./Flag.ts"
+import { integer, integerOr, joined, names, number, numbers, path, text } from "./kinds.ts"
+
+/** All of a model's layers, whatever their number. */
+const ALL_LAYERS = 1_000_000
+
+const cluster = "Servers and devices"
+
+export const json = toggle({
+  name: "json",
+  about: "print JSON on stdout, for programs",
+  group: "Output",
+})
+
+export const rpc = flag({
+  name: "rpc",
+  env: "LLAMA_ARG_RPC",
+  kind: joined(text("A:PORT,…")),
+  about:
+    "servers to use, such as 10.0.0.2:50052,[fd00::3]:50052; 'none', or no --rpc: this machine alone",
+  group: cluster,
+})
+
+const tokenFile = flag({
+  name: "token-file",
+  kind: path,
+  about: "file with the secret of servers that ask for one; it is shown to them, and not told",
+  group: cluster,
+})
+
+/** How servers are known, and how they know this client. */
+export const accessFlags = {
+  tokenFile,
+  tlsFingerprint: flag({
+    name: "tls-fingerprint",
+    kind: names("HEX,…"),
+    about: "speak TLS, to servers whose certificate has one of these, as 'serve --tls' prints them",
+    group: cluster,
+  }),
+  tlsCa: flag({
+    name: "tls-ca",
+    kind: path,
+    about: "speak TLS, to servers with a certificate of this authority (PEM)",
+    group: cluster,
+  }),
+}
+
+export const timeout = flag({
+  name: "timeout",
+  env: "LLAMA_ARG_TIMEOUT",
+  kind: number({ min: 1 }),
+  about: "seconds that a server may be silent while it is waited for, before that is an error",
+  unset: "for ever; after 5 s stderr says which one it is",
+  group: cluster,
+})
+
+export const clusterFlags = {
+  rpc,
+  ...accessFlags,
+  timeout,
+  remoteBuild: flag({
+    name: "remote-build",
+    kind: joined(text("A:PORT=OPS,…")),
+    about:
+      "operations of an older server's ggml, such as 10.0.0.2:50052=95; only needed where a warning asks for it",
+    group: cluster,
+  }),
+  device: flag({
+    name: "device",
+    aliases: ["-dev"],
+    env: "LLAMA_ARG_DEVICE",
+    kind: names("NAME,…"),
+    about: "local devices to use besides the CPU; 'none' for none",
+    unset: "every GPU",
+    group: cluster,
+  }),
+  tensorSplit: flag({
+    name: "tensor-split",
+    aliases: ["-ts"],
+    env: "LLAMA_ARG_TENSOR_SPLIT",
+    kind: numbers("X,Y,…", { min: 0 }, { isInteger: false, separator: /[,/]/ }),
+    about: "share of the layers for each device, as listed by 'plan'",
+    unset: "by free memory",
+    group: cluster,
+  }),
+  gpuLayers: flag({
+    name: "gpu-layers",
+    aliases: ["-ngl", "--n-gpu-layers"],
+    env: "LLAMA_ARG_N_GPU_LAYERS",
+    kind: integerOr({ min: 0 }, { auto: undefined, all: ALL_LAYERS, "-1": undefined }),
+    about: "layers to put on devices, the rest stays on this CPU",
+    unset: "auto, all that fit",
+    group: cluster,
+  }),
+  threads: flag({
+    name: "threads",
+    aliases: ["-t"],
+    env: "LLAMA_ARG_THREADS",
+    kind: integer({ min: 1, max: 512 }),
+    about: "threads of this machine's CPU",
+    unset: "one per core",
+    group: cluster,
+  }),
+}

@@ -1,0 +1,316 @@
+/**
+ * The commands, and which flags each of them takes. No import costs anything here, so that `--help` is there at once.
+ */
+import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
+import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
+import { generationFlags, promptFlags } from "./generation.ts"
+import { type IgnoredFlag, ignoredByLoading, ignoredByRun } from "./ignored.ts"
+import { number, numbers, path, size } from "./kinds.ts"
+import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
+import { serveFlags } from "./serve.ts"
+
+const output = "Output"
+
+const tokens = flag({
+  name: "tokens",
+  kind: numbers(
+    "ID,…",
+    { min: 0, max: 2 ** 31 - 1 },
+    { isInteger: true, separator: /\s*,\s*|\s+/ },
+  ),
+  about: "token ids to evaluate, such as 1,2,3",
+  unset: "32 ids spread over the vocabulary",
+  group: modelGroup,
+})
+
+export const planFlags = { model: modelFile, ...nameFlags, ...clusterFlags, ...contextFlags, json }
+
+export const runFlags = {
+  model: modelFile,
+  ...nameFlags,
+  ...promptFlags,
+  ...generationFlags,
+  ...clusterFlags,
+  ...contextFlags,
+  json: { ...json, about: "print events on stdout, one JSON object a line" },
+}
+
+export const verifyFlags = {
+  rpc,
+  remoteBuild: clusterFlags.remoteBuild,
+  ...accessFlags,
+  timeout,
+  device: clusterFlags.device,
+  tensorSplit: clusterFlags.tensorSplit,
+  gpuLayers: clusterFlags.gpuLayers,
+  threads: clusterFlags.threads,
+  model: { ...modelFile, about: "a GGUF file; more may be given without -m" },
+  ...nameFlags,
+  tokens,
+  // llama.cpp's own tests allow it between backends (v0.5.0, tests/test-llama-archs.cpp); wrong results are far beyond it.
+  tolerance: flag({
+    name: "tolerance",
+    kind: number({ min: 0 }),
+    about: "largest normalized mean squared error that passes",
+    default: "1e-4",
+    group: modelGroup,
+  }),
+  json: { ...json, about: "print one JSON object a file on stdout" },
+}
+
+export const devicesFlags = { rpc, ...accessFlags, json }
+
+export const statusFlags = {
+  rpc: { ...rpc, about: "servers to look at, such as 10.0.0.2:50052,[fd00::3]:50052" },
+  ...accessFlags,
+  watch: toggle({
+    name: "watch",
+    about: "look again every 2 s, until Ctrl-C; where this is no terminal, a line a server",
+    group: output,
+  }),
+  json: { ...json, about: "print JSON on stdout, with --watch an object a line" },
+}
+
+export const cacheFlags = {
+  keep: flag({
+    name: "keep",
+    kind: size,
+    about: "prune: remove least recently used files until at most this is left; 0 removes all",
+    group: "Cache",
+  }),
+  remove: toggle({
+    name: "remove",
+    about: "verify: remove what is damaged",
+    group: "Cache",
+  }),
+  json,
+}
+
+export const serviceFlags = {
+  yes: toggle({
+    name: "yes",
+    aliases: ["-y"],
+    about: "install: write the file and start the service without asking",
+    group: "Service",
+  }),
+  ...serveFlags,
+}
+
+export const pullFlags = {
+  ...nameFlags,
+  json: { ...json, about: "print events on stdout, one JSON object a line" },
+}
+
+export const lsFlags = { json }
+
+export const rmFlags = { json }
+
+export const demoFlags = {
+  save: flag({
+    name: "save",
+    kind: path,
+    about: "keep the demo model in this file",
+    group: "Demo",
+  }),
+}
+
+/** A command as the command line knows it. */
+export interface CommandSpec {
+  readonly about: string
+  readonly flags: Flags
+  /** Flags of llama.cpp that it takes and that change nothing. */
+  readonly ignored?: ReadonlyArray<IgnoredFlag>
+  /** What may stand besides the flags. */
+  readonly positional?: Positional
+  /** Further paragraphs of its help. */
+  readonly notes?: ReadonlyArray<string>
+  readonly examples: ReadonlyArray<string>
+}
+
+export interface Positional {
+  /** The name that the command's code has for the words, which are a list always. */
+  readonly key: string
+  /** What stands for them in the help. */
+  readonly name: string
+  readonly isRepeated: boolean
+  /** The words that there are, or that they are paths of files: for completion. */
+  readonly choices?: ReadonlyArray<string>
+  readonly isPath?: boolean
+  /** As `Flag.rivals`. */
+  readonly rivals?: string
+}
+
+const hubNotes = [
+  "Models come from huggingface.co, or the hub that MODEL_ENDPOINT or HF_ENDPOINT names. They lie where llama.cpp and Hugging Face's programs keep theirs: $LLAMA_CACHE, $HF_HUB_CACHE, $HF_HOME/hub or ~/.cache/huggingface/hub; by URL in $LLAMA_CACHE or ~/.cache/llama.cpp. A download that was stopped goes on where it was.",
+]
+
+const models = {
+  key: "files",
+  name: "model.gguf",
+  isPath: true,
+  rivals: modelRivals,
+} as const
+/** One of some words. */
+const oneOf = <const K extends string>(key: K, choices: ReadonlyArray<string>) => ({
+  key,
+  name: choices.join("|"),
+  isRepeated: false,
+  choices,
+})
+const aModel = { ...models, isRepeated: false } as const
+const modelNames = { key: "names", name: "user/repo[:quant]", isRepeated: true } as const
+
+export const commands = {
+  run: {
+    about: "Run a model over servers and local devices",
+    flags: runFlags,
+    ignored: ignoredByRun,
+    positional: aModel,
+    notes: [
+      "The generated text goes to stdout, everything else to stderr. Ctrl-C ends the generation.",
+    ],
+    examples: [
+      "ggml-rpc run --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf -p 'Once upon'",
+      "ggml-rpc run model.gguf -f prompt.txt --temp 0 > answer.txt",
+      "ggml-rpc run -hf ggml-org/gemma-3-4b-it-GGUF --rpc 10.0.0.2:50052 -p Hello",
+    ],
+  },
+  serve: {
+    about: "Offer this machine's devices to others",
+    flags: serveFlags,
+    notes: [
+      "A client of llama.cpp hangs up when it is offered another version than its own, which it does not tell. It is offered the next older one each time it is started again, and what worked from then on, which is kept in ~/.local/state/ggml-rpc (or $XDG_STATE_HOME/ggml-rpc). --protocol and --listen settle it at once.",
+      "GGML_RPC_DEBUG=1 logs every request. CUDA_VISIBLE_DEVICES and the like choose what is visible.",
+      "Three levels. Open: whoever reaches the port from a private network (--allow: from elsewhere) uses it, clients of llama.cpp as well; for networks where you trust everybody.",
+      "Token (--token-file): only clients of ggml-rpc with the same file. It is never sent, but what follows is readable and can be changed on the way.",
+      "Token and TLS (--tls self, or --tls-cert and --tls-key): as well for networks that you do not trust.",
+    ],
+    examples: [
+      "ggml-rpc serve --host 192.168.1.5 --port 50052 --cache",
+      "ggml-rpc serve --listen 50053=7.0,50054=3.6",
+    ],
+  },
+  devices: {
+    about: "List local and remote devices with their free memory",
+    flags: devicesFlags,
+    examples: ["ggml-rpc devices --rpc 10.0.0.2:50052"],
+  },
+  status: {
+    about: "Show how servers are: clients, memory, cache, load",
+    flags: statusFlags,
+    notes: [
+      "Servers of ggml-rpc tell all of it; of llama.cpp's, and of older ones of ggml-rpc, version and memory are known. Exit code 1 when a server cannot be reached; with --watch it is shown instead.",
+      "A look is a client of the server for a moment. One that serves as many as it may turns it away, and so does an rpc-server of llama.cpp that serves somebody.",
+    ],
+    examples: [
+      "ggml-rpc status --rpc 10.0.0.2:50052,10.0.0.3:50052 --watch",
+      "ggml-rpc status --rpc 10.0.0.2:50052 --json",
+    ],
+  },
+  plan: {
+    about: "Show how a model would be split, without loading it",
+    flags: planFlags,
+    ignored: ignoredByLoading,
+    positional: aModel,
+    notes: ["Of a model by name that is not on the disk only the header is fetched, a few MiB."],
+    examples: [
+      "ggml-rpc plan --rpc 10.0.0.2:50052 model.gguf -c 16384",
+      "ggml-rpc plan --rpc 10.0.0.2:50052 -hf ggml-org/gpt-oss-120b-GGUF",
+    ],
+  },
+  verify: {
+    about: "Compare a cluster's results with this machine's CPU",
+    flags: verifyFlags,
+    ignored: ignoredByLoading,
+    positional: { ...models, isRepeated: true },
+    notes: [
+      "The same tokens are evaluated on the local CPU and on the cluster. Different kinds of devices round differently; more than the tolerance means that something computes wrong. Exit code 1 when any model differs or fails.",
+    ],
+    examples: ["ggml-rpc verify --rpc 10.0.0.2:50052 model.gguf", "ggml-rpc verify *.gguf --json"],
+  },
+  pull: {
+    about: "Download models by name, for later",
+    flags: pullFlags,
+    positional: { ...modelNames, rivals: modelRivals },
+    notes: ["Prints the path of each model's first file.", ...hubNotes],
+    examples: [
+      "ggml-rpc pull ggml-org/gemma-3-4b-it-GGUF:Q8_0",
+      "ggml-rpc pull -mu https://example.com/model.gguf",
+    ],
+  },
+  ls: {
+    about: "List the models that are on this machine's disk",
+    flags: lsFlags,
+    notes: hubNotes,
+    examples: ["ggml-rpc ls"],
+  },
+  rm: {
+    about: "Remove models from this machine's disk",
+    flags: rmFlags,
+    positional: modelNames,
+    notes: [
+      "Without a quantization all of the repository goes. A model by URL is named by its file, as 'ls' shows it. What a download that broke off has left goes as well.",
+    ],
+    examples: ["ggml-rpc rm ggml-org/gemma-3-4b-it-GGUF:Q8_0"],
+  },
+  cache: {
+    about: "Look after the weights that 'serve --cache' keeps on this machine's disk",
+    flags: cacheFlags,
+    positional: oneOf("action", ["ls", "verify", "prune"]),
+    notes: [
+      "ls lists the files, verify reads all of them and says which are damaged (exit code 1), prune removes leftovers of writes that broke off and, with --keep, the least recently used files. The folder is llama.cpp's: $LLAMA_CACHE/rpc, or rpc in llama.cpp's cache folder. Servers may go on meanwhile.",
+    ],
+    examples: ["ggml-rpc cache ls", "ggml-rpc cache prune --keep 20G"],
+  },
+  service: {
+    about: "Have 'serve' started and kept by this user's session",
+    flags: serviceFlags,
+    positional: oneOf("action", ["install", "remove"]),
+    notes: [
+      "install shows a systemd user unit (on macOS a launchd agent) for 'ggml-rpc serve' with the flags given here, asks, writes it and starts it; --yes does not ask, and without a terminal nothing is written unless it is given. remove stops it and removes the file. Relative paths in flags are read from the current folder.",
+    ],
+    examples: ["ggml-rpc service install --host 192.168.1.5 --cache", "ggml-rpc service remove"],
+  },
+  demo: {
+    about: "Try it: two servers and a tiny model on this machine",
+    flags: demoFlags,
+    examples: ["ggml-rpc demo"],
+  },
+  completion: {
+    about: "Print the script by which a shell completes commands and flags",
+    flags: {},
+    positional: oneOf("shell", ["bash", "zsh", "fish"]),
+    examples: [
+      'eval "$(ggml-rpc completion bash)"',
+      "source <(ggml-rpc completion zsh)",
+      "ggml-rpc completion fish | source",
+    ],
+  },
+} as const satisfies Record<string, CommandSpec>
+
+export type CommandName = keyof typeof commands
+
+type Words<C> = C extends { readonly positional: { readonly key: infer K extends string } }
+  ? { readonly [P in K]: ReadonlyArray<string> }
+  : unknown
+
+/** What a command's code is called with: the values of its flags, and the words besides them. */
+export type CommandValues<C extends CommandName> = FlagValues<(typeof commands)[C]["flags"]> &
+  Words<(typeof commands)[C]>
+
+/** What every command takes. */
+const commonFlags = {
+  config: flag({
+    name: "config",
+    kind: path,
+    about: "file with settings, JSON: values by the long names of flags",
+    unset: "~/.config/ggml-rpc/config.json, if there is one",
+    group: "Other",
+  }),
+  help: toggle({ name: "help", aliases: ["-h"], about: "this page", group: "Other" }),
+}
+
+export const flagsOf = (command: CommandName): Flags => ({
+  ...commands[command].flags,
+  ...commonFlags,
+})

@@ -1,0 +1,76 @@
+/**
+ * Flags of llama.cpp's commands that stand in people's scripts, and that change nothing here: taken, with a word where somebody
+ * might wait for their effect, so that a script goes on.
+ */
+import { UsageError } from "../UsageError.ts"
+import type { ReadFlag } from "./Flag.ts"
+import { type Kind, onOff, optionalOnOffAuto, text } from "./kinds.ts"
+
+/** A flag that is read past; no help names it. */
+export interface IgnoredFlag extends ReadFlag {
+  /** What is said about it; absent: it asks for what is done anyway. */
+  readonly note?: string
+}
+
+const toggle = (flag: Omit<IgnoredFlag, "kind">): IgnoredFlag => ({ ...flag, kind: onOff })
+
+/** Values that ask for what is done anyway; others are refused. */
+const known = (values: ReadonlyArray<string>): Kind<string> => ({
+  ...text("TYPE"),
+  read: (texts, source) => {
+    const other = texts.find((given) => !values.includes(given))
+    if (other === undefined) return texts[0]
+    throw new UsageError(
+      `${source} ${other} is not what this command does: it knows ${values.join(", ")}`,
+    )
+  },
+})
+
+const logs = "GGML_RPC_DEBUG=1 is what shows logs"
+
+const oneTurn: ReadonlyArray<IgnoredFlag> = [
+  toggle({ name: "no-conversation", aliases: ["-no-cnv"] }),
+  toggle({ name: "single-turn", aliases: ["-st"] }),
+  toggle({ name: "warmup", negations: ["--no-warmup"] }),
+  toggle({ name: "simple-io" }),
+  toggle({ name: "no-context-shift" }),
+  toggle({
+    name: "perf",
+    negations: ["--no-perf"],
+    env: "LLAMA_ARG_PERF",
+    note: "timings are printed on stderr in any case",
+  }),
+  toggle({
+    name: "special",
+    aliases: ["-sp"],
+    note: "special tokens of the answer are not printed",
+  }),
+]
+
+/** For every command that loads a model. */
+export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
+  {
+    name: "split-mode",
+    aliases: ["-sm"],
+    env: "LLAMA_ARG_SPLIT_MODE",
+    kind: known(["layer", "none"]),
+  },
+  { name: "fit", env: "LLAMA_ARG_FIT", kind: known(["on", "1", "true"]) },
+  {
+    name: "threads-batch",
+    aliases: ["-tb"],
+    kind: text("N"),
+    note: "prompts take as many threads as tokens: --threads",
+  },
+  toggle({ name: "log-disable", note: logs }),
+  { name: "log-colors", env: "LLAMA_ARG_LOG_COLORS", kind: optionalOnOffAuto, note: logs },
+  {
+    name: "verbosity",
+    aliases: ["-lv"],
+    env: "LLAMA_ARG_LOG_VERBOSITY",
+    kind: text("N"),
+    note: logs,
+  },
+]
+
+export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [...oneTurn, ...ignoredByLoading]

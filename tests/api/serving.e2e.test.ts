@@ -1,0 +1,193 @@
+/** What holds for every endpoint: keys, origins, sizes, queues, and clients that go or do not read. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { connect, type Socket } from "node:net"
+import { serveApi } from "@ggml-rpc/api"
+import { Effect } from "effect"
+import { ensureModel } from "../models/models.ts"
+import { waitUntil } from "../peers/process.ts"
+import { ask, askJson, eventData, type StartedApi, startApi } from "./apiServer.ts"
+
+setDefaultTimeout(60_000)
+
+let path = ""
+beforeAll(async () => {
+  path = await ensureModel("tiny")
+})
+
+const started: Array<StartedApi> = []
+const start = async (setup: Parameters<typeof startApi>[1] = {}): Promise<StartedApi> => {
+  const api = await startApi(path, setup)
+  started.push(api)
+  return api
+}
+afterAll(() => Promise.all(started.map(({ stop }) => stop())))
+
+/** Token ids: the model's vocabulary is no language. */
+const prompt = [5, 6, 7]
+const endless = { prompt, n_predict: -1, ignore_eos: true, temperature: 0 }
+
+const soon = async (condition: () => boolean | Promise<boolean>): Promise<void> =>
+  expect(await waitUntil(condition, 20_000)).toBe(true)
+
+const isIdle = async ({ url }: StartedApi): Promise<boolean> =>
+  /requests_processing 0\n/.test((await ask(`${url}/metrics`)).body)
+
+describe("before there is a model", () => {
+  test("everything is answered with 503, in the words of its dialect", async () => {
+    await Effect.runPromise(
+      Effect.scoped(
+        Effect.flatMap(serveApi({ port: 0 }), ({ url }) =>
+          Effect.promise(async () => {
+            const health = await askJson(`${url}/health`)
+            expect(health).toMatchObject({
+              status: 503,
+              body: { error: { code: 503, message: "Loading model", type: "unavailable_error" } },
+            })
+            const models = await askJson(`${url}/v1/models`)
+            expect(models).toMatchObject({ status: 503, body: { error: { type: "server_error" } } })
+          }),
+        ),
+      ),
+    )
+  })
+
+  test("a port that is taken is told", async () => {
+    const taken = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() })
+    const error = await Effect.runPromise(
+      Effect.scoped(Effect.flip(serveApi({ port: taken.port! }))),
+    )
+    expect(error.message).toMatch(
+      new RegExp(`^Cannot listen on 127.0.0.1:${taken.port}: .+ Choose another --port`),
+    )
+    await taken.stop(true)
+  })
+})
+
+describe("keys", () => {
+  test("are asked for where there are any, but for the health", async () => {
+    const { url } = await start({ apiKeys: ["first", "second"] })
+    const body = { prompt, n_predict: 1 }
+    expect((await ask(`${url}/health`)).status).toBe(200)
+    const refused = await askJson(`${url}/completion`, body)
+    expect(refused).toMatchObject({
+      status: 401,
+      body: { error: { type: "authentication_error" } },
+    })
+    const wrong = await askJson(`${url}/v1/completions`, body, { authorization: "Bearer third" })
+    expect(wrong).toMatchObject({ status: 401, body: { error: { code: "invalid_api_key" } } })
+    for (const headers of [{ authorization: "Bearer second" }, { "x-api-key": "first" }]) {
+      expect((await ask(`${url}/completion`, body, headers)).status).toBe(200)
+    }
+  })
+})
+
+describe("web pages", () => {
+  test("of other origins may not ask, unless they are named", async () => {
+    const { url } = await start({ corsOrigins: ["https://good.example"] })
+    const from = (origin: string) => ask(`${url}/completion`, { prompt, n_predict: 1 }, { origin })
+    expect((await from("https://bad.example")).status).toBe(403)
+    expect((await from(url)).status).toBe(200)
+    const good = await from("https://good.example")
+    expect(good.status).toBe(200)
+    expect(good.headers.get("access-control-allow-origin")).toBe("https://good.example")
+    const preflight = await fetch(`${url}/completion`, {
+      method: "OPTIONS",
+      headers: { origin: "https://good.example", "access-control-request-method": "POST" },
+    })
+    expect(preflight.status).toBe(204)
+    expect(preflight.headers.get("access-control-allow-methods")).toContain("POST")
+  })
+})
+
+describe("requests", () => {
+  test("that are too large are refused, whether they say so or not", async () => {
+    const { url } = await start({ maxRequestBytes: 1000 })
+    const announced = await askJson(`${url}/v1/completions`, { prompt: "x".repeat(2000) })
+    expect(announced).toMatchObject({ status: 413, body: { error: { code: "request_too_large" } } })
+    const chunks = new ReadableStream({
+      pull: (controller) => controller.enqueue(new Uint8Array(600)),
+    })
+    const unannounced = await fetch(`${url}/completion`, { method: "POST", body: chunks })
+    expect(unannounced.status).toBe(413)
+  })
+
+  test("that no slot and no place in the queue is free for are told when to come back", async () => {
+    const api = await start({ maxQueued: 1, hasMetrics: true })
+    const abort = new AbortController()
+    const running = [0, 1].map(() =>
+      fetch(`${api.url}/completion`, {
+        method: "POST",
+        body: JSON.stringify(endless),
+        signal: abort.signal,
+      }).catch(() => undefined),
+    )
+    await soon(async () => /requests_deferred 1\n/.test((await ask(`${api.url}/metrics`)).body))
+    const refused = await askJson(`${api.url}/v1/completions`, { prompt })
+    expect(refused).toMatchObject({ status: 429, body: { error: { code: "rate_limit_exceeded" } } })
+    expect(Number(refused.headers.get("retry-after"))).toBeGreaterThanOrEqual(1)
+    abort.abort()
+    await Promise.all(running)
+    await soon(() => isIdle(api))
+    expect((await ask(`${api.url}/completion`, { prompt, n_predict: 1 })).status).toBe(200)
+  })
+})
+
+describe("a client", () => {
+  test("that goes away frees its place, whether it streams or waits", async () => {
+    const api = await start({ hasMetrics: true })
+    for (const stream of [true, false]) {
+      const abort = new AbortController()
+      const answer = fetch(`${api.url}/completion`, {
+        method: "POST",
+        body: JSON.stringify({ ...endless, stream }),
+        signal: abort.signal,
+      })
+      if (stream) await (await answer).body?.getReader().read()
+      await soon(async () => !(await isIdle(api)))
+      abort.abort()
+      await answer.catch(() => undefined)
+      await soon(() => isIdle(api))
+    }
+  })
+
+  test("that does not read is given up after a while, and stops nobody", async () => {
+    const api = await start({
+      readTimeoutMs: 500,
+      hasMetrics: true,
+      plan: { contextSize: 4096, slots: 2 },
+    })
+    const body = JSON.stringify({ ...endless, stream: true, n_probs: 20 })
+    const socket = await new Promise<Socket>((resolve) => {
+      const opened = connect(api.port, "127.0.0.1", () => resolve(opened))
+    })
+    socket.pause()
+    let isClosed = false
+    socket.on("error", () => {})
+    socket.on("close", () => {
+      isClosed = true
+    })
+    socket.write(
+      `POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    )
+    await soon(async () => !(await isIdle(api)))
+    const { body: other } = await ask(`${api.url}/completion`, {
+      prompt,
+      n_predict: 20,
+      stream: true,
+      temperature: 0,
+      ignore_eos: true,
+    })
+    expect(eventData(other).length).toBe(21)
+    await soon(() => isIdle(api))
+    socket.resume()
+    await soon(() => isClosed)
+  })
+})
+
+test("the OpenAPI document has the endpoints", async () => {
+  const { url } = await start()
+  const { body } = await askJson(`${url}/openapi.json`)
+  expect(Object.keys(body.paths)).toEqual(
+    expect.arrayContaining(["/v1/completions", "/completion", "/health"]),
+  )
+})
