@@ -27,7 +27,7 @@ const rawPrompt = ({
   )
 }
 
-const noPrompt = () =>
+export const noPrompt = () =>
   new UsageError("no prompt is given: use -p 'some text', -f FILE, or pipe it into stdin")
 
 /** A file's text without its last line break, as llama-cli reads it. */
