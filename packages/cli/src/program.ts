@@ -34,16 +34,21 @@ const run = async (args: ReadonlyArray<string>, earlyEnd: EarlyEnd): Promise<num
   }
 }
 
-const usageError = (error: unknown): number => {
+const usageError = (error: unknown, args: ReadonlyArray<string>): number => {
   if (!(error instanceof CommandLineError)) throw error
-  noteLine(usageErrorText(error, error.command))
+  const { _tag, message, command } = error
+  // The command line is wrong: whether it asks for events is all that can be read of it.
+  if (args.includes("--json")) {
+    printLine(JSON.stringify({ event: "error", error: _tag, message }))
+  }
+  noteLine(usageErrorText(error, command))
   return 2
 }
 
 /** Does what the arguments say; returns the exit code once all output has left. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   const earlyEnd = watchForEarlyEnd()
-  const code = await run(args, earlyEnd).catch(usageError)
+  const code = await run(args, earlyEnd).catch((error) => usageError(error, args))
   await flush()
   // Output that went nowhere is noticed a moment after the work is done.
   await new Promise((resolve) => setImmediate(resolve))

@@ -18,6 +18,8 @@ export interface RunReport {
   readonly progress: (progress: Cluster.LoadProgress) => void
   readonly loaded: (model: Cluster.ClusterModel) => void
   readonly token: (token: Cluster.GeneratedToken) => void
+  /** The text that ended the generation, which no token has. */
+  readonly stopText: (text: string) => void
   readonly waiting: (wait: Cluster.ServerWait) => void
   readonly finished: (model: Cluster.ClusterModel, stats: GenerateStats) => void
   /** Puts the terminal in order; harmless after `finished`. */
@@ -53,20 +55,22 @@ export interface TextReportOptions {
   readonly style: Style
   readonly columns: number
   readonly isTerminal: boolean
+  /** Whether timings and memory are told at the end; true. */
+  readonly hasTimings?: boolean
   /** Breaks the generated text at this many characters; not given, it stays as the model wrote it. */
   readonly textColumns?: number
 }
 
-/** Everything but the text goes to stderr, unless `options` say otherwise. */
-export const textReport = (
-  options: TextReportOptions = {
-    write: note,
-    style: styleOf(process.stderr),
-    columns: columnsOf(process.stderr),
-    isTerminal: process.stderr.isTTY ?? false,
-  },
-): RunReport => {
-  const { write, style, columns, isTerminal } = options
+/** Everything but the text goes to stderr. */
+export const onStderr = (): TextReportOptions => ({
+  write: note,
+  style: styleOf(process.stderr),
+  columns: columnsOf(process.stderr),
+  isTerminal: process.stderr.isTTY ?? false,
+})
+
+export const textReport = (options: TextReportOptions): RunReport => {
+  const { write, style, columns, isTerminal, hasTimings = true } = options
   const line = (text: string): void => write(`${text}\n`)
   const table = { columns, heading: style.bold }
   const textWrap = new StreamWrap(options.textColumns ?? Number.POSITIVE_INFINITY)
@@ -75,6 +79,11 @@ export const textReport = (
   const endLine = (): void => {
     if (isMidLine) print("\n")
     isMidLine = false
+  }
+  const printText = (text: string): void => {
+    if (text === "") return
+    print(textWrap.push(text))
+    isMidLine = !text.endsWith("\n")
   }
   return {
     planned: (plan) => {
@@ -96,11 +105,8 @@ export const textReport = (
       upload?.end()
       line(`${uploadSummary(model.stats, serverCountOf(model.plan))}\n`)
     },
-    token: ({ text }) => {
-      if (text === "") return
-      print(textWrap.push(text))
-      isMidLine = !text.endsWith("\n")
-    },
+    token: ({ text }) => printText(text),
+    stopText: printText,
     waiting: (wait) => {
       upload?.end()
       endLine()
@@ -108,6 +114,7 @@ export const textReport = (
     },
     finished: (model, stats) => {
       endLine()
+      if (!hasTimings) return
       line("")
       for (const timing of timingLines(model, stats)) line(timing)
       line(`\n${formatBreakdown(model.plan, model.breakdown, table)}`)
@@ -129,6 +136,8 @@ export const jsonReport = (): RunReport => ({
   loaded: ({ stats, contextSize }) =>
     printJson({ event: "load", isDone: true, contextSize, ...stats }),
   token: ({ id, text }) => printJson({ event: "token", id, text }),
+  // Part of the stats.
+  stopText: () => {},
   waiting: (wait) => printJson(waitEvent(wait)),
   finished: ({ plan, breakdown, stats }, generated) =>
     printJson({

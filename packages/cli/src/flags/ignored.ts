@@ -35,12 +35,8 @@ const oneTurn: ReadonlyArray<IgnoredFlag> = [
   toggle({ name: "warmup", negations: ["--no-warmup"] }),
   toggle({ name: "simple-io" }),
   toggle({ name: "no-context-shift" }),
-  toggle({
-    name: "perf",
-    negations: ["--no-perf"],
-    env: "LLAMA_ARG_PERF",
-    note: "timings are printed on stderr in any case",
-  }),
+  // What follows the prompt is kept as well.
+  toggle({ name: "prompt-cache-all" }),
   toggle({
     name: "special",
     aliases: ["-sp"],
