@@ -1,6 +1,6 @@
 /** What a user gets wrong: one clear paragraph, the right exit code, no stack. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
-import { truncateSync, writeFileSync } from "node:fs"
+import { readFileSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { writeGguf } from "@ggml-rpc/gguf"
 import { Command } from "@ggml-rpc/protocol"
@@ -100,6 +100,54 @@ describe("the model", () => {
     const message = await failure(...run(path))
     expect(message).toContain("has no tokenizer")
     expect(message).toContain(`ggml-rpc verify --tokens 1,2,3 ${path}`)
+  })
+
+  test.each([
+    ["a vision projector", { "general.architecture": "clip" }, "projector (mmproj)"],
+    ["a LoRA", { "general.type": "adapter" }, "adapter (LoRA)"],
+    ["an importance matrix", { "general.type": "imatrix" }, "an importance matrix"],
+    ["of an unknown architecture", { "general.architecture": "llama99" }, "a newer release"],
+    ["with an unknown tokenizer", { "tokenizer.ggml.pre": "new-bpe" }, "a newer release"],
+  ])("is %s", async (name, changes, reason) => {
+    const path = file(`${name.replaceAll(" ", "-")}.gguf`)
+    const demo = demoModel()
+    const changed = new Map([
+      ...demo.metadata,
+      ...Object.entries(changes).map(([key, value]) => [key, { type: "string", value }] as const),
+      ["tokenizer.ggml.model", { type: "string", value: "gpt2" }],
+      ["tokenizer.ggml.merges", { type: "array", elementType: "string", values: [] }],
+    ] as typeof demo.metadata)
+    writeGguf(path, { ...demo, metadata: [...changed] })
+    for (const words of [run(path), ["plan", path]]) {
+      const message = await failure(...words, "--rpc", server.endpoint)
+      expect(message).toContain(path)
+      expect(message).toContain(reason)
+    }
+  })
+
+  test.each([
+    ["llama.block_count", { type: "uint32", value: 0 }],
+    ["llama.block_count", { type: "uint32", value: 1000 }],
+    ["llama.attention.layer_norm_rms_epsilon", { type: "float32", value: -1 }],
+  ] as const)("says the impossible of %s: %o", async (key, value) => {
+    const path = file("impossible.gguf")
+    const demo = demoModel()
+    writeGguf(path, { ...demo, metadata: [...new Map(demo.metadata).set(key, value)] })
+    const message = await failure(...run(path))
+    expect(message).toContain(`its header says that ${key} is ${value.value}`)
+  })
+
+  test("has a vocabulary on which llama.cpp ends its process", async () => {
+    const path = file("twice.gguf")
+    writeDemoModel(path)
+    const bytes = readFileSync(path)
+    const [first, second] = ["<0x41>", "<0x42>"].map((text) => bytes.indexOf(text))
+    expect(Math.min(first!, second!)).toBeGreaterThan(0)
+    bytes.copy(bytes, second!, first!, first! + 6)
+    writeFileSync(path, bytes)
+    const message = await failure(...run(path))
+    expect(message).toContain(`llama.cpp gave up on the model ${path}`)
+    expect(message).toContain("download it again")
   })
 
   test("does not fit with the wanted context: what is missing, and what would fit", async () => {
@@ -219,6 +267,20 @@ describe("the flags", () => {
     expect(result.exitCode).toBe(1)
     expect(JSON.parse(result.stdout)).toMatchObject({ event: "error", error: "GgufError" })
     expect(result.stderr).toStartWith("error: ")
+  })
+
+  test.each([
+    ["an unknown flag", ["run", "--json", "--no-such-flag", "x.gguf"], "no flag --no-such-flag"],
+    ["a wrong value", ["plan", "x.gguf", "--json", "-c", "many"], "--ctx-size"],
+    ["a server without a port", ["devices", "--json", "--rpc", "host"], "host"],
+    ["no model", ["verify", "--json"], "model"],
+  ])("--json tells %s as an event, too", async (_, words, text) => {
+    const { stdout, stderr, exitCode } = await runCli(words)
+    expect(JSON.parse(stdout)).toMatchObject({
+      ...{ event: "error", message: expect.stringContaining(text) },
+    })
+    expect(stderr).toStartWith("error: ")
+    expect(exitCode).toBe(2)
   })
 
   test("GGML_RPC_DEBUG=1 adds where it came from", async () => {

@@ -44,19 +44,6 @@ test("variables and a file of settings give what the command line does not", asy
   expect(wrong.stderr).toStartWith("error: LLAMA_ARG_CTX_SIZE takes a whole number")
 })
 
-test("--json tells a wrong command line as an event, too", async () => {
-  const result = await runCli(["run", model, "--json", "-c", "many"])
-  expect(result.exitCode).toBe(2)
-  expect(result.stderr).toStartWith("error: --ctx-size takes a whole number")
-  expect(jsonLines(result.stdout)).toEqual([
-    {
-      event: "error",
-      error: "UsageError",
-      message: expect.stringContaining("--ctx-size takes a whole number"),
-    },
-  ])
-})
-
 test("--list-devices lists them instead", async () => {
   const { stdout, exitCode } = await runCli(["run", "--list-devices", "--rpc", server.endpoint])
   expect(exitCode).toBe(0)

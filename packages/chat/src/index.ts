@@ -1,5 +1,7 @@
 /** Chats with language models, without the models. See README.md for where to start. */
 export * from "./errors.ts"
+export { grammarOfSchema } from "./grammar/schema.ts"
+export { grammarOfTools, type ToolGrammarOptions } from "./grammar/tools.ts"
 export * from "./messages.ts"
 export type { OutputDelta } from "./output/calls.ts"
 export type { OutputFormat } from "./output/format.ts"

@@ -34,14 +34,13 @@ const run = async (args: ReadonlyArray<string>, earlyEnd: EarlyEnd): Promise<num
   }
 }
 
-const usageError = (error: unknown, args: ReadonlyArray<string>): number => {
+const usageError = async (error: unknown, args: ReadonlyArray<string>): Promise<number> => {
   if (!(error instanceof CommandLineError)) throw error
-  const { _tag, message, command } = error
-  // The command line is wrong: whether it asks for events is all that can be read of it.
   if (args.includes("--json")) {
-    printLine(JSON.stringify({ event: "error", error: _tag, message }))
+    const { printErrorEvent } = await import("./jsonErrors.ts")
+    printErrorEvent(error)
   }
-  noteLine(usageErrorText(error, command))
+  noteLine(usageErrorText(error, error.command))
   return 2
 }
 

@@ -259,7 +259,7 @@ class EngineSession {
   }
 
   private end(exit: WorkerExit): void {
-    const ended = errorOfEnd(exit)
+    const ended = errorOfEnd(exit, this.outstanding.get(this.oldestId)?.request)
     this.ended = ended
     const lost = [...this.outstanding.values(), ...this.held.splice(0)]
     this.outstanding.clear()
@@ -267,6 +267,8 @@ class EngineSession {
   }
 
   private dispatch(event: Numbered<EngineEvent>, data: Uint8Array): void {
+    // An object that a library printed is about no request.
+    if (!this.outstanding.has(event.id)) return
     if (!isFinal(event)) {
       this.outstanding.get(event.id)?.onEvent(event)
     } else if (event.type === "failed") {

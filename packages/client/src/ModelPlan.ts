@@ -13,7 +13,7 @@ import type {
   UnsupportedOps,
 } from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
-import { loadGguf } from "./loadGguf.ts"
+import { loadModelHeader } from "./loadModelHeader.ts"
 import {
   type Candidate,
   type DeviceUse,
@@ -172,7 +172,7 @@ export const planModel = (
   options: PlanOptions,
 ): Effect.Effect<ModelPlan, ClusterError | GgufError> =>
   Effect.gen(function* () {
-    const gguf = yield* loadGguf(path)
+    const gguf = yield* loadModelHeader(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const find = deviceFinder(memory.devices, places)

@@ -1,5 +1,7 @@
-import { expect, test } from "bun:test"
+import { describe, expect, test } from "bun:test"
 import { errorOfEnd } from "./engineEnd.ts"
+
+const text = { text: "a", addSpecial: true, parseSpecial: true }
 
 const end = (...lastWords: ReadonlyArray<string>) =>
   errorOfEnd({ exitCode: 134, signal: null, lastWords: [...lastWords] })
@@ -20,10 +22,37 @@ test("any other end is told with its last words", () => {
   const local =
     "ggml abort: pre-allocated tensor (x) in a buffer (CUDA0) that cannot run the operation (SET_ROWS)"
   expect(end(local)).toMatchObject({
-    _tag: "EngineEndedError",
+    ...{ _tag: "EngineEndedError", reason: "other" },
     detail: `exit code 134; it said: ${local}`,
   })
-  expect(errorOfEnd({ exitCode: null, signal: "SIGKILL", lastWords: [] })).toMatchObject({
-    detail: "signal SIGKILL",
+  expect(errorOfEnd({ exitCode: null, signal: "SIGSEGV", lastWords: [] })).toMatchObject({
+    ...{ reason: "other", detail: "signal SIGSEGV" },
+  })
+})
+
+test("a kill names its likely reason", () => {
+  const error = errorOfEnd({ exitCode: null, signal: "SIGKILL", lastWords: [] })
+  expect(error).toMatchObject({ _tag: "EngineEndedError", reason: "killed" })
+  expect(error.message).toContain("memory runs out")
+})
+
+describe("a condition of llama.cpp's that does not hold", () => {
+  const words =
+    "ggml abort: /home/somebody/llama.cpp/src/llama-model.cpp:1260: GGML_ASSERT(n_layer > 0) failed"
+  const exit = { exitCode: 134, signal: null, lastWords: ["a line", words] }
+
+  test("is told with the file that was read, without where it was built", () => {
+    const error = errorOfEnd(exit, { type: "tokenize", path: "/m.gguf", ...text })
+    expect(error).toMatchObject({
+      ...{ _tag: "EngineEndedError", reason: "gave-up", path: "/m.gguf" },
+      detail: "GGML_ASSERT(n_layer > 0) failed (llama-model.cpp:1260)",
+    })
+    expect(error.message).toContain("gave up on the model /m.gguf: GGML_ASSERT(n_layer > 0)")
+  })
+
+  test("is told of what was computed, too", () => {
+    const error = errorOfEnd(exit, { type: "tokenize", ...text })
+    expect(error).not.toHaveProperty("path")
+    expect(error.message).toContain("gave up on what it computed: GGML_ASSERT(n_layer > 0)")
   })
 })

@@ -1,4 +1,5 @@
 import type { WorkerExit } from "@ggml-rpc/native/worker"
+import type { EngineRequest } from "./engine/messages.ts"
 import { EngineEndedError, UnsupportedOpError } from "./errors.ts"
 
 /**
@@ -8,17 +9,40 @@ import { EngineEndedError, UnsupportedOpError } from "./errors.ts"
 const CANNOT_RUN =
   /in a buffer \(\w+\[(.+), protocol ([\d.]+)\]\) that cannot run the operation \((\w+)\)/
 
-/** Why the engine is gone. */
-export const errorOfEnd = ({
-  exitCode,
-  signal,
-  lastWords,
-}: WorkerExit): EngineEndedError | UnsupportedOpError => {
+/** What ggml says when a condition of its own does not hold, with the place in the sources that were built somewhere. */
+const GAVE_UP = /^ggml abort: (?:.*\/)?(\S+:\d+): (.+)$/m
+
+/**
+ * Why the engine is gone.
+ *
+ * @param during what it was at work on
+ */
+export const errorOfEnd = (
+  { exitCode, signal, lastWords }: WorkerExit,
+  during?: EngineRequest,
+): EngineEndedError | UnsupportedOpError => {
   const said = lastWords.join("\n").trim()
   const [, endpoint, version, op] = CANNOT_RUN.exec(said) ?? []
   if (endpoint !== undefined && version !== undefined && op !== undefined) {
     return new UnsupportedOpError({ endpoint, op, version })
   }
+  const [, place, condition] = GAVE_UP.exec(said) ?? []
+  if (condition !== undefined) {
+    const path = pathOf(during)
+    return new EngineEndedError({
+      reason: "gave-up",
+      detail: `${condition.replace(/\.?$/, "")} (${place})`,
+      ...(path === undefined ? {} : { path }),
+    })
+  }
+  if (signal === "SIGKILL") return new EngineEndedError({ reason: "killed", detail: said })
   const how = signal !== null ? `signal ${signal}` : `exit code ${exitCode}`
-  return new EngineEndedError({ detail: said === "" ? how : `${how}; it said: ${said}` })
+  return new EngineEndedError({
+    reason: "other",
+    detail: said === "" ? how : `${how}; it said: ${said}`,
+  })
 }
+
+/** The file that a request has libllama read. */
+const pathOf = (request: EngineRequest | undefined): string | undefined =>
+  request !== undefined && "path" in request ? request.path : undefined

@@ -39,7 +39,7 @@ const examples: ReadonlyArray<ClusterError> = [
   new PlanError({ reason: "does-not-fit", detail: "It does not fit.", missingBytes: 7 }),
   new PlanError({ reason: "unknown-device", detail: "There is no CUDA7." }),
   new EngineStartError({ detail: "no more processes" }),
-  new EngineEndedError({ detail: "signal SIGKILL" }),
+  new EngineEndedError({ reason: "killed", detail: "" }),
   ...(["cancelled", "no-model", "failed"] as const).map(
     (reason) => new EngineRequestError({ reason, detail: "out of luck" }),
   ),

@@ -184,11 +184,22 @@ export class EngineStartError extends TaggedError("EngineStartError")<{
 
 /** The process that runs the model ended by itself: open a new cluster. */
 export class EngineEndedError extends TaggedError("EngineEndedError")<{
-  /** The signal or exit code, and its last words. */
+  /** `gave-up`: a condition of llama.cpp's did not hold; `killed`: by SIGKILL; `other`: as `detail` says. */
+  readonly reason: "gave-up" | "killed" | "other"
+  /** The condition and its place; else the signal or exit code, and its last words. */
   readonly detail: string
+  /** The model's file that was being read, for `gave-up`. */
+  readonly path?: string
 }> {
   override get message() {
-    return `The process that runs the model ended unexpectedly: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`
+    return {
+      "gave-up":
+        this.path === undefined
+          ? `llama.cpp gave up on what it computed: ${this.detail}. The model's file may be damaged; if it is not, please report this with the log that GGML_RPC_DEBUG=1 gives.`
+          : `llama.cpp gave up on the model ${this.path}: ${this.detail}. As a rule the file is damaged, or was made by another program than llama.cpp's: compare its checksum, or download it again.`,
+      killed: `The process that runs the model was killed (SIGKILL), as the system does when memory runs out; 'dmesg' tells on this machine. Then a shorter context (--ctx-size), or more layers on other devices, takes less.${this.detail === "" ? "" : ` It said: ${this.detail}`}`,
+      other: `The process that runs the model ended unexpectedly: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`,
+    }[this.reason]
   }
 }
 

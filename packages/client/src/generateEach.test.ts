@@ -51,7 +51,7 @@ class ScriptedEngine implements Pick<EngineHost, "begin"> {
   }
 
   fail(): void {
-    this.#finish(Either.left(new EngineEndedError({ detail: "signal SIGKILL" })))
+    this.#finish(Either.left(new EngineEndedError({ reason: "killed", detail: "" })))
   }
 
   #finish(end: Either.Either<unknown, EngineEndedError>): void {

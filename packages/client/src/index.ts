@@ -24,6 +24,7 @@ export type {
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export { loadGguf } from "./loadGguf.ts"
+export { loadModelHeader } from "./loadModelHeader.ts"
 export { type DomainFacts, domainsOf } from "./memoryDomains.ts"
 export * from "./parseEndpoint.ts"
 export * from "./planner/index.ts"

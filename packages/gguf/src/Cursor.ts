@@ -129,6 +129,14 @@ export class Cursor {
     })
   }
 
+  unknownType(detail: string): GgufError {
+    return new GgufError({
+      path: this.name,
+      reason: "unknown-type",
+      message: `${this.name} is newer than this release, or damaged: ${detail}, which is not known here; update ggml-rpc, or take another quantization of the model`,
+    })
+  }
+
   /** The file should have held at least `neededBytes`. */
   truncated(neededBytes: number, what: string): GgufError {
     const missing = neededBytes - this.fileBytes

@@ -8,6 +8,7 @@
  * - `bad-answer`: its server answers something else than what it was asked for
  * - `not-gguf`: it does not start with the magic
  * - `unsupported-version`: GGUF v1, a version after v3, or big-endian
+ * - `unknown-type`: a tensor has a type of ggml's that this release does not know
  * - `truncated`: it ends before what its header announces
  * - `malformed`: its header contradicts itself or announces the impossible
  * - `not-first-part`: a later part of a split model was named instead of the first
@@ -21,6 +22,7 @@ export type GgufErrorReason =
   | "bad-answer"
   | "not-gguf"
   | "unsupported-version"
+  | "unknown-type"
   | "truncated"
   | "malformed"
   | "not-first-part"

@@ -57,6 +57,15 @@ const byName = new Map(GGML_TYPES.map((type) => [type.name, type]))
 /** The ggml type of a number, or undefined for numbers that are unknown or were removed. */
 export const ggmlTypeById = (id: number): GgmlType | undefined => byId.get(id)
 
+/** ggml gives new types the next number; one that is far above is nonsense. */
+const MAX_LATER_TYPES = 64
+
+/** Whether a number that is unknown may be a type of a later ggml. */
+export const isLaterType = (id: number): boolean => {
+  const newest = GGML_TYPES.at(-1)!.id
+  return id > newest && id <= newest + MAX_LATER_TYPES
+}
+
 /** The ggml type of a name such as `"Q8_0"`. */
 export const ggmlTypeByName = (name: string): GgmlType | undefined => byName.get(name)
 

@@ -372,6 +372,11 @@ describe("files that cannot be used", () => {
       "unknown type 4",
     ],
     [
+      "a type that is none",
+      header(3, 1n, 0n, [...text("t"), ...u32(1), ...u64(32n), ...u32(4000), ...u64(0n)]),
+      "unknown type 4000",
+    ],
+    [
       "a row of half a block",
       header(3, 1n, 0n, [...text("t"), ...u32(1), ...u64(16n), ...u32(8), ...u64(0n)]),
       "impossible for type Q8_0",

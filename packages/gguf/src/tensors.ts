@@ -1,6 +1,6 @@
 import type { Cursor } from "./Cursor.ts"
 import { GgufError } from "./GgufError.ts"
-import { ggmlTypeById, tensorSizeBytes } from "./ggmlTypes.ts"
+import { ggmlTypeById, isLaterType, tensorSizeBytes } from "./ggmlTypes.ts"
 import { quote } from "./metadata.ts"
 import type { GgufTensorInfo } from "./types.ts"
 
@@ -38,7 +38,9 @@ const readTensorInfo = (cursor: Cursor, index: number, part: number): GgufTensor
   const typeId = cursor.u32(what)
   const type = ggmlTypeById(typeId)
   if (type === undefined) {
-    throw cursor.malformed(`tensor ${quote(name)} has the unknown type ${typeId}`)
+    throw isLaterType(typeId)
+      ? cursor.unknownType(`tensor ${quote(name)} has the type ${typeId}`)
+      : cursor.malformed(`tensor ${quote(name)} has the unknown type ${typeId}`)
   }
   const offsetBytes = cursor.count(what)
   const sizeBytes = tensorSizeBytes(ne, type)

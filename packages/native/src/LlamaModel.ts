@@ -11,6 +11,7 @@ import { takeLog } from "./libggml.ts"
 import { llama } from "./libllama.ts"
 import { type ContextOptions, type ModelContext, openModelContext } from "./ModelContext.ts"
 import { type ModelInfo, modelInfo, modelMetadata } from "./ModelInfo.ts"
+import { llamaVersion } from "./prebuilt.ts"
 import { openSampler, type Sampler, type SamplerOptions } from "./Sampler.ts"
 import { TaggedError } from "./taggedError.ts"
 
@@ -395,6 +396,9 @@ const adapterError = (path: string, modelPath: string): ModelLoadError => {
   })
 }
 
+/** What newer models have, and later versions of llama.cpp know (llama-model.cpp, llama-vocab.cpp). */
+const UNKNOWN = /(?:unknown|unsupported) (model architecture|pre-tokenizer type|tokenizer): '(.*)'/
+
 const loadError = (path: string, options: ModelOptions): ModelLoadError => {
   const log = takeFailureLog()
   if (options.abortFlag !== undefined && io().io_abort_requested() !== 0) {
@@ -402,6 +406,15 @@ const loadError = (path: string, options: ModelOptions): ModelLoadError => {
       reason: "aborted",
       path,
       message: `Loading ${path} was stopped.`,
+      log,
+    })
+  }
+  const [, what, name] = UNKNOWN.exec(log) ?? []
+  if (what !== undefined) {
+    return new ModelLoadError({
+      reason: "model",
+      path,
+      message: `The llama.cpp that is used here (${llamaVersion}) does not know the ${what} '${name}' of ${path}: a newer release of ggml-rpc may.`,
       log,
     })
   }

@@ -11,6 +11,9 @@ export interface JsonCalls {
   /** Whether calls are the members of one list. */
   readonly isList: boolean
   readonly keys: { readonly name: string; readonly arguments: string }
+  /** Member that is a call's id, before or after the others; a model may leave it out. */
+  readonly idBefore?: string
+  readonly idAfter?: string
   /** Whether an answer that is a bare object with a tool's name is a call as well. */
   readonly isBare?: boolean
 }
@@ -171,7 +174,10 @@ const families: ReadonlyArray<Family> = [
     isKnownBy: (has) => has("[TOOL_CALLS]") && has("[ARGS]"),
     syntax: { shape: "named", open: "[TOOL_CALLS]", separator: "[ARGS]", close: "" },
   },
-  { isKnownBy: (has) => has("[TOOL_CALLS]"), syntax: jsonList("[TOOL_CALLS]", "") },
+  {
+    isKnownBy: (has) => has("[TOOL_CALLS]"),
+    syntax: { ...jsonList("[TOOL_CALLS]", ""), idAfter: "id" },
+  },
   {
     isKnownBy: (has) => has("<minimax:tool_call>"),
     syntax: invocations("", ["<minimax:tool_call>", "</minimax:tool_call>"]),
@@ -197,10 +203,13 @@ const families: ReadonlyArray<Family> = [
   },
   {
     isKnownBy: (has) => has("<|START_ACTION|>"),
-    syntax: jsonList("<|START_ACTION|>", "<|END_ACTION|>", {
-      name: "tool_name",
-      arguments: "parameters",
-    }),
+    syntax: {
+      ...jsonList("<|START_ACTION|>", "<|END_ACTION|>", {
+        name: "tool_name",
+        arguments: "parameters",
+      }),
+      idBefore: "tool_call_id",
+    },
   },
   {
     isKnownBy: (has) => has("<function=") && has("</function>"),

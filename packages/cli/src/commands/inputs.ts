@@ -134,6 +134,8 @@ export const openCluster = (
     readonly rpc: string | undefined
     readonly remoteBuild: string | undefined
     readonly device: ReadonlyArray<string> | undefined
+    /** Seconds. */
+    readonly timeout: number | undefined
   } & AccessValues,
   onWait = tellWait(values.json),
 ) =>
@@ -144,6 +146,7 @@ export const openCluster = (
       endpoints,
       ...access,
       localDevices: deviceChoice(values.device).localDevices,
+      silenceMs: values.timeout === undefined ? undefined : values.timeout * 1000,
       onWait,
     })
     for (const { warning } of cluster.servers) {

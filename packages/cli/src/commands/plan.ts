@@ -1,5 +1,5 @@
 /** `ggml-rpc plan`: the split, without loading the model. */
-import { GgufError, type GgufFile, loadGguf, ModelError } from "@ggml-rpc/client"
+import { GgufError, type GgufFile, loadModelHeader, ModelError } from "@ggml-rpc/client"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
 import type { CommandValues } from "../flags/commands.ts"
@@ -19,7 +19,7 @@ export const plan = (values: PlanValues) =>
         const given = yield* givenModel(values)
         const { path, isWhole } = yield* headerPath(given, values)
         const name = isWhole ? path : nameOf(given)
-        const gguf = yield* named(loadGguf(path), path, name)
+        const gguf = yield* named(loadModelHeader(path), path, name)
         yield* prepareNative
         const cluster = yield* openCluster(values)
         const options = planOptionsOf(values, gguf)

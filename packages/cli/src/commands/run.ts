@@ -1,11 +1,12 @@
 /** `ggml-rpc run`: one prompt through one model. */
 import { existsSync } from "node:fs"
-import { type Cluster, type GgufFile, ggufString, loadGguf } from "@ggml-rpc/client"
+import { type Cluster, type GgufFile, ggufString, loadModelHeader } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
+import { GenerationMeter } from "../GenerationMeter.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
-import { jsonReport, onStderr, type RunReport, textReport } from "../runReport.ts"
+import { jsonReport, type RunReport, textReport } from "../runReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { checkServers, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, modelPath } from "./modelSources.ts"
@@ -23,12 +24,15 @@ export const run = (values: RunValues) =>
         const sampling = yield* samplingOf(values)
         const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
-        const gguf = yield* loadGguf(path)
+        const gguf = yield* loadModelHeader(path)
         yield* requireTokenizer(gguf)
         yield* prepareNative
         const report = values.json
           ? jsonReport()
-          : textReport({ ...onStderr(), hasTimings: values.perf })
+          : textReport({
+              echoesPrompt: values.displayPrompt && process.stdout.isTTY,
+              hasTimings: values.perf,
+            })
         const cluster = yield* openCluster(values, report.waiting)
         yield* endingEngineFirst(
           cluster,
@@ -103,7 +107,18 @@ export const recite = (
       const tokens = yield* model.tokenize(prompt)
       if (tokens.length === 0) return yield* new EmptyPromptError({ path })
       if (cache !== undefined && existsSync(cache)) yield* model.restoreSlot(0, cache)
-      const stats = yield* model.generateEach(tokens, report.token, options)
+      // An encoder's text is not continued, but answered.
+      if (!model.info.hasEncoder) report.prompt(prompt)
+      const meter = new GenerationMeter(tokens.length)
+      const onToken = (token: Cluster.GeneratedToken): void => {
+        meter.count(token)
+        report.token(token)
+      }
+      const stats = yield* Effect.onInterrupt(model.generateEach(tokens, onToken, options), () =>
+        Effect.sync(() => {
+          if (meter.tokenCount > 0 && !process.stdout.errored) report.finished(model, meter.stats)
+        }),
+      )
       if (stats.stopText !== undefined) report.stopText(stats.stopText)
       if (cache !== undefined && isCacheKept) yield* model.saveSlot(0, cache)
       report.finished(model, stats)

@@ -6,7 +6,7 @@ import {
   type EndpointError,
   type GgufError,
   type GgufFile,
-  loadGguf,
+  loadModelHeader,
 } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
@@ -78,7 +78,7 @@ const verifyOne = (
 
 const compareOn = (path: string, values: VerifyValues, reference: Reopening, cluster: Reopening) =>
   Effect.gen(function* () {
-    const gguf = yield* loadGguf(path)
+    const gguf = yield* loadModelHeader(path)
     const tokens = yield* tokensFor(gguf, values.tokens)
     // Encoders need all tokens in one step.
     const batchSize = Math.ceil(tokens.length / CONTEXT_STEP) * CONTEXT_STEP

@@ -1,7 +1,7 @@
 /**
  * The commands, and which flags each of them takes. No import costs anything here, so that `--help` is there at once.
  */
-import { accessFlags, clusterFlags, json, rpc } from "./cluster.ts"
+import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
 import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
 import { type IgnoredFlag, ignoredByLoading, ignoredByRun } from "./ignored.ts"
@@ -48,6 +48,7 @@ export const verifyFlags = {
   rpc,
   remoteBuild: clusterFlags.remoteBuild,
   ...accessFlags,
+  timeout,
   device: clusterFlags.device,
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,

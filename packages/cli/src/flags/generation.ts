@@ -47,6 +47,13 @@ export const promptFlags = {
     about: "read the prompt from a file, '-' for stdin (the default when it is piped)",
     group: prompt,
   }),
+  displayPrompt: toggle({
+    name: "display-prompt",
+    negations: ["--no-display-prompt"],
+    default: "on",
+    about: "print the prompt before the text that continues it, on a terminal (default: it is)",
+    group: prompt,
+  }),
   escape: toggle({
     name: "escape",
     aliases: ["-e"],

@@ -31,7 +31,6 @@ const logs = "GGML_RPC_DEBUG=1 is what shows logs"
 const oneTurn: ReadonlyArray<IgnoredFlag> = [
   toggle({ name: "no-conversation", aliases: ["-no-cnv"] }),
   toggle({ name: "single-turn", aliases: ["-st"] }),
-  toggle({ name: "no-display-prompt" }),
   toggle({ name: "warmup", negations: ["--no-warmup"] }),
   toggle({ name: "simple-io" }),
   toggle({ name: "no-context-shift" }),

@@ -185,7 +185,6 @@ export class Engine {
     weights: EngineModelOptions,
     { noAlloc }: { readonly noAlloc: boolean },
   ): Loaded {
-    this.remote?.clearMemoryFailure()
     const { abortFlag } = this
     const { devices } = placement
     const overrides = weights.overrides ?? []

@@ -19,6 +19,8 @@ const serve = (engine: Engine, request: Numbered<EngineRequest>): void => {
   const { id } = request
   const send: Send = (event, data) => sendMessage({ ...event, id }, data)
   engine.setRunning(id)
+  // A refusal of memory was about the request that met it.
+  engine.remote?.clearMemoryFailure()
   try {
     if (engine.isCancelled(id)) throw new EngineRequestError({ reason: "cancelled", detail: "" })
     perform(engine, request, send)

@@ -89,6 +89,14 @@ test("takes a message over the bound for a line, and goes on behind it", () => {
   expect(read([concat('{"bytes":51}\n{"a":1}\n')], 50)).toEqual(['{"bytes":51}', [{ a: 1 }]])
 })
 
+test.each([-1, 1e300, 2 ** 53])(
+  "takes an object that announces %d bytes for a line, too",
+  (size) => {
+    const line = JSON.stringify({ bytes: size })
+    expect(read([encoder.encode(`${line}\n{"a":1}\n`)])).toEqual([line, [{ a: 1 }]])
+  },
+)
+
 test("drops a message whose bytes do not all come", () => {
   expect(read([concat('{"a":1}\n{"bytes":4}\n', [1, 2])])).toEqual([[{ a: 1 }]])
 })

@@ -105,14 +105,25 @@ export class OutputReader<Message extends object> {
       return
     }
     const message = this.#parse(line)
-    const size = message === undefined ? 0 : announcedBytes(message)
-    if (message === undefined || size > this.#maxMessageBytes) {
+    const bytes = message === undefined ? undefined : this.#roomFor(announcedBytes(message))
+    if (message === undefined || bytes === undefined) {
       this.#tellLine(line)
-    } else if (size > 0) {
-      this.#awaiting = { message, bytes: new Uint8Array(size) }
+    } else if (bytes.length > 0) {
+      this.#awaiting = { message, bytes }
       this.#filledBytes = 0
     } else {
       this.#listener.onMessage(message, noBytes)
+    }
+  }
+
+  /** Undefined for more than there may be, and for what is no size: a library may print an object, too. */
+  #roomFor(sizeBytes: number): Uint8Array | undefined {
+    if (sizeBytes === 0) return noBytes
+    if (sizeBytes > this.#maxMessageBytes) return undefined
+    try {
+      return new Uint8Array(sizeBytes)
+    } catch {
+      return undefined
     }
   }
 
