@@ -289,7 +289,7 @@ describe.skipIf(!hasTmux)("in a terminal", () => {
     // What is typed meanwhile is for the next line.
     terminal.type("later")
     terminal.press("C-c")
-    await terminal.waitFor(/stopped\n> later/)
+    await terminal.waitFor(/· stopped\n> later/)
     terminal.press("C-c")
     await terminal.waitFor(/\n>$/)
     terminal.press("C-c")

@@ -6,11 +6,13 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { ApiError } from "./ApiError.ts"
 import { LlamaApi } from "./llama/api.ts"
+import { handleApplyTemplate } from "./llama/applyTemplate.ts"
 import { handleCompletion } from "./llama/completion.ts"
 import { handleMetrics } from "./llama/metrics.ts"
 import { handleSlotAction, handleSlots } from "./llama/slots.ts"
 import { handleDetokenize, handleTokenize } from "./llama/tokens.ts"
 import { OpenAiApi } from "./openai/api.ts"
+import { handleChatCompletions } from "./openai/chatCompletions.ts"
 import { handleCompletions } from "./openai/completions.ts"
 import { handleGetModel, handleListModels } from "./openai/models.ts"
 import { Serving } from "./Serving.ts"
@@ -33,6 +35,7 @@ const llama = HttpApiBuilder.group(Api, "llama", (handlers) =>
     .handle("completion", handleCompletion)
     .handle("tokenize", handleTokenize)
     .handle("detokenize", handleDetokenize)
+    .handle("applyTemplate", handleApplyTemplate)
     .handle("metrics", handleMetrics)
     .handle("slots", handleSlots)
     .handle("slotAction", handleSlotAction),
@@ -42,7 +45,8 @@ const openai = HttpApiBuilder.group(Api, "openai", (handlers) =>
   handlers
     .handle("listModels", handleListModels)
     .handle("getModel", handleGetModel)
-    .handle("completions", handleCompletions),
+    .handle("completions", handleCompletions)
+    .handle("chatCompletions", handleChatCompletions),
 )
 
 export const apiLayer = HttpApiBuilder.api(Api).pipe(Layer.provide([llama, openai]))

@@ -1,4 +1,5 @@
 /** What all endpoints share: the model, how it is offered, and what goes on. */
+import type { ChatTemplate } from "@ggml-rpc/chat"
 import type { Cluster } from "@ggml-rpc/client"
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
@@ -13,6 +14,8 @@ export interface ServedModel {
   readonly name: string
   /** Unix time of the load, in seconds. */
   readonly createdAt: number
+  /** Its own, or the server's; fails when it cannot be read. */
+  readonly template: Effect.Effect<ChatTemplate, ApiError>
 }
 
 /** How requests are answered that do not say otherwise. */
@@ -23,6 +26,8 @@ export interface ServingOptions {
   readonly readTimeoutMs: number
   /** How long a stream may be silent before a comment is sent. 0: for ever. */
   readonly pingIntervalMs: number
+  /** Jinja source instead of the model's own template. */
+  readonly chatTemplate: string | undefined
   /** `GET /metrics`; false. */
   readonly hasMetrics: boolean
   /** `GET /slots`; true. */

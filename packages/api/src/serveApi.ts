@@ -13,6 +13,7 @@ import { Activity } from "./Activity.ts"
 import { apiLayer } from "./Api.ts"
 import { ApiError } from "./ApiError.ts"
 import { type AnswerOptions, answer, Connection } from "./answer.ts"
+import { chatTemplateOf } from "./chat/template.ts"
 import { nowSeconds } from "./ids.ts"
 import { type ServedModel, Serving, type ServingOptions } from "./Serving.ts"
 
@@ -59,6 +60,7 @@ const servingOf = (options: ApiOptions) =>
         defaults: options.defaults ?? {},
         readTimeoutMs: options.readTimeoutMs ?? 3_600_000,
         pingIntervalMs: options.pingIntervalMs ?? 30_000,
+        chatTemplate: options.chatTemplate,
         hasMetrics: options.hasMetrics ?? false,
         hasSlots: options.hasSlots ?? true,
         slotSavePath: options.slotSavePath,
@@ -71,7 +73,8 @@ const servingOf = (options: ApiOptions) =>
     } satisfies Context.Tag.Service<typeof Serving>
     const offer: ApiServer["offer"] = (model, name) => {
       serving.activity.slotCount = model.plan.context.slotCount ?? 1
-      served = { model, name, createdAt: nowSeconds() }
+      const template = chatTemplateOf(model, serving.options.chatTemplate)
+      served = { model, name, createdAt: nowSeconds(), template }
     }
     return { serving, offer }
   })

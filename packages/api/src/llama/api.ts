@@ -2,6 +2,7 @@
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
 import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
 import * as Schema from "effect/Schema"
+import { applyTemplateEndpoint } from "./applyTemplate.ts"
 import { completionEndpoint } from "./completion.ts"
 import { metricsEndpoint } from "./metrics.ts"
 import { slotActionEndpoint, slotsEndpoint } from "./slots.ts"
@@ -14,6 +15,7 @@ export class LlamaApi extends HttpApiGroup.make("llama", { topLevel: true })
   .add(completionEndpoint)
   .add(tokenizeEndpoint)
   .add(detokenizeEndpoint)
+  .add(applyTemplateEndpoint)
   .add(metricsEndpoint)
   .add(slotsEndpoint)
   .add(slotActionEndpoint) {}

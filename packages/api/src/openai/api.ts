@@ -1,9 +1,11 @@
 /** OpenAI's endpoints. */
 import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
+import { chatCompletionsEndpoint } from "./chatCompletions.ts"
 import { completionsEndpoint } from "./completions.ts"
 import { getModelEndpoint, listModelsEndpoint } from "./models.ts"
 
 export class OpenAiApi extends HttpApiGroup.make("openai", { topLevel: true })
   .add(listModelsEndpoint)
   .add(getModelEndpoint)
-  .add(completionsEndpoint) {}
+  .add(completionsEndpoint)
+  .add(chatCompletionsEndpoint) {}

@@ -20,10 +20,9 @@ import {
   runsOf,
   timings,
 } from "../textRuns.ts"
+import { StreamOptions } from "./chatRequest.ts"
 import { openAiError } from "./errors.ts"
 import { Usage, usageOf } from "./usage.ts"
-
-export const StreamOptions = Schema.Struct({ include_usage: optional(Schema.Boolean) })
 
 const Completions = Schema.Struct({
   ...samplingFields,

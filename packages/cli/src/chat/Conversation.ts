@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs"
 import type { ChatMessage } from "@ggml-rpc/chat"
 import { ConversationFileError } from "../errors.ts"
+import { fileReason } from "../fileReason.ts"
 
 export class Conversation {
   /** What the model is told before; undefined: nothing. */
@@ -49,7 +50,7 @@ export class Conversation {
     try {
       writeFileSync(path, `${JSON.stringify({ messages: this.messages }, undefined, 2)}\n`)
     } catch (error) {
-      throw new ConversationFileError({ path, action: "written", reason: reasonOf(error) })
+      throw new ConversationFileError({ path, action: "written", reason: fileReason(error) })
     }
   }
 
@@ -69,7 +70,7 @@ const readMessages = (path: string): ReadonlyArray<ChatMessage> => {
   try {
     saved = JSON.parse(readFileSync(path, "utf8"))
   } catch (error) {
-    throw fail(reasonOf(error))
+    throw fail(fileReason(error))
   }
   const messages: unknown = Array.isArray(saved)
     ? saved
@@ -87,11 +88,3 @@ const isMessage = (value: unknown): value is ChatMessage =>
   typeof value.role === "string" &&
   "content" in value &&
   typeof value.content === "string"
-
-const reasonOf = (error: unknown): string => {
-  const code = (error as NodeJS.ErrnoException).code
-  if (code === "ENOENT") return "there is no such file or folder"
-  if (code === "EISDIR") return "it is a directory"
-  if (code === "EACCES") return "no permission"
-  return error instanceof Error ? error.message : String(error)
-}

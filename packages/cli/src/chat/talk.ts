@@ -13,6 +13,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { ConversationFileError } from "../errors.ts"
 import { errorText } from "../failureText.ts"
+import { GenerationMeter } from "../GenerationMeter.ts"
 import { type RunReport, textReport } from "../runReport.ts"
 import { columnsOf, note, noteLine, print, styleOf } from "../terminal.ts"
 import { formatCount } from "../units.ts"
@@ -236,9 +237,12 @@ const speak = (chat: Chat, prompt: string, tokens: ReadonlyArray<number>) =>
     }
     // The marks of thoughts are control tokens of many models.
     const settings = { ...options.sampling, controlText: true }
-    const generation = yield* Effect.fork(
-      model.generateEach(tokens, ({ text }) => show(reader.push(text)), settings),
-    )
+    const meter = new GenerationMeter(tokens.length)
+    const onToken = (token: Cluster.GeneratedToken): void => {
+      meter.count(token)
+      show(reader.push(token.text))
+    }
+    const generation = yield* Effect.fork(model.generateEach(tokens, onToken, settings))
     let isStopping = false
     const onInterrupt = (): void => {
       // An engine that waits for a server that hangs does not stop soon: who asks twice leaves.
@@ -251,7 +255,7 @@ const speak = (chat: Chat, prompt: string, tokens: ReadonlyArray<number>) =>
     view.end()
     if (texts.content + texts.reasoning === "") options.conversation.takeBack()
     else options.conversation.answer(texts.content, texts.reasoning)
-    if (Exit.isSuccess(exit)) say(statsLine(exit.value, model.contextSize))
-    else if (Cause.isInterruptedOnly(exit.cause)) say("stopped")
-    else return yield* Effect.failCause(exit.cause)
+    if (Exit.isSuccess(exit) || Cause.isInterruptedOnly(exit.cause)) {
+      say(statsLine(Exit.isSuccess(exit) ? exit.value : meter.stats, model.contextSize))
+    } else return yield* Effect.failCause(exit.cause)
   })

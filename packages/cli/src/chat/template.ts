@@ -9,6 +9,7 @@ import {
 import type { Cluster } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { ChatFileError } from "../errors.ts"
+import { fileReason } from "../fileReason.ts"
 import type { templateFlags } from "../flags/chat.ts"
 import type { FlagValues } from "../flags/Flag.ts"
 
@@ -53,11 +54,7 @@ export const templateOf = (
 export const readText = (flag: string, path: string): Effect.Effect<string, ChatFileError> =>
   Effect.try({
     try: () => readFileSync(path, "utf8"),
-    catch: (cause) =>
-      new ChatFileError({
-        ...{ flag, path },
-        reason: cause instanceof Error ? cause.message : String(cause),
-      }),
+    catch: (cause) => new ChatFileError({ flag, path, reason: fileReason(cause) }),
   })
 
 /** What `make` throws of this class is a failure, anything else a defect. */

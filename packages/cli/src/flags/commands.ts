@@ -2,9 +2,9 @@
  * The commands, and which flags each of them takes. No import costs anything here, so that `--help` is there at once.
  */
 import { chatFlags, conversationFlags } from "./chat.ts"
-import { accessFlags, clusterFlags, json, rpc } from "./cluster.ts"
+import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
-import { generationFlags, promptFlags } from "./generation.ts"
+import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
 import { type IgnoredFlag, ignoredByLoading, ignoredByRun } from "./ignored.ts"
 import { number, numbers, path, size } from "./kinds.ts"
 import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
@@ -31,18 +31,27 @@ export const runFlags = {
   ...nameFlags,
   ...promptFlags,
   ...conversationFlags,
+  ...oneTextFlags,
   ...generationFlags,
   ...clusterFlags,
   ...contextFlags,
+  perf: toggle({
+    name: "perf",
+    negations: ["--no-perf"],
+    env: "LLAMA_ARG_PERF",
+    default: "on",
+    about: "whether timings and memory are told behind the text (default: they are)",
+    group: output,
+  }),
   json: { ...json, about: "print events on stdout, one JSON object a line" },
 }
 
 export const chatCommandFlags = {
   model: modelFile,
   ...nameFlags,
-  ...promptFlags,
   prompt: { ...promptFlags.prompt, about: "the first message" },
   file: { ...promptFlags.file, about: "read the first message from a file" },
+  escape: promptFlags.escape,
   ...chatFlags,
   ...generationFlags,
   ...clusterFlags,
@@ -53,6 +62,7 @@ export const verifyFlags = {
   rpc,
   remoteBuild: clusterFlags.remoteBuild,
   ...accessFlags,
+  timeout,
   device: clusterFlags.device,
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,

@@ -34,16 +34,11 @@ const generating: ReadonlyArray<IgnoredFlag> = [
     aliases: ["-i"],
     note: "a conversation asks for more in a terminal by itself",
   }),
-  toggle({ name: "no-display-prompt" }),
   toggle({ name: "warmup", negations: ["--no-warmup"] }),
   toggle({ name: "simple-io" }),
   toggle({ name: "no-context-shift" }),
-  toggle({
-    name: "perf",
-    negations: ["--no-perf"],
-    env: "LLAMA_ARG_PERF",
-    note: "timings are printed on stderr in any case",
-  }),
+  // What follows the prompt is kept as well.
+  toggle({ name: "prompt-cache-all" }),
   toggle({
     name: "special",
     aliases: ["-sp"],
