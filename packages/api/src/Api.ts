@@ -5,6 +5,7 @@ import * as OpenApi from "@effect/platform/OpenApi"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { ApiError } from "./ApiError.ts"
+import { AnthropicApi, handleCountTokens, handleMessages } from "./anthropic/api.ts"
 import { LlamaApi } from "./llama/api.ts"
 import { handleApplyTemplate } from "./llama/applyTemplate.ts"
 import { handleCompletion } from "./llama/completion.ts"
@@ -20,6 +21,7 @@ import { Serving } from "./Serving.ts"
 export class Api extends HttpApi.make("ggml-rpc")
   .add(LlamaApi)
   .add(OpenAiApi)
+  .add(AnthropicApi)
   .addError(ApiError)
   .annotate(OpenApi.Title, "ggml-rpc")
   .annotate(
@@ -49,4 +51,8 @@ const openai = HttpApiBuilder.group(Api, "openai", (handlers) =>
     .handle("chatCompletions", handleChatCompletions),
 )
 
-export const apiLayer = HttpApiBuilder.api(Api).pipe(Layer.provide([llama, openai]))
+const anthropic = HttpApiBuilder.group(Api, "anthropic", (handlers) =>
+  handlers.handle("messages", handleMessages).handle("countTokens", handleCountTokens),
+)
+
+export const apiLayer = HttpApiBuilder.api(Api).pipe(Layer.provide([llama, openai, anthropic]))
