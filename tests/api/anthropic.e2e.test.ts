@@ -136,7 +136,10 @@ test("what is wrong is told in its own words", async () => {
   const long = await refusal({ messages: [{ role: "user", content: "Hello ".repeat(2000) }] })
   expect(long).toBeInstanceOf(BadRequestError)
   expect(long).toMatchObject({
-    error: { type: "error", error: { type: "invalid_request_error", message: expect.stringContaining("context holds") } },
+    error: {
+      type: "error",
+      error: { type: "invalid_request_error", message: expect.stringContaining("room for") },
+    },
   })
   expect(await refusal({ max_tokens: "many" })).toMatchObject({
     status: 400,
