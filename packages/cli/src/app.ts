@@ -55,7 +55,7 @@ export const runCommand = async <C extends CommandName>(
   values: CommandValues<C>,
   earlyEnd: EarlyEnd,
 ): Promise<number> => {
-  const handler: Handler<C> = await handlers[command]()
+  const handler = await handlerOf(command, values)
   const fiber = Effect.runFork(Effect.provide(handler(values), logging))
   earlyEnd.onRequest(() => fiber.unsafeInterruptAsFork(fiber.id()))
   const exit = await Effect.runPromise(Fiber.await(fiber))
@@ -63,6 +63,14 @@ export const runCommand = async <C extends CommandName>(
   if (early !== undefined)
     return early.isSignal && endsBySignal(command, values) ? 0 : early.exitCode
   return Exit.isSuccess(exit) ? 0 : report(exit.cause, command)
+}
+
+const handlerOf = async <C extends CommandName>(
+  command: C,
+  values: CommandValues<C>,
+): Promise<Handler<C>> => {
+  const isList = "listDevices" in values && values.listDevices === true
+  return (await handlers[isList ? "devices" : command]()) as Handler<C>
 }
 
 /** What goes on until somebody ends it: that is how it is meant to end. */

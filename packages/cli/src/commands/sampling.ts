@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import type { FlagValues } from "../flags/Flag.ts"
 import { generationFlags } from "../flags/generation.ts"
 import { UsageError } from "../UsageError.ts"
+import { withoutAbsent } from "./withoutAbsent.ts"
 
 type SamplingValues = FlagValues<typeof generationFlags>
 
@@ -29,12 +30,6 @@ const names = Object.keys(generationFlags) as ReadonlyArray<keyof SamplingValues
 /** Without a command's other flags. */
 const pick = (values: SamplingValues): SamplingValues =>
   Object.fromEntries(names.map((name) => [name, values[name]])) as SamplingValues
-
-/** What is not given stays the model's or the library's choice. */
-const withoutAbsent = <A extends object>(
-  values: A,
-): { [K in keyof A]?: Exclude<A[K], undefined> } =>
-  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as never
 
 const samplersOf = (text: string): Effect.Effect<ReadonlyArray<SamplerName>, UsageError> =>
   Effect.forEach(text.split(";"), (name) => {

@@ -1,9 +1,9 @@
 /**
  * The commands, and which flags each of them takes. No import costs anything here, so that `--help` is there at once.
  */
-import { accessFlags, clusterFlags, json, rpc } from "./cluster.ts"
+import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
-import { generationFlags, promptFlags } from "./generation.ts"
+import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
 import { type IgnoredFlag, ignoredByLoading, ignoredByRun } from "./ignored.ts"
 import { number, numbers, path, size } from "./kinds.ts"
 import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
@@ -29,9 +29,18 @@ export const runFlags = {
   model: modelFile,
   ...nameFlags,
   ...promptFlags,
+  ...oneTextFlags,
   ...generationFlags,
   ...clusterFlags,
   ...contextFlags,
+  perf: toggle({
+    name: "perf",
+    negations: ["--no-perf"],
+    env: "LLAMA_ARG_PERF",
+    default: "on",
+    about: "whether timings and memory are told behind the text (default: they are)",
+    group: output,
+  }),
   json: { ...json, about: "print events on stdout, one JSON object a line" },
 }
 
@@ -39,6 +48,7 @@ export const verifyFlags = {
   rpc,
   remoteBuild: clusterFlags.remoteBuild,
   ...accessFlags,
+  timeout,
   device: clusterFlags.device,
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,

@@ -31,16 +31,11 @@ const logs = "GGML_RPC_DEBUG=1 is what shows logs"
 const oneTurn: ReadonlyArray<IgnoredFlag> = [
   toggle({ name: "no-conversation", aliases: ["-no-cnv"] }),
   toggle({ name: "single-turn", aliases: ["-st"] }),
-  toggle({ name: "no-display-prompt" }),
   toggle({ name: "warmup", negations: ["--no-warmup"] }),
   toggle({ name: "simple-io" }),
   toggle({ name: "no-context-shift" }),
-  toggle({
-    name: "perf",
-    negations: ["--no-perf"],
-    env: "LLAMA_ARG_PERF",
-    note: "timings are printed on stderr in any case",
-  }),
+  // What follows the prompt is kept as well.
+  toggle({ name: "prompt-cache-all" }),
   toggle({
     name: "special",
     aliases: ["-sp"],

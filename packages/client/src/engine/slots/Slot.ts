@@ -10,6 +10,8 @@ export class Slot {
   readonly tokens: Array<number> = []
   /** Counts up over all slots: when it was last given away. */
   usedAt = 0
+  /** Counts with it: when it last had a part in a batch. */
+  computedAt = 0
   /** What the batch under way has of it: so many tokens from this index on. */
   batchIndex = 0
   batchCount = 0

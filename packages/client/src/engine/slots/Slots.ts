@@ -18,6 +18,18 @@ export interface SlotsHost {
   readonly setRunning: (id: number) => void
 }
 
+/**
+ * Architectures whose graphs read behind their state where a batch has tokens of several sequences (llama.cpp v0.5.0,
+ * src/models/plamo2.cpp), which ends the process. Their texts take turns, a batch each.
+ */
+const oneTextABatch: ReadonlySet<string> = new Set(["plamo2"])
+
+/**
+ * Architectures whose graphs put out the first tokens of a batch, whichever were asked for (llama.cpp v0.5.0,
+ * src/models/cogvlm.cpp, which has no `inp_out_ids`): they are right where all are.
+ */
+const allTokensOut: ReadonlySet<string> = new Set(["cogvlm"])
+
 /** The part of a prompt that a slot's cache must have for the slot to be preferred to one that was not used for longer. */
 const LEAST_SIMILARITY = 0.1
 
@@ -27,6 +39,8 @@ export class Slots {
   readonly #path: string
   readonly #slots: ReadonlyArray<Slot>
   readonly #batch: Batch
+  readonly #takesTurns: boolean
+  readonly #putsAllOut: boolean
   /** Without a slot, the first to get one first. */
   readonly #queue: Array<Task> = []
   /** What waits for a slot to be idle. */
@@ -42,6 +56,8 @@ export class Slots {
     this.#host = host
     this.#path = path
     this.#slots = Array.from({ length: slotCount }, (_, id) => new Slot(id, context, model.info))
+    this.#takesTurns = oneTextABatch.has(model.info.architecture)
+    this.#putsAllOut = allTokensOut.has(model.info.architecture)
     this.#batch = new Batch(Math.min(context.batchSize, context.contextSize))
   }
 
@@ -203,10 +219,13 @@ export class Slots {
     const isShort = generating.length > 0 || prompts.some(({ task }) => task!.isWhole)
     const most = isShort ? Math.min(batch.capacity, this.#context.ubatchSize) : batch.capacity
     prompts.sort((a, b) => a.usedAt - b.usedAt)
-    for (const slot of [...generating, ...prompts]) {
+    const inTurn = [...generating, ...prompts]
+    if (this.#takesTurns) inTurn.sort((a, b) => a.computedAt - b.computedAt)
+    for (const slot of inTurn) {
       const { task, pendingCount } = slot
       // It may have lost its slot to make room for another.
       if (task === undefined) continue
+      if (this.#takesTurns && batch.count > 0) break
       const count = Math.min(pendingCount, most - batch.count)
       if (count === 0 || (task.isWhole && count < pendingCount)) continue
       if (!this.#makeRoom(slot, count)) continue
@@ -217,11 +236,12 @@ export class Slots {
   #add(slot: Slot, { tokens, outputs }: Task, count: number): void {
     const batch = this.#batch
     const first = slot.tokens.length
+    const allOut = outputs === "all" || this.#putsAllOut
+    slot.computedAt = ++this.#useCount
     slot.batchIndex = batch.count
     slot.batchCount = count
     for (let position = first; position < first + count; position++) {
-      const hasOutput = outputs === "all" || position === tokens.length - 1
-      batch.add(tokens[position]!, position, slot.id, hasOutput)
+      batch.add(tokens[position]!, position, slot.id, allOut || position === tokens.length - 1)
     }
   }
 
