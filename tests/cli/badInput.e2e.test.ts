@@ -269,6 +269,20 @@ describe("the flags", () => {
     expect(result.stderr).toStartWith("error: ")
   })
 
+  test.each([
+    ["an unknown flag", ["run", "--json", "--no-such-flag", "x.gguf"], "no flag --no-such-flag"],
+    ["a wrong value", ["plan", "x.gguf", "--json", "-c", "many"], "--ctx-size"],
+    ["a server without a port", ["devices", "--json", "--rpc", "host"], "host"],
+    ["no model", ["verify", "--json"], "model"],
+  ])("--json tells %s as an event, too", async (_, words, text) => {
+    const { stdout, stderr, exitCode } = await runCli(words)
+    expect(JSON.parse(stdout)).toMatchObject({
+      ...{ event: "error", message: expect.stringContaining(text) },
+    })
+    expect(stderr).toStartWith("error: ")
+    expect(exitCode).toBe(2)
+  })
+
   test("GGML_RPC_DEBUG=1 adds where it came from", async () => {
     const result = await runCli(run(file("nothing.gguf")), { env: { GGML_RPC_DEBUG: "1" } })
     expect(result.exitCode).toBe(1)

@@ -456,6 +456,14 @@ describe("demo", () => {
     expect(readdirSync(temp)).toEqual([])
   })
 
+  test("says in words where --save cannot keep it", async () => {
+    const { stderr, exitCode } = await runCli(["demo", "--save", "/no/such/folder/demo.gguf"])
+    expect(stderr).toBe(
+      "error: The demo model cannot be written to /no/such/folder/demo.gguf: there is no such file or folder.\n",
+    )
+    expect(exitCode).toBe(1)
+  })
+
   test("--save keeps the model", async () => {
     const path = join(folder.path, "kept.gguf")
     const result = await runCli(["demo", "--save", path])

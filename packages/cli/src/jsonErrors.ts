@@ -10,10 +10,12 @@ export const withJsonErrors = <A, E, R>(
   isJson
     ? Effect.tapError(effect, (error) =>
         Effect.sync(() => {
-          if (!(error instanceof ReportedError)) printJson(errorEvent(error))
+          if (!(error instanceof ReportedError)) printErrorEvent(error)
         }),
       )
     : effect
+
+export const printErrorEvent = (error: unknown): void => printJson(errorEvent(error))
 
 const errorEvent = (error: unknown) => {
   if (!(error instanceof Error)) return { event: "error", message: String(error) }

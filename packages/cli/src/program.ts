@@ -34,8 +34,12 @@ const run = async (args: ReadonlyArray<string>, earlyEnd: EarlyEnd): Promise<num
   }
 }
 
-const usageError = (error: unknown): number => {
+const usageError = async (error: unknown, args: ReadonlyArray<string>): Promise<number> => {
   if (!(error instanceof CommandLineError)) throw error
+  if (args.includes("--json")) {
+    const { printErrorEvent } = await import("./jsonErrors.ts")
+    printErrorEvent(error)
+  }
   noteLine(usageErrorText(error, error.command))
   return 2
 }
@@ -43,7 +47,7 @@ const usageError = (error: unknown): number => {
 /** Does what the arguments say; returns the exit code once all output has left. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   const earlyEnd = watchForEarlyEnd()
-  const code = await run(args, earlyEnd).catch(usageError)
+  const code = await run(args, earlyEnd).catch((error) => usageError(error, args))
   await flush()
   // Output that went nowhere is noticed a moment after the work is done.
   await new Promise((resolve) => setImmediate(resolve))

@@ -11,13 +11,17 @@ import { TransferProgress, uploadSummary } from "./progress.ts"
 import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
 import { formatCount, formatRate, formatSeconds } from "./units.ts"
 import { waitEvent, waitLine } from "./waitView.ts"
-import { StreamWrap } from "./wrap.ts"
+import { StreamWrap, wrap } from "./wrap.ts"
 
 export interface RunReport {
   readonly planned: (plan: Cluster.ModelPlan) => void
   readonly progress: (progress: Cluster.LoadProgress) => void
   readonly loaded: (model: Cluster.ClusterModel) => void
+  /** Before the text that continues it. */
+  readonly prompt: (text: string) => void
   readonly token: (token: Cluster.GeneratedToken) => void
+  /** The text that ended the generation, which no token has. */
+  readonly stopText: (text: string) => void
   readonly waiting: (wait: Cluster.ServerWait) => void
   readonly finished: (model: Cluster.ClusterModel, stats: GenerateStats) => void
   /** Puts the terminal in order; harmless after `finished`. */
@@ -53,32 +57,43 @@ export interface TextReportOptions {
   readonly style: Style
   readonly columns: number
   readonly isTerminal: boolean
+  /** Whether timings and memory are told at the end; true. */
+  readonly hasTimings: boolean
+  /** Puts the prompt before the text, as llama-completion does. */
+  readonly echoesPrompt: boolean
   /** Breaks the generated text at this many characters; not given, it stays as the model wrote it. */
   readonly textColumns?: number
 }
 
 /** Everything but the text goes to stderr, unless `options` say otherwise. */
-export const textReport = (
-  options: TextReportOptions = {
-    write: note,
-    style: styleOf(process.stderr),
-    columns: columnsOf(process.stderr),
-    isTerminal: process.stderr.isTTY ?? false,
-  },
-): RunReport => {
-  const { write, style, columns, isTerminal } = options
+export const textReport = (options: Partial<TextReportOptions> = {}): RunReport => {
+  const {
+    write = note,
+    style = styleOf(process.stderr),
+    columns = columnsOf(process.stderr),
+    isTerminal = process.stderr.isTTY ?? false,
+    hasTimings = true,
+    echoesPrompt = false,
+    textColumns = Number.POSITIVE_INFINITY,
+  } = options
   const line = (text: string): void => write(`${text}\n`)
+  const paragraph = (text: string): void => line(wrap(text, columns).join("\n"))
   const table = { columns, heading: style.bold }
-  const textWrap = new StreamWrap(options.textColumns ?? Number.POSITIVE_INFINITY)
+  const textWrap = new StreamWrap(textColumns)
   let upload: TransferProgress | undefined
   let isMidLine = false
+  const show = (text: string): void => {
+    if (text === "") return
+    print(textWrap.push(text))
+    isMidLine = !text.endsWith("\n")
+  }
   const endLine = (): void => {
     if (isMidLine) print("\n")
     isMidLine = false
   }
   return {
     planned: (plan) => {
-      line(formatPlanTitle(plan))
+      paragraph(formatPlanTitle(plan))
       line(formatPlanTable(plan, table))
       for (const note of planNotes(plan, columns)) line(note)
     },
@@ -94,22 +109,23 @@ export const textReport = (
     },
     loaded: (model) => {
       upload?.end()
-      line(`${uploadSummary(model.stats, serverCountOf(model.plan))}\n`)
+      paragraph(`${uploadSummary(model.stats, serverCountOf(model.plan))}\n`)
     },
-    token: ({ text }) => {
-      if (text === "") return
-      print(textWrap.push(text))
-      isMidLine = !text.endsWith("\n")
+    prompt: (text) => {
+      if (echoesPrompt) show(text)
     },
+    token: ({ text }) => show(text),
+    stopText: show,
     waiting: (wait) => {
       upload?.end()
       endLine()
-      line(waitLine(wait))
+      paragraph(waitLine(wait))
     },
     finished: (model, stats) => {
       endLine()
+      if (!hasTimings) return
       line("")
-      for (const timing of timingLines(model, stats)) line(timing)
+      for (const timing of timingLines(model, stats)) paragraph(timing)
       line(`\n${formatBreakdown(model.plan, model.breakdown, table)}`)
     },
     close: () => {
@@ -128,7 +144,10 @@ export const jsonReport = (): RunReport => ({
   progress: (progress) => printJson({ event: "load", isDone: false, ...progress }),
   loaded: ({ stats, contextSize }) =>
     printJson({ event: "load", isDone: true, contextSize, ...stats }),
+  prompt: () => {},
   token: ({ id, text }) => printJson({ event: "token", id, text }),
+  // Part of the stats.
+  stopText: () => {},
   waiting: (wait) => printJson(waitEvent(wait)),
   finished: ({ plan, breakdown, stats }, generated) =>
     printJson({

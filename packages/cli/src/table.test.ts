@@ -27,7 +27,25 @@ test("a table that is too wide cuts its flexible column, down to its minimum", (
   const [heading, row] = formatTable(columns, rows, { columns: 40 }).split("\n")
   expect(row).toBe("RPC0    a-very-long-host-name…   100 MiB".replace("…   ", ".…  "))
   expect(heading!.length).toBeLessThanOrEqual(40)
-  expect(formatTable(columns, rows, { columns: 10 }).split("\n")[1]).toBe("RPC0    a-ver…  100 MiB")
+  expect(formatTable(columns, rows, { columns: 23 }).split("\n")[1]).toBe("RPC0    a-ver…  100 MiB")
+})
+
+test("rows that do not fit at all are some lines each, the values behind their titles", () => {
+  const rows = [
+    ["RPC0", "a:50052", "1 B"],
+    ["CPU", "a-host-with-a-long-name:50052", "100 MiB"],
+  ]
+  const options = { columns: 22, heading: (text: string) => `<${text}>` }
+  expect(formatTable(columns, rows, options)).toBe(
+    [
+      "<RPC0>",
+      "  place a:50052,",
+      "  free 1 B",
+      "<CPU>",
+      "  place a-host-with-a…",
+      "  free 100 MiB",
+    ].join("\n"),
+  )
 })
 
 test("the heading is styled, and no line ends in spaces", () => {

@@ -57,13 +57,43 @@ const lineOf = (
     .join(" ".repeat(GAP))
     .trimEnd()
 
-/** Lines with the columns' titles on top; no final line break, no spaces at the ends of lines. */
+const INDENT = "  "
+
+/** A row as lines of its own, the values behind their titles: for a place in which the row does not fit. */
+export const formatRecord = (
+  columns: ReadonlyArray<Column>,
+  [first = "", ...rest]: ReadonlyArray<string>,
+  { columns: limit = Number.POSITIVE_INFINITY, heading = (text) => text }: TableOptions,
+): string => {
+  const lines: Array<string> = []
+  for (const [index, value] of rest.entries()) {
+    const pair = `${columns[index + 1]!.title} ${value}`
+    const last = lines.at(-1)
+    // A comma may follow.
+    if (last !== undefined && last.length + pair.length + 2 < limit) {
+      lines[lines.length - 1] = `${last}, ${pair}`
+    } else {
+      if (last !== undefined) lines[lines.length - 1] = `${last},`
+      lines.push(`${INDENT}${pair}`)
+    }
+  }
+  return [heading(cut(first, limit)), ...lines.map((line) => cut(line, limit))].join("\n")
+}
+
+/**
+ * Lines with the columns' titles on top, or, where these do not fit, some lines a row; no final line break, no spaces at the
+ * ends of lines.
+ */
 export const formatTable = (
   columns: ReadonlyArray<Column>,
   rows: ReadonlyArray<ReadonlyArray<string>>,
   options: TableOptions = {},
 ): string => {
-  const widths = widthsOf(columns, rows, options.columns ?? Number.POSITIVE_INFINITY)
+  const limit = options.columns ?? Number.POSITIVE_INFINITY
+  const widths = widthsOf(columns, rows, limit)
+  if (widths.reduce((sum, width) => sum + width + GAP, -GAP) > limit) {
+    return rows.map((row) => formatRecord(columns, row, options)).join("\n")
+  }
   const heading = options.heading ?? ((text: string) => text)
   const titles = columns.map((column) => column.title)
   return [

@@ -8,8 +8,14 @@ test("colours are for terminals that want them", () => {
   expect(styleOf({ isTTY: false }, {}).bold("x")).toBe("x")
 })
 
-test("only a terminal limits a line", () => {
-  expect(columnsOf({ isTTY: true, columns: 120 })).toBe(120)
-  expect(columnsOf({ isTTY: true, columns: 0 })).toBe(80)
-  expect(columnsOf({ isTTY: false, columns: 120 })).toBe(Number.POSITIVE_INFINITY)
+test("a terminal limits a line, and elsewhere COLUMNS does", () => {
+  expect(columnsOf({ isTTY: true, columns: 120 }, {})).toBe(120)
+  expect(columnsOf({ isTTY: true, columns: 120 }, { COLUMNS: "60" })).toBe(120)
+  expect(columnsOf({ isTTY: true, columns: 0 }, {})).toBe(80)
+  expect(columnsOf({ isTTY: true, columns: 0 }, { COLUMNS: "60" })).toBe(60)
+  expect(columnsOf({ isTTY: false, columns: 120 }, {})).toBe(Number.POSITIVE_INFINITY)
+  expect(columnsOf({ isTTY: false, columns: 120 }, { COLUMNS: "60" })).toBe(60)
+  expect(columnsOf({ isTTY: false, columns: 120 }, { COLUMNS: "-1" })).toBe(
+    Number.POSITIVE_INFINITY,
+  )
 })

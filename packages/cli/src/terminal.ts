@@ -53,6 +53,7 @@ export const onBrokenOutput = (callback: (error: NodeJS.ErrnoException) => void)
 export interface Style {
   readonly bold: (text: string) => string
   readonly red: (text: string) => string
+  readonly dim: (text: string) => string
 }
 
 const sgr =
@@ -65,9 +66,14 @@ const plain = (text: string): string => text
 /** Colours on a terminal, unless NO_COLOR (https://no-color.org) or TERM=dumb speak against it. */
 export const styleOf = (stream: Pick<Stream, "isTTY">, environment = process.env): Style =>
   stream.isTTY && !environment.NO_COLOR && environment.TERM !== "dumb"
-    ? { bold: sgr(1, 22), red: sgr(31, 39) }
-    : { bold: plain, red: plain }
+    ? { bold: sgr(1, 22), red: sgr(31, 39), dim: sgr(2, 22) }
+    : { bold: plain, red: plain, dim: plain }
 
-/** Characters of a line; no limit where lines go to a file or a pipe. */
-export const columnsOf = (stream: Pick<Stream, "isTTY" | "columns">): number =>
-  stream.isTTY ? stream.columns || 80 : Number.POSITIVE_INFINITY
+/** Characters of a line: a terminal's, or what COLUMNS says for a file or a pipe, which has no limit otherwise. */
+export const columnsOf = (
+  stream: Pick<Stream, "isTTY" | "columns">,
+  environment: Readonly<Record<string, string | undefined>> = process.env,
+): number => {
+  const asked = /^[1-9]\d{0,4}$/.test(environment.COLUMNS ?? "") ? Number(environment.COLUMNS) : 0
+  return stream.isTTY ? stream.columns || asked || 80 : asked || Number.POSITIVE_INFINITY
+}

@@ -4,8 +4,9 @@ import type { Cluster } from "@ggml-rpc/client"
 import type { Comparison } from "./compare.ts"
 import { errorText } from "./failureText.ts"
 import { printJson } from "./runReport.ts"
-import { type Column, tableLine } from "./table.ts"
+import { type Column, formatRecord, tableLine } from "./table.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "./terminal.ts"
+import { wrap } from "./wrap.ts"
 
 /** What came of one model. */
 export interface Verified {
@@ -64,12 +65,13 @@ const jsonReport = ({ tolerance }: VerifyReportOptions): VerifyReport => ({
 
 /** Characters of all columns but the first. */
 const OTHER_COLUMNS = 56
+const MIN_NAME_COLUMNS = 12
 
 const columnsFor = (names: ReadonlyArray<string>, columns: number): ReadonlyArray<Column> => [
   {
     title: "model",
     width: Math.max(
-      12,
+      MIN_NAME_COLUMNS,
       Math.min(columns - OTHER_COLUMNS, Math.max(...names.map((name) => name.length))),
     ),
   },
@@ -88,18 +90,23 @@ const agreementOf = ({ kind, comparison }: Verified): string =>
 const short = (value: number): string => (value === 0 ? "0" : value.toExponential(1))
 
 const textReport = ({ names, tolerance }: VerifyReportOptions): VerifyReport => {
-  const columns = columnsFor(names, columnsOf(process.stdout))
+  const limit = columnsOf(process.stdout)
+  const columns = columnsFor(names, limit)
+  const isNarrow = limit < MIN_NAME_COLUMNS + OTHER_COLUMNS
   const { bold, red } = styleOf(process.stdout)
-  const row = (path: string, cells: ReadonlyArray<string>): void =>
-    printLine(tableLine(columns, [basename(path), ...cells]))
+  const row = (path: string, cells: ReadonlyArray<string>): void => {
+    const all = [basename(path), ...cells]
+    printLine(isNarrow ? formatRecord(columns, all, { columns: limit }) : tableLine(columns, all))
+  }
   return {
     begin: (devices) => {
       const places = devices.map(({ name, place }) => `${name} (${place})`).join(", ")
-      noteLine(
+      const text =
         devices.length > 0
           ? `Comparing ${places} with this machine's CPU`
-          : "There are no servers (--rpc) and no local GPU: comparing this machine's CPU with itself",
-      )
+          : "There are no servers (--rpc) and no local GPU: comparing this machine's CPU with itself"
+      for (const line of wrap(text, columnsOf(process.stderr))) noteLine(line)
+      if (isNarrow) return
       printLine(
         bold(
           tableLine(

@@ -8,6 +8,7 @@ import { serve } from "@ggml-rpc/server"
 import * as Effect from "effect/Effect"
 import { writeDemoModel } from "../demo-model/index.ts"
 import { SaveError } from "../errors.ts"
+import { fileReason } from "../fileReason.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { textReport } from "../runReport.ts"
 import { columnsOf, print, printLine, styleOf } from "../terminal.ts"
@@ -49,7 +50,10 @@ export const demo = (values: CommandValues<"demo">) =>
         isTerminal: process.stdout.isTTY ?? false,
         textColumns: textColumns(),
       })
-      yield* endingEngineFirst(cluster, recite(cluster, path, {}, "Hello", { temp: 0 }, report))
+      yield* endingEngineFirst(
+        cluster,
+        recite(cluster, path, {}, report, { prompt: "Hello", options: { temp: 0 } }),
+      )
       heading("3. The end", endText(values.save))
     }),
   )
@@ -79,11 +83,7 @@ const demoModelFile = (save: string | undefined) =>
     if (save !== undefined) {
       yield* Effect.tryPromise({
         try: () => copyFile(path, save),
-        catch: (cause) =>
-          new SaveError({
-            path: save,
-            reason: cause instanceof Error ? cause.message : String(cause),
-          }),
+        catch: (cause) => new SaveError({ path: save, reason: fileReason(cause) }),
       })
     }
     return path

@@ -1,11 +1,12 @@
 /** The prompt: from `-p`, a file, or stdin. */
 import * as Effect from "effect/Effect"
 import { PromptFileError } from "../errors.ts"
+import { fileReason } from "../fileReason.ts"
 import type { FlagValues } from "../flags/Flag.ts"
 import type { promptFlags } from "../flags/generation.ts"
 import { UsageError } from "../UsageError.ts"
 
-type PromptValues = FlagValues<typeof promptFlags>
+type PromptValues = Omit<FlagValues<typeof promptFlags>, "displayPrompt">
 
 export const readPrompt = (
   values: PromptValues,
@@ -27,7 +28,7 @@ const rawPrompt = ({
   )
 }
 
-const noPrompt = () =>
+export const noPrompt = () =>
   new UsageError("no prompt is given: use -p 'some text', -f FILE, or pipe it into stdin")
 
 /** A file's text without its last line break, as llama-cli reads it. */
@@ -35,22 +36,10 @@ const readText = (path: string): Effect.Effect<string, PromptFileError> =>
   Effect.map(
     Effect.tryPromise({
       try: () => (path === "-" ? Bun.stdin.text() : Bun.file(path).text()),
-      catch: (cause) =>
-        new PromptFileError({
-          path,
-          reason: reasonOf(cause),
-        }),
+      catch: (cause) => new PromptFileError({ path, reason: fileReason(cause) }),
     }),
     (text) => (text.endsWith("\n") ? text.slice(0, -1) : text),
   )
-
-const reasonOf = (cause: unknown): string => {
-  const code = (cause as { readonly code?: string }).code
-  if (code === "ENOENT") return "there is no such file"
-  if (code === "EISDIR") return "it is a directory"
-  if (code === "EACCES") return "no permission"
-  return cause instanceof Error ? cause.message : String(cause)
-}
 
 const escapes: Readonly<Record<string, number>> = {
   n: 10,

@@ -1,6 +1,6 @@
 /** Servers and devices: what a model is spread over. Names are llama-cli's (llama.cpp v0.5.0, common/arg.cpp) where it has them. */
 import { flag, toggle } from "./Flag.ts"
-import { integer, integerOr, joined, names, numbers, path, text } from "./kinds.ts"
+import { integer, integerOr, joined, names, number, numbers, path, text } from "./kinds.ts"
 
 /** All of a model's layers, whatever their number. */
 const ALL_LAYERS = 1_000_000
@@ -46,9 +46,19 @@ export const accessFlags = {
   }),
 }
 
+export const timeout = flag({
+  name: "timeout",
+  env: "LLAMA_ARG_TIMEOUT",
+  kind: number({ min: 1 }),
+  about: "seconds that a server may be silent while it is waited for, before that is an error",
+  unset: "for ever; after 5 s stderr says which one it is",
+  group: cluster,
+})
+
 export const clusterFlags = {
   rpc,
   ...accessFlags,
+  timeout,
   remoteBuild: flag({
     name: "remote-build",
     kind: joined(text("A:PORT=OPS,…")),
@@ -61,8 +71,14 @@ export const clusterFlags = {
     aliases: ["-dev"],
     env: "LLAMA_ARG_DEVICE",
     kind: names("NAME,…"),
-    about: "local devices to use besides the CPU; 'none' for none",
-    unset: "every GPU",
+    about:
+      "devices to use besides the CPU; with servers among them (RPC1, or an address) these alone, in this order; 'none' for none of this machine's",
+    unset: "all of the servers', every GPU",
+    group: cluster,
+  }),
+  listDevices: toggle({
+    name: "list-devices",
+    about: "list this machine's and the servers' devices, and do nothing else",
     group: cluster,
   }),
   tensorSplit: flag({
