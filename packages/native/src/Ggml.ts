@@ -162,7 +162,7 @@ const buffer = (
           )
         : Effect.succeed(deviceBuffer(device, address as Address))
     }),
-    ({ address }) => Effect.sync(() => ggml().ggml_backend_buffer_free(asPointer(address))),
+    ({ address }) => Effect.sync(() => ggml().gs_buffer_free(asPointer(address))),
   )
 
 const deviceBuffer = (device: Device, address: Address): DeviceBuffer => ({

@@ -31,7 +31,7 @@ if (how === "compute") {
   const graph = symbols.gs_graph_build(Uint32Array.of(2), 1, records, 2)
   symbols.gs_graph_compute(backend, graph)
 } else {
-  if (how === "read freed") symbols.ggml_backend_buffer_free(buffer)
+  if (how === "read freed") symbols.gs_buffer_free(buffer)
   const place = new Uint8Array(toArrayBuffer(asPointer(base + at), 0, 1))
   if (how === "write") place[0] = 1
   else if (place[0] !== 0) throw new Error("memory of a new buffer is not zero")

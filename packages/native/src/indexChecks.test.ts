@@ -36,7 +36,7 @@ const buffer = bufferOf(2 ** 26)
 const otherBuffer = bufferOf(64)
 const base = symbols.gs_buffer_base(buffer)
 afterAll(() => {
-  for (const each of [buffer, otherBuffer]) symbols.ggml_backend_buffer_free(each)
+  for (const each of [buffer, otherBuffer]) symbols.gs_buffer_free(each)
 })
 
 type Tensor = Omit<TensorFields, "buffer" | "data"> & {

@@ -17,7 +17,6 @@ const openGgml = (set: LibrarySet) => {
     ggml_backend_dev_buffer_type: { args: ["ptr"], returns: "ptr" },
     ggml_backend_free: { args: ["ptr"], returns: "void" },
     ggml_backend_buft_name: { args: ["ptr"], returns: "cstring" },
-    ggml_backend_buffer_free: { args: ["ptr"], returns: "void" },
     ggml_backend_buffer_is_host: { args: ["ptr"], returns: "bool" },
   }).symbols
   const registry = dlopen(set.ggml, {
@@ -34,6 +33,7 @@ const openGgml = (set: LibrarySet) => {
     gs_backend_set_threads: { args: ["ptr", "i32"], returns: "i32" },
     gs_backend_set_abort_flag: { args: ["ptr", "ptr"], returns: "i32" },
     gs_buffer_alloc: { args: ["ptr", "f64"], returns: "ptr" },
+    gs_buffer_free: { args: ["ptr"], returns: "void" },
     gs_buffer_clear: { args: ["ptr", "i32"], returns: "void" },
     gs_buffer_size: { args: ["ptr"], returns: "f64" },
     gs_buffer_base: { args: ["ptr"], returns: "f64" },
@@ -53,6 +53,11 @@ const openGgml = (set: LibrarySet) => {
     gs_graph_build: { args: ["ptr", "i32", "ptr", "i32"], returns: "ptr" },
     gs_graph_unsupported: { args: ["ptr", "ptr"], returns: "i32" },
     gs_graph_supports: { args: ["ptr", "ptr", "ptr"], returns: "void" },
+    gs_graph_repack: { args: ["ptr"], returns: "i32" },
+    gs_graph_settle: { args: ["ptr"], returns: "i32" },
+    gs_repack_types: { args: ["ptr", "i32"], returns: "i32" },
+    gs_repack_original: { args: ["ptr", "f64", "f64"], returns: "void" },
+    gs_repack_forget: { args: ["ptr"], returns: "void" },
     gs_graph_check_indices: { args: ["ptr", "ptr", "i32", "i32"], returns: "i32" },
     gs_graph_bad_index: { args: ["ptr", "ptr"], returns: "void" },
     gs_graph_compute: { args: ["ptr", "ptr"], returns: "i32" },
@@ -138,4 +143,12 @@ export const listDevices = (): ReadonlyArray<Device> => {
       type: deviceTypes[symbols.ggml_backend_dev_type(asPointer(address))] ?? "ACCEL",
     }
   })
+}
+
+const MAX_REPACKED_TYPES = 64
+
+/** Types of ggml of which weights on this CPU have a faster layout; shim/ggml/repack.h. Found at the first call. */
+export const repackedTypes = (): readonly number[] => {
+  const types = new Int32Array(MAX_REPACKED_TYPES)
+  return [...types.subarray(0, ggml().gs_repack_types(types, types.length))]
 }

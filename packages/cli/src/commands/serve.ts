@@ -50,6 +50,7 @@ export const serve = (values: ServeValues) =>
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
         allowTraining: values.allowTraining,
+        repack: !values.noRepack,
         allowComm: values.allowComm,
         sandbox: !values.noSandbox,
         ...(values.metrics === undefined ? {} : { metrics: yield* metricsAddress(values.metrics) }),

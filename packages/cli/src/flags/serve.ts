@@ -150,6 +150,13 @@ export const serveFlags = {
     about: "keep weights on disk, so that the next upload need not cross the network",
     group: "Cache",
   }),
+  noRepack: toggle({
+    name: "no-repack",
+    aliases: ["-nr"],
+    about:
+      "leave weights as clients send them: slower on a CPU, but with the very results of llama.cpp's server",
+    group: "Devices",
+  }),
   allowTraining: toggle({
     name: "allow-training",
     about: "run operations that only training uses: gradients, losses, optimizers",

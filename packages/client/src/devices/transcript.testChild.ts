@@ -87,7 +87,7 @@ const run = (step: Step): void => {
     buffer = ggml().gs_buffer_alloc(type, step.sizeBytes) as Address
     ggml().gs_buffer_base(asPointer(buffer))
   } else if (step.do === "free") {
-    ggml().ggml_backend_buffer_free(asPointer(buffer))
+    ggml().gs_buffer_free(asPointer(buffer))
   } else if (step.do === "graph") {
     // The shim's `built_graph`: a context, then the graph.
     operations.graphCompute(0, read.ptr(asPointer(builtGraph(step)), 8), ...step.uid)

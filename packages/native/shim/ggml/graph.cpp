@@ -7,6 +7,7 @@
 #include "ggml-impl.h"
 #include "index_checks.h"
 #include "remote_device.h"
+#include "repack.h"
 #include "tensor_record.h"
 
 #include <algorithm>
@@ -24,6 +25,7 @@ struct built_graph {
     ggml_cgraph *             graph   = nullptr;
     std::vector<ggml_tensor>  tensors;
     index_checks              checks;
+    repack_plan               repack;
 
     ~built_graph() {
         if (context != nullptr) {
@@ -135,6 +137,27 @@ API int gs_graph_check_indices(built_graph * built, const index_check * checks, 
     }
 }
 
+// Lets the graph, which runs on the CPU, have its weights in layouts that are faster (repack.h); once, before its indices are
+// checked. 0 when memory ran out.
+API int gs_graph_repack(built_graph * built) {
+    try {
+        built->repack.make(*built->graph, built->tensors);
+        return 1;
+    } catch (const std::bad_alloc &) {
+        return 0;
+    }
+}
+
+// Has the memory of such a graph as it needs it: before each run. 0 when memory ran out.
+API int gs_graph_settle(built_graph * built) {
+    try {
+        built->repack.settle();
+        return 1;
+    } catch (const std::bad_alloc &) {
+        return 0;
+    }
+}
+
 // The index that ended the last run: its node's place among the records and op, its source, the value and the limit, and
 // the value's place in the source.
 API void gs_graph_bad_index(const built_graph * built, int64_t * out) {
@@ -149,6 +172,9 @@ API void gs_graph_bad_index(const built_graph * built, int64_t * out) {
 // Runs the graph and waits; the result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory), or 2 for an index
 // that is out of its range (gs_graph_bad_index).
 API int gs_graph_compute(ggml_backend_t backend, built_graph * built) {
+    if (!built->repack.is_settled()) {
+        return int(GGML_STATUS_FAILED);
+    }
     try {
         return built->checks.compute(backend, *built->graph);
     } catch (...) {

@@ -5,6 +5,7 @@
 // model) is in range by the way it is made. Of libllama's 127 architectures none has others.
 
 #include "index_checks.h"
+#include "graph_memory.h"
 
 #include <algorithm>
 #include <cstring>
@@ -17,91 +18,12 @@ bad_index g_bad_index;
 
 namespace {
 
-// Of one buffer: on some devices, as Vulkan's, the addresses of each begin anew.
-struct span {
-    ggml_backend_buffer_t buffer = nullptr;
-    uintptr_t             start  = 0;
-    uintptr_t             end    = 0;
-
-    bool overlaps(const span & other) const { return buffer == other.buffer && start < other.end && other.start < end; }
-    bool contains(const span & other) const { return buffer == other.buffer && start <= other.start && other.end <= end; }
-};
-
-span memory_of(const ggml_tensor & tensor) {
-    const uintptr_t start = reinterpret_cast<uintptr_t>(tensor.data);
-    return {tensor.buffer, start, start + ggml_nbytes(&tensor)};
-}
-
-bool runs(const ggml_tensor & node) {
-    return !ggml_op_is_empty(node.op) && (node.flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
-}
-
-// Optimizers write their sources as well, and nobody indexes after one: they are taken to write everything.
-bool is_optimizer(const ggml_tensor & node) {
-    return node.op == GGML_OP_OPT_STEP_ADAMW || node.op == GGML_OP_OPT_STEP_SGD;
-}
-
-constexpr int kNobody = -1;
-constexpr int kUnknown = -2;
-
-// Who wrote memory last.
-class writes {
-public:
-    explicit writes(const ggml_cgraph & graph) : steps_left(64 * (int64_t(graph.n_nodes) + 1024)) {
-        nodes.reserve(size_t(graph.n_nodes));
-        for (int i = 0; i < graph.n_nodes; i++) {
-            const ggml_tensor & node = *graph.nodes[i];
-            const bool is_written = runs(node);
-            nodes.push_back({is_written ? memory_of(node) : span{}, is_written && is_optimizer(node)});
-        }
-    }
-
-    // The last of the nodes [from, until) that writes any of the memory; kNobody; kUnknown when the search got too long,
-    // as only graphs do that were made for it.
-    int last(const span & memory, int from, int until) {
-        for (int i = until - 1; i >= from; i--) {
-            if (steps_left-- <= 0) {
-                return kUnknown;
-            }
-            if (nodes[size_t(i)].everything || nodes[size_t(i)].result.overlaps(memory)) {
-                return i;
-            }
-        }
-        return kNobody;
-    }
-
-private:
-    struct written {
-        span result;
-        bool everything;
-    };
-
-    std::vector<written> nodes;
-    int64_t              steps_left;
-};
-
-// Whether `ids` are elements of the node's result, and all of it is I32. That they are a view of it matters where a backend
-// leaves out a result that nobody seems to read.
-bool is_part(const ggml_tensor & ids, const ggml_tensor & node) {
-    if (node.type != GGML_TYPE_I32 || ids.type != GGML_TYPE_I32 || !ggml_is_contiguous(&node)) {
-        return false;
-    }
-    if ((&ids != &node && ids.view_src != &node) || !memory_of(node).contains(memory_of(ids))) {
-        return false;
-    }
-    size_t offset = size_t(static_cast<const char *>(ids.data) - static_cast<const char *>(node.data));
-    for (int dim = 0; dim < GGML_MAX_DIMS; dim++) {
-        offset |= ids.ne[dim] > 1 ? ids.nb[dim] : 0;
-    }
-    return offset % sizeof(int32_t) == 0;
-}
-
 // Whether `ids`, which this node wrote last, can only be below the limit: ARGSORT and TOP_K make nothing but indices,
 // whatever they sort, and copies of them are just that.
 bool are_sorted(const ggml_tensor * ids, const ggml_cgraph & graph, writes & written, int writer, int64_t limit) {
     while (writer >= 0) {
         const ggml_tensor & node = *graph.nodes[writer];
-        if (!is_part(*ids, node)) {
+        if (!is_part_of_indices(*ids, node)) {
             return false;
         }
         switch (node.op) {

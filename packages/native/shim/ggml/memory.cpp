@@ -5,6 +5,7 @@
 #include "ggml-backend.h"
 #include "guarded_buffer.h"
 #include "populate.h"
+#include "repack.h"
 #include "tensor_record.h"
 
 #include <algorithm>
@@ -59,7 +60,13 @@ API ggml_backend_buffer_t gs_buffer_alloc(ggml_backend_buffer_type_t type, doubl
     }
 }
 
+API void gs_buffer_free(ggml_backend_buffer_t buffer) {
+    g_packed_weights.forget(buffer);
+    ggml_backend_buffer_free(buffer);
+}
+
 API void gs_buffer_clear(ggml_backend_buffer_t buffer, int value) {
+    g_packed_weights.forget(buffer);
     const size_t size = ggml_backend_buffer_get_size(buffer);
     if (ggml_backend_buffer_is_host(buffer)) {
         populate(ggml_backend_buffer_get_base(buffer), size);

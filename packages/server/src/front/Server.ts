@@ -139,6 +139,11 @@ export interface ServeOptions {
   /** Whether operations that only training uses are run: gradients, losses, optimizers. Default false. */
   readonly allowTraining?: boolean
   /**
+   * Whether weights on the CPU are kept in the layouts in which it multiplies them faster, as llama.cpp does in its own process;
+   * clients see nothing of it but the speed, and results that differ by rounding. Default true.
+   */
+  readonly repack?: boolean
+  /**
    * Whether a client may link this server with another one, on which the two add up partial results (8.0's COMM_INIT, for
    * llama.cpp's `-sm tensor`). For that this server listens, on the address by which the client came and for one connection, or
    * dials whatever address the client names. Default false.
@@ -175,6 +180,8 @@ export interface RunningServer {
   readonly cacheDir: string | undefined
   /** What keeps a session process that a client has taken over from the rest of this machine, in words. */
   readonly sandbox: string
+  /** Types of weights that it repacks; see `ServeOptions.repack`. */
+  readonly repacked: readonly string[]
   readonly cacheLimitBytes: number | undefined
   /** `host:port` of the metrics. */
   readonly metricsEndpoint: string | undefined
@@ -241,6 +248,7 @@ export const serve = (
       directMemory: options.directMemory ?? true,
       sandbox: options.sandbox ?? true,
       allowTraining: options.allowTraining ?? false,
+      repack: options.repack ?? true,
       memoryLimits: {
         ...(options.memoryLimitBytes && { serverBytes: options.memoryLimitBytes }),
         ...(options.clientMemoryLimitBytes && { clientBytes: options.clientMemoryLimitBytes }),
@@ -301,7 +309,7 @@ export const serve = (
       ),
       (made) => Effect.promise(() => made.close()),
     )
-    const { devices, sandbox } = yield* startPool(pool)
+    const { devices, sandbox, repacked } = yield* startPool(pool)
     board.update()
     const host = options.host ?? "127.0.0.1"
     const { token } = options
@@ -366,6 +374,7 @@ export const serve = (
       cacheDir: cache?.folder,
       cacheLimitBytes: cache?.limitBytes,
       sandbox,
+      repacked,
       metricsEndpoint,
       clientCount: () => pool.clientCount,
       processIds: () => pool.processIds,

@@ -29,6 +29,7 @@ export interface Started {
   readonly devices: readonly DeviceReport[]
   /** See `describeSandbox`. */
   readonly sandbox: string
+  readonly repacked: readonly string[]
 }
 
 /** Why the first session process gave no devices. */
@@ -335,12 +336,12 @@ export class SessionPool {
 
   #onReady(
     member: Member,
-    { devices, sandbox: report }: Extract<SessionEvent, { event: "ready" }>,
+    { devices, repacked, sandbox: report }: Extract<SessionEvent, { event: "ready" }>,
   ): void {
     member.ready = true
     this.#idle.push(member)
     const sandbox = this.#news.sandbox(report, this.#options.config.cache?.folder)
-    this.#started?.({ devices, sandbox })
+    this.#started?.({ devices, repacked, sandbox })
     this.#serve()
     this.#trimSurplus()
   }

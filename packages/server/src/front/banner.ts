@@ -2,11 +2,11 @@ import { formatBytes, formatMebibytes } from "@ggml-rpc/native/bindings"
 import { formatVersion, newest, versionRange } from "@ggml-rpc/protocol"
 import type { RunningServer } from "./Server.ts"
 
-/** What upstream's rpc-server prints at its start (protocol version, endpoint, cache, devices), and the sandbox. No final line break. */
+/** What upstream's rpc-server prints at its start (protocol version, endpoint, cache, devices), the sandbox, and repacked types. No final line break. */
 export const formatBanner = (
   server: Pick<
     RunningServer,
-    "endpoint" | "devices" | "cacheDir" | "cacheLimitBytes" | "protocol" | "sandbox"
+    "endpoint" | "devices" | "cacheDir" | "cacheLimitBytes" | "protocol" | "sandbox" | "repacked"
   >,
 ): string =>
   [
@@ -21,6 +21,7 @@ export const formatBanner = (
     ),
     "  transport      : TCP",
     `  sandbox        : ${server.sandbox}`,
+    `  repacks        : ${server.repacked.join(", ") || "nothing"}`,
   ].join("\n")
 
 const cacheText = ({

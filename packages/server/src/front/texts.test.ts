@@ -36,6 +36,7 @@ test("the banner", () => {
     protocol: undefined,
     devices: [device],
     sandbox: "guarded buffers",
+    repacked: ["Q4_0", "Q4_K"],
   })
   expect(text).toBe(
     [
@@ -47,6 +48,7 @@ test("the banner", () => {
       "  CPU: A processor (1024 MiB, 3 MiB free)",
       "  transport      : TCP",
       "  sandbox        : guarded buffers",
+      "  repacks        : Q4_0, Q4_K",
     ].join("\n"),
   )
   expect(
@@ -57,6 +59,7 @@ test("the banner", () => {
       protocol: "7.0",
       devices: [],
       sandbox: "",
+      repacked: [],
     }),
   ).toContain("  local cache    : /c (up to 1.00 GiB)\n")
 })

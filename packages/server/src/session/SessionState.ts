@@ -36,6 +36,8 @@ export interface SessionOptions {
   readonly directMemory: boolean
   /** Whether operations that only training uses are run. */
   readonly allowTraining: boolean
+  /** See `ServeOptions.repack`; default: no. */
+  readonly repack?: boolean
   /** Links to other servers are made where a client asks, within these limits; absent: none is. */
   readonly linkLimits?: LinkLimits | undefined
   /** Default: none but those of formats. */
@@ -63,6 +65,7 @@ export class SessionState {
   readonly report: () => ServerReport | undefined
   readonly serverName: string
   readonly directMemory: boolean
+  readonly repacks: boolean
   readonly linkLimits: LinkLimits | undefined
   readonly onLink: ((event: LinkEvent) => void) | undefined
   readonly clientLimits: ClientLimits
@@ -106,6 +109,7 @@ export class SessionState {
     this.report = options.report ?? (() => undefined)
     this.quota = new MemoryQuota(options.memoryLimits ?? {}, ledger, this.buffers)
     this.directMemory = directMemory
+    this.repacks = options.repack ?? false
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
     this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!, {
@@ -175,21 +179,35 @@ export class SessionState {
     )
   }
 
-  /** Checks the tensor at a byte of the request, and puts native addresses into its record. */
-  takeTensor(offsetBytes: number, name: string, rule: BufferRule): SessionBuffer | undefined {
+  /**
+   * Checks the tensor at a byte of the request, and puts native addresses into its record. From here on, until a graph runs,
+   * the memory of one whose buffer is required has what the client wrote, not a layout of its own (shim/ggml/repack.h): its
+   * own bytes, or the `sizeBytes` from its data on.
+   */
+  takeTensor(
+    offsetBytes: number,
+    name: string,
+    rule: BufferRule,
+    sizeBytes?: number,
+  ): SessionBuffer | undefined {
     const { words } = this.wire
     const at = offsetBytes / 4
     this.tensor.check(words, at, name, rule)
     const { buffer, dataOffsetBytes } = this.tensor
+    const data = buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes
     writeU64(words, at + word.buffer, buffer?.native ?? 0)
-    writeU64(words, at + word.data, buffer === undefined ? 0 : buffer.nativeBase + dataOffsetBytes)
+    writeU64(words, at + word.data, data)
+    if (this.repacks && rule === "required") {
+      const size = Math.max(sizeBytes ?? 0, this.tensor.sizeBytes)
+      this.ggml.gs_repack_original(asPointer(buffer!.native), data, size)
+    }
     return buffer
   }
 
   /** Gives all that the client had back to the system, and overwrites what it sent: the next one finds nothing of it. */
   forget(): void {
     for (const { native } of this.buffers.all()) {
-      this.ggml.ggml_backend_buffer_free(asPointer(native))
+      this.ggml.gs_buffer_free(asPointer(native))
     }
     this.buffers.clear()
     this.ledger.set(0, 0)

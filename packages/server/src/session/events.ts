@@ -40,6 +40,8 @@ export interface SessionConfig {
   readonly directMemory: boolean
   /** See `ServeOptions.allowTraining`. */
   readonly allowTraining: boolean
+  /** See `ServeOptions.repack`. */
+  readonly repack: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
   readonly linkLimits?: LinkLimits
   /** See `ServeOptions.sandbox`. */
@@ -102,6 +104,8 @@ export type SessionEvent =
   | {
       readonly event: "ready"
       readonly devices: readonly DeviceReport[]
+      /** Types of weights that it repacks. */
+      readonly repacked: readonly string[]
       /** Absent where the configuration has none. */
       readonly sandbox?: SandboxReport
     }

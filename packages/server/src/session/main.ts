@@ -6,7 +6,14 @@
  * Imports no Effect: this process exists once per client and must start fast and stay small.
  */
 import { writeSync } from "node:fs"
-import { type Device, deviceMemory, io, listDevices, loadBackends } from "@ggml-rpc/native/bindings"
+import {
+  type Device,
+  deviceMemory,
+  io,
+  listDevices,
+  loadBackends,
+  repackedTypes,
+} from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache } from "../cache/Cache.ts"
@@ -27,6 +34,7 @@ import { readReport } from "./ServerReport.ts"
 import { Session } from "./Session.ts"
 import { enterSandbox, type SandboxReport } from "./sandbox.ts"
 import { serverNumber } from "./serverName.ts"
+import { loadedTypeName } from "./spoken.ts"
 import { warmUp } from "./warmUp.ts"
 
 /** The socket to the front process. */
@@ -79,11 +87,18 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
   if (selected.devices.length === 0) throw new Error("ggml finds no device on this machine")
   const devices = selected.devices.map((device) => new ServedDevice(device, config.threadCount))
   warmUp(devices)
+  const repacked = config.repack && devices.some(isCpu) ? typesRepacked() : []
   const described = config.describe ? selected.devices.map(report) : []
   const sandbox = config.sandbox ? { sandbox: giveUp(config, devices) } : {}
-  tell({ event: "ready", devices: described, ...sandbox })
+  tell({ event: "ready", devices: described, repacked, ...sandbox })
   return devices
 }
+
+/** Names of the types of weights that this CPU has a layout of its own for. */
+const typesRepacked = (): readonly string[] =>
+  repackedTypes().flatMap((type) => loadedTypeName(type) ?? [])
+
+const isCpu = ({ device }: ServedDevice): boolean => device.type === "CPU"
 
 const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): SandboxReport => {
   const all = Number.POSITIVE_INFINITY
@@ -126,6 +141,7 @@ const main = (config: SessionConfig): void => {
     doing,
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
+    repack: config.repack,
     linkLimits: config.linkLimits,
     onLink: tell,
     onSpent: () => tell({ event: "spent" }),

@@ -62,7 +62,7 @@ export const freeBuffer = (state: SessionState): void => {
   state.stored.dropTouching(buffer.id)
   state.buffers.remove(buffer)
   state.ledger.set(state.buffers.hostBytes, state.buffers.allBytes)
-  state.ggml.ggml_backend_buffer_free(asPointer(buffer.native))
+  state.ggml.gs_buffer_free(asPointer(buffer.native))
 }
 
 export const bufferClear = (state: SessionState): void => {

@@ -13,8 +13,11 @@ const GRAPH_BLOCK_BYTES = 256 * 1024
 /** Payloads, and graphs that are kept, up to this size in all need not ask whether there is memory. */
 const UNASKED_BYTES = 4 * 1024 * 1024
 
+/** What shim/ggml/repack.h keeps of a tensor of a graph, at most. */
+const REPACK_BYTES = 64
+
 /** What a built graph takes for each tensor: `ggml_tensor`, and a place in the set of its buffers. */
-const TENSOR_BYTES = 336 + 48
+const TENSOR_BYTES = 336 + 48 + REPACK_BYTES
 
 /**
  * For each node: places as node and as leaf, and up to four in the hash table; `ggml_graph_nbytes`. And one in the order
@@ -89,16 +92,14 @@ export const graphCompute = (state: SessionState): void => {
   const native = buildGraph(state)
   if (key === undefined) {
     try {
-      checkSupport(state, native)
-      checkIndices(state, native)
+      ready(state, native)
       compute(state, graph.device, native)
     } finally {
       ggml.gs_graph_free(asPointer(native))
     }
     return
   }
-  checkSupport(state, native)
-  checkIndices(state, native)
+  ready(state, native)
   stored.put(graph.device, key, { native, buffers: graph.usedBuffers, sizeBytes })
   compute(state, graph.device, native)
 }
@@ -121,6 +122,16 @@ const keyOf = ({ block, spoken, dialects }: SessionState): GraphKey | undefined 
   const low = block[uidOffset / 4]!
   const high = block[uidOffset / 4 + 1]!
   return low === 0 && high === 0 ? undefined : graphKey(low, high)
+}
+
+/** What is done once with a graph that was built, before it first runs. */
+const ready = (state: SessionState, native: Address): void => {
+  checkSupport(state, native)
+  const isOnCpu = state.devices[state.graph.device]!.device.type === "CPU"
+  if (state.repacks && isOnCpu && state.ggml.gs_graph_repack(asPointer(native)) === 0) {
+    throw outOfMemory(state)
+  }
+  checkIndices(state, native)
 }
 
 const checkSupport = (state: SessionState, native: Address): void => {
@@ -197,6 +208,10 @@ const compute = (state: SessionState, device: number, graph: Address): void => {
   const backend = state.backend(device)
   // Answers that wait need not wait for the graph.
   state.wire.flush()
+  // Not the client's time: its first graph has all weights converted.
+  if (state.ggml.gs_graph_settle(asPointer(graph)) === 0) {
+    throw new ComputeError("out of memory for the weights of a graph")
+  }
   const { computeMs } = state.clientLimits
   if (computeMs !== undefined) io().io_compute_begins()
   const status = state.ggml.gs_graph_compute(asPointer(backend), asPointer(graph))

@@ -159,7 +159,7 @@ export const copyTensor = (state: SessionState): void => {
   const offsets = state.spoken.offsets.copyTensor
   state.takeTensor(offsets.src, "src", "required")
   const { sizeBytes } = tensor
-  const target = state.takeTensor(offsets.dst, "dst", "required")!
+  const target = state.takeTensor(offsets.dst, "dst", "required", sizeBytes)!
   const room = target.sizeBytes - tensor.dataOffsetBytes
   if (sizeBytes > room) {
     refuse("dst.data", `has ${room} bytes to the end of its buffer, src needs`, sizeBytes)

@@ -9,11 +9,11 @@ const OP_GLU = loadedOpId("GLU")
 
 /** What a tensor's `buffer` field may be. */
 export type BufferRule =
-  /** A buffer. */
+  /** A buffer: its bytes are read or written. */
   | "required"
   /** 0, or a buffer; without one `data` must be 0. */
   | "optional"
-  /** Anything that names no buffer counts as none, as clients send tensors of other servers here. */
+  /** Only shapes matter. Anything that names no buffer counts as none, as clients send tensors of other servers here. */
   | "lenient"
 
 /**
