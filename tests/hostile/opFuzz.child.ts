@@ -79,6 +79,7 @@ class CaseRunner {
       ledger: noLedger,
       directMemory: true,
       allowTraining: true,
+      repack: true,
       onRequest: undefined,
     })
     // The request comes from here instead of a socket.
@@ -118,10 +119,20 @@ class CaseRunner {
     } catch (error) {
       result = this.#outcomeOf(error, nodeCase, number)
     } finally {
+      this.#forgetLayouts()
       this.#arena.clear(buffers)
     }
     if (result !== outcome.ran && result !== outcome.failed) return result
     return this.#isHarmless(nodeCase, number) ? result : outcome.broken
+  }
+
+  /** What the weights lie in is no change of their bytes, and the next case's buffers are other ones in the same memory. */
+  #forgetLayouts(): void {
+    const symbols = ggml()
+    for (const { native, nativeBase, sizeBytes } of this.#state.buffers.all()) {
+      symbols.gs_repack_original(asPointer(native), nativeBase, sizeBytes)
+      symbols.gs_repack_forget(asPointer(native))
+    }
   }
 
   #outcomeOf(error: unknown, nodeCase: NodeCase, number: number): number {
