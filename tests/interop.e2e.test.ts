@@ -22,6 +22,9 @@ const servers = new Map<string, ServerProcess>()
 const serverNames = ["ours1", "ours2", "ours3", "upstream1", "upstream2", "upstream3"] as const
 type ServerName = (typeof serverNames)[number]
 
+/** Llama.cpp's servers multiply weights in the layout that they came in, and sums in another order have other bits. */
+const asSent = ["--no-repack"]
+
 const endpointsOf = (names: readonly ServerName[]): string[] =>
   names.map((name) => servers.get(name)!.endpoint)
 
@@ -30,7 +33,7 @@ beforeAll(async () => {
   await ensurePeers(["rpc-server"])
   for (const name of serverNames) {
     const server = name.startsWith("ours")
-      ? startOurServer({ protocol: "peers" })
+      ? startOurServer({ protocol: "peers", flags: asSent })
       : startUpstreamServer({ threads: 1 })
     servers.set(name, stack.use(await server))
   }
@@ -146,30 +149,46 @@ describe.each(Object.keys(models) as ModelName[])("%s", (name) => {
   })
 })
 
-test("logits over ours and upstream's servers are upstream's in-process logits, bit for bit", async () => {
+/** Logits of the mixed model in one process of upstream's. */
+const inProcessLogits = async (options: readonly string[]): Promise<Float32Array> => {
+  const { path, prompt } = await models.mixed()
+  const file = join(scratch, "logits")
+  await runUpstream({ path, prompt, maxTokens: 1 }, [...options, "--logits", file])
+  return new Float32Array(await Bun.file(file).arrayBuffer())
+}
+
+const logitsOver = async (endpoints: readonly string[]): Promise<Float32Array> => {
   const { path, prompt } = await models.mixed()
   const tokens = prompt as readonly number[]
-  const file = join(scratch, "logits")
-  // The servers' weights lie in the file's layout, so the reference's must too.
-  const options = ["--no-repack", "--logits", file]
-  await runUpstream({ path, prompt, maxTokens: 1 }, options)
-  const expected = new Float32Array(await Bun.file(file).arrayBuffer())
   const found = await run(
     Effect.gen(function* () {
-      const cluster = yield* openCluster(endpointsOf(["ours1", "upstream1", "ours2"]))
+      const cluster = yield* openCluster(endpoints)
       const model = yield* cluster.load(yield* cluster.plan(path, { threads: 1 }))
       return yield* model.evaluate(tokens)
     }),
   )
   expect(found.kind).toBe("logits")
   expect([found.rowCount, found.columnCount]).toEqual([tokens.length, 8192])
-  expect(found.values).toEqual(expected)
+  return found.values
+}
+
+test("logits over ours and upstream's servers are upstream's in-process logits, bit for bit", async () => {
+  const expected = await inProcessLogits(["--no-repack"])
+  expect(await logitsOver(endpointsOf(["ours1", "upstream1", "ours2"]))).toEqual(expected)
+})
+
+test("with repacked weights on both sides as well", async () => {
+  await using first = await startOurServer({ protocol: "peers" })
+  await using second = await startOurServer({ protocol: "peers" })
+  const expected = await inProcessLogits([])
+  expect(await logitsOver([first.endpoint, second.endpoint])).toEqual(expected)
+  expect(expected).not.toEqual(await inProcessLogits(["--no-repack"]))
 })
 
 describe("a server with two devices", () => {
   // The prebuilt libraries know one CPU device; the same name twice makes two devices of it, which
   // share its memory but have buffers and graphs of their own.
-  const twice = ["--device", "CPU,CPU"]
+  const twice = ["--device", "CPU,CPU", ...asSent]
 
   test("our client and upstream's use both", async () => {
     const model = await models.mixed()

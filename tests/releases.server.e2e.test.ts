@@ -44,7 +44,7 @@ const generate = async (
     model: await ensureModel(name),
     ...models[name],
     endpoints,
-    // A server's weights are in their own layout.
+    // As on the server: sums in another order have other bits.
     options: ["--no-warmup", "--no-repack", "--logits", logitsPath],
   })
   expect(result.devices).toHaveLength(endpoints.length)
@@ -75,7 +75,7 @@ const listenFor = (names: readonly string[]): string[] => [
 ]
 
 const startServer = (stateFolder: string, ...flags: string[]): Promise<OurServer> =>
-  startOurServer({ flags, env: { XDG_STATE_HOME: join(scratch, stateFolder) } })
+  startOurServer({ flags: ["--no-repack", ...flags], env: { XDG_STATE_HOME: join(scratch, stateFolder) } })
 
 /** Nobody starts a program again at once, and the server tells a new one from the next connection of a run by that. */
 const BETWEEN_STARTS_MS = 1000

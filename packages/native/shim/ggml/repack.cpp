@@ -121,6 +121,10 @@ span touched_by_kernels(const ggml_tensor & tensor) {
     return memory;
 }
 
+quantized_rows rows_of(const ggml_tensor & tensor) {
+    return {static_cast<uint8_t *>(tensor.data), tensor.ne[0] / ggml_blck_size(tensor.type), ggml_nrows(&tensor)};
+}
+
 bool has_dense_rows(const ggml_tensor & tensor) {
     return tensor.nb[0] == ggml_type_size(tensor.type) && tensor.nb[1] == tensor.nb[0] * size_t(tensor.ne[0]);
 }
@@ -143,6 +147,7 @@ bool has_distinct_experts(const ggml_cgraph & graph, writes & written, int node)
            offset + size_t(ids.ne[0]) * sizeof(int32_t) <= sorted.nb[1];
 }
 
+// Goes through what a graph's kernels touch.
 class graph_reader {
 public:
     graph_reader(const ggml_cgraph & graph, std::vector<ggml_tensor> & tensors) : graph(graph), tensors(tensors), uses(tensors.size()) {
@@ -221,12 +226,6 @@ private:
         return ggml_backend_dev_supports_op(layouts.device, &asked);
     }
 
-public:
-    static quantized_rows rows_of(const ggml_tensor & tensor) {
-        return {static_cast<uint8_t *>(tensor.data), tensor.ne[0] / ggml_blck_size(tensor.type), ggml_nrows(&tensor)};
-    }
-
-private:
     const repack_layouts &     layouts = loaded_repack_layouts();
     const ggml_cgraph &        graph;
     std::vector<ggml_tensor> & tensors;
@@ -325,7 +324,7 @@ void repack_plan::settle() {
         }
         for (const weight & weight : use.weights) {
             ggml_tensor & tensor = *weight.tensor;
-            const bool is_packed = g_packed_weights.pack(use.buffer, *weight.layout, graph_reader::rows_of(tensor));
+            const bool is_packed = g_packed_weights.pack(use.buffer, *weight.layout, rows_of(tensor));
             tensor.buffer = is_packed ? loaded_repack_layouts().buffer : use.buffer;
             tensor.extra  = is_packed ? weight.layout->traits() : nullptr;
         }

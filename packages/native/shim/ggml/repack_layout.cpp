@@ -133,10 +133,10 @@ bool repack_layout::learn(ggml_backend_buffer_t buffer, ggml_type type, void * t
 bool repack_layout::learn_bits() {
     const size_t bytes = group_bytes();
     const size_t count = 8 * bytes;
-    std::vector<uint8_t> original(bytes), zeros(bytes), packed(bytes);
+    std::vector<uint8_t> original(bytes), packed(bytes);
     const quantized_rows group{packed.data(), 1, m_rows};
     convert(group, original.data());
-    zeros = packed;
+    const std::vector<uint8_t> zeros = packed;
     std::vector<uint32_t> bit_at(count);
     for (int digit = 0; count >> digit != 0; digit++) {
         for (size_t bit = 0; bit < count; bit++) {
