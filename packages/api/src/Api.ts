@@ -15,11 +15,15 @@ import { OpenAiApi } from "./openai/api.ts"
 import { handleChatCompletions } from "./openai/chatCompletions.ts"
 import { handleCompletions } from "./openai/completions.ts"
 import { handleGetModel, handleListModels } from "./openai/models.ts"
+import { OwnApi } from "./own/api.ts"
+import { handleCluster } from "./own/cluster.ts"
+import { makePageHandler } from "./own/page.ts"
 import { Serving } from "./Serving.ts"
 
 export class Api extends HttpApi.make("ggml-rpc")
   .add(LlamaApi)
   .add(OpenAiApi)
+  .add(OwnApi)
   .addError(ApiError)
   .annotate(OpenApi.Title, "ggml-rpc")
   .annotate(
@@ -49,4 +53,10 @@ const openai = HttpApiBuilder.group(Api, "openai", (handlers) =>
     .handle("chatCompletions", handleChatCompletions),
 )
 
-export const apiLayer = HttpApiBuilder.api(Api).pipe(Layer.provide([llama, openai]))
+const own = HttpApiBuilder.group(Api, "own", (handlers) =>
+  Effect.map(makePageHandler, (handlePage) =>
+    handlers.handle("page", handlePage).handle("cluster", handleCluster),
+  ),
+)
+
+export const apiLayer = HttpApiBuilder.api(Api).pipe(Layer.provide([llama, openai, own]))

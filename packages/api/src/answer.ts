@@ -35,7 +35,7 @@ export interface AnswerOptions extends AccessOptions {
 }
 
 /** Paths that need no key. */
-const publicPaths: ReadonlySet<string> = new Set(["/health"])
+const publicPaths: ReadonlySet<string> = new Set(["/", "/health"])
 
 const splitUrl = (url: string): readonly [path: string, query: string] => {
   const at = url.indexOf("?")

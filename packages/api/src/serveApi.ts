@@ -32,7 +32,7 @@ export interface ApiServer {
   /** Such as `http://127.0.0.1:8080`. */
   readonly url: string
   /** Answers with this model from now on; before, everything is answered with 503. */
-  readonly offer: (model: Cluster.ClusterModel, name: string) => void
+  readonly offer: (model: Cluster.ClusterModel, name: string, cluster: Cluster.Cluster) => void
 }
 
 /** No socket listens. */
@@ -49,6 +49,9 @@ export class ListenError extends Data.TaggedError("ListenError")<{
 /** A request comes whole within this time of silence, and a connection that is kept open is closed after it. */
 const IDLE_SECONDS = 60
 
+/** Servers are asked what they have free no more often, however many look. */
+const MEMORY_TTL_MS = 3000
+
 const loading = new ApiError({ kind: "unavailable", message: "Loading model" })
 
 const servingOf = (options: ApiOptions) =>
@@ -62,6 +65,7 @@ const servingOf = (options: ApiOptions) =>
         pingIntervalMs: options.pingIntervalMs ?? 30_000,
         chatTemplate: options.chatTemplate,
         hasMetrics: options.hasMetrics ?? false,
+        hasPage: options.hasPage ?? true,
         hasSlots: options.hasSlots ?? true,
         slotSavePath: options.slotSavePath,
       },
@@ -71,10 +75,11 @@ const servingOf = (options: ApiOptions) =>
       ),
       fork,
     } satisfies Context.Tag.Service<typeof Serving>
-    const offer: ApiServer["offer"] = (model, name) => {
+    const offer: ApiServer["offer"] = (model, name, cluster) => {
       serving.activity.slotCount = model.plan.context.slotCount ?? 1
       const template = chatTemplateOf(model, serving.options.chatTemplate)
-      served = { model, name, createdAt: nowSeconds(), template }
+      const memory = Effect.runSync(Effect.cachedWithTTL(cluster.memory, MEMORY_TTL_MS))
+      served = { model, name, cluster, memory, createdAt: nowSeconds(), template }
     }
     return { serving, offer }
   })
