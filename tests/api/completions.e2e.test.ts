@@ -108,7 +108,7 @@ describe("OpenAI's client", () => {
     expect(long).toMatchObject({
       status: 400,
       code: "context_length_exceeded",
-      error: { n_ctx: api.model.contextSize, n_prompt_tokens: expect.any(Number) },
+      error: { n_ctx: api.model.contextSize - 1, n_prompt_tokens: expect.any(Number) },
     })
   })
 })
@@ -192,7 +192,7 @@ describe("llama-server's completion", () => {
     ["a penalty of 0", { repeat_penalty: 0 }, /repeat_penalty/],
     ["a prompt that is none", { prompt: {} }, /prompt/],
     ["no prompt", { prompt: undefined }, /prompt/],
-    ["an empty prompt", { prompt: [[]] }, /prompt/],
+    ["an empty prompt", { prompt: [[]] }, /text is empty/],
     ["JSON's end missing", '{"prompt": "Hello"', /no JSON/],
   ])("tells of %s, streamed or not", async (_, change, message) => {
     for (const stream of [false, true]) {

@@ -156,7 +156,7 @@ describe("a client", () => {
       hasMetrics: true,
       plan: { contextSize: 4096, slots: 2 },
     })
-    const body = JSON.stringify({ ...endless, stream: true, n_probs: 20 })
+    const body = JSON.stringify({ ...endless, stream: true, n_probs: 100 })
     const socket = await new Promise<Socket>((resolve) => {
       const opened = connect(api.port, "127.0.0.1", () => resolve(opened))
     })

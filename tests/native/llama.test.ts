@@ -1,6 +1,6 @@
 /** `@ggml-rpc/native`'s Llama on models whose logits are known. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import {
@@ -410,6 +410,19 @@ describe("a context", () => {
       device.close()
     }
   })
+
+  test.skipIf(process.platform !== "linux")("keeps its weights from being swapped out", () =>
+    run(
+      Effect.gen(function* () {
+        const lockedKib = () =>
+          Number(/^VmLck:\s*(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))![1])
+        const path = write(counting)
+        const before = lockedKib()
+        const model = yield* load(path, { mlock: true })
+        expect((lockedKib() - before) * 1024).toBeGreaterThan(model.info.sizeBytes * 0.9)
+      }),
+    ),
+  )
 
   test("tells what it takes, with simulated weights too", () =>
     run(

@@ -151,18 +151,8 @@ const memoryBar = (device: ReportedDevice): HTMLElement => {
   )
 }
 
-const sharedWith = (device: ReportedDevice, all: ReadonlyArray<Toned>): string => {
-  const names = all
-    .filter(({ device: other }) => other !== device && other.memory === device.memory)
-    .map(({ device: { name } }) => name)
-  return device.memory === undefined || names.length === 0
-    ? ""
-    : `one memory with ${names.join(", ")}`
-}
-
-const deviceView = ({ device, tone }: Toned, all: ReadonlyArray<Toned>): HTMLElement => {
+const deviceView = ({ device, tone }: Toned): HTMLElement => {
   const { name, weight_bytes, context_bytes, compute_bytes, free_bytes, total_bytes } = device
-  const shared = sharedWith(device, all)
   return element(
     "li",
     { class: "device", "data-key": name },
@@ -177,14 +167,28 @@ const deviceView = ({ device, tone }: Toned, all: ReadonlyArray<Toned>): HTMLEle
     element(
       "p",
       { class: "note" },
-      `${formatBytes(weight_bytes)} weights · ${formatBytes(context_bytes)} KV cache · ${formatBytes(compute_bytes)} compute`,
+      `${formatBytes(weight_bytes)} weights · ${formatBytes(context_bytes)} KV · ${formatBytes(compute_bytes)} compute`,
     ),
     element(
       "p",
       { class: "note" },
-      `${formatBytes(free_bytes)} free of ${formatBytes(total_bytes)}${shared === "" ? "" : ` · ${shared}`}`,
+      `${formatBytes(free_bytes)} free of ${formatBytes(total_bytes)}`,
     ),
   )
+}
+
+/** Devices whose memory is one, so that what is free there is free once. */
+const sharedTexts = (devices: ReadonlyArray<Toned>): ReadonlyArray<string> => {
+  const namesByMemory = new Map<string, Array<string>>()
+  for (const { device } of devices) {
+    if (device.memory === undefined) continue
+    const names = namesByMemory.get(device.memory)
+    if (names === undefined) namesByMemory.set(device.memory, [device.name])
+    else names.push(device.name)
+  }
+  return [...namesByMemory.values()]
+    .filter(({ length }) => length > 1)
+    .map((names) => `${names.slice(0, -1).join(", ")} and ${names.at(-1)} draw from one memory.`)
 }
 
 const serverLine = ({ endpoint, kind, version, warning }: ReportedHost["servers"][number]) =>
@@ -206,9 +210,7 @@ const hostView = (host: ReportedHost, devices: ReadonlyArray<Toned>): HTMLElemen
     element(
       "ul",
       { class: "devices" },
-      ...devices
-        .filter(({ device }) => host.devices.includes(device))
-        .map((device) => deviceView(device, devices)),
+      ...devices.filter(({ device }) => host.devices.includes(device)).map(deviceView),
     ),
   )
 
@@ -260,12 +262,13 @@ export const clusterView = (
     .flatMap((host) => host.devices)
     .map((device, index) => ({ device, tone: `tone-${index % TONE_COUNT}` }))
   const load = loadText(report)
+  const notes = [...sharedTexts(devices), ...(load === undefined ? [] : [load])]
   return [
     activity(report, samples),
     layerMap(report, devices),
     ...report.hosts.map((host) => hostView(host, devices)),
     legend(),
     slotsView(report),
-    ...(load === undefined ? [] : [element("p", { class: "note" }, load)]),
+    ...notes.map((text) => element("p", { class: "note" }, text)),
   ]
 }

@@ -1,5 +1,6 @@
 /** What runs, what waits, and what has been done, by plain counters. */
 import type { GenerateStats } from "@ggml-rpc/client"
+import * as Effect from "effect/Effect"
 import { ApiError } from "./ApiError.ts"
 
 export class Activity {
@@ -36,12 +37,33 @@ export class Activity {
     return this.#startedMs.size - this.runningCount
   }
 
+  /** Runs what takes a place while it does. */
+  during<A, R>(effect: Effect.Effect<A, ApiError, R>): Effect.Effect<A, ApiError, R> {
+    return Effect.acquireUseRelease(
+      Effect.try({ try: () => this.#enter(), catch: (error) => error as ApiError }),
+      () => effect,
+      (leave) => Effect.sync(leave),
+    )
+  }
+
+  add(stats: GenerateStats): void {
+    this.promptTokenCount += stats.promptTokenCount - stats.cachedTokenCount
+    this.cachedTokenCount += stats.cachedTokenCount
+    this.promptMs += stats.promptMs
+    this.tokenCount += stats.tokenCount
+    this.generateMs += stats.generateMs
+    this.maxTextTokenCount = Math.max(
+      this.maxTextTokenCount,
+      stats.promptTokenCount + stats.tokenCount,
+    )
+  }
+
   /**
    * Takes a place for a text; what it returns gives the place back.
    *
    * @throws {ApiError} when too many wait already
    */
-  enter(): () => void {
+  #enter(): () => void {
     if (this.#startedMs.size >= this.slotCount + this.#maxQueued) {
       throw new ApiError({
         kind: "queue-full",
@@ -56,18 +78,6 @@ export class Activity {
       this.finishedCount += 1
       this.finishedMs += performance.now() - place.beganAtMs
     }
-  }
-
-  add(stats: GenerateStats): void {
-    this.promptTokenCount += stats.promptTokenCount - stats.cachedTokenCount
-    this.cachedTokenCount += stats.cachedTokenCount
-    this.promptMs += stats.promptMs
-    this.tokenCount += stats.tokenCount
-    this.generateMs += stats.generateMs
-    this.maxTextTokenCount = Math.max(
-      this.maxTextTokenCount,
-      stats.promptTokenCount + stats.tokenCount,
-    )
   }
 
   /** Until a slot is free, were all requests as long as those before. */

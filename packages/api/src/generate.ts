@@ -11,21 +11,29 @@ export const toApiError = (error: ClusterError): ApiError =>
   })
 
 /** What the engine refuses before it begins is the request's fault: a grammar that is none, a penalty that is too small. */
-const refusal = (error: ClusterError): ApiError =>
+export const refusal = (error: ClusterError): ApiError =>
   error._tag === "ModelError"
     ? invalidRequest(`The request cannot be followed: ${error.detail}`)
     : toApiError(error)
 
-/** Before it waits for a slot, which it could only get in vain. */
-const checkLength = (tokenCount: number, contextSize: number): Effect.Effect<void, ApiError> => {
-  if (tokenCount === 0) return Effect.fail(invalidRequest("The prompt is empty.", "prompt"))
-  if (tokenCount < contextSize) return Effect.void
+/** Tokens that a text can have: the context's, or fewer where the model knows no place behind them. */
+export const roomOf = ({ contextSize, plan }: Cluster.ClusterModel): number =>
+  Math.min(contextSize, plan.context.positionCount ?? Number.POSITIVE_INFINITY)
+
+/** Before a text waits for a slot, which it could only get in vain. */
+export const checkLength = (
+  tokenCount: number,
+  room: number,
+  param: string,
+): Effect.Effect<void, ApiError> => {
+  if (tokenCount === 0) return Effect.fail(invalidRequest("The text is empty.", param))
+  if (tokenCount <= room) return Effect.void
   return Effect.fail(
     new ApiError({
       kind: "prompt-too-long",
-      message: `The prompt has ${tokenCount} tokens, and the context holds ${contextSize}: shorten it, or start the server with a larger --ctx-size.`,
+      message: `The text has ${tokenCount} tokens, and there is room for ${room}: shorten it, or start the server with a larger --ctx-size.`,
       promptTokenCount: tokenCount,
-      contextSize,
+      contextSize: room,
     }),
   )
 }
@@ -39,20 +47,18 @@ export const generate = (
   Effect.gen(function* () {
     const serving = yield* Serving
     const { model } = yield* serving.model
-    yield* checkLength(tokens.length, model.contextSize)
-    const leave = yield* Effect.try({
-      try: () => serving.activity.enter(),
-      catch: (error) => error as ApiError,
-    })
+    // An answer needs a token.
+    yield* checkLength(tokens.length, roomOf(model) - 1, "prompt")
     let isBegun = false
     const take = (token: Cluster.GeneratedToken): void => {
       isBegun = true
       serving.activity.generatedTokenCount += 1
       onToken(token)
     }
-    const stats = yield* model.generateEach(tokens, take, options).pipe(
-      Effect.mapError((error) => (isBegun ? toApiError(error) : refusal(error))),
-      Effect.ensuring(Effect.sync(leave)),
+    const stats = yield* serving.activity.during(
+      Effect.mapError(model.generateEach(tokens, take, options), (error) =>
+        isBegun ? toApiError(error) : refusal(error),
+      ),
     )
     serving.activity.add(stats)
     return stats

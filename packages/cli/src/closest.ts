@@ -18,21 +18,26 @@ export const closest = (name: string, known: ReadonlyArray<string>): string | un
 /** More would make one flag of llama.cpp another: `--in-file` is not `--hf-file`. */
 const mostSlips = (name: string): number => (name.length < 8 ? 1 : 2)
 
-/** Flags whose names are so short mean something else by every letter: `-ot`, `-t`, `-to`. */
-const SHORT_LENGTH = 3
+/** The abbreviations, such as `-cmoe`: every letter of them means something, and `-cmoed` is another flag. */
+const isAbbreviation = (name: string): boolean => !name.startsWith("--") && name.length <= 7
 
-/** The flag that may have been meant: a short one by its letters in another order, else the closest. */
+/** The flag that may have been meant: an abbreviation by its letters in another order, else the closest name. */
 export const closestFlag = (name: string, known: ReadonlyArray<string>): string | undefined => {
+  const alike = known.filter(
+    (candidate) =>
+      isAbbreviation(candidate) === isAbbreviation(name) &&
+      // `--kv-offload` is not `--op-offload`, and `-ot` is not `-to`.
+      firstLetter(candidate) === firstLetter(name),
+  )
   const letters = sortedLetters(name)
-  return bareName(name).length <= SHORT_LENGTH
-    ? known.find((candidate) => letters === sortedLetters(candidate))
-    : closest(
-        name,
-        known.filter((candidate) => bareName(candidate).length > SHORT_LENGTH),
-      )
+  return isAbbreviation(name)
+    ? alike.find((candidate) => letters === sortedLetters(candidate))
+    : closest(name, alike)
 }
 
 const bareName = (name: string): string => name.replace(/^-+/, "").toLowerCase()
+
+const firstLetter = (name: string): string | undefined => bareName(name).replace(/^no-/, "")[0]
 
 /** `-C` and `-c` are two flags. */
 const sortedLetters = (name: string): string => [...name].sort().join("")

@@ -29,13 +29,18 @@ export class EmptyPromptError extends Data.TaggedError("EmptyPromptError")<{
   }
 }
 
-/** A prompt that leaves no room in the context for a token after it. */
+/** A prompt that leaves no room in the context for a token after it, or is more than a model takes at once. */
 export class PromptTooLongError extends Data.TaggedError("PromptTooLongError")<{
   readonly path: string
   readonly tokenCount: number
   readonly contextSize: number
+  /** Infinity for models that take a prompt in parts. */
+  readonly batchSize: number
 }> {
   override get message() {
+    if (this.tokenCount > this.batchSize && this.tokenCount < this.contextSize) {
+      return `The prompt has ${this.tokenCount} tokens, which ${this.path} looks at all at once, and its batch holds ${this.batchSize}: raise --ubatch-size, or shorten the prompt.`
+    }
     return `The prompt has ${this.tokenCount} tokens, but the context planned for ${this.path} holds ${this.contextSize}: raise --ctx-size, or shorten the prompt.`
   }
 }
@@ -94,6 +99,28 @@ export class TokenFileError extends Data.TaggedError("TokenFileError")<{
 export class ServiceError extends Data.TaggedError("ServiceError")<{
   readonly message: string
 }> {}
+
+/** The file of a conversation cannot be read or written. */
+export class ConversationFileError extends Data.TaggedError("ConversationFileError")<{
+  readonly path: string
+  readonly action: "read" | "written"
+  readonly reason: string
+}> {
+  override get message() {
+    return `The conversation in ${this.path} cannot be ${this.action}: ${this.reason}.`
+  }
+}
+
+/** The file of a system message or a chat template cannot be read. */
+export class ChatFileError extends Data.TaggedError("ChatFileError")<{
+  readonly flag: string
+  readonly path: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `${this.flag}: ${this.path} cannot be read: ${this.reason}.`
+  }
+}
 
 /** Something failed and has been told already; only the exit code is left. */
 export class ReportedError extends Data.TaggedError("ReportedError")<{

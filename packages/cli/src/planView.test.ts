@@ -47,7 +47,8 @@ const plan: Cluster.ModelPlan = {
   modelBytes: 9 * MiB,
   // Not shown.
   context: {} as Cluster.ModelPlan["context"],
-  mmap: true,
+  model: { mmap: true },
+  deviceIndexes: [0, 1],
   places: ["10.0.0.2:50052", "[fd00::3]:50052"],
   shared: [],
   leftOut: [],

@@ -20,6 +20,8 @@ export interface RunReport {
   /** Before the text that continues it. */
   readonly prompt: (text: string) => void
   readonly token: (token: Cluster.GeneratedToken) => void
+  /** The text that ended the generation, which no token has. */
+  readonly stopText: (text: string) => void
   readonly waiting: (wait: Cluster.ServerWait) => void
   readonly finished: (model: Cluster.ClusterModel, stats: GenerateStats) => void
   /** Puts the terminal in order; harmless after `finished`. */
@@ -55,6 +57,8 @@ export interface TextReportOptions {
   readonly style: Style
   readonly columns: number
   readonly isTerminal: boolean
+  /** Whether timings and memory are told at the end; true. */
+  readonly hasTimings: boolean
   /** Puts the prompt before the text, as llama-completion does. */
   readonly echoesPrompt: boolean
   /** Breaks the generated text at this many characters; not given, it stays as the model wrote it. */
@@ -68,6 +72,7 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
     style = styleOf(process.stderr),
     columns = columnsOf(process.stderr),
     isTerminal = process.stderr.isTTY ?? false,
+    hasTimings = true,
     echoesPrompt = false,
     textColumns = Number.POSITIVE_INFINITY,
   } = options
@@ -110,6 +115,7 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
       if (echoesPrompt) show(text)
     },
     token: ({ text }) => show(text),
+    stopText: show,
     waiting: (wait) => {
       upload?.end()
       endLine()
@@ -117,6 +123,7 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
     },
     finished: (model, stats) => {
       endLine()
+      if (!hasTimings) return
       line("")
       for (const timing of timingLines(model, stats)) paragraph(timing)
       line(`\n${formatBreakdown(model.plan, model.breakdown, table)}`)
@@ -139,6 +146,8 @@ export const jsonReport = (): RunReport => ({
     printJson({ event: "load", isDone: true, contextSize, ...stats }),
   prompt: () => {},
   token: ({ id, text }) => printJson({ event: "token", id, text }),
+  // Part of the stats.
+  stopText: () => {},
   waiting: (wait) => printJson(waitEvent(wait)),
   finished: ({ plan, breakdown, stats }, generated) =>
     printJson({

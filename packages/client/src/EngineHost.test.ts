@@ -33,7 +33,8 @@ const memory = { type: "memory" } as const
 const measure = {
   type: "measure",
   path: "/nowhere/model.gguf",
-  placement: { unitCounts: [] },
+  placement: { devices: [], unitCounts: [] },
+  model: { mmap: true },
   context: {
     contextSize: 256,
     batchSize: 32,

@@ -153,9 +153,12 @@ export const loadModel = (
         {
           type: "load",
           path,
-          placement: { unitCounts: plan.devices.map((device) => device.unitCount) },
+          placement: {
+            devices: plan.deviceIndexes,
+            unitCounts: plan.devices.map((device) => device.unitCount),
+          },
           context: plan.context,
-          mmap: plan.mmap,
+          model: plan.model,
         },
         (event) => {
           if (event.type === "progress") report(event.doneBytes, event.cachedBytes)
@@ -230,7 +233,7 @@ const modelOf = (
     plan,
     contextSize: loaded.contextSize,
     stats: loaded.stats,
-    breakdown: measurementOf(loaded.rows, plan.devices.length),
+    breakdown: measurementOf(loaded.rows, plan.deviceIndexes),
     tokenize: ownTokens,
     generate: (prompt, options, onStats = () => {}) =>
       tokenStream((onToken) => generate(prompt, onToken, options), onStats),

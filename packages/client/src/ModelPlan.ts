@@ -1,10 +1,17 @@
 /** Where a model goes: what is asked for, what fits, and what the engine measured. */
+import { statSync } from "node:fs"
 import { type GgufError, ggufString, layerBytes } from "@ggml-rpc/gguf"
-import type { KvTypeName } from "@ggml-rpc/native/bindings/llama"
+import type { AdapterOptions, KvTypeName, RopeOptions } from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
 import { contextOptions, MIN_CONTEXT_SIZE, type poolingTypes } from "./contextOptions.ts"
 import type { EngineHost } from "./EngineHost.ts"
-import type { EngineContextOptions, MeasuredRow, UnsupportedOps } from "./engine/messages.ts"
+import type {
+  EngineContextOptions,
+  EngineDevice,
+  EngineModelOptions,
+  MeasuredRow,
+  UnsupportedOps,
+} from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
 import {
@@ -43,8 +50,27 @@ export interface PlanOptions {
   readonly tensorSplit?: ReadonlyArray<number> | undefined
   /** Map the file; true. */
   readonly mmap?: boolean | undefined
+  /** Keep this host's weights from being swapped out, as far as the system lets it; false. */
+  readonly mlock?: boolean | undefined
+  /** Devices to use and their order, by name or server; undefined: all of the cluster's, in its order. */
+  readonly devices?: ReadonlyArray<string> | undefined
+  /** Tensors that go elsewhere than their layer; the first pattern that a name has counts. */
+  readonly overrides?: ReadonlyArray<TensorPlace> | undefined
+  /** Keep the KV cache where its layers are, else with this host; true. */
+  readonly kvOffload?: boolean | undefined
+  /** LoRA adapters to compute with. */
+  readonly adapters?: ReadonlyArray<AdapterOptions> | undefined
+  /** Rotary position embedding; the model's. */
+  readonly rope?: RopeOptions | undefined
   /** Bytes left free on each device; 64 MiB. */
   readonly headroomBytes?: number | undefined
+}
+
+export interface TensorPlace {
+  /** A regular expression for names of tensors, such as `ffn_.*_exps`. */
+  readonly pattern: string
+  /** By name or server; `CPU`: this host. */
+  readonly device: string
 }
 
 /** A plan, and what it was made for. */
@@ -55,7 +81,9 @@ export interface ModelPlan extends Plan {
   readonly name?: string
   readonly modelBytes: number
   readonly context: EngineContextOptions
-  readonly mmap: boolean
+  readonly model: EngineModelOptions
+  /** Which of the cluster's devices each one is. Same order as `devices`. */
+  readonly deviceIndexes: ReadonlyArray<number>
   /** Where each device is: its server, or `local`. Same order as `devices`. */
   readonly places: ReadonlyArray<string>
   /** What devices do not support of the model, so that its graph falls into more pieces; empty as a rule. */
@@ -69,10 +97,10 @@ const nothing: DeviceUse = { weightBytes: 0, contextBytes: 0, computeBytes: 0 }
 /** ggml's names of host buffers whose tensors lie as in the file. */
 const isFileLayout = (bufferTypeName: string): boolean => /^CPU(_Mapped)?$/.test(bufferTypeName)
 
-/** Sums rows of buffer types into what each device and this host take. */
+/** Sums rows of buffer types into what each device, by its index, and this host take. */
 export const measurementOf = (
   rows: ReadonlyArray<MeasuredRow>,
-  deviceCount: number,
+  deviceIndexes: ReadonlyArray<number>,
 ): Measurement => {
   const add = (use: DeviceUse, row: MeasuredRow): DeviceUse => ({
     weightBytes: use.weightBytes + row.modelBytes,
@@ -82,13 +110,59 @@ export const measurementOf = (
   const of = (device: number): DeviceUse =>
     rows.filter((row) => row.device === device).reduce(add, nothing)
   return {
-    devices: Array.from({ length: deviceCount }, (_, device) => of(device)),
+    devices: deviceIndexes.map(of),
     host: rows.filter((row) => row.device < 0).reduce(add, nothing),
     hostFileLayoutBytes: rows
       .filter((row) => row.device < 0 && isFileLayout(row.bufferTypeName))
       .reduce((sum, row) => sum + row.modelBytes, 0),
   }
 }
+
+/** Indexes of the devices that a name, or a server's address, means. @throws {PlanError} */
+type DeviceFinder = (name: string) => ReadonlyArray<number>
+
+const deviceFinder =
+  (devices: ReadonlyArray<EngineDevice>, places: ReadonlyArray<string>): DeviceFinder =>
+  (name) => {
+    const found = devices.flatMap((device, index) =>
+      device.name === name || places[index] === name ? [index] : [],
+    )
+    if (found.length > 0) return found
+    const known = devices.map((device, index) => `${device.name} (${places[index]})`)
+    throw new PlanError({
+      reason: "unknown-device",
+      detail: `There is no device '${name}'; there are: ${known.join(", ") || "none besides this host's CPU"}.`,
+    })
+  }
+
+/** Devices to split over, in order; one that is named twice counts once. */
+const chosenDevices = (
+  names: ReadonlyArray<string> | undefined,
+  find: DeviceFinder,
+  deviceCount: number,
+): ReadonlyArray<number> =>
+  names === undefined
+    ? Array.from({ length: deviceCount }, (_, index) => index)
+    : [...new Set(names.filter((name) => name !== "CPU").flatMap(find))]
+
+const modelOptions = (options: PlanOptions, find: DeviceFinder): EngineModelOptions => ({
+  mmap: options.mmap ?? true,
+  ...(options.mlock && { mlock: true }),
+  ...(options.overrides && {
+    overrides: options.overrides.map(({ pattern, device }) => ({
+      pattern,
+      device: device === "CPU" ? -1 : find(device)[0]!,
+    })),
+  }),
+  ...(options.adapters && { adapters: options.adapters }),
+})
+
+/** What adapters may take on a device at most; they are not measured. */
+const adapterBytes = ({ adapters = [] }: PlanOptions): number =>
+  adapters.reduce(
+    (sum, { path }) => sum + (statSync(path, { throwIfNoEntry: false })?.size ?? 0),
+    0,
+  )
 
 /** Reads the model file and finds where its layers fit, measuring candidates on the devices. `places` is in the devices' order. */
 export const planModel = (
@@ -101,12 +175,17 @@ export const planModel = (
     const gguf = yield* loadModelHeader(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
     const context = yield* orPlanError(() => contextOptions(gguf, options))
-    const mmap = options.mmap ?? true
+    const find = deviceFinder(memory.devices, places)
+    const deviceIndexes = yield* orPlanError(() =>
+      chosenDevices(options.devices, find, memory.devices.length),
+    )
+    const model = yield* orPlanError(() => modelOptions(options, find))
+    const devices = deviceIndexes.map((index) => memory.devices[index]!)
     const layers = layerBytes(gguf)
     const input: PlannerInput = {
-      devices: memory.devices,
+      devices,
       host: memory.host,
-      pools: poolsOf(memory.devices, memory.host),
+      pools: poolsOf(devices, memory.host),
       unitBytes: [...layers.layers, layers.outputBytes],
       tensorSplit: options.tensorSplit,
       gpuLayers:
@@ -115,8 +194,8 @@ export const planModel = (
       minContextSize: options.contextSize
         ? undefined
         : Math.min(MIN_CONTEXT_SIZE, context.contextSize),
-      headroomBytes: options.headroomBytes ?? HEADROOM_BYTES,
-      mapsWeights: mmap,
+      headroomBytes: (options.headroomBytes ?? HEADROOM_BYTES) + adapterBytes(options),
+      mapsWeights: model.mmap,
     }
     /** Of the candidate that was measured last: that of the plan, or the one that did not fit. */
     let unsupported: ReadonlyArray<PlanUnsupported> = []
@@ -130,12 +209,13 @@ export const planModel = (
         engine.request({
           type: "measure",
           path,
-          placement: { unitCounts: candidate.unitCounts },
+          placement: { devices: deviceIndexes, unitCounts: candidate.unitCounts },
           context: { ...context, contextSize: candidate.contextSize },
+          model,
         }),
         ({ event }) => {
           unsupported = event.unsupported.map(named)
-          return measurementOf(event.rows, memory.devices.length)
+          return measurementOf(event.rows, deviceIndexes)
         },
       )
     const plan = yield* Effect.mapError(runPlanner(input, measure), (error) =>
@@ -149,8 +229,9 @@ export const planModel = (
       ...(name === undefined ? {} : { name }),
       modelBytes: gguf.tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0),
       context: { ...context, contextSize: plan.contextSize },
-      mmap,
-      places,
+      model,
+      deviceIndexes,
+      places: deviceIndexes.map((index) => places[index]!),
       unsupported,
     }
   })

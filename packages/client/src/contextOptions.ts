@@ -95,6 +95,8 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
     flashAttention: { on: 1, off: 0, auto: -1 }[options.flashAttention ?? "auto"] as -1 | 0 | 1,
     typeK: kvTypes[options.typeK ?? "f16"],
     typeV: kvTypes[options.typeV ?? "f16"],
+    ...(options.kvOffload === false && { offloadKqv: false }),
+    ...(options.rope !== undefined && { rope: options.rope }),
     embeddings: isEmbedding,
     ...(isEmbedding && { pooling: pooling === "model" ? -1 : poolingTypes[pooling] }),
     ...(slotCount > 1 && { slotCount }),

@@ -40,13 +40,32 @@ struct model_options {
     double devices;       // ggml_backend_dev_t[], null-terminated; 0: none (CPU only)
     double tensor_split;  // float[llama_max_devices()], 0: by free memory
     double gpu_layers;    // -1: all
-    double use_mmap;
+    double load_mode;     // llama_load_mode
     double no_alloc;
     double vocab_only;
     double check_tensors;
     double use_extra_bufts;
     double abort_flag;    // address of an abort_flag, 0: none
+    double overrides;     // tensor_override[], ended by one without a pattern; 0: none
 };
+
+struct tensor_override {
+    uint64_t pattern; // const char *: a regular expression that finds the tensor's name
+    uint64_t device;  // ggml_backend_dev_t, 0: the CPU
+};
+
+static std::vector<llama_model_tensor_buft_override> buffer_types_of(const tensor_override * overrides) {
+    std::vector<llama_model_tensor_buft_override> types;
+    for (auto * item = overrides; item != nullptr && item->pattern != 0; item++) {
+        auto * device = reinterpret_cast<ggml_backend_dev_t>(uintptr_t(item->device));
+        types.push_back({
+            reinterpret_cast<const char *>(uintptr_t(item->pattern)),
+            device != nullptr ? ggml_backend_dev_buffer_type(device) : ggml_backend_cpu_buffer_type(),
+        });
+    }
+    types.push_back({nullptr, nullptr});
+    return types;
+}
 
 API llama_model * ls_model_load(const char * path, const model_options * options) {
     g_error.clear();
@@ -57,11 +76,13 @@ API llama_model * ls_model_load(const char * path, const model_options * options
     params.tensor_split    = reinterpret_cast<const float *>(uintptr_t(options->tensor_split));
     params.n_gpu_layers    = int32_t(options->gpu_layers);
     params.split_mode      = LLAMA_SPLIT_MODE_LAYER;
-    params.load_mode       = options->use_mmap != 0 ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
+    params.load_mode       = static_cast<enum llama_load_mode>(int(options->load_mode));
     params.no_alloc        = options->no_alloc != 0;
     params.vocab_only      = options->vocab_only != 0;
     params.check_tensors   = options->check_tensors != 0;
     params.use_extra_bufts = options->use_extra_bufts != 0;
+    const auto overrides = buffer_types_of(reinterpret_cast<const tensor_override *>(uintptr_t(options->overrides)));
+    if (overrides.size() > 1) params.tensor_buft_overrides = overrides.data();
     // libllama prints dots to its log without a callback.
     params.progress_callback           = progress_unless_aborted;
     params.progress_callback_user_data = reinterpret_cast<void *>(uintptr_t(options->abort_flag));
@@ -88,7 +109,20 @@ struct context_options {
     double offload_kqv;
     double swa_full;
     double abort_flag;      // address of an abort_flag, 0: none
+    // NaN: the default.
+    double rope_scaling;    // llama_rope_scaling_type
+    double rope_freq_base;
+    double rope_freq_scale;
+    double yarn_orig_ctx;
+    double yarn_ext_factor;
+    double yarn_attn_factor;
+    double yarn_beta_slow;
+    double yarn_beta_fast;
 };
+
+template <typename T> static void set_unless_nan(T & field, double value) {
+    if (!std::isnan(value)) field = T(value);
+}
 
 API llama_context * ls_context_new(llama_model * model, const context_options * options) {
     g_error.clear();
@@ -109,6 +143,16 @@ API llama_context * ls_context_new(llama_model * model, const context_options * 
     params.offload_kqv     = options->offload_kqv != 0;
     params.swa_full        = options->swa_full != 0;
     params.no_perf         = true;
+    if (!std::isnan(options->rope_scaling)) {
+        params.rope_scaling_type = static_cast<enum llama_rope_scaling_type>(int(options->rope_scaling));
+    }
+    set_unless_nan(params.rope_freq_base, options->rope_freq_base);
+    set_unless_nan(params.rope_freq_scale, options->rope_freq_scale);
+    set_unless_nan(params.yarn_orig_ctx, options->yarn_orig_ctx);
+    set_unless_nan(params.yarn_ext_factor, options->yarn_ext_factor);
+    set_unless_nan(params.yarn_attn_factor, options->yarn_attn_factor);
+    set_unless_nan(params.yarn_beta_slow, options->yarn_beta_slow);
+    set_unless_nan(params.yarn_beta_fast, options->yarn_beta_fast);
     if (options->abort_flag != 0) {
         params.abort_callback      = abort_requested;
         params.abort_callback_data = reinterpret_cast<void *>(uintptr_t(options->abort_flag));

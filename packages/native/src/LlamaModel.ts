@@ -24,6 +24,12 @@ export interface ModelOptions {
   readonly gpuLayers?: number
   /** Maps the file instead of reading it; true. */
   readonly mmap?: boolean
+  /** Keeps the weights of this machine's CPU from being swapped out, as far as the system lets it; false. */
+  readonly mlock?: boolean
+  /** Where tensors go whose names these find, the first that does: instead of where their layer goes. */
+  readonly overrides?: ReadonlyArray<TensorOverride>
+  /** LoRA adapters that its contexts compute with. Without memory for weights there are none. */
+  readonly adapters?: ReadonlyArray<AdapterOptions>
   /** Loads only metadata, to measure what a context would take. */
   readonly noAlloc?: boolean
   /** Loads only the tokenizer. */
@@ -36,13 +42,26 @@ export interface ModelOptions {
   readonly abortFlag?: Address
 }
 
+export interface TensorOverride {
+  /** A regular expression of ECMAScript's, as libllama reads them. */
+  readonly pattern: string
+  /** One of `devices`; null: the CPU. */
+  readonly device: Address | null
+}
+
+export interface AdapterOptions {
+  readonly path: string
+  /** How much of it; 1 is as it was trained. */
+  readonly scale: number
+}
+
 /** A model file that did not load. */
 export class ModelLoadError extends TaggedError("ModelLoadError")<{
   /**
    * `file`: there is none; `options`: they cannot be met; `memory`: a device could not hold its part;
-   * `aborted`: the abort flag was raised; `model`: llama.cpp refused it.
+   * `aborted`: the abort flag was raised; `adapter`: a LoRA adapter is not one for it; `model`: llama.cpp refused it.
    */
-  readonly reason: "file" | "options" | "memory" | "aborted" | "model"
+  readonly reason: "file" | "options" | "memory" | "aborted" | "adapter" | "model"
   readonly path: string
   readonly message: string
   /** What ggml and llama logged about it. */
@@ -81,6 +100,7 @@ export class LlamaModel {
   readonly #library = llama()
   readonly #vocab: Pointer
   readonly #contexts = new Set<ModelContext>()
+  readonly #adapters: Array<{ readonly address: Address; readonly scale: number }> = []
   #released = false
   #pieceBlock = new Uint8Array(256)
 
@@ -122,11 +142,30 @@ export class LlamaModel {
     }
     const address = loadNative(path, options, maxDeviceCount)
     if (address === null) throw loadError(path, options)
-    return new this(address as Address, {
+    const model = new this(address as Address, {
       path,
       noAlloc: options.noAlloc ?? false,
       vocabOnly: options.vocabOnly ?? false,
     })
+    try {
+      model.#addAdapters(options.adapters ?? [])
+    } catch (error) {
+      model.release()
+      throw error
+    }
+    return model
+  }
+
+  /** @throws {ModelLoadError} */
+  #addAdapters(adapters: ReadonlyArray<AdapterOptions>): void {
+    // Their tensors go where the model's are.
+    if (this.noAlloc || this.vocabOnly) return
+    for (const { path, scale } of adapters) {
+      takeLog()
+      const address = this.#library.llama_adapter_lora_init(asPointer(this.address), cString(path))
+      if (address === null) throw adapterError(path, this.path)
+      this.#adapters.push({ address: address as Address, scale })
+    }
   }
 
   /**
@@ -223,6 +262,14 @@ export class LlamaModel {
     this.#open()
     if (this.vocabOnly) throw new Error(`${this.path} was loaded with vocabOnly: no context.`)
     const context = openModelContext(this, options)
+    if (this.#adapters.length > 0) {
+      this.#library.llama_set_adapters_lora(
+        asPointer(context.address),
+        BigUint64Array.from(this.#adapters, ({ address }) => BigInt(address)),
+        this.#adapters.length,
+        Float32Array.from(this.#adapters, ({ scale }) => scale),
+      )
+    }
     for (const known of this.#contexts) if (known.isReleased) this.#contexts.delete(known)
     this.#contexts.add(context)
     return context
@@ -278,18 +325,48 @@ const optionsProblem = (options: ModelOptions, maxDeviceCount: number): string |
   return undefined
 }
 
+/** llama_load_mode (llama.h): none, mapped, locked, both. */
+const loadMode = ({ mmap = true, mlock = false }: ModelOptions): number =>
+  (mmap ? 1 : 0) + (mlock ? 2 : 0)
+
+/** What native code reads by address while the model is loaded. */
+interface ModelArrays {
+  /** Null-terminated. */
+  readonly devices: BigUint64Array
+  readonly split: Float32Array
+  /** Patterns, null-terminated. */
+  readonly patterns: ReadonlyArray<Uint8Array>
+  /** shim/llama.cpp `tensor_override`. */
+  readonly overrides: BigUint64Array
+}
+
+const modelArrays = (options: ModelOptions, maxDeviceCount: number): ModelArrays => {
+  const split = new Float32Array(maxDeviceCount)
+  split.set(options.tensorSplit ?? [])
+  const { devices = [], overrides = [] } = options
+  const patterns = overrides.map(({ pattern }) => cString(pattern))
+  const pairs = overrides.flatMap(({ device }, index) => [ptr(patterns[index]!), device ?? 0])
+  return {
+    devices: BigUint64Array.from([...devices, 0], BigInt),
+    split,
+    patterns,
+    overrides: BigUint64Array.from([...pairs, 0, 0], BigInt),
+  }
+}
+
 /** In the order of shim/llama.cpp `model_options`. */
-const modelBlock = (options: ModelOptions, devices: BigUint64Array, split: Float32Array) =>
+const modelBlock = (options: ModelOptions, { devices, split, overrides }: ModelArrays) =>
   Float64Array.of(
     devices.length > 1 ? ptr(devices) : 0,
     options.tensorSplit === undefined ? 0 : ptr(split),
     options.gpuLayers ?? -1,
-    options.mmap === false ? 0 : 1,
+    loadMode(options),
     options.noAlloc ? 1 : 0,
     options.vocabOnly ? 1 : 0,
     options.checkTensors ? 1 : 0,
     options.extraBufferTypes === false ? 0 : 1,
     options.abortFlag ?? 0,
+    ptr(overrides),
   )
 
 /** `llama_model *`, or null. */
@@ -298,20 +375,26 @@ const loadNative = (
   options: ModelOptions,
   maxDeviceCount: number,
 ): Pointer | null => {
-  // Null-terminated. llama reads both arrays by address until the model is loaded.
-  const devices = BigUint64Array.from([...(options.devices ?? []), 0], BigInt)
-  const split = new Float32Array(maxDeviceCount)
-  split.set(options.tensorSplit ?? [])
+  const arrays = modelArrays(options, maxDeviceCount)
   takeLog()
-  inUse.add(devices).add(split)
-  const address = llama().ls_model_load(cString(path), modelBlock(options, devices, split))
-  inUse.delete(devices)
-  inUse.delete(split)
+  inUse.add(arrays)
+  const address = llama().ls_model_load(cString(path), modelBlock(options, arrays))
+  inUse.delete(arrays)
   return address as Pointer | null
 }
 
 /** Arrays that native code reads by address, which the garbage collector cannot see. */
 const inUse = new Set<object>()
+
+const adapterError = (path: string, modelPath: string): ModelLoadError => {
+  const log = takeFailureLog()
+  return new ModelLoadError({
+    reason: "adapter",
+    path: modelPath,
+    message: `The LoRA adapter ${path} cannot be used with ${modelPath}: ${existsSync(path) ? logTail(log) : "there is no such file"}.`,
+    log,
+  })
+}
 
 /** What newer models have, and later versions of llama.cpp know (llama-model.cpp, llama-vocab.cpp). */
 const UNKNOWN = /(?:unknown|unsupported) (model architecture|pre-tokenizer type|tokenizer): '(.*)'/

@@ -51,11 +51,30 @@ export interface ContextOptions {
   readonly offloadKqv?: boolean
   /** Gives layers with sliding-window attention a full-size cache. */
   readonly swaFull?: boolean
+  /** How positions turn; the model's way. */
+  readonly rope?: RopeOptions
   /** `io_abort_flag()`: lets it stop a running computation on a local CPU. */
   readonly abortFlag?: Address
   /** Independent sequences, which share the cells of the cache; 1, at most 256. */
   readonly sequenceCount?: number
 }
+
+/** Rotary position embedding and its YaRN extension; what is absent is the model's. */
+export interface RopeOptions {
+  readonly scaling?: keyof typeof ropeScalingTypes
+  readonly freqBase?: number
+  /** Context grows by 1 / this. */
+  readonly freqScale?: number
+  /** Tokens that the model was trained with. */
+  readonly yarnOrigCtx?: number
+  readonly yarnExtFactor?: number
+  readonly yarnAttnFactor?: number
+  readonly yarnBetaSlow?: number
+  readonly yarnBetaFast?: number
+}
+
+/** llama_rope_scaling_type (llama.h), by llama-cli's names. */
+export const ropeScalingTypes = { none: 0, linear: 1, yarn: 2 } as const
 
 /** No context for this model with these options. */
 export class ContextError extends TaggedError("ContextError")<{
@@ -429,8 +448,17 @@ const contextBlock = (options: ContextOptions): Float64Array => {
     options.offloadKqv === false ? 0 : 1,
     options.swaFull ? 1 : 0,
     options.abortFlag ?? 0,
+    ...ropeFields(options.rope ?? {}),
   )
 }
+
+/** NaN: not given. */
+const ropeFields = (rope: RopeOptions): ReadonlyArray<number> =>
+  [
+    rope.scaling === undefined ? Number.NaN : ropeScalingTypes[rope.scaling],
+    ...[rope.freqBase, rope.freqScale, rope.yarnOrigCtx, rope.yarnExtFactor],
+    ...[rope.yarnAttnFactor, rope.yarnBetaSlow, rope.yarnBetaFast],
+  ].map((value) => value ?? Number.NaN)
 
 /**
  * Makes a context, which is the caller's to release.

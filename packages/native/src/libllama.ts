@@ -9,6 +9,8 @@ import { type LibrarySet, librarySet, shimLibrary } from "./libraries.ts"
 const openLlama = (set: LibrarySet) => {
   const library = dlopen(set.llama, {
     llama_max_devices: { args: [], returns: FFIType.u64_fast },
+    llama_adapter_lora_init: { args: ["ptr", "ptr"], returns: "ptr" },
+    llama_set_adapters_lora: { args: ["ptr", "ptr", FFIType.u64_fast, "ptr"], returns: "i32" },
     llama_model_free: { args: ["ptr"], returns: "void" },
     llama_free: { args: ["ptr"], returns: "void" },
     llama_synchronize: { args: ["ptr"], returns: "void" },

@@ -20,7 +20,8 @@ import { llamaError } from "./errors.ts"
 import { tokenProbability } from "./logprobs.ts"
 import { detokenize } from "./tokens.ts"
 
-const completionFields = {
+/** Fields of every request for texts. */
+export const completionFields = {
   ...samplingFields,
   stream: optional(Schema.Boolean),
   stop: optional(StopTexts),
@@ -59,11 +60,15 @@ const LlamaCompletion = Schema.Struct({
 }).annotations({ identifier: "LlamaCompletion" })
 
 /** An object of its fields, or some of them; an array of these for several texts. */
-const Answer = Schema.Union(LlamaCompletion, JsonObject, Schema.Array(Schema.Unknown))
+export const CompletionAnswer = Schema.Union(
+  LlamaCompletion,
+  JsonObject,
+  Schema.Array(Schema.Unknown),
+)
 
 export const completionEndpoint = HttpApiEndpoint.post("completion", "/completion")
   .setPayload(CompletionRequest)
-  .addSuccess(Answer)
+  .addSuccess(CompletionAnswer)
 
 const stopTypes = {
   "end-of-text": "eos",

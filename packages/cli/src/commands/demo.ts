@@ -50,7 +50,10 @@ export const demo = (values: CommandValues<"demo">) =>
         isTerminal: process.stdout.isTTY ?? false,
         textColumns: textColumns(),
       })
-      yield* endingEngineFirst(cluster, recite(cluster, path, {}, "Hello", { temp: 0 }, report))
+      yield* endingEngineFirst(
+        cluster,
+        recite(cluster, path, {}, report, { prompt: "Hello", options: { temp: 0 } }),
+      )
       heading("3. The end", endText(values.save))
     }),
   )

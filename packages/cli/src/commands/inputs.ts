@@ -19,6 +19,7 @@ import { printJson } from "../runReport.ts"
 import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { waitEvent, waitLine } from "../waitView.ts"
+import { deviceChoice, ropeOf, weightOptionsOf } from "./placement.ts"
 import { readCertificates, readToken } from "./secrets.ts"
 
 /** A part of the native libraries is missing or cannot be built; the message says what to do. */
@@ -104,12 +105,6 @@ export const accessOf = ({ tokenFile, tlsFingerprint, tlsCa }: AccessValues) =>
     return { token, tls: { ...ca, ...(tlsFingerprint && { fingerprints: tlsFingerprint }) } }
   })
 
-/** `--device none` means none, as in llama-cli. */
-const localDevicesOf = (
-  device: ReadonlyArray<string> | undefined,
-): ReadonlyArray<string> | undefined =>
-  device?.length === 1 && device[0]!.toLowerCase() === "none" ? [] : device
-
 /** Fails for a server that cannot be used: before a long download, not behind it. */
 export const checkServers = (values: { readonly rpc: string | undefined } & AccessValues) =>
   Effect.gen(function* () {
@@ -150,7 +145,7 @@ export const openCluster = (
     const cluster = yield* Cluster.open({
       endpoints,
       ...access,
-      localDevices: localDevicesOf(values.device),
+      localDevices: deviceChoice(values.device).localDevices,
       silenceMs: values.timeout === undefined ? undefined : values.timeout * 1000,
       onWait,
     })
@@ -163,7 +158,7 @@ export const openCluster = (
 /** Flags that say how a model is split and computed, as the planner takes them. */
 export const planOptionsOf = (
   values: FlagValues<typeof contextFlags> &
-    Pick<FlagValues<typeof clusterFlags>, "gpuLayers" | "tensorSplit" | "threads">,
+    Pick<FlagValues<typeof clusterFlags>, "device" | "gpuLayers" | "tensorSplit" | "threads">,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
   contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,
@@ -175,7 +170,10 @@ export const planOptionsOf = (
   typeV: values.typeV,
   gpuLayers: values.gpuLayers,
   tensorSplit: values.tensorSplit,
-  mmap: values.mmap,
+  devices: deviceChoice(values.device).devices,
+  kvOffload: values.kvOffload,
+  rope: ropeOf(values),
+  ...weightOptionsOf(values),
 })
 
 /** 0 asks for all of it: less would not do, as in llama-cli. */

@@ -1,15 +1,18 @@
-/** `ggml-rpc run`: one prompt through one model. */
-import { type Cluster, type GgufFile, ggufString, loadModelHeader } from "@ggml-rpc/client"
+/** `ggml-rpc run`: one prompt through one model, or a conversation with it. */
+import { existsSync } from "node:fs"
+import { type Cluster, type GgufFile, ggufString } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
-import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
+import { EmptyPromptError, PromptTooLongError } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { GenerationMeter } from "../GenerationMeter.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
+import { talkWith } from "./chat.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
-import { checkServers, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
-import { givenModel, modelPath } from "./modelSources.ts"
-import { readPrompt } from "./prompt.ts"
+import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
+import { givenModel } from "./modelSources.ts"
+import { openModel } from "./openModel.ts"
+import { noPrompt, processEscapes, readPrompt } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
 type RunValues = CommandValues<"run">
@@ -19,32 +22,44 @@ export const run = (values: RunValues) =>
     Effect.scoped(
       Effect.gen(function* () {
         const given = yield* givenModel(values)
-        const prompt = yield* readPrompt(values)
+        const prompt = yield* promptOf(values)
         const sampling = yield* samplingOf(values)
-        const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
-        const gguf = yield* loadModelHeader(path)
-        yield* requireTokenizer(gguf)
+        const { path, gguf } = yield* openModel(given, values, values.json)
+        const isChat = values.conversation ?? (!values.json && hasChatTemplate(gguf))
+        if (isChat) return yield* talkWith({ path, gguf }, values, sampling, prompt)
+        if (prompt === undefined) return yield* Effect.fail(noPrompt())
         yield* prepareNative
         const report = values.json
           ? jsonReport()
-          : textReport({ echoesPrompt: values.displayPrompt && process.stdout.isTTY })
+          : textReport({
+              echoesPrompt: values.displayPrompt && process.stdout.isTTY,
+              hasTimings: values.perf,
+            })
         const cluster = yield* openCluster(values, report.waiting)
         yield* endingEngineFirst(
           cluster,
-          recite(cluster, path, planOptionsOf(values, gguf), prompt, sampling, report),
+          recite(cluster, path, planOptionsOf(values, gguf), report, {
+            prompt,
+            options: { ...sampling, ...reversePromptsOf(values) },
+            cache: values.promptCache,
+            isCacheKept: !values.promptCacheRo,
+          }),
         )
       }),
     ),
     values.json,
   )
 
-const requireTokenizer = (gguf: GgufFile): Effect.Effect<void, NoTokenizerError> => {
-  const kind = ggufString(gguf, "tokenizer.ggml.model")
-  return kind === undefined || kind === "none" || kind === "no_vocab"
-    ? Effect.fail(new NoTokenizerError({ path: gguf.path }))
-    : Effect.void
+/** The prompt; undefined where a conversation may begin without one. */
+const promptOf = (values: RunValues) => {
+  const isNeeded = values.conversation === false || values.json
+  const isTyped = values.prompt === undefined && values.file === undefined && process.stdin.isTTY
+  return isTyped && !isNeeded ? Effect.succeed(undefined) : readPrompt(values)
 }
+
+const hasChatTemplate = (gguf: GgufFile): boolean =>
+  ggufString(gguf, "tokenizer.chat_template") !== undefined
 
 /** A text's tokens are a byte or more each, but for these. */
 const MARK_COUNT = 8
@@ -52,26 +67,41 @@ const MARK_COUNT = 8
 /** Before any weight is sent; a text that is short enough whatever its tokens are is not looked at. */
 const checkLength = (
   cluster: Cluster.Cluster,
-  { path, contextSize, architecture }: Cluster.ModelPlan,
+  { path, contextSize, context }: Cluster.ModelPlan,
   prompt: string,
 ) =>
   Effect.gen(function* () {
-    // What an encoder reads takes no place in the decoder's context.
-    if (architecture === "t5" || Buffer.byteLength(prompt) + MARK_COUNT < contextSize) return
+    const batchSize = context.wholeBatch ? context.ubatchSize : Number.POSITIVE_INFINITY
+    if (Buffer.byteLength(prompt) + MARK_COUNT < Math.min(contextSize, batchSize)) return
     const { length: tokenCount } = yield* cluster.tokenize(path, prompt)
-    if (tokenCount >= contextSize) {
-      return yield* new PromptTooLongError({ path, tokenCount, contextSize })
+    if (tokenCount >= contextSize || tokenCount > batchSize) {
+      return yield* new PromptTooLongError({ path, tokenCount, contextSize, batchSize })
     }
   })
+
+/** Texts that end the answer, and are printed as llama-cli does: it goes on from behind them. */
+const reversePromptsOf = (values: RunValues): Pick<Cluster.GenerateOptions, "stop"> => {
+  const { reversePrompt } = values
+  if (reversePrompt === undefined) return {}
+  return { stop: values.escape ? reversePrompt.map(processEscapes) : reversePrompt }
+}
+
+export interface Recital {
+  readonly prompt: string
+  readonly options: Cluster.GenerateOptions
+  /** File with what the model made of a text before: of the same beginning it need not be computed again. */
+  readonly cache?: string | undefined
+  /** Writes what it made of this one there. */
+  readonly isCacheKept?: boolean
+}
 
 /** Plans, loads, generates, and reports each step. */
 export const recite = (
   cluster: Cluster.Cluster,
   path: string,
   planOptions: Cluster.PlanOptions,
-  prompt: string,
-  options: Cluster.GenerateOptions,
   report: RunReport,
+  { prompt, options, cache, isCacheKept = true }: Recital,
 ) =>
   Effect.scoped(
     Effect.gen(function* () {
@@ -82,6 +112,7 @@ export const recite = (
       report.loaded(model)
       const tokens = yield* model.tokenize(prompt)
       if (tokens.length === 0) return yield* new EmptyPromptError({ path })
+      if (cache !== undefined && existsSync(cache)) yield* model.restoreSlot(0, cache)
       // An encoder's text is not continued, but answered.
       if (!model.info.hasEncoder) report.prompt(prompt)
       const meter = new GenerationMeter(tokens.length)
@@ -94,6 +125,8 @@ export const recite = (
           if (meter.tokenCount > 0 && !process.stdout.errored) report.finished(model, meter.stats)
         }),
       )
+      if (stats.stopText !== undefined) report.stopText(stats.stopText)
+      if (cache !== undefined && isCacheKept) yield* model.saveSlot(0, cache)
       report.finished(model, stats)
     }).pipe(Effect.ensuring(Effect.sync(report.close))),
   )

@@ -27,6 +27,7 @@ import { type Verified, type VerifyReport, verifyReport } from "../verifyReport.
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { checkServers, openCluster, prepareNative } from "./inputs.ts"
 import { givenModels, modelPath } from "./modelSources.ts"
+import { deviceChoice } from "./placement.ts"
 
 type VerifyValues = CommandValues<"verify">
 
@@ -91,7 +92,12 @@ const compareOn = (path: string, values: VerifyValues, reference: Reopening, clu
     const found = yield* evaluate(
       cluster,
       path,
-      { ...options, tensorSplit: values.tensorSplit, gpuLayers: values.gpuLayers },
+      {
+        ...options,
+        devices: deviceChoice(values.device).devices,
+        tensorSplit: values.tensorSplit,
+        gpuLayers: values.gpuLayers,
+      },
       tokens,
     )
     if (expected.values.length !== found.values.length) {

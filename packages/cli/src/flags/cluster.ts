@@ -71,8 +71,14 @@ export const clusterFlags = {
     aliases: ["-dev"],
     env: "LLAMA_ARG_DEVICE",
     kind: names("NAME,…"),
-    about: "local devices to use besides the CPU; 'none' for none",
-    unset: "every GPU",
+    about:
+      "devices to use besides the CPU; with servers among them (RPC1, or an address) these alone, in this order; 'none' for none of this machine's",
+    unset: "all of the servers', every GPU",
+    group: cluster,
+  }),
+  listDevices: toggle({
+    name: "list-devices",
+    about: "list this machine's and the servers' devices, and do nothing else",
     group: cluster,
   }),
   tensorSplit: flag({

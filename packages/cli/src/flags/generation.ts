@@ -64,6 +64,29 @@ export const promptFlags = {
   }),
 }
 
+/** For one text that is gone on with. */
+export const oneTextFlags = {
+  reversePrompt: flag({
+    name: "reverse-prompt",
+    aliases: ["-r"],
+    kind: texts("TEXT"),
+    about: "a text that ends the generation where it comes up; repeatable",
+    group: generation,
+  }),
+  promptCache: flag({
+    name: "prompt-cache",
+    kind: path,
+    about:
+      "file that keeps what the model made of this prompt and its answer, for a next run that begins with the same",
+    group: prompt,
+  }),
+  promptCacheRo: toggle({
+    name: "prompt-cache-ro",
+    about: "use such a file, and leave it as it is",
+    group: prompt,
+  }),
+}
+
 export const samplingFlags = {
   ignoreEos: toggle({
     name: "ignore-eos",
@@ -282,6 +305,22 @@ export const samplingFlags = {
     rivals: "grammar",
     kind: nonEmpty("FILE"),
     about: "file with such a grammar",
+    group: sampling,
+  }),
+  jsonSchema: flag({
+    name: "json-schema",
+    rivals: "grammar",
+    aliases: ["-j"],
+    kind: nonEmpty("SCHEMA"),
+    about: "JSON schema that the text follows; {} is any JSON",
+    group: sampling,
+  }),
+  jsonSchemaFile: flag({
+    name: "json-schema-file",
+    rivals: "grammar",
+    aliases: ["-jf"],
+    kind: path,
+    about: "file with such a schema",
     group: sampling,
   }),
 }

@@ -61,6 +61,14 @@ export const nonEmpty = (value: string): Kind<string> => ({
 /** A file's path. */
 export const path: Kind<string> = { ...nonEmpty("FILE"), isPath: true }
 
+/** Paths of files, with commas between them or one each time. */
+export const files: Kind<ReadonlyArray<string>> = {
+  ...path,
+  isList: true,
+  read: (texts, source) =>
+    texts.flatMap((text) => text.split(",")).map((file) => path.read([file], source)),
+}
+
 /** Texts with anything in them, one each time. */
 export const texts = (value: string): Kind<ReadonlyArray<string>> => ({
   value,

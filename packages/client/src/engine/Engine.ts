@@ -24,6 +24,7 @@ import type {
   EngineDevice,
   EngineEndpoint,
   EngineEvent,
+  EngineModelOptions,
   EngineServer,
   MeasuredRow,
   Numbered,
@@ -181,20 +182,29 @@ export class Engine {
     path: string,
     placement: Placement,
     context: EngineContextOptions,
-    options: { readonly noAlloc: boolean; readonly mmap: boolean },
+    weights: EngineModelOptions,
+    { noAlloc }: { readonly noAlloc: boolean },
   ): Loaded {
     const { abortFlag } = this
+    const { devices } = placement
+    const overrides = weights.overrides ?? []
     // Only the devices that get something: one without layers would still get compute buffers.
-    const used = placement.unitCounts.flatMap((count, index) => (count > 0 ? [index] : []))
+    const used = placement.unitCounts.flatMap((count, at) =>
+      count > 0 || overrides.some(({ device }) => device === devices[at]) ? [at] : [],
+    )
     let model: LlamaModel | undefined
     try {
       model = LlamaModel.open(path, {
-        devices: used.map((index) => this.addresses[index]!),
+        ...weights,
+        devices: used.map((at) => this.addresses[devices[at]!]!),
         // Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts.
-        tensorSplit: used.map((index) => placement.unitCounts[index]!),
-        gpuLayers: used.reduce((sum, index) => sum + placement.unitCounts[index]!, 0),
-        mmap: options.mmap,
-        noAlloc: options.noAlloc,
+        tensorSplit: used.map((at) => placement.unitCounts[at]!),
+        gpuLayers: used.reduce((sum, at) => sum + placement.unitCounts[at]!, 0),
+        overrides: overrides.map(({ pattern, device }) => ({
+          pattern,
+          device: this.addresses[device] ?? null,
+        })),
+        noAlloc,
         abortFlag,
       })
       const made = model.openContext({

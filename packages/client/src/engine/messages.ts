@@ -4,7 +4,13 @@
  * are answered. A request is cancelled through a file that both share (Cancels.ts). A message is a JSON line; `bytes`
  * says how many raw bytes follow it.
  */
-import type { MemoryBreakdownRow, ModelInfo, SamplerOptions } from "@ggml-rpc/native/bindings/llama"
+import type {
+  AdapterOptions,
+  MemoryBreakdownRow,
+  ModelInfo,
+  RopeOptions,
+  SamplerOptions,
+} from "@ggml-rpc/native/bindings/llama"
 import type { Endpoint } from "@ggml-rpc/protocol"
 import type { ServerKind } from "../connection/hello.ts"
 import type { ErrorData } from "../errors.ts"
@@ -34,8 +40,23 @@ export interface EngineServer {
 
 /** How a model is put onto devices; units are counted as in planner/plan.ts. */
 export interface Placement {
-  /** Units for each device; the rest stays on the CPU of this host. */
+  /** Indexes of devices, in the order of the split. */
+  readonly devices: ReadonlyArray<number>
+  /** Units for each of them; the rest stays on the CPU of this host. */
   readonly unitCounts: ReadonlyArray<number>
+}
+
+/** How a model's weights are held. */
+export interface EngineModelOptions {
+  readonly mmap: boolean
+  readonly mlock?: boolean
+  /** Tensors that go elsewhere than their layer, by patterns for their names. */
+  readonly overrides?: ReadonlyArray<{
+    readonly pattern: string
+    /** Index of the device; -1: the CPU of this host. */
+    readonly device: number
+  }>
+  readonly adapters?: ReadonlyArray<AdapterOptions>
 }
 
 export interface EngineContextOptions {
@@ -49,6 +70,9 @@ export interface EngineContextOptions {
   /** ggml_type numbers. */
   readonly typeK: number
   readonly typeV: number
+  /** The KV cache is where its layers are; else with this host. Absent: true. */
+  readonly offloadKqv?: boolean
+  readonly rope?: RopeOptions
   /** Give embeddings instead of logits. */
   readonly embeddings: boolean
   /** llama_pooling_type of them, -1 the model's; absent: one embedding a token. */
@@ -87,13 +111,14 @@ export type EngineRequest =
       readonly path: string
       readonly placement: Placement
       readonly context: EngineContextOptions
+      readonly model: EngineModelOptions
     }
   | {
       readonly type: "load"
       readonly path: string
       readonly placement: Placement
       readonly context: EngineContextOptions
-      readonly mmap: boolean
+      readonly model: EngineModelOptions
     }
   | { readonly type: "unload" }
   | {

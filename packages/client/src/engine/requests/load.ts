@@ -11,8 +11,9 @@ export const measure = (
   send: Send,
 ): void => {
   const { path, placement, context } = request
+  const model = { ...request.model, mmap: false }
   const measured = engine.measured(
-    () => engine.acquire(path, placement, context, { noAlloc: true, mmap: false }),
+    () => engine.acquire(path, placement, context, model, { noAlloc: true }),
     (loaded, unsupported) => ({
       rows: engine.rows(loaded),
       contextSize: loaded.context.contextSize,
@@ -61,10 +62,8 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
       })
     }
   }
-  const loaded = engine.acquire(request.path, request.placement, request.context, {
-    noAlloc: false,
-    mmap: request.mmap,
-  })
+  const { path, placement, context, model } = request
+  const loaded = engine.acquire(path, placement, context, model, { noAlloc: false })
   engine.keep(loaded)
   remote?.settle()
   engine.failIfLost()
