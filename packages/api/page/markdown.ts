@@ -195,12 +195,12 @@ export const parseMarkdown = (text: string): ReadonlyArray<Block> =>
 
 /** The first mark that comes up counts; none of these repeats what could match in several ways. */
 const INLINE = [
-  /(?<ticks>`+)(?<code>[^`]|[^`].*?[^`])\k<ticks>(?!`)/,
+  /(?<!`)(?<ticks>`{1,3})(?!`)(?<code>[^`]|[^`].*?[^`])\k<ticks>(?!`)/,
   /\*\*(?=\S)(?<strong>[^*]+(?:\*[^*]+\*[^*]*)*)\*\*/,
   /(?<![\w*])\*(?=[^\s*])(?<emphasis>[^*]+)\*/,
   /(?<!\w)_(?=[^\s_])(?<underlined>[^_]+)_(?!\w)/,
   /~~(?=\S)(?<deleted>[^~]+)~~/,
-  /\[(?<label>[^\]]*)\]\((?<href>[^()\s]+(?:\([^()\s]*\)[^()\s]*)*)(?: "[^"]*")?\)/,
+  /\[(?<label>[^[\]]*)\]\((?<href>[^()\s]+(?:\([^()\s]*\)[^()\s]*)*)(?: "[^"]*")?\)/,
   /(?<bare>https?:\/\/[^\s<>"')\]]*[^\s<>"')\].,;:!?])/,
   /\\(?<escaped>[\\`*_{}[\]()#+\-.!~|>])/,
 ]
