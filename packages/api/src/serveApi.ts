@@ -2,9 +2,10 @@
 import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder"
 import * as HttpApp from "@effect/platform/HttpApp"
 import * as BunHttpServer from "@effect/platform-bun/BunHttpServer"
-import type { Cluster } from "@ggml-rpc/client"
+import type { Cluster, ClusterError } from "@ggml-rpc/client"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
@@ -33,6 +34,8 @@ export interface ApiServer {
   readonly url: string
   /** Answers with this model from now on; before, everything is answered with 503. */
   readonly offer: (model: Cluster.ClusterModel, name: string) => void
+  /** Fails when the model is found to be gone: its engine, or a server of the cluster. */
+  readonly ended: Effect.Effect<never, ClusterError>
 }
 
 /** No socket listens. */
@@ -53,6 +56,7 @@ const loading = new ApiError({ kind: "unavailable", message: "Loading model" })
 
 const servingOf = (options: ApiOptions) =>
   Effect.gen(function* () {
+    const ended = yield* Deferred.make<never, ClusterError>()
     const fork = yield* FiberSet.makeRuntime<never>()
     let served: ServedModel | undefined
     const serving = {
@@ -61,6 +65,9 @@ const servingOf = (options: ApiOptions) =>
         readTimeoutMs: options.readTimeoutMs ?? 3_600_000,
         pingIntervalMs: options.pingIntervalMs ?? 30_000,
         chatTemplate: options.chatTemplate,
+        templateArguments: options.templateArguments ?? {},
+        enableThinking: options.enableThinking,
+        reasoningFormat: options.reasoningFormat ?? "auto",
         hasMetrics: options.hasMetrics ?? false,
         hasSlots: options.hasSlots ?? true,
         slotSavePath: options.slotSavePath,
@@ -70,19 +77,21 @@ const servingOf = (options: ApiOptions) =>
         served === undefined ? Effect.fail(loading) : Effect.succeed(served),
       ),
       fork,
+      end: (error) => Effect.asVoid(Deferred.fail(ended, error)),
     } satisfies Context.Tag.Service<typeof Serving>
     const offer: ApiServer["offer"] = (model, name) => {
       serving.activity.slotCount = model.plan.context.slotCount ?? 1
       const template = chatTemplateOf(model, serving.options.chatTemplate)
       served = { model, name, createdAt: nowSeconds(), template }
     }
-    return { serving, offer }
+    return { serving, offer, ended: Deferred.await(ended) }
   })
 
 const answerOptions = (options: ApiOptions): AnswerOptions => ({
   apiKeys: options.apiKeys ?? [],
   corsOrigins: options.corsOrigins ?? [],
   maxRequestBytes: options.maxRequestBytes ?? 64 * 1024 * 1024,
+  assets: options.assets ?? new Map(),
   log: options.log ?? console.error,
 })
 
@@ -149,10 +158,10 @@ export const serveApi = (
   options: ApiOptions = {},
 ): Effect.Effect<ApiServer, ListenError, Scope.Scope> =>
   Effect.gen(function* () {
-    const { serving, offer } = yield* servingOf(options)
+    const { serving, offer, ended } = yield* servingOf(options)
     const handler = yield* makeHandler(serving, answerOptions(options))
     const host = options.host ?? "127.0.0.1"
     const server = yield* listen(handler, host, options.port ?? 8080)
     const port = server.port!
-    return { port, url: `http://${host.includes(":") ? `[${host}]` : host}:${port}`, offer }
+    return { port, url: `http://${host.includes(":") ? `[${host}]` : host}:${port}`, offer, ended }
   })
