@@ -19,6 +19,7 @@ type Handler<C extends CommandName> = (values: CommandValues<C>) => Effect.Effec
 /** A command's code is loaded when it is called: a usage error needs none of it. */
 const handlers: { readonly [C in CommandName]: () => Promise<Handler<C>> } = {
   run: async () => (await import("./commands/run.ts")).run,
+  chat: async () => (await import("./commands/chat.ts")).chat,
   serve: async () => (await import("./commands/serve.ts")).serve,
   devices: async () => (await import("./commands/devices.ts")).devices,
   status: async () => (await import("./commands/status.ts")).status,
@@ -92,7 +93,9 @@ const report = (cause: Cause.Cause<unknown>, command: CommandName): number => {
 }
 
 /** What was wrong with the call itself: exit code 2, and where help is. */
-const usageErrors: ReadonlySet<string> = new Set(["UsageError", "EndpointError", "ModelNameError"])
+const usageErrors: ReadonlySet<string> = new Set([
+  ...["UsageError", "EndpointError", "ModelNameError", "SchemaError", "UnknownTemplateError"],
+])
 
 /** Errors with a tag are made to be read; anything else is a fault of this program. */
 const isExpected = (error: unknown): error is Error & { readonly _tag: string } =>

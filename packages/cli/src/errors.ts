@@ -95,6 +95,28 @@ export class ServiceError extends Data.TaggedError("ServiceError")<{
   readonly message: string
 }> {}
 
+/** The file of a conversation cannot be read or written. */
+export class ConversationFileError extends Data.TaggedError("ConversationFileError")<{
+  readonly path: string
+  readonly action: "read" | "written"
+  readonly reason: string
+}> {
+  override get message() {
+    return `The conversation in ${this.path} cannot be ${this.action}: ${this.reason}.`
+  }
+}
+
+/** The file of a system message or a chat template cannot be read. */
+export class ChatFileError extends Data.TaggedError("ChatFileError")<{
+  readonly flag: string
+  readonly path: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `${this.flag}: ${this.path} cannot be read: ${this.reason}.`
+  }
+}
+
 /** Something failed and has been told already; only the exit code is left. */
 export class ReportedError extends Data.TaggedError("ReportedError")<{
   readonly exitCode: number

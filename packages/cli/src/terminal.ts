@@ -53,6 +53,7 @@ export const onBrokenOutput = (callback: (error: NodeJS.ErrnoException) => void)
 export interface Style {
   readonly bold: (text: string) => string
   readonly red: (text: string) => string
+  readonly dim: (text: string) => string
 }
 
 const sgr =
@@ -65,8 +66,8 @@ const plain = (text: string): string => text
 /** Colours on a terminal, unless NO_COLOR (https://no-color.org) or TERM=dumb speak against it. */
 export const styleOf = (stream: Pick<Stream, "isTTY">, environment = process.env): Style =>
   stream.isTTY && !environment.NO_COLOR && environment.TERM !== "dumb"
-    ? { bold: sgr(1, 22), red: sgr(31, 39) }
-    : { bold: plain, red: plain }
+    ? { bold: sgr(1, 22), red: sgr(31, 39), dim: sgr(2, 22) }
+    : { bold: plain, red: plain, dim: plain }
 
 /** Characters of a line: a terminal's, or what COLUMNS says for a file or a pipe, which has no limit otherwise. */
 export const columnsOf = (

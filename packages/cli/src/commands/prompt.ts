@@ -6,7 +6,7 @@ import type { FlagValues } from "../flags/Flag.ts"
 import type { promptFlags } from "../flags/generation.ts"
 import { UsageError } from "../UsageError.ts"
 
-type PromptValues = FlagValues<typeof promptFlags>
+type PromptValues = Omit<FlagValues<typeof promptFlags>, "displayPrompt">
 
 export const readPrompt = (
   values: PromptValues,
@@ -28,7 +28,7 @@ const rawPrompt = ({
   )
 }
 
-const noPrompt = () =>
+export const noPrompt = () =>
   new UsageError("no prompt is given: use -p 'some text', -f FILE, or pipe it into stdin")
 
 /** A file's text without its last line break, as llama-cli reads it. */

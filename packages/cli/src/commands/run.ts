@@ -1,16 +1,18 @@
-/** `ggml-rpc run`: one prompt through one model. */
+/** `ggml-rpc run`: one prompt through one model, or a conversation with it. */
 import { existsSync } from "node:fs"
-import { type Cluster, type GgufFile, ggufString, loadModelHeader } from "@ggml-rpc/client"
+import { type Cluster, type GgufFile, ggufString } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
-import { EmptyPromptError, NoTokenizerError, PromptTooLongError } from "../errors.ts"
+import { EmptyPromptError, PromptTooLongError } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { GenerationMeter } from "../GenerationMeter.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
+import { talkWith } from "./chat.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
-import { checkServers, openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
-import { givenModel, modelPath } from "./modelSources.ts"
-import { processEscapes, readPrompt } from "./prompt.ts"
+import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
+import { givenModel } from "./modelSources.ts"
+import { openModel } from "./openModel.ts"
+import { noPrompt, processEscapes, readPrompt } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
 type RunValues = CommandValues<"run">
@@ -20,12 +22,13 @@ export const run = (values: RunValues) =>
     Effect.scoped(
       Effect.gen(function* () {
         const given = yield* givenModel(values)
-        const prompt = yield* readPrompt(values)
+        const prompt = yield* promptOf(values)
         const sampling = yield* samplingOf(values)
-        const path = yield* modelPath(given, values, { isJson: values.json }, checkServers(values))
         // Before any server is asked: a wrong file is the likelier mistake.
-        const gguf = yield* loadModelHeader(path)
-        yield* requireTokenizer(gguf)
+        const { path, gguf } = yield* openModel(given, values, values.json)
+        const isChat = values.conversation ?? (!values.json && hasChatTemplate(gguf))
+        if (isChat) return yield* talkWith({ path, gguf }, values, sampling, prompt)
+        if (prompt === undefined) return yield* Effect.fail(noPrompt())
         yield* prepareNative
         const report = values.json
           ? jsonReport()
@@ -48,12 +51,15 @@ export const run = (values: RunValues) =>
     values.json,
   )
 
-const requireTokenizer = (gguf: GgufFile): Effect.Effect<void, NoTokenizerError> => {
-  const kind = ggufString(gguf, "tokenizer.ggml.model")
-  return kind === undefined || kind === "none" || kind === "no_vocab"
-    ? Effect.fail(new NoTokenizerError({ path: gguf.path }))
-    : Effect.void
+/** The prompt; undefined where a conversation may begin without one. */
+const promptOf = (values: RunValues) => {
+  const isNeeded = values.conversation === false || values.json
+  const isTyped = values.prompt === undefined && values.file === undefined && process.stdin.isTTY
+  return isTyped && !isNeeded ? Effect.succeed(undefined) : readPrompt(values)
 }
+
+const hasChatTemplate = (gguf: GgufFile): boolean =>
+  ggufString(gguf, "tokenizer.chat_template") !== undefined
 
 /** A text's tokens are a byte or more each, but for these. */
 const MARK_COUNT = 8

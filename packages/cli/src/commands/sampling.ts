@@ -1,5 +1,6 @@
 /** What the flags of sampling come to. */
 import { readFileSync } from "node:fs"
+import { grammarOfSchema, SchemaError } from "@ggml-rpc/chat"
 import type { Cluster } from "@ggml-rpc/client"
 import { type SamplerName, samplerNamed, samplerNames } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
@@ -12,16 +13,25 @@ type SamplingValues = FlagValues<typeof generationFlags>
 
 export const samplingOf = (
   values: SamplingValues,
-): Effect.Effect<Cluster.GenerateOptions, UsageError> =>
+): Effect.Effect<Cluster.GenerateOptions, UsageError | SchemaError> =>
   Effect.gen(function* () {
-    const { predict, samplers, mirostat, grammar, grammarFile, ...numbers } = pick(values)
+    const {
+      predict,
+      samplers,
+      mirostat,
+      grammar,
+      grammarFile,
+      jsonSchema,
+      jsonSchemaFile,
+      ...numbers
+    } = pick(values)
     return withoutAbsent({
       ...numbers,
       // llama-cli's -2, until the context is full, is what -1 does anyway.
       maxTokens: predict === undefined ? undefined : Math.max(-1, predict),
       mirostat: mirostat as 0 | 1 | 2 | undefined,
       samplers: samplers === undefined ? undefined : yield* samplersOf(samplers),
-      grammar: yield* grammarOf(grammar, grammarFile),
+      grammar: yield* grammarOf({ grammar, grammarFile, jsonSchema, jsonSchemaFile }),
     })
   })
 
@@ -43,19 +53,51 @@ const samplersOf = (text: string): Effect.Effect<ReadonlyArray<SamplerName>, Usa
       : Effect.succeed(found)
   })
 
+type GrammarValues = Pick<
+  SamplingValues,
+  "grammar" | "grammarFile" | "jsonSchema" | "jsonSchemaFile"
+>
+
+/** One of the four flags, as a grammar. */
 const grammarOf = (
-  text: string | undefined,
-  file: string | undefined,
-): Effect.Effect<string | undefined, UsageError> => {
-  if (file === undefined) return Effect.succeed(text)
-  if (text !== undefined) {
-    return Effect.fail(new UsageError("--grammar and --grammar-file name two grammars; give one"))
-  }
-  return Effect.try({
-    try: () => readFileSync(file, "utf8"),
-    catch: (cause) =>
-      new UsageError(
-        `--grammar-file: ${file} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`,
-      ),
+  values: GrammarValues,
+): Effect.Effect<string | undefined, UsageError | SchemaError> =>
+  Effect.gen(function* () {
+    const { grammar, grammarFile, jsonSchema, jsonSchemaFile } = values
+    if (Object.values(values).filter((value) => value !== undefined).length > 1) {
+      const names = "--grammar, --grammar-file, --json-schema and --json-schema-file"
+      return yield* Effect.fail(
+        new UsageError(`of ${names} one says what the text follows; give one`),
+      )
+    }
+    if (grammarFile !== undefined) return yield* readFile(grammarFile, "--grammar-file")
+    if (jsonSchema !== undefined) return yield* schemaGrammar(jsonSchema, "--json-schema")
+    if (jsonSchemaFile === undefined) return grammar
+    const text = yield* readFile(jsonSchemaFile, "--json-schema-file")
+    return yield* schemaGrammar(text, `--json-schema-file: ${jsonSchemaFile}`)
   })
-}
+
+const readFile = (path: string, flag: string): Effect.Effect<string, UsageError> =>
+  Effect.try({
+    try: () => readFileSync(path, "utf8"),
+    catch: (cause) => new UsageError(`${flag}: ${path} cannot be read: ${reasonOf(cause)}`),
+  })
+
+const schemaGrammar = (text: string, source: string) =>
+  Effect.flatMap(
+    Effect.try({
+      try: (): unknown => JSON.parse(text),
+      catch: (cause) => new UsageError(`${source} is no JSON: ${reasonOf(cause)}`),
+    }),
+    (schema) =>
+      Effect.try({
+        try: () => grammarOfSchema(schema),
+        catch: (error) => {
+          if (error instanceof SchemaError) return error
+          throw error
+        },
+      }),
+  )
+
+const reasonOf = (cause: unknown): string =>
+  cause instanceof Error ? cause.message : String(cause)

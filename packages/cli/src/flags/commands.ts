@@ -1,6 +1,7 @@
 /**
  * The commands, and which flags each of them takes. No import costs anything here, so that `--help` is there at once.
  */
+import { chatFlags, conversationFlags } from "./chat.ts"
 import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
 import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
@@ -29,6 +30,7 @@ export const runFlags = {
   model: modelFile,
   ...nameFlags,
   ...promptFlags,
+  ...conversationFlags,
   ...oneTextFlags,
   ...generationFlags,
   ...clusterFlags,
@@ -42,6 +44,18 @@ export const runFlags = {
     group: output,
   }),
   json: { ...json, about: "print events on stdout, one JSON object a line" },
+}
+
+export const chatCommandFlags = {
+  model: modelFile,
+  ...nameFlags,
+  prompt: { ...promptFlags.prompt, about: "the first message" },
+  file: { ...promptFlags.file, about: "read the first message from a file" },
+  escape: promptFlags.escape,
+  ...chatFlags,
+  ...generationFlags,
+  ...clusterFlags,
+  ...contextFlags,
 }
 
 export const verifyFlags = {
@@ -177,11 +191,26 @@ export const commands = {
     positional: aModel,
     notes: [
       "The generated text goes to stdout, everything else to stderr. Ctrl-C ends the generation.",
+      "A model with a chat template is talked with, as by 'ggml-rpc chat': the prompt is the first message. -no-cnv has the model go on with the prompt as it is.",
     ],
     examples: [
       "ggml-rpc run --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf -p 'Once upon'",
       "ggml-rpc run model.gguf -f prompt.txt --temp 0 > answer.txt",
       "ggml-rpc run -hf ggml-org/gemma-3-4b-it-GGUF --rpc 10.0.0.2:50052 -p Hello",
+    ],
+  },
+  chat: {
+    about: "Talk with a model over servers and local devices",
+    flags: chatCommandFlags,
+    ignored: ignoredByRun,
+    positional: aModel,
+    notes: [
+      "/help lists what can be said besides messages. Ctrl-C stops an answer, and leaves where there is none; a line that ends with \\ goes on in the next one. Lines that were sent are in ~/.local/state/ggml-rpc/chat_history (or $XDG_STATE_HOME/ggml-rpc).",
+      "Where stdin is no terminal, each of its lines is a message; the answers go to stdout, everything else to stderr.",
+    ],
+    examples: [
+      "ggml-rpc chat --rpc 10.0.0.2:50052 -hf ggml-org/gemma-3-4b-it-GGUF",
+      "ggml-rpc chat model.gguf -sys 'Be brief.' -st -p 'Why is the sky blue?'",
     ],
   },
   serve: {

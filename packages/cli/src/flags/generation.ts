@@ -307,6 +307,22 @@ export const samplingFlags = {
     about: "file with such a grammar",
     group: sampling,
   }),
+  jsonSchema: flag({
+    name: "json-schema",
+    rivals: "grammar",
+    aliases: ["-j"],
+    kind: nonEmpty("SCHEMA"),
+    about: "JSON schema that the text follows; {} is any JSON",
+    group: sampling,
+  }),
+  jsonSchemaFile: flag({
+    name: "json-schema-file",
+    rivals: "grammar",
+    aliases: ["-jf"],
+    kind: path,
+    about: "file with such a schema",
+    group: sampling,
+  }),
 }
 
 /** For every command that generates. */

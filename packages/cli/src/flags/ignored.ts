@@ -28,9 +28,12 @@ const known = (values: ReadonlyArray<string>): Kind<string> => ({
 
 const logs = "GGML_RPC_DEBUG=1 is what shows logs"
 
-const oneTurn: ReadonlyArray<IgnoredFlag> = [
-  toggle({ name: "no-conversation", aliases: ["-no-cnv"] }),
-  toggle({ name: "single-turn", aliases: ["-st"] }),
+const generating: ReadonlyArray<IgnoredFlag> = [
+  toggle({
+    name: "interactive",
+    aliases: ["-i"],
+    note: "a conversation asks for more in a terminal by itself",
+  }),
   toggle({ name: "warmup", negations: ["--no-warmup"] }),
   toggle({ name: "simple-io" }),
   toggle({ name: "no-context-shift" }),
@@ -69,4 +72,4 @@ export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
   },
 ]
 
-export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [...oneTurn, ...ignoredByLoading]
+export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [...generating, ...ignoredByLoading]

@@ -1,0 +1,71 @@
+/** The template of a chat: the flags', else the model's own. */
+import { readFileSync } from "node:fs"
+import {
+  builtinTemplate,
+  ChatTemplate,
+  TemplateSyntaxError,
+  UnknownTemplateError,
+} from "@ggml-rpc/chat"
+import type { Cluster } from "@ggml-rpc/client"
+import * as Effect from "effect/Effect"
+import { ChatFileError } from "../errors.ts"
+import { fileReason } from "../fileReason.ts"
+import type { templateFlags } from "../flags/chat.ts"
+import type { FlagValues } from "../flags/Flag.ts"
+
+type TemplateValues = FlagValues<typeof templateFlags>
+
+/** The Jinja source that the flags give; undefined: none. */
+export const givenTemplate = ({ chatTemplate, chatTemplateFile }: TemplateValues) =>
+  Effect.gen(function* () {
+    if (chatTemplateFile !== undefined) {
+      return yield* readText("--chat-template-file", chatTemplateFile)
+    }
+    if (chatTemplate === undefined || /\{[{%]/.test(chatTemplate)) return chatTemplate
+    return yield* failingWith(UnknownTemplateError, () => builtinTemplate(chatTemplate))
+  })
+
+/** @param source instead of the model's own */
+export const templateOf = (
+  {
+    chatTemplate,
+    toolUseChatTemplate,
+    beginText,
+    endText,
+    addsBeginToken,
+  }: Cluster.ClusterModel["info"],
+  source: string | undefined,
+): Effect.Effect<ChatTemplate, TemplateSyntaxError> =>
+  failingWith(
+    TemplateSyntaxError,
+    () =>
+      new ChatTemplate({
+        source: source ?? chatTemplate,
+        ...(source === undefined && toolUseChatTemplate !== undefined
+          ? { variants: { tool_use: toolUseChatTemplate } }
+          : {}),
+        bosText: beginText,
+        eosText: endText,
+        addsBos: addsBeginToken,
+      }),
+  )
+
+/** A file's text, which `flag` names. */
+export const readText = (flag: string, path: string): Effect.Effect<string, ChatFileError> =>
+  Effect.try({
+    try: () => readFileSync(path, "utf8"),
+    catch: (cause) => new ChatFileError({ flag, path, reason: fileReason(cause) }),
+  })
+
+/** What `make` throws of this class is a failure, anything else a defect. */
+const failingWith = <A, E>(
+  kind: abstract new (...args: never) => E,
+  make: () => A,
+): Effect.Effect<A, E> =>
+  Effect.try({
+    try: make,
+    catch: (error) => {
+      if (error instanceof kind) return error
+      throw error
+    },
+  })
