@@ -23,6 +23,8 @@ export interface ApiOptions extends Partial<ServingOptions>, Partial<AnswerOptio
   readonly host?: string | undefined
   /** 8080; 0: a free one. */
   readonly port?: number | undefined
+  /** PEM; undefined: by HTTP. */
+  readonly tls?: { readonly key: string; readonly cert: string } | undefined
   /** Requests that may wait for a slot: 128. */
   readonly maxQueued?: number | undefined
 }
@@ -126,6 +128,7 @@ const listen = (
   handler: Handler,
   host: string,
   port: number,
+  tls: ApiOptions["tls"],
 ): Effect.Effect<Bun.Server<undefined>, ListenError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.try({
@@ -137,6 +140,7 @@ const listen = (
           // What is larger than allowed gets an answer that says so.
           maxRequestBodySize: Number.MAX_SAFE_INTEGER,
           development: false,
+          ...(tls === undefined ? {} : { tls }),
           fetch: (request, server) =>
             handler(
               request,
@@ -161,7 +165,9 @@ export const serveApi = (
     const { serving, offer, ended } = yield* servingOf(options)
     const handler = yield* makeHandler(serving, answerOptions(options))
     const host = options.host ?? "127.0.0.1"
-    const server = yield* listen(handler, host, options.port ?? 8080)
+    const server = yield* listen(handler, host, options.port ?? 8080, options.tls)
     const port = server.port!
-    return { port, url: `http://${host.includes(":") ? `[${host}]` : host}:${port}`, offer, ended }
+    const authority = `${host.includes(":") ? `[${host}]` : host}:${port}`
+    const url = `${options.tls === undefined ? "http" : "https"}://${authority}`
+    return { port, url, offer, ended }
   })
