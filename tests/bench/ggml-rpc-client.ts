@@ -61,7 +61,7 @@ const program = Effect.gen(function* () {
           ({ id }) => {
             if (id >= 0) ids.push(id)
           },
-          { maxTokens, temp: 0, ignoreEos: true },
+          { maxTokens, temp: 0, ignoreEos: true, cachePrompt: false },
         ),
         ({ promptMs, generateMs }) => ({ tokens: ids, promptMs, generateMs }),
       )

@@ -30,10 +30,14 @@ export const usageOf = ({ name, aliases = [], negations = [], kind }: Flag<unkno
   return `${names} ${kind.impliedValues === undefined ? kind.value : `[${kind.value}]`}`
 }
 
+/** What holds where nobody gives a value; of a switch its text tells it. */
+export const otherwiseOf = ({ kind, unset, default: value }: Flag<unknown>): string | undefined =>
+  unset ?? (kind.value === undefined ? undefined : value)
+
 /** What it does, what holds without it, and its variable: `… (default: 512, env: LLAMA_ARG_UBATCH)`. */
-export const aboutOf = ({ about, kind, unset, default: value, env }: Flag<unknown>): string => {
-  // Of a switch the text tells it.
-  const otherwise = unset ?? (kind.value === undefined ? undefined : value)
+const aboutOf = (flag: Flag<unknown>): string => {
+  const { about, env } = flag
+  const otherwise = otherwiseOf(flag)
   const facts = [
     ...(otherwise === undefined ? [] : [`default: ${otherwise}`]),
     ...(env === undefined ? [] : [`env: ${env}`]),

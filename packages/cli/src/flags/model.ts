@@ -111,7 +111,7 @@ const ropeFlags = {
 
 const weights = "Weights"
 
-interface TensorOverride {
+export interface TensorOverride {
   readonly pattern: string
   readonly device: string
 }
