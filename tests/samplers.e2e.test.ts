@@ -133,6 +133,23 @@ test.each([["--temp", "0"], seeded, [...seeded, "--repeat-penalty", "1.8"]])(
   },
 )
 
+test("to look back for ever takes neither memory nor time", async () => {
+  const back = (count: number) => [
+    "--repeat-last-n",
+    String(count),
+    "--dry-penalty-last-n",
+    String(count),
+  ]
+  const flags = ["--temp", "0", "--repeat-penalty", "1.5", "--dry-multiplier", "1"]
+  const started = performance.now()
+  const [all, many] = [
+    await ours([...flags, ...back(2 ** 31 - 1)]),
+    await ours([...flags, ...back(4096)]),
+  ]
+  expect(all).toBe(many)
+  expect(performance.now() - started).toBeLessThan(20_000)
+})
+
 test("a grammar in a file", async () => {
   const folder = mkdtempSync(join(tmpdir(), "grammar-"))
   try {

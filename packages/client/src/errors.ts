@@ -137,7 +137,7 @@ export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
   readonly sizeBytes: number
 }> {
   override get message() {
-    return `${this.endpoint} cannot allocate ${formatNeededMebibytes(this.sizeBytes)} on ${this.device}: give it fewer layers with --tensor-split, lower --ctx-size, or free memory there.`
+    return `${this.endpoint} cannot allocate ${formatNeededMebibytes(this.sizeBytes)} on ${this.device}: lower --ctx-size, leave it fewer layers (--tensor-split moves them to other servers, --gpu-layers to this machine), or free memory there.`
   }
 }
 

@@ -278,6 +278,9 @@ const buildChain = (model: SampledModel, options: SamplerOptions, numbers: Numbe
   return chain as Address
 }
 
+/** libllama takes memory for all tokens that could be looked back at, and no text has that many. */
+const MAX_LAST_TOKENS = 2 ** 22
+
 /** Upstream's `m`. */
 const MIROSTAT_TOKENS = 100
 
@@ -297,7 +300,7 @@ const makeSampler = (
     case "penalties":
       return library.llama_sampler_init_penalties(
         model.vocabSize,
-        numbers.repeatLastN,
+        Math.min(numbers.repeatLastN, MAX_LAST_TOKENS),
         numbers.repeatPenalty,
         numbers.frequencyPenalty,
         numbers.presencePenalty,
@@ -310,7 +313,7 @@ const makeSampler = (
         numbers.dryMultiplier,
         numbers.dryBase,
         numbers.dryAllowedLength,
-        numbers.dryPenaltyLastN,
+        Math.min(numbers.dryPenaltyLastN, MAX_LAST_TOKENS),
         texts.length === 0 ? null : addresses,
         texts.length,
       )

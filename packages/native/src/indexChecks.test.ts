@@ -27,14 +27,23 @@ const BAD_INDEX = 2
 loadBackends()
 const symbols = ggml()
 const cpu = listDevices().find(({ type }) => type === "CPU")!
-const buffer = symbols.gs_buffer_alloc(
-  symbols.ggml_backend_dev_buffer_type(asPointer(cpu.address)),
-  2 ** 26,
-) as Pointer
+const bufferOf = (sizeBytes: number): Pointer =>
+  symbols.gs_buffer_alloc(
+    symbols.ggml_backend_dev_buffer_type(asPointer(cpu.address)),
+    sizeBytes,
+  ) as Pointer
+const buffer = bufferOf(2 ** 26)
+const otherBuffer = bufferOf(64)
 const base = symbols.gs_buffer_base(buffer)
-afterAll(() => symbols.ggml_backend_buffer_free(buffer))
+afterAll(() => {
+  for (const each of [buffer, otherBuffer]) symbols.ggml_backend_buffer_free(each)
+})
 
-type Tensor = Omit<TensorFields, "buffer" | "data"> & { readonly at?: number }
+type Tensor = Omit<TensorFields, "buffer" | "data"> & {
+  readonly at?: number
+  /** Default: the one that all data really lies in. */
+  readonly buffer?: Pointer
+}
 
 const integers = (...values: readonly number[]): Uint8Array =>
   new Uint8Array(Int32Array.from(values).buffer)
@@ -47,9 +56,9 @@ const graph = (
   way: number,
   threadCount: number,
 ) => {
-  const fields = tensors.map(({ at, ...tensor }, index) => ({
+  const fields = tensors.map(({ at, buffer: own = buffer, ...tensor }, index) => ({
     ...tensor,
-    buffer: { address: Number(buffer) },
+    buffer: { address: Number(own) },
     data: base + (at ?? index * 4096),
   }))
   const backend = symbols.ggml_backend_dev_init(asPointer(cpu.address), null)
@@ -121,6 +130,32 @@ describe.each(everyWay)("by %s, on %i threads", (_, threadCount, way) => {
       run.set(2, integers(0, 1, 2, 3))
       expect(run.compute()).toBe(0)
       expect(run.get(5, 1024)).toEqual(Array<number>(1024).fill(4))
+    }
+  })
+
+  test("memory of another buffer is another, also at the same address", () => {
+    const writing = (own: Pointer) =>
+      graph(
+        [
+          { type: f32, ne: [256, 4] },
+          { type: i32, ne: [4] },
+          { type: i32, ne: [4] },
+          { type: i32, ne: [4], op: op.cpy, src: [2, 3], at: 2 * 4096, buffer: own },
+          { type: f32, ne: [256, 4], op: op.getRows, src: [1, 3] },
+        ],
+        [4, 5],
+        [[1, 1, 4]],
+        way,
+        threadCount,
+      )
+    for (const [own, status] of [
+      [buffer, 0],
+      [otherBuffer, BAD_INDEX],
+    ] as const) {
+      using run = writing(own)
+      run.set(2, integers(0, 1, 2, 3))
+      run.set(3, integers(0, 1, 2, 4))
+      expect(run.compute()).toBe(status)
     }
   })
 

@@ -43,7 +43,7 @@ const openGgml = (set: LibrarySet) => {
     gs_buft_sizes_are_plain: { args: ["ptr"], returns: "i32" },
     gs_tensor_set: { args: ["ptr", "ptr", "f64", "f64"], returns: "void" },
     gs_tensor_get: { args: ["ptr", "ptr", "f64", "f64"], returns: "void" },
-    gs_tensor_memset: { args: ["ptr", "i32", "f64", "f64"], returns: "i32" },
+    gs_tensor_memset: { args: ["ptr", "i32", "f64", "f64"], returns: "void" },
     gs_tensor_copy: { args: ["ptr", "ptr"], returns: "i32" },
     gs_tensor_init: { args: ["ptr"], returns: "i32" },
     gs_tensor_alloc_size: { args: ["ptr", "ptr", "ptr"], returns: "f64" },

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import {
+  chooseSet,
   type LibraryVariant,
   libraryErrorOf,
   librarySet,
@@ -128,6 +129,17 @@ describe("the set of libraries", () => {
     expect(error).toBeInstanceOf(NativeLibraryError)
     expect((error as Error).message).toContain("holds no libllama:")
   })
+})
+
+test("the set fits the GPUs that the machine shows; NVIDIA's do Vulkan without a render node", () => {
+  const files = { dir: "/", ggmlBase: "/b", ggml: "/g", llama: "/l" }
+  const set = (variant: LibraryVariant) => ({ variant, ...files })
+  const chosen = (nvidia: boolean, renderNode: boolean, ...variants: LibraryVariant[]) =>
+    chooseSet(variants.map(set), { nvidia, renderNode }).variant
+  expect(chosen(false, false, "cuda", "vulkan", "base")).toBe("base")
+  expect(chosen(false, true, "cuda", "vulkan", "base")).toBe("vulkan")
+  expect(chosen(true, false, "cuda", "vulkan", "base")).toBe("cuda")
+  expect(chosen(true, false, "vulkan", "base")).toBe("vulkan")
 })
 
 describe("the shim", () => {

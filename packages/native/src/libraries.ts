@@ -91,8 +91,10 @@ export const librarySets = (): ReadonlyArray<LibrarySet> => {
  *
  * @throws {NativeLibraryError | PrebuiltMissingError}
  */
-export const librarySet = (): LibrarySet => {
-  const sets = librarySets()
+export const librarySet = (): LibrarySet => chooseSet(librarySets(), seenGpus())
+
+/** {@link librarySet} among these sets, on a machine with such GPUs. */
+export const chooseSet = (sets: readonly LibrarySet[], seen: SeenGpus): LibrarySet => {
   const wanted = process.env.GGML_RPC_VARIANT
   if (wanted) {
     const named = sets.find((set) => set.variant === wanted)
@@ -103,7 +105,8 @@ export const librarySet = (): LibrarySet => {
   }
   const usable = sets.find(
     (set) =>
-      (set.variant !== "cuda" || hasNvidiaGpu()) && (set.variant !== "vulkan" || hasRenderNode()),
+      (set.variant !== "cuda" || seen.nvidia) &&
+      (set.variant !== "vulkan" || seen.nvidia || seen.renderNode),
   )
   if (usable !== undefined) return usable
   throw new PrebuiltMissingError({
@@ -121,7 +124,7 @@ const hasRenderNode = (): boolean =>
 /** GPUs that this machine shows, whether or not ggml can use them. */
 export interface SeenGpus {
   readonly nvidia: boolean
-  /** Any GPU with a kernel driver, NVIDIA's included. */
+  /** A GPU with a kernel driver for graphics; NVIDIA's does without, as in most containers. */
   readonly renderNode: boolean
 }
 

@@ -114,13 +114,13 @@ export const setTensor = (record: Uint8Array, data: Uint8Array, offsetBytes = 0)
 export const getTensor = (record: Uint8Array, target: Uint8Array, offsetBytes = 0): void =>
   ggml().gs_tensor_get(record, target, offsetBytes, target.byteLength)
 
-/** Sets bytes of a tensor to one value; false when its backend cannot do that. */
+/** Sets bytes of a tensor to one value, blocking. The range must lie inside it. */
 export const memsetTensor = (
   record: Uint8Array,
   value: number,
   offsetBytes: number,
   sizeBytes: number,
-): boolean => ggml().gs_tensor_memset(record, value, offsetBytes, sizeBytes) !== 0
+): void => ggml().gs_tensor_memset(record, value, offsetBytes, sizeBytes)
 
 /** Copies a tensor into another of the same layout; false when the backends cannot do it directly. */
 export const copyTensor = (from: Uint8Array, to: Uint8Array): boolean =>

@@ -580,6 +580,17 @@ describe("graphs", () => {
     expect(await refusal(client)).toContain(`GRAPH_COMPUTE: ${expected}`)
   })
 
+  test("a view in another buffer", async () => {
+    const client = await TestClient.connect(server.port)
+    const buffer = await client.allocate(BUFFER_BYTES)
+    const other = await client.allocate(BUFFER_BYTES)
+    const view = { ...f32Tensor(3, other, 0, [4], node("ADD", 1, 2)), viewSrc: 1n }
+    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, ...graph(buffer, third(view)) })
+    expect(await refusal(client)).toContain(
+      "GRAPH_COMPUTE: tensors[2].buffer must be that of the viewed tensor",
+    )
+  })
+
   test("a multiplication by a type that no kernel takes", async () => {
     const client = await TestClient.connect(server.port)
     const buffer = await client.allocate(BUFFER_BYTES)

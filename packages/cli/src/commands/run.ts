@@ -74,15 +74,15 @@ const MARK_COUNT = 8
 /** Before any weight is sent; a text that is short enough whatever its tokens are is not looked at. */
 const checkLength = (
   cluster: Cluster.Cluster,
-  { path, contextSize, architecture }: Cluster.ModelPlan,
+  { path, contextSize, context }: Cluster.ModelPlan,
   prompt: string,
 ) =>
   Effect.gen(function* () {
-    // What an encoder reads takes no place in the decoder's context.
-    if (architecture === "t5" || Buffer.byteLength(prompt) + MARK_COUNT < contextSize) return
+    const batchSize = context.wholeBatch ? context.ubatchSize : Number.POSITIVE_INFINITY
+    if (Buffer.byteLength(prompt) + MARK_COUNT < Math.min(contextSize, batchSize)) return
     const { length: tokenCount } = yield* cluster.tokenize(path, prompt)
-    if (tokenCount >= contextSize) {
-      return yield* new PromptTooLongError({ path, tokenCount, contextSize })
+    if (tokenCount >= contextSize || tokenCount > batchSize) {
+      return yield* new PromptTooLongError({ path, tokenCount, contextSize, batchSize })
     }
   })
 

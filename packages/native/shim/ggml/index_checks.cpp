@@ -17,28 +17,28 @@ bad_index g_bad_index;
 
 namespace {
 
+// Of one buffer: on some devices, as Vulkan's, the addresses of each begin anew.
 struct span {
-    uintptr_t start = 0;
-    uintptr_t end   = 0;
+    ggml_backend_buffer_t buffer = nullptr;
+    uintptr_t             start  = 0;
+    uintptr_t             end    = 0;
 
-    bool overlaps(const span & other) const { return start < other.end && other.start < end; }
-    bool contains(const span & other) const { return start <= other.start && other.end <= end; }
+    bool overlaps(const span & other) const { return buffer == other.buffer && start < other.end && other.start < end; }
+    bool contains(const span & other) const { return buffer == other.buffer && start <= other.start && other.end <= end; }
 };
 
 span memory_of(const ggml_tensor & tensor) {
     const uintptr_t start = reinterpret_cast<uintptr_t>(tensor.data);
-    return {start, start + ggml_nbytes(&tensor)};
+    return {tensor.buffer, start, start + ggml_nbytes(&tensor)};
 }
 
-// What a node may write: its result. Optimizers write their sources as well, and nobody indexes after one.
-span written_by(const ggml_tensor & node) {
-    if (ggml_op_is_empty(node.op) || (node.flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
-        return {};
-    }
-    if (node.op == GGML_OP_OPT_STEP_ADAMW || node.op == GGML_OP_OPT_STEP_SGD) {
-        return {0, UINTPTR_MAX};
-    }
-    return memory_of(node);
+bool runs(const ggml_tensor & node) {
+    return !ggml_op_is_empty(node.op) && (node.flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
+}
+
+// Optimizers write their sources as well, and nobody indexes after one: they are taken to write everything.
+bool is_optimizer(const ggml_tensor & node) {
+    return node.op == GGML_OP_OPT_STEP_ADAMW || node.op == GGML_OP_OPT_STEP_SGD;
 }
 
 constexpr int kNobody = -1;
@@ -48,9 +48,11 @@ constexpr int kUnknown = -2;
 class writes {
 public:
     explicit writes(const ggml_cgraph & graph) : steps_left(64 * (int64_t(graph.n_nodes) + 1024)) {
-        spans.reserve(size_t(graph.n_nodes));
+        nodes.reserve(size_t(graph.n_nodes));
         for (int i = 0; i < graph.n_nodes; i++) {
-            spans.push_back(written_by(*graph.nodes[i]));
+            const ggml_tensor & node = *graph.nodes[i];
+            const bool is_written = runs(node);
+            nodes.push_back({is_written ? memory_of(node) : span{}, is_written && is_optimizer(node)});
         }
     }
 
@@ -61,7 +63,7 @@ public:
             if (steps_left-- <= 0) {
                 return kUnknown;
             }
-            if (spans[size_t(i)].overlaps(memory)) {
+            if (nodes[size_t(i)].everything || nodes[size_t(i)].result.overlaps(memory)) {
                 return i;
             }
         }
@@ -69,8 +71,13 @@ public:
     }
 
 private:
-    std::vector<span> spans;
-    int64_t           steps_left;
+    struct written {
+        span result;
+        bool everything;
+    };
+
+    std::vector<written> nodes;
+    int64_t              steps_left;
 };
 
 // Whether `ids` are elements of the node's result, and all of it is I32. That they are a view of it matters where a backend
@@ -115,7 +122,7 @@ bool are_sorted(const ggml_tensor * ids, const ggml_cgraph & graph, writes & wri
 }
 
 bool same_elements(const ggml_tensor & a, const ggml_tensor & b) {
-    return a.data == b.data && a.type == b.type && memcmp(a.ne, b.ne, sizeof(a.ne)) == 0 && memcmp(a.nb, b.nb, sizeof(a.nb)) == 0;
+    return a.buffer == b.buffer && a.data == b.data && a.type == b.type && memcmp(a.ne, b.ne, sizeof(a.ne)) == 0 && memcmp(a.nb, b.nb, sizeof(a.nb)) == 0;
 }
 
 } // namespace

@@ -11,12 +11,21 @@
 
 namespace {
 
-constexpr size_t kLogCapacity = 64 * 1024;
+constexpr size_t kLogCapacity   = 64 * 1024;
+constexpr size_t kErrorCapacity = 512;
 
 std::mutex  g_log_mutex;
 std::string g_log;
+std::string g_errors; // the last of them, taken or not
 int         g_log_echo_level = GGML_LOG_LEVEL_NONE;
 int         g_log_last_level = GGML_LOG_LEVEL_NONE;
+
+void append(std::string & log, const char * text, size_t capacity) {
+    log.append(text);
+    if (log.size() > capacity) {
+        log.erase(0, log.size() - capacity);
+    }
+}
 
 void on_log(ggml_log_level level, const char * text, void *) {
     std::lock_guard<std::mutex> lock(g_log_mutex);
@@ -28,17 +37,31 @@ void on_log(ggml_log_level level, const char * text, void *) {
         fflush(stderr);
     }
     if (effective >= GGML_LOG_LEVEL_WARN) {
-        g_log.append(text);
-        if (g_log.size() > kLogCapacity) {
-            g_log.erase(0, g_log.size() - kLogCapacity);
-        }
+        append(g_log, text, kLogCapacity);
+    }
+    if (effective >= GGML_LOG_LEVEL_ERROR) {
+        append(g_errors, text, kErrorCapacity);
     }
 }
 
+// As one line.
+std::string last_errors() {
+    std::unique_lock<std::mutex> lock(g_log_mutex, std::try_to_lock);
+    std::string line = lock.owns_lock() ? g_errors : "";
+    while (!line.empty() && line.back() == '\n') {
+        line.pop_back();
+    }
+    for (size_t at = line.find('\n'); at != std::string::npos; at = line.find('\n', at)) {
+        line.replace(at, 1, "; ");
+    }
+    return line;
+}
+
 // Without a callback ggml_abort prints a backtrace by starting a debugger, which takes seconds and
-// writes to a terminal that is not ours.
+// writes to a terminal that is not ours. Backends of GPUs log why, and abort with no more than "CUDA error".
 void on_abort(const char * message) {
-    fprintf(stderr, "ggml abort: %s\n", message);
+    const std::string errors = last_errors();
+    fprintf(stderr, "ggml abort: %s%s%s\n", message, errors.empty() ? "" : ", after: ", errors.c_str());
     fflush(stderr);
     // _exit rather than abort(): no core dump, and no handlers of a runtime that is mid-call.
     _exit(134);

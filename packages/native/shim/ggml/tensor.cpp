@@ -38,17 +38,6 @@ API void gs_tensor_get(const tensor_record * record, void * data, double offset,
     ggml_backend_tensor_get(&tensor, data, size_t(offset), size_t(size));
 }
 
-// 0 when the backend's buffer cannot be filled that way.
-API int gs_tensor_memset(const tensor_record * record, int value, double offset, double size) {
-    ggml_tensor tensor;
-    tensor_from_record(*record, tensor);
-    if (tensor.buffer->iface.memset_tensor == nullptr) {
-        return 0;
-    }
-    ggml_backend_tensor_memset(&tensor, uint8_t(value), size_t(offset), size_t(size));
-    return 1;
-}
-
 API int gs_tensor_copy(const tensor_record * from, const tensor_record * to) {
     ggml_tensor source, target;
     tensor_from_record(*from, source);

@@ -124,24 +124,36 @@ const driverFolders = [
   ),
 ]
 
+/** Where drivers of these devices (names in /dev) keep the kernels that they compile. */
+export const driverCaches = (
+  devices: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  home: string,
+): readonly string[] => {
+  const caches = env.XDG_CACHE_HOME || join(home, ".cache")
+  const nvidia = [env.CUDA_CACHE_PATH || join(home, ".nv"), join(caches, "nvidia")]
+  const mesa = [
+    env.MESA_SHADER_CACHE_DIR || join(caches, "mesa_shader_cache"),
+    join(caches, "mesa_shader_cache_db"),
+  ]
+  return [
+    ...(devices.includes("nvidiactl") ? nvidia : []),
+    ...(devices.includes("dri") ? mesa : []),
+    ...(devices.includes("kfd") ? [join(caches, "comgr")] : []),
+  ]
+}
+
 /** Devices, libraries, and the caches of compiled kernels of CUDA, ROCm, Vulkan. */
 const driverFiles = (): readonly Allowed[] => {
-  const { env } = process
-  const home = env.HOME || homedir()
-  const caches = env.XDG_CACHE_HOME || join(home, ".cache")
   const devices = existsSync("/dev")
     ? readdirSync("/dev").filter((name) => /^(nvidia.*|dri|kfd|dxg)$/.test(name))
     : []
-  const cacheFolders = [
-    env.CUDA_CACHE_PATH ?? join(home, ".nv"),
-    env.MESA_SHADER_CACHE_DIR ?? join(caches, "mesa_shader_cache"),
-    join(caches, "mesa_shader_cache_db"),
-    join(caches, "nvidia"),
-    join(caches, "comgr"),
-  ]
+  const caches = driverCaches(devices, process.env, process.env.HOME || homedir())
+  // A driver could not make one later, and would compile its kernels anew for each client: up to a minute.
+  for (const path of caches) attempt(() => mkdirSync(path, { recursive: true }))
   return [
     ...devices.map((name): Allowed => [join("/dev", name), rights.devices]),
     ...[...driverFolders, ggml().set.dir].map((path): Allowed => [path, rights.read]),
-    ...cacheFolders.map((path): Allowed => [path, rights.writeFolders]),
+    ...caches.map((path): Allowed => [path, rights.writeFolders]),
   ]
 }

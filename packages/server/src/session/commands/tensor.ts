@@ -122,9 +122,7 @@ export const memsetTensor = (state: SessionState): void => {
   const value = wire.view.getUint8(offsets.value)
   if (size === 0) return
   const record = asPointer(wire.requestAddress + offsets.tensor)
-  if (state.ggml.gs_tensor_memset(record, value, offset, size) === 0) {
-    throw new ComputeError("the device cannot fill part of a tensor")
-  }
+  state.ggml.gs_tensor_memset(record, value, offset, size)
 }
 
 // ---- data out --------------------------------------------------------------------------------------

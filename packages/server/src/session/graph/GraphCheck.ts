@@ -336,7 +336,11 @@ export class GraphCheck {
     const viewed = words[at + word.viewSrc]! - 1
     if (viewed < 0) return
     const buffer = this.#bufferOf[viewed]
-    if (buffer === undefined || this.#bufferOf[index] === undefined) return
+    const own = this.#bufferOf[index]
+    if (buffer === undefined || own === undefined) return
+    if (own !== buffer) {
+      refuse(`tensors[${index}].buffer`, "must be that of the viewed tensor", own.id)
+    }
     // Some backends address a view by its source and `view_offs` instead of by `data`.
     const viewOffset = readU64(words, at + word.viewOffset)
     const viewedData = readU64(words, this.#start + viewed * RECORD_WORDS + word.data)

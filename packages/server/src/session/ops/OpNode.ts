@@ -84,7 +84,7 @@ export class OpNode {
     return loadedTypeName(this.type(tensor)) ?? String(this.type(tensor))
   }
 
-  /** Address of the first byte. */
+  /** Address of the first byte, as its buffer counts. */
   start(tensor: number): number {
     return readU64(this.#words, this.#at[tensor + 1]! + word.data)
   }
@@ -154,13 +154,23 @@ export class OpNode {
 
   /** Whether no byte lies between the first and last of both. */
   areApart(first: number, second: number): boolean {
+    if (!this.#areInOneBuffer(first, second)) return true
     const a = this.start(first)
     const b = this.start(second)
     return a + this.bytes(first) <= b || b + this.bytes(second) <= a
   }
 
+  /** On some devices, as Vulkan's, the addresses of each buffer begin anew. */
+  #areInOneBuffer(first: number, second: number): boolean {
+    const words = this.#words
+    const a = this.#at[first + 1]! + word.buffer
+    const b = this.#at[second + 1]! + word.buffer
+    return words[a] === words[b] && words[a + 1] === words[b + 1]
+  }
+
   /** Whether both are the same elements in the same places. */
   areOne(first: number, second: number): boolean {
+    if (!this.#areInOneBuffer(first, second)) return false
     if (this.start(first) !== this.start(second)) return false
     if (this.type(first) !== this.type(second)) return false
     for (let dim = 0; dim < 4; dim++) {
