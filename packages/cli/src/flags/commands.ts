@@ -24,6 +24,15 @@ const tokens = flag({
   group: modelGroup,
 })
 
+const perf = toggle({
+  name: "perf",
+  negations: ["--no-perf"],
+  env: "LLAMA_ARG_PERF",
+  default: "on",
+  about: "whether timings and memory are told behind the text (default: they are)",
+  group: output,
+})
+
 export const planFlags = { model: modelFile, ...nameFlags, ...clusterFlags, ...contextFlags, json }
 
 export const runFlags = {
@@ -35,14 +44,7 @@ export const runFlags = {
   ...generationFlags,
   ...clusterFlags,
   ...contextFlags,
-  perf: toggle({
-    name: "perf",
-    negations: ["--no-perf"],
-    env: "LLAMA_ARG_PERF",
-    default: "on",
-    about: "whether timings and memory are told behind the text (default: they are)",
-    group: output,
-  }),
+  perf,
   json: { ...json, about: "print events on stdout, one JSON object a line" },
 }
 
@@ -52,10 +54,12 @@ export const chatCommandFlags = {
   prompt: { ...promptFlags.prompt, about: "the first message" },
   file: { ...promptFlags.file, about: "read the first message from a file" },
   escape: promptFlags.escape,
+  reversePrompt: promptFlags.reversePrompt,
   ...chatFlags,
   ...generationFlags,
   ...clusterFlags,
   ...contextFlags,
+  perf,
 }
 
 export const verifyFlags = {
