@@ -81,6 +81,20 @@ describe("through pipes", () => {
     expect(single).toMatchObject({ exitCode: 0, stdout: fiveTokens })
   })
 
+  test("-r ends an answer, and --no-perf tells no figures", async () => {
+    const ended = await said([plain, ...here, "-r", "language", "--no-perf"], "Hello", "Again")
+    expect(ended.stdout).toBe("You are watching one \nYou are watching one \n")
+    expect(ended.stderr).not.toContain("tokens/s")
+  })
+
+  test("--prompt-cache is for a text that goes on", async () => {
+    const cached = ["run", instruct, "-p", "a", "--prompt-cache", at("prompt.cache")]
+    const { exitCode, stderr } = await runCli(cached)
+    expect(exitCode).toBe(2)
+    expect(stderr).toContain("-no-cnv asks for that")
+    expect((await runCli([...cached, "-no-cnv", ...short])).exitCode).toBe(0)
+  })
+
   test("thoughts are no part of the answer, unless they are wanted as they are", async () => {
     const split = await said([thinking, ...here], "What is it?", `/save ${saved}`)
     expect(split.stdout).toBe("It is 42.\n")
