@@ -2,9 +2,10 @@
 import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder"
 import * as HttpApp from "@effect/platform/HttpApp"
 import * as BunHttpServer from "@effect/platform-bun/BunHttpServer"
-import type { Cluster } from "@ggml-rpc/client"
+import type { Cluster, ClusterError } from "@ggml-rpc/client"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
@@ -22,6 +23,8 @@ export interface ApiOptions extends Partial<ServingOptions>, Partial<AnswerOptio
   readonly host?: string | undefined
   /** 8080; 0: a free one. */
   readonly port?: number | undefined
+  /** PEM; undefined: by HTTP. */
+  readonly tls?: { readonly key: string; readonly cert: string } | undefined
   /** Requests that may wait for a slot: 128. */
   readonly maxQueued?: number | undefined
 }
@@ -33,6 +36,8 @@ export interface ApiServer {
   readonly url: string
   /** Answers with this model from now on; before, everything is answered with 503. */
   readonly offer: (model: Cluster.ClusterModel, name: string, cluster: Cluster.Cluster) => void
+  /** Fails when the model is found to be gone: its engine, or a server of the cluster. */
+  readonly ended: Effect.Effect<never, ClusterError>
 }
 
 /** No socket listens. */
@@ -56,6 +61,7 @@ const loading = new ApiError({ kind: "unavailable", message: "Loading model" })
 
 const servingOf = (options: ApiOptions) =>
   Effect.gen(function* () {
+    const ended = yield* Deferred.make<never, ClusterError>()
     const fork = yield* FiberSet.makeRuntime<never>()
     let served: ServedModel | undefined
     const serving = {
@@ -64,6 +70,9 @@ const servingOf = (options: ApiOptions) =>
         readTimeoutMs: options.readTimeoutMs ?? 3_600_000,
         pingIntervalMs: options.pingIntervalMs ?? 30_000,
         chatTemplate: options.chatTemplate,
+        templateArguments: options.templateArguments ?? {},
+        enableThinking: options.enableThinking,
+        reasoningFormat: options.reasoningFormat ?? "auto",
         hasMetrics: options.hasMetrics ?? false,
         hasPage: options.hasPage ?? true,
         hasSlots: options.hasSlots ?? true,
@@ -74,6 +83,7 @@ const servingOf = (options: ApiOptions) =>
         served === undefined ? Effect.fail(loading) : Effect.succeed(served),
       ),
       fork,
+      end: (error) => Effect.asVoid(Deferred.fail(ended, error)),
     } satisfies Context.Tag.Service<typeof Serving>
     const offer: ApiServer["offer"] = (model, name, cluster) => {
       serving.activity.slotCount = model.plan.context.slotCount ?? 1
@@ -81,7 +91,7 @@ const servingOf = (options: ApiOptions) =>
       const memory = Effect.runSync(Effect.cachedWithTTL(cluster.memory, MEMORY_TTL_MS))
       served = { model, name, cluster, memory, createdAt: nowSeconds(), template }
     }
-    return { serving, offer }
+    return { serving, offer, ended: Deferred.await(ended) }
   })
 
 const answerOptions = (options: ApiOptions): AnswerOptions => ({
@@ -122,6 +132,7 @@ const listen = (
   handler: Handler,
   host: string,
   port: number,
+  tls: ApiOptions["tls"],
 ): Effect.Effect<Bun.Server<undefined>, ListenError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.try({
@@ -133,6 +144,7 @@ const listen = (
           // What is larger than allowed gets an answer that says so.
           maxRequestBodySize: Number.MAX_SAFE_INTEGER,
           development: false,
+          ...(tls === undefined ? {} : { tls }),
           fetch: (request, server) =>
             handler(
               request,
@@ -154,10 +166,12 @@ export const serveApi = (
   options: ApiOptions = {},
 ): Effect.Effect<ApiServer, ListenError, Scope.Scope> =>
   Effect.gen(function* () {
-    const { serving, offer } = yield* servingOf(options)
+    const { serving, offer, ended } = yield* servingOf(options)
     const handler = yield* makeHandler(serving, answerOptions(options))
     const host = options.host ?? "127.0.0.1"
-    const server = yield* listen(handler, host, options.port ?? 8080)
+    const server = yield* listen(handler, host, options.port ?? 8080, options.tls)
     const port = server.port!
-    return { port, url: `http://${host.includes(":") ? `[${host}]` : host}:${port}`, offer }
+    const authority = `${host.includes(":") ? `[${host}]` : host}:${port}`
+    const url = `${options.tls === undefined ? "http" : "https"}://${authority}`
+    return { port, url, offer, ended }
   })

@@ -2,7 +2,7 @@
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
 import type { Cluster, DevicePlan, DeviceUse, EngineDevice } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
-import { toApiError } from "../generate.ts"
+import { askModel } from "../generate.ts"
 import { type ServedModel, Serving } from "../Serving.ts"
 import { ClusterReport, type ReportedDevice, type ReportedHost } from "./clusterReport.ts"
 
@@ -94,7 +94,7 @@ export const handleCluster = () =>
   Effect.gen(function* () {
     const serving = yield* Serving
     const served = yield* serving.model
-    const memory = yield* Effect.mapError(served.memory, toApiError)
-    const slots = yield* Effect.mapError(served.model.slots, toApiError)
+    const memory = yield* askModel(() => served.memory)
+    const slots = yield* askModel((model) => model.slots)
     return reportOf(served, memory, slots, serving.activity.generatedTokenCount)
   })

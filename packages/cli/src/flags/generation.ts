@@ -62,17 +62,17 @@ export const promptFlags = {
     about: "whether \\n, \\t, \\x41 … in the prompt turn into what they mean (default: they do)",
     group: prompt,
   }),
-}
-
-/** For one text that is gone on with. */
-export const oneTextFlags = {
   reversePrompt: flag({
     name: "reverse-prompt",
     aliases: ["-r"],
     kind: texts("TEXT"),
-    about: "a text that ends the generation where it comes up; repeatable",
-    group: generation,
+    about: "a text that ends what is generated where it comes up; repeatable",
+    group: prompt,
   }),
+}
+
+/** For one text that is gone on with. */
+export const oneTextFlags = {
   promptCache: flag({
     name: "prompt-cache",
     kind: path,
