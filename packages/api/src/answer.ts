@@ -11,6 +11,7 @@ import * as Option from "effect/Option"
 import { ApiError, invalidRequest } from "./ApiError.ts"
 import {
   type AccessOptions,
+  checkHost,
   checkKey,
   corsHeaders,
   foreignOrigin,
@@ -28,8 +29,16 @@ export class Connection extends Context.Tag("@ggml-rpc/api/Connection")<
   }
 >() {}
 
+/** A file as it is sent. */
+export interface Asset {
+  readonly body: Uint8Array
+  readonly contentType: string
+}
+
 export interface AnswerOptions extends AccessOptions {
   readonly maxRequestBytes: number
+  /** Files of a page, by their paths, such as `/`; they need no key. */
+  readonly assets: ReadonlyMap<string, Asset>
   /** Of what could not be foreseen. */
   readonly log: (line: string) => void
 }
@@ -51,9 +60,16 @@ export const answer =
       const path = canonicalPath(given)
       const cors = corsHeaders(options, request.headers)
       const respond = Effect.gen(function* () {
+        const misled = checkHost(options, request.headers)
+        if (misled !== undefined) return yield* misled
         if (cors === undefined) return yield* foreignOrigin(request.headers.origin)
         if (request.method === "OPTIONS") {
           return HttpServerResponse.empty({ status: 204, headers: preflightHeaders })
+        }
+        const asset = request.method === "GET" ? options.assets.get(path) : undefined
+        if (asset !== undefined) {
+          const { body, contentType } = asset
+          return HttpServerResponse.uint8Array(body, { contentType })
         }
         const refused = publicPaths.has(path) ? undefined : checkKey(options, request.headers)
         if (refused !== undefined) return yield* refused
