@@ -6,6 +6,7 @@ import { openCluster } from "../servers.ts"
 
 export interface StartedApi extends ApiServer {
   readonly model: Cluster.ClusterModel
+  readonly enginePid: number
   readonly stop: () => Promise<void>
 }
 
@@ -27,7 +28,7 @@ export const startApi = async (path: string, setup: ApiSetup = {}): Promise<Star
         const plan = yield* cluster.plan(path, { contextSize: 1024, threads: 1, ...planOptions })
         const model = yield* cluster.load(plan)
         api.offer(model, name)
-        return { ...api, model }
+        return { ...api, model, enginePid: cluster.enginePid }
       }).pipe(Scope.extend(scope)),
     )
     return { ...server, stop }

@@ -37,7 +37,7 @@ export class Api extends HttpApi.make("ggml-rpc")
   .annotate(OpenApi.Title, "ggml-rpc")
   .annotate(
     OpenApi.Description,
-    "One GGUF model on a cluster, in the dialects of OpenAI and llama-server",
+    "One GGUF model on a cluster, in the dialects of OpenAI, Anthropic, Ollama and llama-server",
   ) {}
 
 const llama = HttpApiBuilder.group(Api, "llama", (handlers) =>

@@ -1,6 +1,6 @@
 /** What all endpoints share: the model, how it is offered, and what goes on. */
-import type { ChatTemplate } from "@ggml-rpc/chat"
-import type { Cluster } from "@ggml-rpc/client"
+import type { ChatTemplate, ReasoningFormat } from "@ggml-rpc/chat"
+import type { Cluster, ClusterError } from "@ggml-rpc/client"
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
@@ -28,6 +28,12 @@ export interface ServingOptions {
   readonly pingIntervalMs: number
   /** Jinja source instead of the model's own template. */
   readonly chatTemplate: string | undefined
+  /** Variables of the template, for every chat. */
+  readonly templateArguments: Readonly<Record<string, unknown>>
+  /** Whether models may think, where a request does not say; undefined: as their templates do. */
+  readonly enableThinking: boolean | undefined
+  /** How thoughts are told, where a request does not say. */
+  readonly reasoningFormat: ReasoningFormat
   /** `GET /metrics`; false. */
   readonly hasMetrics: boolean
   /** `GET /slots`; true. */
@@ -43,6 +49,8 @@ export class Serving extends Context.Tag("@ggml-rpc/api/Serving")<
     readonly activity: Activity
     /** Fails with 503 until it is loaded. */
     readonly model: Effect.Effect<ServedModel, ApiError>
+    /** Tells that the model is gone, and will not come back. */
+    readonly end: (error: ClusterError) => Effect.Effect<void>
     /** Runs what goes on behind its request, until the server ends. */
     readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.RuntimeFiber<A, E>
   }

@@ -1,7 +1,7 @@
 /** Embeddings of texts, by a model that was loaded for them. */
 import * as Effect from "effect/Effect"
 import { type ApiError, notSupported } from "./ApiError.ts"
-import { checkLength, refusal, roomOf } from "./generate.ts"
+import { askModel, checkLength, refusal, roomOf } from "./generate.ts"
 import { Serving } from "./Serving.ts"
 
 export interface Embedded {
@@ -39,7 +39,7 @@ export const embed = (
       (tokens) =>
         Effect.gen(function* () {
           yield* checkLength(tokens.length, roomOf(model), "input")
-          const vector = yield* activity.during(Effect.mapError(model.embed(tokens), refusal))
+          const vector = yield* activity.during(askModel((own) => own.embed(tokens), refusal))
           return { vector, tokenCount: tokens.length }
         }),
       { concurrency: "unbounded" },

@@ -4,9 +4,9 @@ import * as Effect from "effect/Effect"
 import { ApiError, invalidRequest } from "./ApiError.ts"
 import { Serving } from "./Serving.ts"
 
-export const toApiError = (error: ClusterError): ApiError =>
+const toApiError = (error: ClusterError): ApiError =>
   new ApiError({
-    kind: error._tag === "EngineEndedError" ? "unavailable" : "failed",
+    kind: isEnd(error) ? "unavailable" : "failed",
     message: error.message,
   })
 
@@ -55,19 +55,34 @@ export const generate = (
       onToken(token)
     }
     const stats = yield* serving.activity.during(
-      Effect.mapError(model.generateEach(tokens, take, options), (error) =>
-        isBegun ? toApiError(error) : refusal(error),
+      askModel(
+        (model) => model.generateEach(tokens, take, options),
+        (error) => (isBegun ? toApiError(error) : refusal(error)),
       ),
     )
     serving.activity.add(stats)
     return stats
   })
 
+/** Asks the model. What ends it for good, an engine or a server that is gone, is told to whoever started the server. */
+export const askModel = <A>(
+  ask: (model: Cluster.ClusterModel) => Effect.Effect<A, ClusterError>,
+  toError: (error: ClusterError) => ApiError = toApiError,
+): Effect.Effect<A, ApiError, Serving> =>
+  Effect.gen(function* () {
+    const serving = yield* Serving
+    const { model } = yield* serving.model
+    return yield* ask(model).pipe(
+      Effect.tapError((error) => (isEnd(error) ? serving.end(error) : Effect.void)),
+      Effect.mapError(toError),
+    )
+  })
+
+const isEnd = ({ _tag }: ClusterError): boolean =>
+  _tag === "EngineEndedError" || _tag === "ServerLostError"
+
 export const tokenize = (
   text: string,
   options?: Cluster.TokenizeOptions,
 ): Effect.Effect<ReadonlyArray<number>, ApiError, Serving> =>
-  Effect.gen(function* () {
-    const { model } = yield* (yield* Serving).model
-    return yield* Effect.mapError(model.tokenize(text, options), toApiError)
-  })
+  askModel((model) => model.tokenize(text, options))

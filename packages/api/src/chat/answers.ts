@@ -77,12 +77,13 @@ const answerOne = (
   onDeltas: OnDeltas,
 ): Effect.Effect<Answer, ApiError, Serving> =>
   Effect.gen(function* () {
-    const template = yield* (yield* (yield* Serving).model).template
+    const { model, options } = yield* Serving
+    const template = yield* (yield* model).template
     const tools = request.toolChoice === "none" ? [] : request.tools
     const reader = new OutputReader(template, {
       prompt,
       tools,
-      reasoningFormat: request.reasoningFormat,
+      reasoningFormat: request.reasoningFormat ?? options.reasoningFormat,
     })
     const text = new AnswerText()
     const give = (deltas: ReadonlyArray<OutputDelta>, token: Token | undefined): void => {

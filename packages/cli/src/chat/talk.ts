@@ -108,6 +108,7 @@ const converse = (chat: Chat, first: string | undefined) =>
   Effect.gen(function* () {
     const { editor, options } = chat
     if (first !== undefined) {
+      if (isInteractive()) noteLine(`> ${first}`)
       yield* ask(chat, first)
       if (options.isSingleTurn || !isInteractive()) return undefined
     } else if (isInteractive()) say("/help lists what can be said besides messages.")

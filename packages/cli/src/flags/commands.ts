@@ -1,11 +1,13 @@
 /**
  * The commands, and which flags each of them takes. No import costs anything here, so that `--help` is there at once.
  */
-import { chatFlags, conversationFlags } from "./chat.ts"
+
+import { apiServerFlags } from "./api.ts"
+import { chatFlags, conversationFlags, templateFlags } from "./chat.ts"
 import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
 import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
-import { type IgnoredFlag, ignoredByLoading, ignoredByRun } from "./ignored.ts"
+import { type IgnoredFlag, ignoredByApi, ignoredByLoading, ignoredByRun } from "./ignored.ts"
 import { number, numbers, path, size } from "./kinds.ts"
 import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
 import { serveFlags } from "./serve.ts"
@@ -113,6 +115,16 @@ export const cacheFlags = {
   json,
 }
 
+export const apiFlags = {
+  model: modelFile,
+  ...nameFlags,
+  ...apiServerFlags,
+  ...templateFlags,
+  ...generationFlags,
+  ...clusterFlags,
+  ...contextFlags,
+}
+
 export const serviceFlags = {
   yes: toggle({
     name: "yes",
@@ -215,6 +227,20 @@ export const commands = {
     examples: [
       "ggml-rpc chat --rpc 10.0.0.2:50052 -hf ggml-org/gemma-3-4b-it-GGUF",
       "ggml-rpc chat model.gguf -sys 'Be brief.' -st -p 'Why is the sky blue?'",
+    ],
+  },
+  api: {
+    about: "Serve a model over HTTP, as OpenAI, Anthropic, Ollama and llama-server do",
+    flags: apiFlags,
+    ignored: ignoredByApi,
+    positional: aModel,
+    notes: [
+      "Sampling flags are for requests that do not say otherwise. docs/api.md lists the endpoints, and /openapi.json describes them.",
+      "When the cluster loses a server, or the process that runs the model ends, so does the command, with exit code 1: have it started again by what started it.",
+    ],
+    examples: [
+      "ggml-rpc api --rpc 10.0.0.2:50052 -hf ggml-org/gemma-3-4b-it-GGUF -np 8",
+      "ggml-rpc api model.gguf --host 0.0.0.0 --api-key-file keys.txt",
     ],
   },
   serve: {

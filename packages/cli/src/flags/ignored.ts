@@ -85,3 +85,18 @@ export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
 ]
 
 export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [...generating, ...ignoredByLoading]
+
+/** llama-server's. */
+export const ignoredByApi: ReadonlyArray<IgnoredFlag> = [
+  toggle({ name: "warmup", negations: ["--no-warmup"] }),
+  toggle({ name: "jinja", env: "LLAMA_ARG_JINJA" }),
+  toggle({ name: "cont-batching", aliases: ["-cb"], env: "LLAMA_ARG_CONT_BATCHING" }),
+  toggle({ name: "kv-unified", aliases: ["-kvu"], env: "LLAMA_ARG_KV_UNIFIED" }),
+  toggle({ name: "props", env: "LLAMA_ARG_ENDPOINT_PROPS", note: "POST /props changes nothing" }),
+  {
+    name: "threads-http",
+    env: "LLAMA_ARG_THREADS_HTTP",
+    kind: text("N"),
+  },
+  ...ignoredByLoading,
+]
