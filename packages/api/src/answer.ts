@@ -11,6 +11,7 @@ import * as Option from "effect/Option"
 import { ApiError, invalidRequest } from "./ApiError.ts"
 import {
   type AccessOptions,
+  checkHost,
   checkKey,
   corsHeaders,
   foreignOrigin,
@@ -59,6 +60,8 @@ export const answer =
       const path = canonicalPath(given)
       const cors = corsHeaders(options, request.headers)
       const respond = Effect.gen(function* () {
+        const misled = checkHost(options, request.headers)
+        if (misled !== undefined) return yield* misled
         if (cors === undefined) return yield* foreignOrigin(request.headers.origin)
         if (request.method === "OPTIONS") {
           return HttpServerResponse.empty({ status: 204, headers: preflightHeaders })

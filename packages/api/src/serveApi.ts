@@ -18,7 +18,7 @@ import { chatTemplateOf } from "./chat/template.ts"
 import { nowSeconds } from "./ids.ts"
 import { type ServedModel, Serving, type ServingOptions } from "./Serving.ts"
 
-export interface ApiOptions extends Partial<ServingOptions>, Partial<AnswerOptions> {
+export interface ApiOptions extends Partial<ServingOptions>, Partial<Omit<AnswerOptions, "host">> {
   /** 127.0.0.1 */
   readonly host?: string | undefined
   /** 8080; 0: a free one. */
@@ -89,7 +89,8 @@ const servingOf = (options: ApiOptions) =>
     return { serving, offer, ended: Deferred.await(ended) }
   })
 
-const answerOptions = (options: ApiOptions): AnswerOptions => ({
+const answerOptions = (host: string, options: ApiOptions): AnswerOptions => ({
+  host,
   apiKeys: options.apiKeys ?? [],
   corsOrigins: options.corsOrigins ?? [],
   maxRequestBytes: options.maxRequestBytes ?? 64 * 1024 * 1024,
@@ -163,8 +164,8 @@ export const serveApi = (
 ): Effect.Effect<ApiServer, ListenError, Scope.Scope> =>
   Effect.gen(function* () {
     const { serving, offer, ended } = yield* servingOf(options)
-    const handler = yield* makeHandler(serving, answerOptions(options))
     const host = options.host ?? "127.0.0.1"
+    const handler = yield* makeHandler(serving, answerOptions(host, options))
     const server = yield* listen(handler, host, options.port ?? 8080, options.tls)
     const port = server.port!
     const authority = `${host.includes(":") ? `[${host}]` : host}:${port}`
