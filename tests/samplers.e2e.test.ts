@@ -167,6 +167,7 @@ test.each([
   ["--logit-bias", "hello", "--logit-bias takes a token's number"],
   ["--logit-bias", "99999999+1", "none 99999999 whose logit could be changed"],
   ["--grammar", "root ::= missing", "the grammar is no GBNF"],
+  ["--grammar", 'root ::= "{2,1}" [{2,1}] "a"{5, 2} # {2,1}', "repeats something {5, 2} times"],
   ["--grammar-file", "/nowhere.gbnf", "--grammar-file: /nowhere.gbnf cannot be read"],
 ])("%s %s: a sentence, and exit code 1 or 2", async (flag, value, text) => {
   const command = [...ggmlRpc, "run", model, "-p", prompt, "-n", "4", "-dev", "none", flag, value]

@@ -99,6 +99,14 @@ describe("web pages", () => {
   })
 })
 
+test("a server for this machine alone answers under no other name, unless it is told of it", async () => {
+  const { url } = await start({ corsOrigins: ["http://models.example:9000"] })
+  const under = async (host: string) => (await ask(`${url}/health`, undefined, { host })).status
+  expect(await under("evil.example:80")).toBe(403)
+  expect(await under("models.example:9000")).toBe(200)
+  expect(await under("localhost:80")).toBe(200)
+})
+
 describe("requests", () => {
   test("that are too large are refused, whether they say so or not", async () => {
     const { url } = await start({ maxRequestBytes: 1000 })
@@ -130,6 +138,20 @@ describe("requests", () => {
     await soon(() => isIdle(api))
     expect((await ask(`${api.url}/completion`, { prompt, n_predict: 1 })).status).toBe(200)
   })
+})
+
+test("a request of many texts takes one place in the queue, and all of them have their turns", async () => {
+  const { url } = await start({ maxQueued: 0, plan: { slots: 2 } })
+  const prompts = Array.from({ length: 20 }, (_, index) => [10 + index, 6])
+  const { status, body } = await askJson(`${url}/v1/completions`, {
+    prompt: prompts,
+    max_tokens: 2,
+    ignore_eos: true,
+  })
+  expect(status).toBe(200)
+  expect(body.choices.map(({ index }: { index: number }) => index)).toEqual(
+    prompts.map((_, index) => index),
+  )
 })
 
 describe("a client", () => {
@@ -167,7 +189,7 @@ describe("a client", () => {
       isClosed = true
     })
     socket.write(
-      `POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+      `POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
     )
     await soon(async () => !(await isIdle(api)))
     const { body: other } = await ask(`${api.url}/completion`, {
@@ -184,10 +206,19 @@ describe("a client", () => {
   })
 })
 
-test("the OpenAPI document has the endpoints", async () => {
+test("the OpenAPI document has the endpoints, and errors as their dialects tell them", async () => {
   const { url } = await start()
   const { body } = await askJson(`${url}/openapi.json`)
   expect(Object.keys(body.paths)).toEqual(
-    expect.arrayContaining(["/v1/completions", "/completion", "/health"]),
+    expect.arrayContaining(["/v1/chat/completions", "/v1/messages", "/api/chat", "/completion"]),
   )
+  const errorOf = (path: string) =>
+    body.paths[path].post.responses.default.content["application/json"].schema.properties
+  expect(errorOf("/v1/chat/completions").error.properties).toContainKeys(["type", "param", "code"])
+  expect(errorOf("/v1/messages").type.enum).toEqual(["error"])
+  expect(errorOf("/api/chat").error.type).toBe("string")
+  expect(JSON.stringify(body)).not.toContain("ApiError")
+  const schemas: ReadonlyArray<string> = Object.keys(body.components.schemas)
+  const references = [...JSON.stringify(body).matchAll(/#\/components\/schemas\/(\w+)/g)]
+  for (const [, name] of references) expect(schemas).toContain(name!)
 })

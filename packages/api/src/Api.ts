@@ -20,6 +20,7 @@ import { handleChat, handleGenerate } from "./ollama/answers.ts"
 import { OllamaApi } from "./ollama/api.ts"
 import { handleEmbed } from "./ollama/embed.ts"
 import { handlePs, handleShow, handleTags, handleVersion } from "./ollama/models.ts"
+import { withErrors } from "./openApiErrors.ts"
 import { OpenAiApi } from "./openai/api.ts"
 import { handleChatCompletions } from "./openai/chatCompletions.ts"
 import { handleCompletions } from "./openai/completions.ts"
@@ -38,6 +39,7 @@ export class Api extends HttpApi.make("ggml-rpc")
   .add(AnthropicApi)
   .add(OllamaApi)
   .addError(ApiError)
+  .annotate(OpenApi.Transform, withErrors)
   .annotate(OpenApi.Title, "ggml-rpc")
   .annotate(
     OpenApi.Description,

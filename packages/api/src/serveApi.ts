@@ -13,12 +13,13 @@ import type * as Scope from "effect/Scope"
 import { Activity } from "./Activity.ts"
 import { apiLayer } from "./Api.ts"
 import { ApiError } from "./ApiError.ts"
-import { type AnswerOptions, answer, Connection } from "./answer.ts"
+import { type AnswerOptions, answer } from "./answer.ts"
+import { Connection } from "./Connection.ts"
 import { chatTemplateOf } from "./chat/template.ts"
 import { nowSeconds } from "./ids.ts"
 import { type ServedModel, Serving, type ServingOptions } from "./Serving.ts"
 
-export interface ApiOptions extends Partial<ServingOptions>, Partial<AnswerOptions> {
+export interface ApiOptions extends Partial<ServingOptions>, Partial<Omit<AnswerOptions, "host">> {
   /** 127.0.0.1 */
   readonly host?: string | undefined
   /** 8080; 0: a free one. */
@@ -83,6 +84,7 @@ const servingOf = (options: ApiOptions) =>
         served === undefined ? Effect.fail(loading) : Effect.succeed(served),
       ),
       fork,
+      log: options.log ?? console.error,
       end: (error) => Effect.asVoid(Deferred.fail(ended, error)),
     } satisfies Context.Tag.Service<typeof Serving>
     const offer: ApiServer["offer"] = (model, name, cluster) => {
@@ -94,7 +96,8 @@ const servingOf = (options: ApiOptions) =>
     return { serving, offer, ended: Deferred.await(ended) }
   })
 
-const answerOptions = (options: ApiOptions): AnswerOptions => ({
+const answerOptions = (host: string, options: ApiOptions): AnswerOptions => ({
+  host,
   apiKeys: options.apiKeys ?? [],
   corsOrigins: options.corsOrigins ?? [],
   maxRequestBytes: options.maxRequestBytes ?? 64 * 1024 * 1024,
@@ -148,7 +151,11 @@ const listen = (
           fetch: (request, server) =>
             handler(
               request,
-              Context.make(Connection, { waitForEver: () => server.timeout(request, 0) }),
+              Context.make(Connection, {
+                signal: request.signal,
+                waitForEver: () => server.timeout(request, 0),
+                waitNoMore: () => server.timeout(request, IDLE_SECONDS),
+              }),
             ),
         }),
       catch: (error) =>
@@ -167,8 +174,8 @@ export const serveApi = (
 ): Effect.Effect<ApiServer, ListenError, Scope.Scope> =>
   Effect.gen(function* () {
     const { serving, offer, ended } = yield* servingOf(options)
-    const handler = yield* makeHandler(serving, answerOptions(options))
     const host = options.host ?? "127.0.0.1"
+    const handler = yield* makeHandler(serving, answerOptions(host, options))
     const server = yield* listen(handler, host, options.port ?? 8080, options.tls)
     const port = server.port!
     const authority = `${host.includes(":") ? `[${host}]` : host}:${port}`

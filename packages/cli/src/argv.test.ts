@@ -95,6 +95,7 @@ describe("readArgs", () => {
     expect(readArgs(["run", "m.gguf", "-h"])).toEqual({ kind: "help", command: "run" })
     expect(readArgs(["serve", "-p", "1", "--help"])).toEqual({ kind: "help", command: "serve" })
     expect(readArgs(["--version"])).toEqual({ kind: "version" })
+    expect(readArgs(["run", "m.gguf", "--version"])).toEqual({ kind: "version" })
   })
 
   test("mistakes name the flag and what may have been meant", () => {

@@ -220,7 +220,21 @@ const settingsOf = (model: SampledModel, options: SamplerOptions): Numbers => {
 const vocabOf = (model: SampledModel): Pointer =>
   llama().llama_model_get_vocab(asPointer(model.address)) as Pointer
 
+/** Texts, sets of characters and comments of a grammar: braces in them mean nothing. */
+const GRAMMAR_LITERALS = /"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*/g
+
+/** llama-grammar.cpp (v0.5.0) counts from the most down to the least, and for nearly ever where that is more. */
+const backwardRepetition = (grammar: string): string | undefined =>
+  [...grammar.replace(GRAMMAR_LITERALS, "").matchAll(/\{\s*(\d+)\s*,\s*(\d+)\s*\}/g)].find(
+    ([, least, most]) => Number(least) > Number(most),
+  )?.[0]
+
 const openGrammar = (model: SampledModel, text: string): Address => {
+  const backward = backwardRepetition(text)
+  if (backward !== undefined) {
+    const detail = `the grammar repeats something ${backward} times, where the second number must not be the smaller one.`
+    throw new SamplerError({ detail })
+  }
   const [rules, root] = [cString(text), cString("root")]
   const grammar = llama().llama_sampler_init_grammar(vocabOf(model), rules, root)
   if (grammar === null || Number(grammar) === 0) {

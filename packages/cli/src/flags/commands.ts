@@ -375,6 +375,7 @@ const commonFlags = {
     unset: "~/.config/ggml-rpc/config.json, if there is one",
     group: "Other",
   }),
+  version: toggle({ name: "version", about: "the program's version", group: "Other" }),
   help: toggle({ name: "help", aliases: ["-h"], about: "this page", group: "Other" }),
 }
 
