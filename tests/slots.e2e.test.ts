@@ -231,6 +231,21 @@ describe("texts at once", () => {
   })
 })
 
+test("an evaluation that no array holds is refused", async () => {
+  await withModel(
+    tiny,
+    { contextSize: 1_100_000, ubatchSize: 32, batchSize: 32, typeK: "q4_0", typeV: "q4_0" },
+    (model) =>
+      Effect.gen(function* () {
+        const tokens = Array<number>(1_050_000).fill(5)
+        const error = yield* errorOf(model.evaluate(tokens))
+        expect(error.message).toContain(
+          "1050000 tokens give 2051 MiB of output, more than the 2048 MiB",
+        )
+      }),
+  )
+})
+
 describe("the cache", () => {
   test("is used again for what a prompt has in common with the last one of a slot", async () => {
     await withModel(tiny, { contextSize: 1024, slots: 2 }, (model) =>
