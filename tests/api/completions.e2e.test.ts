@@ -189,6 +189,8 @@ describe("llama-server's completion", () => {
     ["a grammar that is none", { grammar: "nonsense" }, /grammar is no GBNF/],
     ["a sampler that there is not", { samplers: ["luck"] }, /no sampler 'luck'/],
     ["a token that there is not", { logit_bias: [[100_000, 1]] }, /none 100000/],
+    ["a token of the prompt that there is not", { prompt: [100_000] }, /100000/],
+    ["more answers than anybody reads", { n: 1_000_000_000 }, /^n: /],
     ["a penalty of 0", { repeat_penalty: 0 }, /repeat_penalty/],
     ["a prompt that is none", { prompt: {} }, /prompt/],
     ["no prompt", { prompt: undefined }, /prompt/],

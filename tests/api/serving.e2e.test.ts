@@ -140,6 +140,20 @@ describe("requests", () => {
   })
 })
 
+test("a request of many texts takes one place in the queue, and all of them have their turns", async () => {
+  const { url } = await start({ maxQueued: 0, plan: { slots: 2 } })
+  const prompts = Array.from({ length: 20 }, (_, index) => [10 + index, 6])
+  const { status, body } = await askJson(`${url}/v1/completions`, {
+    prompt: prompts,
+    max_tokens: 2,
+    ignore_eos: true,
+  })
+  expect(status).toBe(200)
+  expect(body.choices.map(({ index }: { index: number }) => index)).toEqual(
+    prompts.map((_, index) => index),
+  )
+})
+
 describe("a client", () => {
   test("that goes away frees its place, whether it streams or waits", async () => {
     const api = await start({ hasMetrics: true })

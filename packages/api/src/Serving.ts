@@ -49,6 +49,8 @@ export class Serving extends Context.Tag("@ggml-rpc/api/Serving")<
     readonly activity: Activity
     /** Fails with 503 until it is loaded. */
     readonly model: Effect.Effect<ServedModel, ApiError>
+    /** Of what could not be foreseen. */
+    readonly log: (line: string) => void
     /** Tells that the model is gone, and will not come back. */
     readonly end: (error: ClusterError) => Effect.Effect<void>
     /** Runs what goes on behind its request, until the server ends. */

@@ -34,14 +34,11 @@ export const embed = (
     if (!model.plan.context.embeddings) {
       return yield* notSupported("This server gives no embeddings: start it with --embeddings.")
     }
-    return yield* Effect.forEach(
-      texts,
-      (tokens) =>
-        Effect.gen(function* () {
-          yield* checkLength(tokens.length, roomOf(model), "input")
-          const vector = yield* activity.during(askModel((own) => own.embed(tokens), refusal))
-          return { vector, tokenCount: tokens.length }
-        }),
-      { concurrency: "unbounded" },
+    return yield* activity.each(texts, (tokens) =>
+      Effect.gen(function* () {
+        yield* checkLength(tokens.length, roomOf(model), "input")
+        const vector = yield* askModel((own) => own.embed(tokens), refusal)
+        return { vector, tokenCount: tokens.length }
+      }),
     )
   })

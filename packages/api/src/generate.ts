@@ -54,11 +54,9 @@ export const generate = (
       isBegun = true
       onToken(token)
     }
-    const stats = yield* serving.activity.during(
-      askModel(
-        (model) => model.generateEach(tokens, take, options),
-        (error) => (isBegun ? toApiError(error) : refusal(error)),
-      ),
+    const stats = yield* askModel(
+      (model) => model.generateEach(tokens, take, options),
+      (error) => (isBegun ? toApiError(error) : refusal(error)),
     )
     serving.activity.add(stats)
     return stats

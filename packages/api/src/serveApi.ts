@@ -13,7 +13,8 @@ import type * as Scope from "effect/Scope"
 import { Activity } from "./Activity.ts"
 import { apiLayer } from "./Api.ts"
 import { ApiError } from "./ApiError.ts"
-import { type AnswerOptions, answer, Connection } from "./answer.ts"
+import { type AnswerOptions, answer } from "./answer.ts"
+import { Connection } from "./Connection.ts"
 import { chatTemplateOf } from "./chat/template.ts"
 import { nowSeconds } from "./ids.ts"
 import { type ServedModel, Serving, type ServingOptions } from "./Serving.ts"
@@ -79,6 +80,7 @@ const servingOf = (options: ApiOptions) =>
         served === undefined ? Effect.fail(loading) : Effect.succeed(served),
       ),
       fork,
+      log: options.log ?? console.error,
       end: (error) => Effect.asVoid(Deferred.fail(ended, error)),
     } satisfies Context.Tag.Service<typeof Serving>
     const offer: ApiServer["offer"] = (model, name) => {
@@ -145,7 +147,11 @@ const listen = (
           fetch: (request, server) =>
             handler(
               request,
-              Context.make(Connection, { waitForEver: () => server.timeout(request, 0) }),
+              Context.make(Connection, {
+                signal: request.signal,
+                waitForEver: () => server.timeout(request, 0),
+                waitNoMore: () => server.timeout(request, IDLE_SECONDS),
+              }),
             ),
         }),
       catch: (error) =>

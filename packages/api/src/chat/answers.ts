@@ -96,11 +96,11 @@ const answerOne = (
     return { run, reasoning, content, toolCalls, logprobs, stats }
   })
 
-/** All answers at once; `onDeltas` is called as they come. */
+/** All answers; `onDeltas` is called as they come. */
 export const answerChat = (
   prepared: PreparedChat,
   onDeltas: OnDeltas = () => {},
 ): Effect.Effect<ReadonlyArray<Answer>, ApiError, Serving> =>
-  Effect.forEach(prepared.runs, (run) => answerOne(prepared, run, onDeltas), {
-    concurrency: "unbounded",
-  })
+  Effect.flatMap(Serving, ({ activity }) =>
+    activity.each(prepared.runs, (run) => answerOne(prepared, run, onDeltas)),
+  )

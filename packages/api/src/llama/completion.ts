@@ -2,7 +2,7 @@
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { JsonObject, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
+import { AnswerCount, JsonObject, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
 import { tokenizePrompts } from "../prompts.ts"
 import { Serving } from "../Serving.ts"
 import { generationSettings, samplingFields, samplingOf } from "../sampling.ts"
@@ -26,8 +26,8 @@ export const completionFields = {
   stream: optional(Schema.Boolean),
   stop: optional(StopTexts),
   n_probs: optional(Schema.NonNegativeInt),
-  n_cmpl: optional(Schema.Positive.pipe(Schema.int())),
-  n: optional(Schema.Positive.pipe(Schema.int())),
+  n_cmpl: optional(AnswerCount),
+  n: optional(AnswerCount),
   n_keep: optional(Schema.Int),
   return_tokens: optional(Schema.Boolean),
   timings_per_token: optional(Schema.Boolean),
@@ -166,17 +166,15 @@ export const complete = (
     return yield* streamed(
       "events",
       (write) =>
-        Effect.forEach(
-          runs,
-          (run) => {
+        Effect.asVoid(
+          finishAll(runs, (run) => {
             let tokenCount = 0
             const onToken = (token: Token): void => {
               tokenCount += token.id < 0 ? 0 : 1
               write(dataEvent(piece(run, token, tokenCount)))
             }
-            return Effect.map(finish(run, onToken), (done) => write(dataEvent(answerOf(done))))
-          },
-          { concurrency: "unbounded", discard: true },
+            return Effect.tap(finish(run, onToken), (done) => write(dataEvent(answerOf(done))))
+          }),
         ),
       (error) => dataEvent(llamaError(error)),
     )

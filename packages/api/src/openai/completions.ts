@@ -5,7 +5,7 @@ import type { GenerateStats } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { notSupported } from "../ApiError.ts"
-import { optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
+import { AnswerCount, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
 import { newId, nowSeconds } from "../ids.ts"
 import { detokenize } from "../llama/tokens.ts"
 import { tokenizePrompts } from "../prompts.ts"
@@ -31,7 +31,7 @@ const Completions = Schema.Struct({
   stream: optional(Schema.Boolean),
   stream_options: optional(StreamOptions),
   stop: optional(StopTexts),
-  n: optional(Schema.Positive.pipe(Schema.int())),
+  n: optional(AnswerCount),
   best_of: optional(Schema.Int),
   echo: optional(Schema.Boolean),
   suffix: optional(Schema.String),
@@ -154,23 +154,19 @@ export const handleCompletions = ({ payload: request }: { readonly payload: Comp
                 ],
               }),
             )
-          const texts = yield* Effect.forEach(
-            runs,
-            (run) => {
-              let offset = echoOf(run.index).length
-              if (offset > 0) chunk(run.index, echoOf(run.index), undefined)
-              return Effect.tap(
-                finish(run, ({ text, logprobs }) => {
-                  const more =
-                    logprobs === undefined ? {} : { logprobs: logprobsOf([logprobs], offset) }
-                  offset += text.length
-                  if (text !== "" || logprobs !== undefined) chunk(run.index, text, undefined, more)
-                }),
-                (done) => chunk(run.index, "", done),
-              )
-            },
-            { concurrency: "unbounded" },
-          )
+          const texts = yield* finishAll(runs, (run) => {
+            let offset = echoOf(run.index).length
+            if (offset > 0) chunk(run.index, echoOf(run.index), undefined)
+            return Effect.tap(
+              finish(run, ({ text, logprobs }) => {
+                const more =
+                  logprobs === undefined ? {} : { logprobs: logprobsOf([logprobs], offset) }
+                offset += text.length
+                if (text !== "" || logprobs !== undefined) chunk(run.index, text, undefined, more)
+              }),
+              (done) => chunk(run.index, "", done),
+            )
+          })
           if (request.stream_options?.include_usage === true) {
             write(dataEvent({ ...head, choices: [], usage: usageOf(texts) }))
           }
