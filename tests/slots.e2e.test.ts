@@ -374,7 +374,9 @@ describe("a full context", () => {
         })
         expect(shifted.stats.stopReason).toBe("token-limit")
         expect(shifted.ids).toHaveLength(400)
-        expectAlike([{ ...shifted, ids: shifted.ids.slice(0, 57) }], [ended])
+        // The last one was chosen after the first shift.
+        const until = ({ ids, ...said }: Said): Said => ({ ...said, ids: ids.slice(0, 56) })
+        expectAlike([until(shifted)], [until(ended)])
       }),
     )
   })
