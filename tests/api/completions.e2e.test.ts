@@ -172,6 +172,16 @@ describe("llama-server's completion", () => {
     expect(await completed([["Y", 1e6]])).not.toBe("You")
   })
 
+  test("follows a JSON schema", async () => {
+    const json_schema = { type: "object", properties: { a: { const: 1 } }, required: ["a"] }
+    const { body } = await askJson(`${api.url}/completion`, {
+      ...request,
+      n_predict: 60,
+      json_schema,
+    })
+    expect(body.content).toMatch(/^\{\s*"a"\s*:\s*1/)
+  })
+
   test("takes prompts of texts and tokens in every shape", async () => {
     const tokens = (await askJson(`${api.url}/tokenize`, { content: "Hi", add_special: true })).body
       .tokens as Array<number>

@@ -99,6 +99,38 @@ describe("web pages", () => {
   })
 })
 
+describe("a model that is lost", () => {
+  test.each([
+    ["/v1/completions", '{"error":{"message":', "server_error"],
+    ["/api/generate", '{"error":"', "SIGKILL"],
+    ["/completion", 'data: {"error":{"code":503', "unavailable_error"],
+  ])("ends a stream of %s with an error in its words", async (endpoint, beginning, word) => {
+    const api = await start({ plan: { contextSize: 4096 } })
+    const ended = Effect.runPromise(Effect.flip(api.ended))
+    const body = JSON.stringify({
+      ...endless,
+      prompt: "word5",
+      raw: true,
+      options: { ignore_eos: true },
+      stream: true,
+    })
+    const response = await fetch(api.url + endpoint, { method: "POST", body })
+    const reader = response.body!.getReader()
+    await reader.read()
+    process.kill(api.enginePid, "SIGKILL")
+    let text = ""
+    const decoder = new TextDecoder()
+    for (let read = await reader.read(); !read.done; read = await reader.read()) {
+      text += decoder.decode(read.value, { stream: true })
+    }
+    const last = text.trim().split("\n").at(-1)
+    expect(last).toContain(beginning)
+    expect(last).toContain(word)
+    expect((await ended)._tag).toBe("EngineEndedError")
+    expect((await ask(`${api.url}/completion`, { prompt })).status).toBe(503)
+  })
+})
+
 test("a server for this machine alone answers under no other name, unless it is told of it", async () => {
   const { url } = await start({ corsOrigins: ["http://models.example:9000"] })
   const under = async (host: string) => (await ask(`${url}/health`, undefined, { host })).status

@@ -76,6 +76,8 @@ const isIdle = async (): Promise<boolean> => {
 }
 
 const PAGE_MIB = 4096 / 2 ** 20
+/** What a garbage collector may keep, in MiB: a thousand streams that were kept would be more. */
+const SLACK_MIB = 48
 
 /** Of this process, which is server and clients, and of the engine, in MiB. */
 const memory = (): readonly [own: number, engine: number] => {
@@ -111,12 +113,12 @@ test("each of 32 streams gets its own text, while as many clients come and go", 
   }
   expect(rounds).toBeGreaterThan(0)
   expect(await waitUntil(isIdle, 10_000)).toBe(true)
-  await waitUntil(() => memory().every((now, index) => now < before[index]! + 24), 10_000)
+  await waitUntil(() => memory().every((now, index) => now < before[index]! + SLACK_MIB), 10_000)
   const after = memory()
   console.log(
     `${rounds} rounds of ${2 * STREAM_COUNT} streams; MiB ${before.map(Math.round)} before, ${after.map(Math.round)} after`,
   )
-  for (const index of [0, 1] as const) expect(after[index]).toBeLessThan(before[index] + 24)
+  for (const index of [0, 1] as const) expect(after[index]).toBeLessThan(before[index] + SLACK_MIB)
 })
 
 test("what was left is free for who comes next", async () => {

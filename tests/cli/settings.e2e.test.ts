@@ -98,6 +98,18 @@ test("--context-shift goes on where the context is full, and --keep says from wh
   expect(keeping.text).not.toBe(shifting.text)
 })
 
+test("--context-shift and --keep forget what llama-completion does", async () => {
+  const quiet = ["-no-cnv", "--no-display-prompt", "--no-perf", "--no-warmup", "-dev", "none"]
+  for (const keep of ["0", "3", "-1", "1000"]) {
+    const flags = ["-n", "700", "--ignore-eos", "--context-shift", "--keep", keep]
+    const theirs = await runProcess([completion, "-m", model, ...given, ...quiet, ...flags])
+    const ours = await runCli(["run", model, ...given, ...flags])
+    expect(ours.stdout.trimEnd().length).toBeGreaterThan(700)
+    // It loses zero bytes, which are the ends of texts in C.
+    expect(ours.stdout.replaceAll("\0", "").trimEnd()).toBe(theirs.stdout.trimEnd())
+  }
+})
+
 test("--prompt-cache spares the beginning that is the same", async () => {
   const cache = join(folder.path, "prompt.cache")
   const run = async (text: string, ...flags: ReadonlyArray<string>) => {

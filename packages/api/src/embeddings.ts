@@ -24,6 +24,9 @@ export const normalized = (vector: Float32Array, kind: Normalization): Float32Ar
   return norm === 0 ? vector : vector.map((value) => value / norm)
 }
 
+/** llama_pooling_type NONE: an embedding a token, and none of the text. */
+const NO_POOLING = 0
+
 /** As the model puts them out. */
 export const embed = (
   texts: ReadonlyArray<ReadonlyArray<number>>,
@@ -31,7 +34,8 @@ export const embed = (
   Effect.gen(function* () {
     const { activity, model: served } = yield* Serving
     const { model } = yield* served
-    if (!model.plan.context.embeddings) {
+    const { embeddings, pooling = NO_POOLING } = model.plan.context
+    if (!embeddings || pooling === NO_POOLING) {
       return yield* notSupported("This server gives no embeddings: start it with --embeddings.")
     }
     return yield* activity.each(texts, (tokens) =>

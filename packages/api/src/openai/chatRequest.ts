@@ -25,7 +25,6 @@ export const ChatCompletionRequest = Schema.Struct({
   tool_choice: optional(ToolChoice),
   parallel_tool_calls: optional(Schema.Boolean),
   response_format: optional(ResponseFormat),
-  json_schema: optional(JsonObject),
   reasoning_format: optional(Schema.Literal("none", "auto", "deepseek")),
   reasoning_effort: optional(Schema.String),
   chat_template_kwargs: optional(JsonObject),

@@ -1,4 +1,8 @@
-import { decodeStatusText, type ModelContext } from "@ggml-rpc/native/bindings/llama"
+import {
+  decodeStatusText,
+  formatNeededMebibytes,
+  type ModelContext,
+} from "@ggml-rpc/native/bindings/llama"
 import { EngineRequestError, errorToData, ModelError } from "../../errors.ts"
 import { type Loaded, roomOf } from "../Engine.ts"
 import { toClusterError } from "../failure.ts"
@@ -79,6 +83,9 @@ abstract class OutputTask implements Task {
   }
 }
 
+/** An array of JavaScript holds no more than twice of it, and the host has it as well. */
+const MAX_OUTPUT_BYTES = 2 ** 31
+
 /** Logits, or embeddings, of every token. */
 export class EvaluateTask extends OutputTask {
   readonly #isEmbedding: boolean
@@ -90,6 +97,12 @@ export class EvaluateTask extends OutputTask {
     const { info } = this.loaded.model
     this.#isEmbedding = this.loaded.options.embeddings || !info.hasDecoder
     this.#columnCount = this.#isEmbedding ? info.outputEmbeddingSize : info.vocabSize
+    const sizeBytes = this.tokens.length * this.#columnCount * Float32Array.BYTES_PER_ELEMENT
+    if (sizeBytes > MAX_OUTPUT_BYTES) {
+      throw this.error(
+        `${this.tokens.length} tokens give ${formatNeededMebibytes(sizeBytes)} of output, more than the ${formatNeededMebibytes(MAX_OUTPUT_BYTES)} that can be handed over at once; give fewer tokens.`,
+      )
+    }
   }
 
   override begin(place: Place): boolean {
