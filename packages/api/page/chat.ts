@@ -38,7 +38,10 @@ export class Chat {
     for (const message of this.#messages) this.#addView(message)
     this.#showAll()
     this.#scroll.scrollTop = this.#scroll.scrollHeight
-    addEventListener("pagehide", () => saveMessages(this.#messages))
+    // What is not running is saved, and another tab may have written since.
+    addEventListener("pagehide", () => {
+      if (this.isRunning) saveMessages(this.#messages)
+    })
   }
 
   get isRunning(): boolean {
@@ -71,6 +74,8 @@ export class Chat {
   #regenerate(): void {
     if (this.isRunning) return
     this.#cut(this.#messages.length - 1)
+    // The button that was pressed is gone.
+    this.#scroll.focus()
     void this.#answer()
   }
 
@@ -101,12 +106,13 @@ export class Chat {
 
   #ask(sent: ReadonlyArray<ChatMessage>, message: Message, signal: AbortSignal): Promise<void> {
     const { temperature } = settings()
-    const askedAtMs = performance.now()
     let firstAtMs: number | undefined
-    const took = (): void => {
-      firstAtMs ??= performance.now()
-      message.ms = performance.now() - firstAtMs
+    const took = (): number => {
+      const nowMs = performance.now()
+      firstAtMs ??= nowMs
+      message.ms = nowMs - firstAtMs
       this.#changed()
+      return message.ms
     }
     return ask(
       sent,
@@ -114,8 +120,7 @@ export class Chat {
       {
         onReasoning: (text) => {
           message.reasoning = (message.reasoning ?? "") + text
-          message.reasoningMs = performance.now() - askedAtMs
-          took()
+          message.reasoningMs = took()
         },
         onContent: (text) => {
           message.content += text

@@ -130,14 +130,14 @@ const memoryParts = (device: ReportedDevice) => {
   ]
 }
 
-const memoryBar = (device: ReportedDevice): HTMLElement => {
+const memoryBar = ({ device, tone }: Toned): HTMLElement => {
   const parts = memoryParts(device)
   const { free_bytes, total_bytes } = device
   const told = parts.map(({ name, bytes }) => `${name} ${formatBytes(bytes)}`).join(", ")
   return element(
     "div",
     {
-      class: "memory",
+      class: `memory ${tone}`,
       role: "img",
       "aria-label": `Memory: ${told}, ${formatBytes(free_bytes)} free of ${formatBytes(total_bytes)}`,
     },
@@ -163,7 +163,7 @@ const deviceView = ({ device, tone }: Toned): HTMLElement => {
       element("strong", {}, name),
       element("span", {}, partOf(device) ?? "nothing of the model"),
     ),
-    memoryBar(device),
+    memoryBar({ device, tone }),
     element(
       "p",
       { class: "note" },

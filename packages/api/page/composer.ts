@@ -22,7 +22,12 @@ export class Composer {
       if (!this.#chat().isRunning) this.#submit()
     })
     document.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || document.querySelector("dialog[open]") !== null) return
+      if (
+        event.key !== "Escape" ||
+        event.isComposing ||
+        document.querySelector("dialog[open]") !== null
+      )
+        return
       if (this.#chat().isRunning) this.#chat().stop()
       else if (!this.#editing.hidden) this.#endEdit("")
     })

@@ -39,6 +39,7 @@ export class MessageView {
   )
   readonly #error = element("p", { class: "error", hidden: true })
   readonly #foot = element("div", { class: "foot" })
+  #footState = ""
 
   constructor(message: Message, actions: MessageActions) {
     this.#message = message
@@ -48,7 +49,7 @@ export class MessageView {
       "li",
       { class: `message ${message.role}` },
       element("h3", { class: "hidden" }, isUser ? "You" : "The model"),
-      this.#thinking,
+      isUser ? undefined : this.#thinking,
       // What a user types is shown as it is.
       isUser ? element("div", { class: "bubble" }, message.content) : this.#text.node,
       this.#error,
@@ -64,6 +65,14 @@ export class MessageView {
     this.#showThinking(reasoning, isRunning)
     this.#error.hidden = error === undefined
     this.#error.textContent = error ?? ""
+    this.#showFoot(isRunning, isLast)
+  }
+
+  /** Made anew where it changes alone: one of its buttons may have the focus. */
+  #showFoot(isRunning: boolean, isLast: boolean): void {
+    const state = isRunning ? "running" : `${isLast} ${describe(this.#message)}`
+    if (state === this.#footState) return
+    this.#footState = state
     this.#foot.replaceChildren(...(isRunning ? [] : this.#footOf(isLast)))
   }
 
