@@ -137,6 +137,15 @@ export const servingFlags = {
     unset: "the model's way",
     group: serving,
   }),
+  webui: toggle({
+    name: "webui",
+    aliases: ["--ui"],
+    negations: ["--no-webui", "--no-ui"],
+    env: "LLAMA_ARG_UI",
+    default: "on",
+    about: "the page at / with a chat and the cluster (default: there is one)",
+    group: serving,
+  }),
   slots: toggle({
     name: "slots",
     negations: ["--no-slots"],
