@@ -52,6 +52,11 @@ describe("a server", () => {
     expect(api.stderr()).toContain(lender.endpoint)
     const key = ["-H", "Authorization: Bearer secret"]
     expect(await curl(`${api.url}/v1/models`)).toContain("API key")
+    expect(await curl(`${api.url}/`)).toContain("<!doctype html>")
+    expect(JSON.parse(await curl(...key, `${api.url}/cluster`))).toMatchObject({
+      model: { name: "parrot", layer_count: 8, context_size: 1024 },
+      hosts: [{ name: "127.0.0.1", servers: [{ endpoint: lender.endpoint }] }, { name: null }],
+    })
     expect(JSON.parse(await curl(...key, `${api.url}/v1/models`)).data).toMatchObject([
       { id: "parrot" },
     ])
@@ -89,7 +94,8 @@ describe("a server", () => {
 
   test("keeps what a slot has computed, and takes it again", async () => {
     const kept = join(folder.path, "slots")
-    const api = await startApi(["--slot-save-path", kept, "-np", "2"])
+    const api = await startApi(["--slot-save-path", kept, "-np", "2", "--no-webui"])
+    expect(await curl(`${api.url}/`)).toContain("start it without --no-webui")
     const post = async (path: string, body: object) =>
       JSON.parse(await curl(`${api.url}${path}`, "-d", JSON.stringify(body)))
     const { tokens_cached } = await post("/completion", {

@@ -13,6 +13,8 @@ export class Activity {
   cachedTokenCount = 0
   promptMs = 0
   tokenCount = 0
+  /** The same as they come, those of texts at work included. */
+  generatedTokenCount = 0
   generateMs = 0
   /** Longest text so far, its prompt included, in tokens. */
   maxTextTokenCount = 0

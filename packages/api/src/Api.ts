@@ -27,11 +27,15 @@ import { handleCompletions } from "./openai/completions.ts"
 import { handleEmbeddings } from "./openai/embeddings.ts"
 import { handleGetModel, handleListModels } from "./openai/models.ts"
 import { handleResponses } from "./openai/responses.ts"
+import { OwnApi } from "./own/api.ts"
+import { handleCluster } from "./own/cluster.ts"
+import { makePageHandler } from "./own/page.ts"
 import { Serving } from "./Serving.ts"
 
 export class Api extends HttpApi.make("ggml-rpc")
   .add(LlamaApi)
   .add(OpenAiApi)
+  .add(OwnApi)
   .add(AnthropicApi)
   .add(OllamaApi)
   .addError(ApiError)
@@ -70,6 +74,12 @@ const openai = HttpApiBuilder.group(Api, "openai", (handlers) =>
     .handle("embeddings", handleEmbeddings),
 )
 
+const own = HttpApiBuilder.group(Api, "own", (handlers) =>
+  Effect.map(makePageHandler, (handlePage) =>
+    handlers.handle("page", handlePage).handle("cluster", handleCluster),
+  ),
+)
+
 const anthropic = HttpApiBuilder.group(Api, "anthropic", (handlers) =>
   handlers.handle("messages", handleMessages).handle("countTokens", handleCountTokens),
 )
@@ -86,5 +96,5 @@ const ollama = HttpApiBuilder.group(Api, "ollama", (handlers) =>
 )
 
 export const apiLayer = HttpApiBuilder.api(Api).pipe(
-  Layer.provide([llama, openai, anthropic, ollama]),
+  Layer.provide([llama, openai, anthropic, ollama, own]),
 )

@@ -10,6 +10,10 @@ import type { ApiError } from "./ApiError.ts"
 /** A model that is loaded, under its name. */
 export interface ServedModel {
   readonly model: Cluster.ClusterModel
+  /** That it lies on. */
+  readonly cluster: Cluster.Cluster
+  /** What the cluster has free, not older than some seconds. */
+  readonly memory: Effect.Effect<Cluster.ClusterMemory, ClusterError>
   /** By which it goes in answers; requests may name any. */
   readonly name: string
   /** Unix time of the load, in seconds. */
@@ -36,6 +40,8 @@ export interface ServingOptions {
   readonly reasoningFormat: ReasoningFormat
   /** `GET /metrics`; false. */
   readonly hasMetrics: boolean
+  /** The page at `GET /`; true. */
+  readonly hasPage: boolean
   /** `GET /slots`; true. */
   readonly hasSlots: boolean
   /** Folder of the files of `POST /slots/:id`; undefined: there is no such endpoint. */

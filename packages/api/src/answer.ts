@@ -19,22 +19,14 @@ import { canonicalPath, dialectOf } from "./dialects.ts"
 import { apiErrorOf } from "./failures.ts"
 import { withBody } from "./requestBody.ts"
 
-/** A file as it is sent. */
-export interface Asset {
-  readonly body: Uint8Array
-  readonly contentType: string
-}
-
 export interface AnswerOptions extends AccessOptions {
   readonly maxRequestBytes: number
-  /** Files of a page, by their paths, such as `/`; they need no key. */
-  readonly assets: ReadonlyMap<string, Asset>
   /** Of what could not be foreseen. */
   readonly log: (line: string) => void
 }
 
 /** Paths that need no key. */
-const publicPaths: ReadonlySet<string> = new Set(["/health"])
+const publicPaths: ReadonlySet<string> = new Set(["/", "/health"])
 
 const splitUrl = (url: string): readonly [path: string, query: string] => {
   const at = url.indexOf("?")
@@ -55,11 +47,6 @@ export const answer =
         if (cors === undefined) return yield* foreignOrigin(request.headers.origin)
         if (request.method === "OPTIONS") {
           return HttpServerResponse.empty({ status: 204, headers: preflightHeaders })
-        }
-        const asset = request.method === "GET" ? options.assets.get(path) : undefined
-        if (asset !== undefined) {
-          const { body, contentType } = asset
-          return HttpServerResponse.uint8Array(body, { contentType })
         }
         const refused = publicPaths.has(path) ? undefined : checkKey(options, request.headers)
         if (refused !== undefined) return yield* refused

@@ -52,6 +52,7 @@ export const generate = (
     let isBegun = false
     const take = (token: Cluster.GeneratedToken): void => {
       isBegun = true
+      serving.activity.generatedTokenCount += 1
       onToken(token)
     }
     const stats = yield* askModel(

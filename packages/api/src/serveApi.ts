@@ -36,7 +36,7 @@ export interface ApiServer {
   /** Such as `http://127.0.0.1:8080`. */
   readonly url: string
   /** Answers with this model from now on; before, everything is answered with 503. */
-  readonly offer: (model: Cluster.ClusterModel, name: string) => void
+  readonly offer: (model: Cluster.ClusterModel, name: string, cluster: Cluster.Cluster) => void
   /** Fails when the model is found to be gone: its engine, or a server of the cluster. */
   readonly ended: Effect.Effect<never, ClusterError>
 }
@@ -55,6 +55,9 @@ export class ListenError extends Data.TaggedError("ListenError")<{
 /** A request comes whole within this time of silence, and a connection that is kept open is closed after it. */
 const IDLE_SECONDS = 60
 
+/** Servers are asked what they have free no more often, however many look. */
+const MEMORY_TTL_MS = 3000
+
 const loading = new ApiError({ kind: "unavailable", message: "Loading model" })
 
 const servingOf = (options: ApiOptions) =>
@@ -72,6 +75,7 @@ const servingOf = (options: ApiOptions) =>
         enableThinking: options.enableThinking,
         reasoningFormat: options.reasoningFormat ?? "auto",
         hasMetrics: options.hasMetrics ?? false,
+        hasPage: options.hasPage ?? true,
         hasSlots: options.hasSlots ?? true,
         slotSavePath: options.slotSavePath,
       },
@@ -83,10 +87,11 @@ const servingOf = (options: ApiOptions) =>
       log: options.log ?? console.error,
       end: (error) => Effect.asVoid(Deferred.fail(ended, error)),
     } satisfies Context.Tag.Service<typeof Serving>
-    const offer: ApiServer["offer"] = (model, name) => {
+    const offer: ApiServer["offer"] = (model, name, cluster) => {
       serving.activity.slotCount = model.plan.context.slotCount ?? 1
       const template = chatTemplateOf(model, serving.options.chatTemplate)
-      served = { model, name, createdAt: nowSeconds(), template }
+      const memory = Effect.runSync(Effect.cachedWithTTL(cluster.memory, MEMORY_TTL_MS))
+      served = { model, name, cluster, memory, createdAt: nowSeconds(), template }
     }
     return { serving, offer, ended: Deferred.await(ended) }
   })
@@ -96,7 +101,6 @@ const answerOptions = (host: string, options: ApiOptions): AnswerOptions => ({
   apiKeys: options.apiKeys ?? [],
   corsOrigins: options.corsOrigins ?? [],
   maxRequestBytes: options.maxRequestBytes ?? 64 * 1024 * 1024,
-  assets: options.assets ?? new Map(),
   log: options.log ?? console.error,
 })
 

@@ -35,7 +35,7 @@ export const api = (values: ApiValues) =>
         report.planned(plan)
         const model = yield* cluster.load(plan, report.progress)
         report.loaded(model)
-        server.offer(model, values.alias ?? nameOf(given))
+        server.offer(model, values.alias ?? nameOf(given), cluster)
         printLine(`listening on ${server.url}`)
         return yield* server.ended
       }).pipe(Effect.ensuring(Effect.sync(report.close)))
@@ -75,6 +75,7 @@ const optionsOf = (values: ApiValues) =>
       readTimeoutMs: values.httpTimeout * 1000,
       pingIntervalMs: values.ssePingInterval * 1000,
       maxQueued: values.maxQueue,
+      hasPage: values.webui,
       hasSlots: values.slots,
       hasMetrics: values.metrics,
       slotSavePath,
