@@ -1,6 +1,7 @@
 /** The HTTP API: llama-server's flags (llama.cpp v0.5.0, common/arg.cpp) where it has them. */
+import { pooling } from "./embed.ts"
 import { flag, toggle } from "./Flag.ts"
-import { choice, integer, names, nonEmpty, number, path, size } from "./kinds.ts"
+import { integer, names, nonEmpty, number, path, size } from "./kinds.ts"
 
 const http = "HTTP"
 const access = "Who may ask"
@@ -129,6 +130,9 @@ export const servingFlags = {
     about: "rank documents by a query, and give no texts",
     group: serving,
   }),
+<<<<<<< HEAD
+  pooling: { ...pooling, group: serving },
+=======
   pooling: flag({
     name: "pooling",
     env: "LLAMA_ARG_POOLING",
@@ -146,6 +150,7 @@ export const servingFlags = {
     about: "the page at / with a chat and the cluster (default: there is one)",
     group: serving,
   }),
+>>>>>>> main
   slots: toggle({
     name: "slots",
     negations: ["--no-slots"],
