@@ -130,17 +130,7 @@ export const servingFlags = {
     about: "rank documents by a query, and give no texts",
     group: serving,
   }),
-<<<<<<< HEAD
   pooling: { ...pooling, group: serving },
-=======
-  pooling: flag({
-    name: "pooling",
-    env: "LLAMA_ARG_POOLING",
-    kind: choice(["mean", "cls", "last", "rank"]),
-    about: "how embeddings of a text's tokens become one",
-    unset: "the model's way",
-    group: serving,
-  }),
   webui: toggle({
     name: "webui",
     aliases: ["--ui"],
@@ -150,7 +140,6 @@ export const servingFlags = {
     about: "the page at / with a chat and the cluster (default: there is one)",
     group: serving,
   }),
->>>>>>> main
   slots: toggle({
     name: "slots",
     negations: ["--no-slots"],
