@@ -10,20 +10,6 @@ export interface Embedded {
   readonly tokenCount: number
 }
 
-/** llama-server's numbers: -1 none, 0 by the largest value, 1 by the sum, 2 Euclidean, above: that norm. */
-export type Normalization = number
-
-const normOf = (vector: Float32Array, kind: Normalization): number => {
-  if (kind < 0) return 1
-  if (kind === 0) return vector.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / 32760
-  return vector.reduce((sum, value) => sum + Math.abs(value) ** kind, 0) ** (1 / kind)
-}
-
-export const normalized = (vector: Float32Array, kind: Normalization): Float32Array => {
-  const norm = normOf(vector, kind)
-  return norm === 0 ? vector : vector.map((value) => value / norm)
-}
-
 /** llama_pooling_type NONE: an embedding a token, and none of the text. */
 const NO_POOLING = 0
 

@@ -1,6 +1,7 @@
 /** The HTTP API: llama-server's flags (llama.cpp v0.5.0, common/arg.cpp) where it has them. */
+import { pooling } from "./embed.ts"
 import { flag, toggle } from "./Flag.ts"
-import { choice, integer, names, nonEmpty, number, path, size } from "./kinds.ts"
+import { integer, names, nonEmpty, number, path, size } from "./kinds.ts"
 
 const http = "HTTP"
 const access = "Who may ask"
@@ -129,14 +130,7 @@ export const servingFlags = {
     about: "rank documents by a query, and give no texts",
     group: serving,
   }),
-  pooling: flag({
-    name: "pooling",
-    env: "LLAMA_ARG_POOLING",
-    kind: choice(["mean", "cls", "last", "rank"]),
-    about: "how embeddings of a text's tokens become one",
-    unset: "the model's way",
-    group: serving,
-  }),
+  pooling: { ...pooling, group: serving },
   webui: toggle({
     name: "webui",
     aliases: ["--ui"],

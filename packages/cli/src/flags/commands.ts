@@ -5,6 +5,7 @@
 import { apiServerFlags } from "./api.ts"
 import { chatFlags, conversationFlags, templateFlags } from "./chat.ts"
 import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
+import { embeddingFlags } from "./embed.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
 import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
 import { type IgnoredFlag, ignoredByApi, ignoredByLoading, ignoredByRun } from "./ignored.ts"
@@ -113,6 +114,17 @@ export const cacheFlags = {
     group: "Cache",
   }),
   json,
+}
+
+export const embedFlags = {
+  model: modelFile,
+  ...nameFlags,
+  prompt: { ...promptFlags.prompt, about: "the texts, with line breaks between" },
+  file: { ...promptFlags.file, about: "read them from a file, '-' for stdin" },
+  escape: promptFlags.escape,
+  ...embeddingFlags,
+  ...clusterFlags,
+  ...contextFlags,
 }
 
 export const apiFlags = {
@@ -241,6 +253,17 @@ export const commands = {
     examples: [
       "ggml-rpc api --rpc 10.0.0.2:50052 -hf ggml-org/gemma-3-4b-it-GGUF -np 8",
       "ggml-rpc api model.gguf --host 0.0.0.0 --api-key-file keys.txt",
+    ],
+  },
+  embed: {
+    about: "Turn texts into embeddings, over servers and local devices",
+    flags: embedFlags,
+    ignored: ignoredByLoading,
+    positional: aModel,
+    notes: ["The embeddings go to stdout, everything else to stderr."],
+    examples: [
+      "ggml-rpc embed -hf ggml-org/embeddinggemma-300M-GGUF -p 'a text'",
+      "ggml-rpc embed model.gguf -f texts.txt --embd-output-format array",
     ],
   },
   serve: {

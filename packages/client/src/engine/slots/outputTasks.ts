@@ -160,7 +160,7 @@ export class EmbedTask extends OutputTask {
     }
     if (this.loaded.context.pooling <= 0) {
       throw this.error(
-        "it gives an embedding for each token and none for a text; choose how they are pooled.",
+        "it gives an embedding for each token and none for a text; choose with --pooling how they become one.",
       )
     }
   }
