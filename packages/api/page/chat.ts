@@ -106,28 +106,24 @@ export class Chat {
 
   #ask(sent: ReadonlyArray<ChatMessage>, message: Message, signal: AbortSignal): Promise<void> {
     const { temperature } = settings()
-    let firstAtMs: number | undefined
-    const took = (): number => {
-      const nowMs = performance.now()
-      firstAtMs ??= nowMs
-      message.ms = nowMs - firstAtMs
-      this.#changed()
-      return message.ms
-    }
+    let thinksSinceMs: number | undefined
     return ask(
       sent,
       { temperature: temperature === "" ? undefined : Number(temperature), signal },
       {
         onReasoning: (text) => {
           message.reasoning = (message.reasoning ?? "") + text
-          message.reasoningMs = took()
+          thinksSinceMs ??= performance.now()
+          message.reasoningMs = performance.now() - thinksSinceMs
+          this.#changed()
         },
         onContent: (text) => {
           message.content += text
-          took()
+          this.#changed()
         },
-        onEnd: (tokenCount, isCut) => {
+        onEnd: ({ tokenCount, tokensPerSecond, isCut }) => {
           message.tokenCount = tokenCount
+          message.tokensPerSecond = tokensPerSecond
           if (isCut) message.end = "cut"
           else delete message.end
         },

@@ -14,13 +14,10 @@ const button = (text: string, act: () => void): HTMLElement =>
   element("button", { type: "button", class: "quiet small", click: act }, text)
 
 /** `12 tokens, 34.5 tokens/s`, and how it ended where it did not end by itself. */
-const describe = ({ tokenCount, ms, end }: Message): string =>
+const describe = ({ tokenCount, tokensPerSecond, end }: Message): string =>
   [
     ...(tokenCount === undefined ? [] : [formatCount(tokenCount, "token")]),
-    ...(tokenCount === undefined || tokenCount < 2 || !ms
-      ? []
-      : // The first token came at the beginning of the time.
-        [`${formatRate(((tokenCount - 1) * 1000) / ms)} tokens/s`]),
+    ...(tokensPerSecond === undefined ? [] : [`${formatRate(tokensPerSecond)} tokens/s`]),
     ...(end === "stopped" ? ["stopped"] : end === "cut" ? ["cut off: there was no more room"] : []),
   ].join(", ")
 
