@@ -197,6 +197,11 @@ describe("llama-server's completion", () => {
 
   test.each([
     ["a grammar that is none", { grammar: "nonsense" }, /grammar is no GBNF/],
+    [
+      "a grammar that is nested too deep",
+      { grammar: `root ::= ${"(".repeat(50_000)}"a"${")".repeat(50_000)}` },
+      /parentheses/,
+    ],
     ["a sampler that there is not", { samplers: ["luck"] }, /no sampler 'luck'/],
     ["a token that there is not", { logit_bias: [[100_000, 1]] }, /none 100000/],
     ["a token of the prompt that there is not", { prompt: [100_000] }, /100000/],

@@ -7,7 +7,9 @@ import { Serving } from "./Serving.ts"
 const toApiError = (error: ClusterError): ApiError =>
   new ApiError({
     kind: isEnd(error) ? "unavailable" : "failed",
-    message: error.message,
+    // Where the model's file lies is nobody's business.
+    message:
+      error._tag === "ModelError" ? `The model could not go on: ${error.detail}` : error.message,
   })
 
 /** What the engine refuses before it begins is the request's fault: a grammar that is none, a penalty that is too small. */

@@ -229,7 +229,23 @@ const backwardRepetition = (grammar: string): string | undefined =>
     ([, least, most]) => Number(least) > Number(most),
   )?.[0]
 
+/** A call each in llama-grammar.cpp, whose stack ends somewhere above ten thousand. */
+const MAX_NESTING = 1000
+
+const isNestedTooDeep = (grammar: string): boolean => {
+  let depth = 0
+  for (const [mark] of grammar.replace(GRAMMAR_LITERALS, "").matchAll(/[()]/g)) {
+    depth += mark === "(" ? 1 : -1
+    if (depth > MAX_NESTING) return true
+  }
+  return false
+}
+
 const openGrammar = (model: SampledModel, text: string): Address => {
+  if (isNestedTooDeep(text)) {
+    const detail = `the grammar has more than ${MAX_NESTING} parentheses inside each other.`
+    throw new SamplerError({ detail })
+  }
   const backward = backwardRepetition(text)
   if (backward !== undefined) {
     const detail = `the grammar repeats something ${backward} times, where the second number must not be the smaller one.`
