@@ -434,6 +434,22 @@ describe("a text that nobody wants any more", () => {
     )
   })
 
+  test("does not have others wait for one that takes long", async () => {
+    await withModel(tiny, { contextSize: 8192, slots: 2 }, (model) =>
+      Effect.gen(function* () {
+        const long = { maxTokens: 7000, ignoreEos: true }
+        const running = yield* Effect.fork(say(model, promptOf(1), long))
+        yield* waitForToken(model)
+        // More than there are places for cancels.
+        yield* Effect.forEach(Array(1500).fill("a"), (text) => model.tokenize(text), atOnce)
+        const { ids } = yield* say(model, promptOf(2), { maxTokens: 3 })
+        expect(ids).toHaveLength(3)
+        expect((yield* model.slots).slots[0]!.state).toBe("generating")
+        yield* Fiber.interrupt(running)
+      }),
+    )
+  })
+
   test("also an evaluation", async () => {
     await withModel(tiny, { contextSize: 4096, batchSize: 32, ubatchSize: 32 }, (model) =>
       Effect.gen(function* () {
