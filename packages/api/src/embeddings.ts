@@ -1,7 +1,7 @@
 /** Embeddings of texts, by a model that was loaded for them. */
 import * as Effect from "effect/Effect"
 import { type ApiError, notSupported } from "./ApiError.ts"
-import { askModel, checkLength, refusal, roomOf } from "./generate.ts"
+import { askModel, checkLength, roomOf } from "./generate.ts"
 import { Serving } from "./Serving.ts"
 
 export interface Embedded {
@@ -27,7 +27,7 @@ export const embed = (
     return yield* activity.each(texts, (tokens) =>
       Effect.gen(function* () {
         yield* checkLength(tokens.length, roomOf(model), "input")
-        const vector = yield* askModel((own) => own.embed(tokens), refusal)
+        const vector = yield* askModel((own) => own.embed(tokens))
         return { vector, tokenCount: tokens.length }
       }),
     )

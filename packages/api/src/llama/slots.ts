@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { ApiError, invalidRequest, notSupported } from "../ApiError.ts"
 import { JsonObject, optional } from "../fields.ts"
-import { askModel, refusal } from "../generate.ts"
+import { askModel } from "../generate.ts"
 import { Serving } from "../Serving.ts"
 
 const Slot = Schema.Struct({
@@ -74,14 +74,13 @@ const perform = (
 ): Effect.Effect<typeof JsonObject.Type, ApiError, Serving> =>
   Effect.gen(function* () {
     if (action === "erase") {
-      const count = yield* askModel((model) => model.eraseSlot(id), refusal)
+      const count = yield* askModel((model) => model.eraseSlot(id))
       return { id_slot: id, n_erased: count }
     }
     const file = yield* filePath(folder, filename)
     const startedAt = performance.now()
-    const count = yield* askModel(
-      (model) => (action === "save" ? model.saveSlot(id, file) : model.restoreSlot(id, file)),
-      refusal,
+    const count = yield* askModel((model) =>
+      action === "save" ? model.saveSlot(id, file) : model.restoreSlot(id, file),
     )
     const sizeBytes = Bun.file(file).size
     const ms = performance.now() - startedAt

@@ -159,7 +159,8 @@ export class GenerateTask implements Task {
     host.failIfLost()
     if (status === 0) return true
     if (host.isCancelled(this.id)) return false
-    throw this.#error(`${decodeStatusText(status)}.`)
+    const detail = `${decodeStatusText(status)}.`
+    throw new ModelError({ path: loaded.path, during: "encode", detail })
   }
 
   #sample(context: ModelContext, index: number): number {
@@ -232,7 +233,7 @@ export class GenerateTask implements Task {
   }
 
   #error(detail: string): ModelError {
-    return new ModelError({ path: this.#options.loaded.path, during: "decode", detail })
+    return new ModelError({ path: this.#options.loaded.path, during: "request", detail })
   }
 }
 

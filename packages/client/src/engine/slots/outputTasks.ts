@@ -52,7 +52,7 @@ abstract class OutputTask implements Task {
   cancel(): void {
     this.fail(
       this.#hasBegun
-        ? this.error("it was stopped.")
+        ? this.error("it was stopped.", "decode")
         : new EngineRequestError({ reason: "cancelled", detail: "" }),
     )
   }
@@ -61,8 +61,8 @@ abstract class OutputTask implements Task {
     this.send({ type: "failed", error: errorToData(toClusterError(error)) })
   }
 
-  protected error(detail: string): ModelError {
-    return new ModelError({ path: this.loaded.path, during: "decode", detail })
+  protected error(detail: string, during: "request" | "decode" = "request"): ModelError {
+    return new ModelError({ path: this.loaded.path, during, detail })
   }
 
   #checkLength(): void {
@@ -115,7 +115,7 @@ export class EvaluateTask extends OutputTask {
     this.host.setRunning(0)
     this.host.failIfLost()
     if (status !== 0) {
-      if (this.host.isCancelled(this.id)) throw this.error("it was stopped.")
+      if (this.host.isCancelled(this.id)) throw this.error("it was stopped.", "decode")
       const detail = `${decodeStatusText(status)}.`
       throw new ModelError({ path: this.loaded.path, during: "encode", detail })
     }
@@ -174,7 +174,7 @@ export class EmbedTask extends OutputTask {
     context.synchronize()
     this.host.failIfLost()
     const pooled = context.sequenceEmbeddings(this.#slot)
-    if (pooled === undefined) throw this.error("it put out no embedding of the text.")
+    if (pooled === undefined) throw this.error("it put out no embedding of the text.", "decode")
     const values = Float32Array.from(pooled)
     this.send(
       { type: "embedded", columnCount: values.length, bytes: values.byteLength },
