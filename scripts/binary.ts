@@ -7,6 +7,8 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from "node:os"
 import { basename, dirname, join, resolve } from "node:path"
 import { gzipSync } from "node:zlib"
+import { pagePlugin } from "../packages/api/scripts/page.ts"
+
 import { baseLibraries, stageShim } from "./publish/shim.ts"
 import { root } from "./publish/workspaces.ts"
 
@@ -49,6 +51,7 @@ try {
   mkdirSync(dirname(target), { recursive: true })
   await Bun.build({
     entrypoints: [writeEntry(work, paths)],
+    plugins: [await pagePlugin()],
     minify: { whitespace: true, syntax: true },
     compile: { outfile: target },
   })

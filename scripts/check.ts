@@ -75,7 +75,11 @@ const readOptions = (): Options => {
 }
 
 const testFiles = (): ReadonlyArray<string> =>
-  ["packages/*/{src,scripts,test,bench}/**/*.test.ts", "tests/**/*.test.ts", "scripts/**/*.test.ts"]
+  [
+    "packages/*/{src,page,scripts,test,bench}/**/*.test.ts",
+    "tests/**/*.test.ts",
+    "scripts/**/*.test.ts",
+  ]
     .flatMap((pattern) => [...new Bun.Glob(pattern).scanSync({ cwd: root })])
     .filter((path) => !/(^|\/)(node_modules|build)\//.test(path))
     .sort()
@@ -106,6 +110,12 @@ const jobsOf = (reports: string): ReadonlyArray<Job> => {
   })
   return [
     { kind: "types", name: "types (tsc)", command: tool("tsc", "--noEmit") },
+    // Its code runs in a browser.
+    {
+      kind: "types",
+      name: "types of the page (tsc)",
+      command: tool("tsc", "--noEmit", "-p", "packages/api/page"),
+    },
     { kind: "lint", name: "lint (biome)", command: tool("biome", "ci", "--colors=off", ".") },
     ...tests,
   ]

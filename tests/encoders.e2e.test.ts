@@ -105,6 +105,15 @@ describe("what such models cannot do is said", () => {
     }
   })
 
+  test("a prompt that is more than one step takes", async () => {
+    const long = Array.from({ length: 33 }, (_, index) => index + 3)
+    const error = await attempt("t5", { batchSize: 32 }, (model) =>
+      Stream.runDrain(model.generate(long, { maxTokens: 2 })),
+    )
+    expect(error._tag).toBe("ModelError")
+    expect(error.message).toContain("33 do not fit a batch of 32; raise --ubatch-size")
+  })
+
   test("no tokens, and tokens outside of the vocabulary", async () => {
     const none = await attempt("bert", {}, (model) => model.evaluate([]))
     expect(none.message).toContain("there are no tokens")

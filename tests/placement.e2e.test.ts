@@ -128,9 +128,20 @@ describe("positions and adapters give llama-completion's text, over servers too"
   })
 
   test("an adapter that is none is told in a sentence", async () => {
-    const missing = await runCli(["run", model, ...given, "--lora", "none.gguf"])
-    expect(missing.exitCode).toBe(1)
-    expect(missing.stderr).toMatch(/error: .*adapter none.gguf cannot be used.*no such file/s)
+    for (const [path, reason] of [
+      ["none.gguf", "There is no file 'none.gguf'"],
+      [model, `The model ${model} could not be loaded: it is no adapter (LoRA)`],
+      ["a".repeat(5000), "cannot be opened"],
+    ] as const) {
+      for (const command of ["run", "plan"]) {
+        const prompt = command === "run" ? given : []
+        const { exitCode, stderr } = await runCli([command, model, ...prompt, "--lora", path])
+        expect(stderr).toStartWith("error: ")
+        expect(stderr).toContain(reason)
+        expect(stderr).not.toContain("loaded in")
+        expect(exitCode).toBe(1)
+      }
+    }
     const wrong = await runCli(["run", experts, ...given, "--lora", adapter])
     expect(wrong.exitCode).toBe(1)
     expect(wrong.stderr).toMatch(/error: .*cannot be used with/s)

@@ -133,6 +133,23 @@ test.each([["--temp", "0"], seeded, [...seeded, "--repeat-penalty", "1.8"]])(
   },
 )
 
+test("to look back for ever takes neither memory nor time", async () => {
+  const back = (count: number) => [
+    "--repeat-last-n",
+    String(count),
+    "--dry-penalty-last-n",
+    String(count),
+  ]
+  const flags = ["--temp", "0", "--repeat-penalty", "1.5", "--dry-multiplier", "1"]
+  const started = performance.now()
+  const [all, many] = [
+    await ours([...flags, ...back(2 ** 31 - 1)]),
+    await ours([...flags, ...back(4096)]),
+  ]
+  expect(all).toBe(many)
+  expect(performance.now() - started).toBeLessThan(20_000)
+})
+
 test("a grammar in a file", async () => {
   const folder = mkdtempSync(join(tmpdir(), "grammar-"))
   try {
@@ -150,6 +167,7 @@ test.each([
   ["--logit-bias", "hello", "--logit-bias takes a token's number"],
   ["--logit-bias", "99999999+1", "none 99999999 whose logit could be changed"],
   ["--grammar", "root ::= missing", "the grammar is no GBNF"],
+  ["--grammar", 'root ::= "{2,1}" [{2,1}] "a"{5, 2} # {2,1}', "repeats something {5, 2} times"],
   ["--grammar-file", "/nowhere.gbnf", "--grammar-file: /nowhere.gbnf cannot be read"],
 ])("%s %s: a sentence, and exit code 1 or 2", async (flag, value, text) => {
   const command = [...ggmlRpc, "run", model, "-p", prompt, "-n", "4", "-dev", "none", flag, value]

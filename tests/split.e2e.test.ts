@@ -181,3 +181,21 @@ test("neither the engine nor a session needs much more memory than the weights",
     expect(bytes).toBeLessThan(shares[index]! + extraBytes)
   }
 })
+
+test("of seventeen devices fifteen get layers, the others are named", async () => {
+  const path = await ensureModel("moe")
+  const request = { prompt: [1, 17, 290], maxTokens: 8, contextSize: 256 }
+  const { tokens } = await recite([], path, request)
+  await using server = await startOurServer({
+    flags: ["--device", Array(17).fill("CPU").join(",")],
+  })
+  const { leftOut } = await run(
+    Effect.flatMap(openCluster([server.endpoint]), (cluster) =>
+      cluster.plan(path, { threads: 1, contextSize: 256 }),
+    ),
+  )
+  expect(leftOut).toEqual(["RPC15", "RPC16"])
+  const split = await recite([server.endpoint], path, request)
+  expect(split.tokens).toEqual(tokens)
+  expect(split.unitCounts.filter((count) => count > 0)).toHaveLength(15)
+})

@@ -10,6 +10,7 @@ import {
   writeFileSync,
 } from "node:fs"
 import { basename, dirname, join } from "node:path"
+import { pageModule } from "../../packages/api/scripts/page.ts"
 import { buildBundle, workers } from "../../packages/cli/scripts/bundle.ts"
 import { ensureSource } from "../../packages/native/scripts/source.ts"
 import {
@@ -128,6 +129,14 @@ const copyShimSources = async (native: Workspace, folder: string): Promise<void>
   copyFileSync(join(source, "LICENSE"), join(headers, "LICENSE"))
 }
 
+/** In place of what would build it. */
+const stagePage = async (folder: string): Promise<void> => {
+  rmSync(join(folder, "dist", "scripts"), { recursive: true })
+  const target = join(folder, "dist", "src", "own", "pageSource.js")
+  rmSync(`${target}.map`)
+  writeFileSync(target, await pageModule())
+}
+
 const stageLibrary = async (
   workspace: Workspace,
   compiled: string,
@@ -137,6 +146,7 @@ const stageLibrary = async (
     const from = join(compiled, workspace.shortName, part)
     if (existsSync(from)) cpSync(from, join(folder, "dist", part), { recursive: true })
   }
+  if (workspace.shortName === "api") await stagePage(folder)
   mendManifestImports(folder)
   await bundleWorkers(workspace, folder)
   dropInnerDeclarations(workspace, folder)

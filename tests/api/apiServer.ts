@@ -1,4 +1,4 @@
-/** The API over a model on this machine's CPU, in this process. */
+/** The API over a model, in this process. */
 import { type ApiOptions, type ApiServer, serveApi } from "@ggml-rpc/api"
 import type { Cluster } from "@ggml-rpc/client"
 import { Effect, Exit, Scope } from "effect"
@@ -6,6 +6,7 @@ import { openCluster } from "../servers.ts"
 
 export interface StartedApi extends ApiServer {
   readonly model: Cluster.ClusterModel
+  readonly enginePid: number
   readonly stop: () => Promise<void>
 }
 
@@ -13,21 +14,23 @@ export interface ApiSetup extends ApiOptions {
   readonly plan?: Cluster.PlanOptions
   /** By which the model is offered. */
   readonly name?: string
+  /** Servers to lie on; none: this machine's CPU. */
+  readonly endpoints?: ReadonlyArray<string>
 }
 
 export const startApi = async (path: string, setup: ApiSetup = {}): Promise<StartedApi> => {
-  const { plan: planOptions, name = "demo", ...options } = setup
+  const { plan: planOptions, name = "demo", endpoints = [], ...options } = setup
   const scope = await Effect.runPromise(Scope.make())
   const stop = () => Effect.runPromise(Scope.close(scope, Exit.void))
   try {
     const server = await Effect.runPromise(
       Effect.gen(function* () {
         const api = yield* serveApi({ port: 0, ...options })
-        const cluster = yield* openCluster([])
+        const cluster = yield* openCluster(endpoints)
         const plan = yield* cluster.plan(path, { contextSize: 1024, threads: 1, ...planOptions })
         const model = yield* cluster.load(plan)
-        api.offer(model, name)
-        return { ...api, model }
+        api.offer(model, name, cluster)
+        return { ...api, model, enginePid: cluster.enginePid }
       }).pipe(Scope.extend(scope)),
     )
     return { ...server, stop }

@@ -172,6 +172,16 @@ describe("llama-server's completion", () => {
     expect(await completed([["Y", 1e6]])).not.toBe("You")
   })
 
+  test("follows a JSON schema", async () => {
+    const json_schema = { type: "object", properties: { a: { const: 1 } }, required: ["a"] }
+    const { body } = await askJson(`${api.url}/completion`, {
+      ...request,
+      n_predict: 60,
+      json_schema,
+    })
+    expect(body.content).toMatch(/^\{\s*"a"\s*:\s*1/)
+  })
+
   test("takes prompts of texts and tokens in every shape", async () => {
     const tokens = (await askJson(`${api.url}/tokenize`, { content: "Hi", add_special: true })).body
       .tokens as Array<number>
@@ -187,8 +197,15 @@ describe("llama-server's completion", () => {
 
   test.each([
     ["a grammar that is none", { grammar: "nonsense" }, /grammar is no GBNF/],
+    [
+      "a grammar that is nested too deep",
+      { grammar: `root ::= ${"(".repeat(50_000)}"a"${")".repeat(50_000)}` },
+      /parentheses/,
+    ],
     ["a sampler that there is not", { samplers: ["luck"] }, /no sampler 'luck'/],
     ["a token that there is not", { logit_bias: [[100_000, 1]] }, /none 100000/],
+    ["a token of the prompt that there is not", { prompt: [100_000] }, /100000/],
+    ["more answers than anybody reads", { n: 1_000_000_000 }, /^n: /],
     ["a penalty of 0", { repeat_penalty: 0 }, /repeat_penalty/],
     ["a prompt that is none", { prompt: {} }, /prompt/],
     ["no prompt", { prompt: undefined }, /prompt/],

@@ -13,10 +13,10 @@ setDefaultTimeout(60_000)
 
 const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-embeddings-"))
 let api: StartedApi
-let path = ""
+let paths: ReturnType<typeof writeEncoderModels>
 beforeAll(async () => {
-  path = writeEncoderModels(folder).bert
-  api = await startApi(path, {
+  paths = writeEncoderModels(folder)
+  api = await startApi(paths.bert, {
     name: "bert",
     plan: { embeddings: true, pooling: "mean", contextSize: 64 },
   })
@@ -90,4 +90,40 @@ describe("a text's embedding", () => {
       body: { error: { message: expect.stringContaining("--reranking") } },
     })
   })
+})
+
+test("documents are ranked by how well they answer a query, in both forms", async () => {
+  const ranking = await startApi(paths.rank, {
+    name: "rank",
+    plan: { embeddings: true, pooling: "rank", contextSize: 128, slots: 2 },
+  })
+  const documents = ["a bear", "a panda eats", "nothing"]
+  const { body } = await askJson(`${ranking.url}/v1/rerank`, { query: "panda", documents })
+  expect(body).toMatchObject({ object: "list", model: "rank" })
+  const results = body.results as ReadonlyArray<{ index: number; relevance_score: number }>
+  expect(results.map(({ index }) => index).sort()).toEqual([0, 1, 2])
+  const scores = results.map(({ relevance_score }) => relevance_score)
+  expect(scores).toEqual([...scores].sort((one, other) => other - one))
+  expect(new Set(scores).size).toBe(3)
+  // Each is the score of query and document in a row.
+  const tokensOf = async (content: string): Promise<Array<number>> =>
+    (await askJson(`${ranking.url}/tokenize`, { content, add_special: false })).body.tokens
+  const { addsBeginToken, beginToken } = ranking.model.info
+  const joined = [
+    ...(addsBeginToken ? [beginToken] : []),
+    ...(await tokensOf("panda")),
+    ...(await tokensOf(documents[results[0]!.index]!)),
+  ]
+  const [own] = await Effect.runPromise(ranking.model.embed(joined))
+  expect(scores[0]).toBeCloseTo(own!, 4)
+  const texts = await askJson(`${ranking.url}/rerank`, {
+    query: "panda",
+    texts: documents,
+    top_n: 1,
+    return_text: true,
+  })
+  const [best] = results
+  expect(texts.body).toMatchObject([{ index: best!.index, text: documents[best!.index] }])
+  expect(await askJson(`${ranking.url}/rerank`, { query: "panda" })).toMatchObject({ status: 400 })
+  await ranking.stop()
 })

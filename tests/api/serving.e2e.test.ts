@@ -99,6 +99,46 @@ describe("web pages", () => {
   })
 })
 
+describe("a model that is lost", () => {
+  test.each([
+    ["/v1/completions", '{"error":{"message":', "server_error"],
+    ["/api/generate", '{"error":"', "SIGKILL"],
+    ["/completion", 'data: {"error":{"code":503', "unavailable_error"],
+  ])("ends a stream of %s with an error in its words", async (endpoint, beginning, word) => {
+    const api = await start({ plan: { contextSize: 4096 } })
+    const ended = Effect.runPromise(Effect.flip(api.ended))
+    const body = JSON.stringify({
+      ...endless,
+      prompt: "word5",
+      raw: true,
+      options: { ignore_eos: true },
+      stream: true,
+    })
+    const response = await fetch(api.url + endpoint, { method: "POST", body })
+    const reader = response.body!.getReader()
+    await reader.read()
+    process.kill(api.enginePid, "SIGKILL")
+    let text = ""
+    const decoder = new TextDecoder()
+    for (let read = await reader.read(); !read.done; read = await reader.read()) {
+      text += decoder.decode(read.value, { stream: true })
+    }
+    const last = text.trim().split("\n").at(-1)
+    expect(last).toContain(beginning)
+    expect(last).toContain(word)
+    expect((await ended)._tag).toBe("EngineEndedError")
+    expect((await ask(`${api.url}/completion`, { prompt })).status).toBe(503)
+  })
+})
+
+test("a server for this machine alone answers under no other name, unless it is told of it", async () => {
+  const { url } = await start({ corsOrigins: ["http://models.example:9000"] })
+  const under = async (host: string) => (await ask(`${url}/health`, undefined, { host })).status
+  expect(await under("evil.example:80")).toBe(403)
+  expect(await under("models.example:9000")).toBe(200)
+  expect(await under("localhost:80")).toBe(200)
+})
+
 describe("requests", () => {
   test("that are too large are refused, whether they say so or not", async () => {
     const { url } = await start({ maxRequestBytes: 1000 })
@@ -130,6 +170,20 @@ describe("requests", () => {
     await soon(() => isIdle(api))
     expect((await ask(`${api.url}/completion`, { prompt, n_predict: 1 })).status).toBe(200)
   })
+})
+
+test("a request of many texts takes one place in the queue, and all of them have their turns", async () => {
+  const { url } = await start({ maxQueued: 0, plan: { slots: 2 } })
+  const prompts = Array.from({ length: 20 }, (_, index) => [10 + index, 6])
+  const { status, body } = await askJson(`${url}/v1/completions`, {
+    prompt: prompts,
+    max_tokens: 2,
+    ignore_eos: true,
+  })
+  expect(status).toBe(200)
+  expect(body.choices.map(({ index }: { index: number }) => index)).toEqual(
+    prompts.map((_, index) => index),
+  )
 })
 
 describe("a client", () => {
@@ -167,7 +221,7 @@ describe("a client", () => {
       isClosed = true
     })
     socket.write(
-      `POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+      `POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
     )
     await soon(async () => !(await isIdle(api)))
     const { body: other } = await ask(`${api.url}/completion`, {
@@ -184,10 +238,19 @@ describe("a client", () => {
   })
 })
 
-test("the OpenAPI document has the endpoints", async () => {
+test("the OpenAPI document has the endpoints, and errors as their dialects tell them", async () => {
   const { url } = await start()
   const { body } = await askJson(`${url}/openapi.json`)
   expect(Object.keys(body.paths)).toEqual(
-    expect.arrayContaining(["/v1/completions", "/completion", "/health"]),
+    expect.arrayContaining(["/v1/chat/completions", "/v1/messages", "/api/chat", "/completion"]),
   )
+  const errorOf = (path: string) =>
+    body.paths[path].post.responses.default.content["application/json"].schema.properties
+  expect(errorOf("/v1/chat/completions").error.properties).toContainKeys(["type", "param", "code"])
+  expect(errorOf("/v1/messages").type.enum).toEqual(["error"])
+  expect(errorOf("/api/chat").error.type).toBe("string")
+  expect(JSON.stringify(body)).not.toContain("ApiError")
+  const schemas: ReadonlyArray<string> = Object.keys(body.components.schemas)
+  const references = [...JSON.stringify(body).matchAll(/#\/components\/schemas\/(\w+)/g)]
+  for (const [, name] of references) expect(schemas).toContain(name!)
 })

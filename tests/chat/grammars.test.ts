@@ -5,6 +5,7 @@ import { Llama } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
+import fc from "fast-check"
 import { type GrammarWalk, grammarWalk } from "./GrammarWalk.ts"
 
 let walk: GrammarWalk
@@ -284,6 +285,84 @@ test.each(cases.map((one) => [one.name, one] as const))("%s", (_, { schema, righ
   const grammar = grammarOfSchema(schema)
   expect(right.filter((json) => !walk.takes(grammar, json))).toEqual([])
   expect(wrong.filter((json) => walk.takes(grammar, json))).toEqual([])
+})
+
+interface Shape {
+  readonly schema: Readonly<Record<string, unknown>>
+  /** Values that fit it. */
+  readonly value: fc.Arbitrary<unknown>
+}
+
+const key = fc.string({ unit: "grapheme", maxLength: 6 }).filter((name) => name !== "__proto__")
+
+const { shape } = fc.letrec<{ shape: Shape; leaf: Shape; list: Shape; object: Shape }>((tie) => ({
+  shape: fc.oneof({ maxDepth: 3 }, tie("leaf"), tie("list"), tie("object")),
+  leaf: fc.oneof(
+    fc.constant<Shape>({ schema: { type: "boolean" }, value: fc.boolean() }),
+    fc.constant<Shape>({ schema: { type: "null" }, value: fc.constant(null) }),
+    fc.tuple(fc.integer(), fc.nat()).map(
+      ([min, size]): Shape => ({
+        schema: { type: "integer", minimum: min, maximum: min + size },
+        // Neither JSON nor the grammar has -0.
+        value: fc
+          .integer({ min, max: Math.min(min + size, 2 ** 31 - 1) })
+          .map((value) => value + 0),
+      }),
+    ),
+    fc.tuple(fc.nat(5), fc.nat(5)).map(
+      ([min, size]): Shape => ({
+        schema: { type: "string", minLength: min, maxLength: min + size },
+        value: fc
+          .array(fc.constantFrom(...'aZ0 "\\\n\u00e4\u4f60\u{1f642}'), {
+            minLength: min,
+            maxLength: min + size,
+          })
+          .map((characters) => characters.join("")),
+      }),
+    ),
+    fc
+      .uniqueArray(fc.oneof(fc.string(), fc.integer(), fc.boolean()), {
+        minLength: 1,
+        maxLength: 4,
+      })
+      .map((values): Shape => ({ schema: { enum: values }, value: fc.constantFrom(...values) })),
+  ),
+  list: fc.tuple(tie("shape"), fc.nat(3), fc.nat(3)).map(
+    ([{ schema, value }, min, size]): Shape => ({
+      schema: { type: "array", items: schema, minItems: min, maxItems: min + size },
+      value: fc.array(value, { minLength: min, maxLength: min + size }),
+    }),
+  ),
+  object: fc
+    .uniqueArray(fc.tuple(key, tie("shape"), fc.boolean()), {
+      selector: ([name]) => name,
+      maxLength: 4,
+    })
+    .map((members): Shape => {
+      const required = members.filter(([, , isRequired]) => isRequired).map(([name]) => name)
+      const entries = members.map(([name, { value }, isRequired]) => {
+        const entry = value.map((given) => [[name, given]] as const)
+        return isRequired ? entry : fc.oneof(entry, fc.constant([]))
+      })
+      const properties = Object.fromEntries(members.map(([name, { schema }]) => [name, schema]))
+      return {
+        schema: { type: "object", properties, required, additionalProperties: false },
+        value: fc.tuple(...entries).map((given) => Object.fromEntries(given.flat())),
+      }
+    }),
+}))
+
+test("whatever fits a schema is taken, and not what lacks its end", () => {
+  const pairs = shape.chain(({ schema, value }) => fc.tuple(fc.constant(schema), value))
+  fc.assert(
+    fc.property(pairs, ([schema, value]) => {
+      const grammar = grammarOfSchema(schema)
+      const json = of(value)
+      expect(walk.takes(grammar, json)).toBe(true)
+      if (/[}\]"]$/.test(json)) expect(walk.takes(grammar, json.slice(0, -1))).toBe(false)
+    }),
+    { numRuns: 500 },
+  )
 })
 
 describe("a broken schema is told by its path", () => {

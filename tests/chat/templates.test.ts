@@ -16,7 +16,7 @@ const others: ReadonlySet<string> = new Set(
     ..."Apertus-8B-Instruct CohereForAI-c4ai-command-r-plus-tool_use Kimi-K3 LFM2.5-8B-A1B".split(
       " ",
     ),
-    ..."MiniMax-M3 google-gemma-4-31B-it-interleaved google-gemma-4-31B-it muse-glimmer".split(" "),
+    ..."MiniMax-M3 muse-glimmer".split(" "),
     "upstage-Solar-Open-100B",
     ..."ByteDance-Seed-OSS fireworks-ai-llama-3-firefunction-v2 tencent-Hy3 unsloth-Apriel-1.5".split(
       " ",

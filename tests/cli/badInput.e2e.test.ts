@@ -5,6 +5,7 @@ import { join } from "node:path"
 import { writeGguf } from "@ggml-rpc/gguf"
 import { Command } from "@ggml-rpc/protocol"
 import { demoModel, writeDemoModel } from "ggml-rpc/demo-model"
+import { writeEncoderModels } from "../models/encoders.ts"
 import type { FinishedProcess } from "../peers/process.ts"
 import { type OurServer, startOurServer } from "../servers.ts"
 import { runCli, temporaryFolder } from "./program.ts"
@@ -58,6 +59,17 @@ test("a prompt that the context does not hold is refused before any weight is se
   expect(exitCode).toBe(1)
   expect(watched.stderr()).toContain("[GET_DEVICE_MEMORY]")
   expect(watched.stderr()).not.toContain("[SET_TENSOR")
+})
+
+test("a prompt that an encoder does not take at once is, too", async () => {
+  const { t5 } = writeEncoderModels(folder.path)
+  const words = ["run", t5, "-p", "token12 ".repeat(5), "-dev", "none", "-ub", "16"]
+  const { stderr, stdout, exitCode } = await runCli(words)
+  expect(stderr).toMatch(
+    /error: The prompt has \d+ tokens, which \S+ looks at all at once, and its batch holds 16/,
+  )
+  expect(stderr).not.toContain("loaded in")
+  expect({ stdout, exitCode }).toEqual({ stdout: "", exitCode: 1 })
 })
 
 describe("the model", () => {
@@ -281,6 +293,12 @@ describe("the flags", () => {
     })
     expect(stderr).toStartWith("error: ")
     expect(exitCode).toBe(2)
+  })
+
+  test.each(["0", "", "no"])("GGML_RPC_DEBUG=%p adds nothing", async (value) => {
+    const words = ["run", model, "-p", "a", "-n", "1", "-dev", "none"]
+    const { stderr } = await runCli(words, { env: { GGML_RPC_DEBUG: value } })
+    expect(stderr).not.toMatch(/llama_model_load|ggml_|print_info/)
   })
 
   test("GGML_RPC_DEBUG=1 adds where it came from", async () => {

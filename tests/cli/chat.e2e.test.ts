@@ -81,6 +81,20 @@ describe("through pipes", () => {
     expect(single).toMatchObject({ exitCode: 0, stdout: fiveTokens })
   })
 
+  test("-r ends an answer, and --no-perf tells no figures", async () => {
+    const ended = await said([plain, ...here, "-r", "language", "--no-perf"], "Hello", "Again")
+    expect(ended.stdout).toBe("You are watching one \nYou are watching one \n")
+    expect(ended.stderr).not.toContain("tokens/s")
+  })
+
+  test("--prompt-cache is for a text that goes on", async () => {
+    const cached = ["run", instruct, "-p", "a", "--prompt-cache", at("prompt.cache")]
+    const { exitCode, stderr } = await runCli(cached)
+    expect(exitCode).toBe(2)
+    expect(stderr).toContain("-no-cnv asks for that")
+    expect((await runCli([...cached, "-no-cnv", ...short])).exitCode).toBe(0)
+  })
+
   test("thoughts are no part of the answer, unless they are wanted as they are", async () => {
     const split = await said([thinking, ...here], "What is it?", `/save ${saved}`)
     expect(split.stdout).toBe("It is 42.\n")
@@ -316,6 +330,7 @@ describe.skipIf(!hasTmux)("in a terminal", () => {
   test("thoughts are dimmed; without colours words say it, and all fits 60 columns", async () => {
     {
       using terminal = start([thinking, ...here, "-p", "What is it?"])
+      await terminal.waitFor("> What is it?")
       await terminal.waitFor(/It is 42\.\n[\s\S]+tokens\/s/)
       expect(terminal.styled()).toContain("\x1b[2mLet me see.")
       expect(terminal.text()).toContain("Let me see.\n\nIt is 42.\n")
@@ -352,5 +367,26 @@ describe.skipIf(!hasTmux)("in a terminal", () => {
     await terminal.waitFor("exit 1")
     expect(terminal.text()).toContain("error:")
     await terminal.waitFor(/[^-]icanon/)
+  })
+
+  test("Ctrl-C twice leaves an answer that a hanging server keeps", async () => {
+    await using other = await startOurServer()
+    using terminal = start([
+      ...[plain, ...here, "--ignore-eos", "--rpc", other.endpoint, "-dev", "none"],
+    ])
+    await terminal.waitFor(ready)
+    send(terminal, "Hello")
+    await terminal.waitFor("You are watching")
+    const pids = [other.pid, ...other.sessionPids()]
+    for (const pid of pids) process.kill(pid, "SIGSTOP")
+    try {
+      terminal.press("C-c")
+      terminal.press("C-c")
+      // Where the engine stops in time, the second one is for the empty line.
+      await terminal.waitFor(/exit (0|130)/)
+      await terminal.waitFor(/[^-]icanon/)
+    } finally {
+      for (const pid of pids) process.kill(pid, "SIGCONT")
+    }
   })
 })

@@ -217,6 +217,21 @@ describe("devices", () => {
     expect(result.stdout).toMatch(/^CPU +local /m)
   })
 
+  test("uses a server that is named twice once, with a word", async () => {
+    const [first] = rpc.split(",")
+    const { stdout, stderr, exitCode } = await runCli(["devices", "--rpc", `${first},${first}`])
+    expect(stderr).toBe("warning: --rpc names a server more than once; it is used once\n")
+    expect(stdout.match(/^RPC\d+(?= {2})/gm)).toEqual(["RPC0"])
+    expect(exitCode).toBe(0)
+  })
+
+  test("is this machine alone for --rpc none", async () => {
+    const { stdout, exitCode } = await runCli(["devices", "--rpc", "none"])
+    expect(stdout).not.toContain("RPC0")
+    expect(stdout).toMatch(/^CPU +local /m)
+    expect(exitCode).toBe(0)
+  })
+
   test("says that servers of one host share its memory, with the CPU of this one", async () => {
     const text = await runCli(["devices", "--rpc", rpc])
     expect(text.stdout).toMatch(

@@ -48,6 +48,10 @@ test("--list-devices lists them instead", async () => {
   const { stdout, exitCode } = await runCli(["run", "--list-devices", "--rpc", server.endpoint])
   expect(exitCode).toBe(0)
   expect(stdout).toContain(server.endpoint)
+  expect(await runCli(["--list-devices", "--rpc", server.endpoint])).toMatchObject({
+    exitCode: 0,
+    stdout: expect.stringContaining(server.endpoint),
+  })
 })
 
 test("--no-perf leaves the timings out", async () => {
@@ -70,6 +74,40 @@ test("-r ends the text behind it, as llama-completion does", async () => {
   expect(ours.stdout.trimEnd().length).toBeLessThan(text.length)
   // It looks for the text at the end of whole tokens.
   expect(theirs.stdout.trimEnd()).toStartWith(ours.stdout.trimEnd())
+})
+
+test("--context-shift goes on where the context is full, and --keep says from what", async () => {
+  const run = async (...flags: ReadonlyArray<string>) => {
+    const words = ["run", model, ...given, "-n", "400", "--ignore-eos", "--json", ...flags]
+    const events = jsonLines((await runCli(words)).stdout)
+    const { tokenCount, stopReason } = events.find(({ event }) => event === "stats")!
+    const text = events.filter(({ event }) => event === "token").map(({ text: part }) => part)
+    return { tokenCount, stopReason, text: text.join("") }
+  }
+  const [ending, shifting, keeping] = await Promise.all([
+    run(),
+    run("--context-shift"),
+    run("--context-shift", "--keep", "-1"),
+  ])
+  expect(ending.stopReason).toBe("context-full")
+  expect(Number(ending.tokenCount)).toBeLessThan(256)
+  expect(shifting).toMatchObject({ tokenCount: 400, stopReason: "token-limit" })
+  expect(keeping).toMatchObject({ tokenCount: 400, stopReason: "token-limit" })
+  expect(shifting.text).toStartWith(ending.text)
+  expect(keeping.text).toStartWith(ending.text)
+  expect(keeping.text).not.toBe(shifting.text)
+})
+
+test("--context-shift and --keep forget what llama-completion does", async () => {
+  const quiet = ["-no-cnv", "--no-display-prompt", "--no-perf", "--no-warmup", "-dev", "none"]
+  for (const keep of ["0", "3", "-1", "1000"]) {
+    const flags = ["-n", "700", "--ignore-eos", "--context-shift", "--keep", keep]
+    const theirs = await runProcess([completion, "-m", model, ...given, ...quiet, ...flags])
+    const ours = await runCli(["run", model, ...given, ...flags])
+    expect(ours.stdout.trimEnd().length).toBeGreaterThan(700)
+    // It loses zero bytes, which are the ends of texts in C.
+    expect(ours.stdout.replaceAll("\0", "").trimEnd()).toBe(theirs.stdout.trimEnd())
+  }
 })
 
 test("--prompt-cache spares the beginning that is the same", async () => {
@@ -103,4 +141,24 @@ test("a file that is no such cache is told in words", async () => {
   const { stderr, exitCode } = await runCli(["run", model, ...given, "--prompt-cache", other])
   expect(exitCode).toBe(1)
   expect(stderr).toContain(`${other} cannot be restored`)
+})
+
+/** Numbers that a help page gives as defaults, by the flags' names. */
+const defaultsIn = (page: string): ReadonlyMap<string, number> => {
+  const entries = page.split(/\n {0,2}(?=-)/).map((entry) => entry.replace(/\s+/g, " "))
+  return new Map(
+    entries.flatMap((entry) => {
+      const value = /\(default: (-?[\d.]+(?:e-\d+)?)[,) ]/.exec(entry)?.[1]
+      const names = entry.split(/ (?=[^-])/)[0]!.match(/--[a-z-]+/g) ?? []
+      return value === undefined ? [] : names.map((name) => [name, Number(value)] as const)
+    }),
+  )
+}
+
+test("the defaults that the help tells are llama-completion's", async () => {
+  const theirs = defaultsIn((await runProcess([completion, "--help"])).stdout)
+  const ours = [...defaultsIn((await runCli(["run", "--help"])).stdout)]
+  const common = ours.filter(([name]) => theirs.has(name))
+  expect(common.length).toBeGreaterThan(20)
+  expect(common).toEqual(common.map(([name]) => [name, theirs.get(name)!]))
 })

@@ -222,9 +222,28 @@ const gpt2Model = (): GgufToWrite => {
   }
 }
 
+/** A score of a text, from its first token. */
+const rankModel = (): GgufToWrite => {
+  const { metadata, tensors } = bertModel()
+  return {
+    metadata: [
+      ...metadata.filter(([key]) => key !== "bert.pooling_type"),
+      ["bert.pooling_type", uint32(4)],
+    ],
+    tensors: [
+      ...tensors,
+      matrix("cls", DIM, DIM),
+      bias("cls", DIM),
+      matrix("cls.output", DIM, 1),
+      bias("cls.output", 1),
+    ],
+  }
+}
+
 const encoderModels = {
   gpt2: gpt2Model,
   bert: bertModel,
+  rank: rankModel,
   t5: t5Model,
   t5encoder: t5EncoderModel,
   "llama-embed": llamaEmbedModel,
@@ -240,6 +259,7 @@ export const writeEncoderModels = (folder: string): Readonly<Record<EncoderModel
   return {
     gpt2: pathOf("gpt2"),
     bert: pathOf("bert"),
+    rank: pathOf("rank"),
     t5: pathOf("t5"),
     t5encoder: pathOf("t5encoder"),
     "llama-embed": pathOf("llama-embed"),

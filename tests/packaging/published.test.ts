@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { thisPlatform } from "@ggml-rpc/native/source"
+import type * as PageSource from "../../packages/api/src/own/pageSource.ts"
 import { baseLibraries, newestNeeded, symbolVersions } from "../../scripts/publish/shim.ts"
 import { type StagedPackage, stageAll } from "../../scripts/publish/stage.ts"
 import { runProcess } from "../peers/process.ts"
@@ -79,7 +80,9 @@ test("every export leads to a file, types first, and every module has a source m
       for (const path of paths) expect([door, existsSync(join(at, path))]).toEqual([door, true])
       if (typeof target !== "string") expect(Object.keys(target as object)[0]).toBe("types")
     }
-    const modules = files(at).filter((path) => /\.js$/.test(path) && !/needs-bun/.test(path))
+    const modules = files(at).filter(
+      (path) => /\.js$/.test(path) && !/needs-bun|pageSource/.test(path),
+    )
     expect(modules.length).toBeGreaterThan(0)
     for (const module of modules) {
       const map = JSON.parse(readFileSync(join(at, `${module}.map`), "utf8")) as {
@@ -92,6 +95,16 @@ test("every export leads to a file, types first, and every module has a source m
         expect([module, map.sources.length > 0]).toEqual([module, true])
     }
   }
+})
+
+test("the page of the API is made, in the library and in the program", async () => {
+  const source = join(folderOf(packages, "@ggml-rpc/api"), "dist", "src", "own", "pageSource.js")
+  const { loadPage } = (await import(source)) as typeof PageSource
+  expect((await loadPage()).html).toContain('<script type="module">')
+  const dist = join(folderOf(packages, "ggml-rpc"), "dist")
+  const chunks = files(dist).filter((path) => path.endsWith(".js"))
+  const texts = chunks.map((path) => readFileSync(join(dist, path), "utf8"))
+  expect(texts.filter((text) => text.includes("<!doctype html>")).length).toBe(1)
 })
 
 test("declarations need the types of no runtime", () => {

@@ -13,6 +13,8 @@ export class Activity {
   cachedTokenCount = 0
   promptMs = 0
   tokenCount = 0
+  /** The same as they come, those of texts at work included. */
+  generatedTokenCount = 0
   generateMs = 0
   /** Longest text so far, its prompt included, in tokens. */
   maxTextTokenCount = 0
@@ -25,21 +27,24 @@ export class Activity {
     this.#maxQueued = maxQueued
   }
 
-  /** Texts at work. */
+  /** Requests at work. */
   get runningCount(): number {
     return Math.min(this.#startedMs.size, this.slotCount)
   }
 
-  /** Texts that wait for a slot. */
+  /** Requests that wait for a slot. */
   get queuedCount(): number {
     return this.#startedMs.size - this.runningCount
   }
 
-  /** Runs what takes a place while it does. */
-  during<A, R>(effect: Effect.Effect<A, ApiError, R>): Effect.Effect<A, ApiError, R> {
+  /** Works on all texts of a request, as many at once as there are slots, while it has a place. */
+  each<T, A, R>(
+    texts: ReadonlyArray<T>,
+    work: (text: T) => Effect.Effect<A, ApiError, R>,
+  ): Effect.Effect<ReadonlyArray<A>, ApiError, R> {
     return Effect.acquireUseRelease(
       Effect.try({ try: () => this.#enter(), catch: (error) => error as ApiError }),
-      () => effect,
+      () => Effect.forEach(texts, work, { concurrency: this.slotCount }),
       (leave) => Effect.sync(leave),
     )
   }
@@ -57,7 +62,7 @@ export class Activity {
   }
 
   /**
-   * Takes a place for a text; what it returns gives the place back.
+   * Takes a place for a request; what it returns gives the place back.
    *
    * @throws {ApiError} when too many wait already
    */

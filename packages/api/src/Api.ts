@@ -20,24 +20,30 @@ import { handleChat, handleGenerate } from "./ollama/answers.ts"
 import { OllamaApi } from "./ollama/api.ts"
 import { handleEmbed } from "./ollama/embed.ts"
 import { handlePs, handleShow, handleTags, handleVersion } from "./ollama/models.ts"
+import { withErrors } from "./openApiErrors.ts"
 import { OpenAiApi } from "./openai/api.ts"
 import { handleChatCompletions } from "./openai/chatCompletions.ts"
 import { handleCompletions } from "./openai/completions.ts"
 import { handleEmbeddings } from "./openai/embeddings.ts"
 import { handleGetModel, handleListModels } from "./openai/models.ts"
 import { handleResponses } from "./openai/responses.ts"
+import { OwnApi } from "./own/api.ts"
+import { handleCluster } from "./own/cluster.ts"
+import { makePageHandler } from "./own/page.ts"
 import { Serving } from "./Serving.ts"
 
 export class Api extends HttpApi.make("ggml-rpc")
   .add(LlamaApi)
   .add(OpenAiApi)
+  .add(OwnApi)
   .add(AnthropicApi)
   .add(OllamaApi)
   .addError(ApiError)
+  .annotate(OpenApi.Transform, withErrors)
   .annotate(OpenApi.Title, "ggml-rpc")
   .annotate(
     OpenApi.Description,
-    "One GGUF model on a cluster, in the dialects of OpenAI and llama-server",
+    "One GGUF model on a cluster, in the dialects of OpenAI, Anthropic, Ollama and llama-server",
   ) {}
 
 const llama = HttpApiBuilder.group(Api, "llama", (handlers) =>
@@ -68,6 +74,12 @@ const openai = HttpApiBuilder.group(Api, "openai", (handlers) =>
     .handle("embeddings", handleEmbeddings),
 )
 
+const own = HttpApiBuilder.group(Api, "own", (handlers) =>
+  Effect.map(makePageHandler, (handlePage) =>
+    handlers.handle("page", handlePage).handle("cluster", handleCluster),
+  ),
+)
+
 const anthropic = HttpApiBuilder.group(Api, "anthropic", (handlers) =>
   handlers.handle("messages", handleMessages).handle("countTokens", handleCountTokens),
 )
@@ -84,5 +96,5 @@ const ollama = HttpApiBuilder.group(Api, "ollama", (handlers) =>
 )
 
 export const apiLayer = HttpApiBuilder.api(Api).pipe(
-  Layer.provide([llama, openai, anthropic, ollama]),
+  Layer.provide([llama, openai, anthropic, ollama, own]),
 )

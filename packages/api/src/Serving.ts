@@ -1,6 +1,6 @@
 /** What all endpoints share: the model, how it is offered, and what goes on. */
-import type { ChatTemplate } from "@ggml-rpc/chat"
-import type { Cluster } from "@ggml-rpc/client"
+import type { ChatTemplate, ReasoningFormat } from "@ggml-rpc/chat"
+import type { Cluster, ClusterError } from "@ggml-rpc/client"
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
@@ -10,6 +10,10 @@ import type { ApiError } from "./ApiError.ts"
 /** A model that is loaded, under its name. */
 export interface ServedModel {
   readonly model: Cluster.ClusterModel
+  /** That it lies on. */
+  readonly cluster: Cluster.Cluster
+  /** What the cluster has free, not older than some seconds. */
+  readonly memory: Effect.Effect<Cluster.ClusterMemory, ClusterError>
   /** By which it goes in answers; requests may name any. */
   readonly name: string
   /** Unix time of the load, in seconds. */
@@ -28,8 +32,16 @@ export interface ServingOptions {
   readonly pingIntervalMs: number
   /** Jinja source instead of the model's own template. */
   readonly chatTemplate: string | undefined
+  /** Variables of the template, for every chat. */
+  readonly templateArguments: Readonly<Record<string, unknown>>
+  /** Whether models may think, where a request does not say; undefined: as their templates do. */
+  readonly enableThinking: boolean | undefined
+  /** How thoughts are told, where a request does not say. */
+  readonly reasoningFormat: ReasoningFormat
   /** `GET /metrics`; false. */
   readonly hasMetrics: boolean
+  /** The page at `GET /`; true. */
+  readonly hasPage: boolean
   /** `GET /slots`; true. */
   readonly hasSlots: boolean
   /** Folder of the files of `POST /slots/:id`; undefined: there is no such endpoint. */
@@ -43,6 +55,10 @@ export class Serving extends Context.Tag("@ggml-rpc/api/Serving")<
     readonly activity: Activity
     /** Fails with 503 until it is loaded. */
     readonly model: Effect.Effect<ServedModel, ApiError>
+    /** Of what could not be foreseen. */
+    readonly log: (line: string) => void
+    /** Tells that the model is gone, and will not come back. */
+    readonly end: (error: ClusterError) => Effect.Effect<void>
     /** Runs what goes on behind its request, until the server ends. */
     readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.RuntimeFiber<A, E>
   }

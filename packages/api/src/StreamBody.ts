@@ -3,6 +3,8 @@
 export interface StreamBodyOptions {
   /** The client has gone, or takes too long. */
   readonly onAbandoned: () => void
+  /** Everything has been taken. */
+  readonly onTaken: () => void
   /** How long a client may leave what is there unread. */
   readonly readTimeoutMs: number
 }
@@ -37,7 +39,7 @@ export class StreamBody {
             this.#wanted = resolve
             this.#give()
           }),
-        cancel: () => this.#abandon(),
+        cancel: () => this.abandon(),
       },
       { highWaterMark: 0 },
     )
@@ -79,6 +81,7 @@ export class StreamBody {
     if (this.#state === "ended") {
       this.#close()
       this.#controller?.close()
+      this.#options.onTaken()
     }
     this.#wanted = undefined
     wanted()
@@ -86,10 +89,11 @@ export class StreamBody {
 
   #giveUp(reason: string): void {
     this.#controller?.error(new Error(`The client is given up: ${reason}.`))
-    this.#abandon()
+    this.abandon()
   }
 
-  #abandon(): void {
+  /** Nobody will read it any more. */
+  abandon(): void {
     const isRunning = this.#state === "open"
     this.#close()
     this.#wanted?.()

@@ -6,6 +6,8 @@ import { ApiError } from "./ApiError.ts"
 export interface AccessOptions {
   /** Requests must have one of these; none: they need none. */
   readonly apiKeys: ReadonlyArray<string>
+  /** The address that is listened on. */
+  readonly host: string
   /** Origins of web pages that may ask, `*` for all. None: pages of this server alone. */
   readonly corsOrigins: ReadonlyArray<string>
 }
@@ -45,6 +47,26 @@ export const corsHeaders = (
 
 const isOwn = (origin: string, host: string | undefined): boolean =>
   URL.canParse(origin) && new URL(origin).host === host
+
+const isLocal = (name: string): boolean => /^(127\.[\d.]+|\[::1\]|localhost)$/.test(name)
+
+/**
+ * A page whose own name leads to 127.0.0.1 is of no other origin. So a server that is for this machine alone, and asks
+ * for no key, answers under names of this machine, and those that web pages may come from.
+ */
+export const checkHost = (
+  { host, apiKeys, corsOrigins }: AccessOptions,
+  headers: Headers.Headers,
+): ApiError | undefined => {
+  const given = (headers.host ?? "").replace(/:\d+$/, "")
+  const listensLocally = isLocal(host) || host === "::1"
+  if (!listensLocally || apiKeys.length > 0 || given === "" || isLocal(given)) return undefined
+  if (corsOrigins.some((origin) => origin === "*" || isOwn(origin, headers.host))) return undefined
+  return new ApiError({
+    kind: "forbidden",
+    message: `This server is for this machine, and not known as ${given}: start it with '--cors-origins http://${headers.host}' or an --api-key if it should be.`,
+  })
+}
 
 export const foreignOrigin = (origin: string | undefined): ApiError =>
   new ApiError({

@@ -31,3 +31,6 @@ export const StopTexts = Schema.Union(Schema.String, Schema.Array(Schema.String)
 
 export const stopTexts = (stop: typeof StopTexts.Type | undefined): ReadonlyArray<string> =>
   (typeof stop === "string" ? [stop] : (stop ?? [])).filter((text) => text !== "")
+
+/** How often an answer is wanted; OpenAI's limit. */
+export const AnswerCount = Schema.Int.pipe(Schema.between(1, 128))

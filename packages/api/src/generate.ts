@@ -4,17 +4,18 @@ import * as Effect from "effect/Effect"
 import { ApiError, invalidRequest } from "./ApiError.ts"
 import { Serving } from "./Serving.ts"
 
-export const toApiError = (error: ClusterError): ApiError =>
-  new ApiError({
-    kind: error._tag === "EngineEndedError" ? "unavailable" : "failed",
-    message: error.message,
-  })
+/** What the engine finds wrong with a request: a grammar that is none, a penalty that is too small, a slot that there is not. */
+const requestFaults: ReadonlySet<string> = new Set(["request", "tokenize", "slot"])
 
-/** What the engine refuses before it begins is the request's fault: a grammar that is none, a penalty that is too small. */
-export const refusal = (error: ClusterError): ApiError =>
-  error._tag === "ModelError"
-    ? invalidRequest(`The request cannot be followed: ${error.detail}`)
-    : toApiError(error)
+const toApiError = (error: ClusterError): ApiError => {
+  // Where the model's file lies is nobody's business: the detail alone is told.
+  if (error._tag === "ModelError") {
+    return requestFaults.has(error.during)
+      ? invalidRequest(`The request cannot be followed: ${error.detail}`)
+      : new ApiError({ kind: "failed", message: `The model could not go on: ${error.detail}` })
+  }
+  return new ApiError({ kind: isEnd(error) ? "unavailable" : "failed", message: error.message })
+}
 
 /** Tokens that a text can have: the context's, or fewer where the model knows no place behind them. */
 export const roomOf = ({ contextSize, plan }: Cluster.ClusterModel): number =>
@@ -49,25 +50,33 @@ export const generate = (
     const { model } = yield* serving.model
     // An answer needs a token.
     yield* checkLength(tokens.length, roomOf(model) - 1, "prompt")
-    let isBegun = false
     const take = (token: Cluster.GeneratedToken): void => {
-      isBegun = true
+      serving.activity.generatedTokenCount += 1
       onToken(token)
     }
-    const stats = yield* serving.activity.during(
-      Effect.mapError(model.generateEach(tokens, take, options), (error) =>
-        isBegun ? toApiError(error) : refusal(error),
-      ),
-    )
+    const stats = yield* askModel((own) => own.generateEach(tokens, take, options))
     serving.activity.add(stats)
     return stats
   })
+
+/** Asks the model. What ends it for good, an engine or a server that is gone, is told to whoever started the server. */
+export const askModel = <A>(
+  ask: (model: Cluster.ClusterModel) => Effect.Effect<A, ClusterError>,
+): Effect.Effect<A, ApiError, Serving> =>
+  Effect.gen(function* () {
+    const serving = yield* Serving
+    const { model } = yield* serving.model
+    return yield* ask(model).pipe(
+      Effect.tapError((error) => (isEnd(error) ? serving.end(error) : Effect.void)),
+      Effect.mapError(toApiError),
+    )
+  })
+
+const isEnd = ({ _tag }: ClusterError): boolean =>
+  _tag === "EngineEndedError" || _tag === "ServerLostError"
 
 export const tokenize = (
   text: string,
   options?: Cluster.TokenizeOptions,
 ): Effect.Effect<ReadonlyArray<number>, ApiError, Serving> =>
-  Effect.gen(function* () {
-    const { model } = yield* (yield* Serving).model
-    return yield* Effect.mapError(model.tokenize(text, options), toApiError)
-  })
+  askModel((model) => model.tokenize(text, options))

@@ -4,7 +4,8 @@ import { samplerNamed, samplerNames } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { type ApiError, invalidRequest } from "./ApiError.ts"
-import { optional } from "./fields.ts"
+import { schemaGrammar } from "./chat/grammar.ts"
+import { JsonObject, optional } from "./fields.ts"
 import { tokenize } from "./generate.ts"
 import type { Serving } from "./Serving.ts"
 
@@ -68,6 +69,7 @@ export const samplingFields = {
     ),
   ),
   grammar: optional(Schema.String),
+  json_schema: optional(JsonObject),
   cache_prompt: optional(Schema.Boolean),
   id_slot: optional(Schema.Int),
 }
@@ -81,9 +83,10 @@ export const samplingOf = (
   defaults: Options,
 ): Effect.Effect<Options, ApiError, Serving> =>
   Effect.gen(function* () {
-    const { seed, n_predict, max_tokens, ignore_eos, grammar, cache_prompt, id_slot } = request
+    const { seed, n_predict, max_tokens, ignore_eos, cache_prompt, id_slot } = request
     const maxTokens = n_predict ?? max_tokens
     const samplers = yield* samplersOf(request.samplers)
+    const grammar = yield* grammarOf(request)
     const logitBias = yield* biasesOf(request.logit_bias)
     const numbers = numberNames
       .filter((name) => request[name] !== undefined)
@@ -94,7 +97,7 @@ export const samplingOf = (
       ...(seed === undefined ? {} : { seed }),
       ...(maxTokens === undefined ? {} : { maxTokens }),
       ...(ignore_eos === undefined ? {} : { ignoreEos: ignore_eos }),
-      ...(grammar === undefined || grammar === "" ? {} : { grammar }),
+      ...(grammar === undefined ? {} : { grammar }),
       ...(cache_prompt === undefined ? {} : { cachePrompt: cache_prompt }),
       ...(id_slot === undefined || id_slot < 0 ? {} : { slot: id_slot }),
       ...(samplers === undefined ? {} : { samplers }),
@@ -104,6 +107,15 @@ export const samplingOf = (
         : { drySequenceBreakers: request.dry_sequence_breakers }),
     }
   })
+
+/** That of the schema, where both are given, as with llama-server. */
+const grammarOf = ({
+  grammar,
+  json_schema,
+}: SamplingRequest): Effect.Effect<string | undefined, ApiError> =>
+  json_schema === undefined
+    ? Effect.succeed(grammar === "" ? undefined : grammar)
+    : schemaGrammar(Object.keys(json_schema).length === 0 ? { type: "object" } : json_schema)
 
 const samplersOf = (
   names: ReadonlyArray<string> | undefined,

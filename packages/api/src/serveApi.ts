@@ -2,9 +2,10 @@
 import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder"
 import * as HttpApp from "@effect/platform/HttpApp"
 import * as BunHttpServer from "@effect/platform-bun/BunHttpServer"
-import type { Cluster } from "@ggml-rpc/client"
+import type { Cluster, ClusterError } from "@ggml-rpc/client"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
@@ -12,16 +13,19 @@ import type * as Scope from "effect/Scope"
 import { Activity } from "./Activity.ts"
 import { apiLayer } from "./Api.ts"
 import { ApiError } from "./ApiError.ts"
-import { type AnswerOptions, answer, Connection } from "./answer.ts"
+import { type AnswerOptions, answer } from "./answer.ts"
+import { Connection } from "./Connection.ts"
 import { chatTemplateOf } from "./chat/template.ts"
 import { nowSeconds } from "./ids.ts"
 import { type ServedModel, Serving, type ServingOptions } from "./Serving.ts"
 
-export interface ApiOptions extends Partial<ServingOptions>, Partial<AnswerOptions> {
+export interface ApiOptions extends Partial<ServingOptions>, Partial<Omit<AnswerOptions, "host">> {
   /** 127.0.0.1 */
   readonly host?: string | undefined
   /** 8080; 0: a free one. */
   readonly port?: number | undefined
+  /** PEM; undefined: by HTTP. */
+  readonly tls?: { readonly key: string; readonly cert: string } | undefined
   /** Requests that may wait for a slot: 128. */
   readonly maxQueued?: number | undefined
 }
@@ -32,7 +36,9 @@ export interface ApiServer {
   /** Such as `http://127.0.0.1:8080`. */
   readonly url: string
   /** Answers with this model from now on; before, everything is answered with 503. */
-  readonly offer: (model: Cluster.ClusterModel, name: string) => void
+  readonly offer: (model: Cluster.ClusterModel, name: string, cluster: Cluster.Cluster) => void
+  /** Fails when the model is found to be gone: its engine, or a server of the cluster. */
+  readonly ended: Effect.Effect<never, ClusterError>
 }
 
 /** No socket listens. */
@@ -49,10 +55,14 @@ export class ListenError extends Data.TaggedError("ListenError")<{
 /** A request comes whole within this time of silence, and a connection that is kept open is closed after it. */
 const IDLE_SECONDS = 60
 
+/** Servers are asked what they have free no more often, however many look. */
+const MEMORY_TTL_MS = 3000
+
 const loading = new ApiError({ kind: "unavailable", message: "Loading model" })
 
 const servingOf = (options: ApiOptions) =>
   Effect.gen(function* () {
+    const ended = yield* Deferred.make<never, ClusterError>()
     const fork = yield* FiberSet.makeRuntime<never>()
     let served: ServedModel | undefined
     const serving = {
@@ -61,7 +71,11 @@ const servingOf = (options: ApiOptions) =>
         readTimeoutMs: options.readTimeoutMs ?? 3_600_000,
         pingIntervalMs: options.pingIntervalMs ?? 30_000,
         chatTemplate: options.chatTemplate,
+        templateArguments: options.templateArguments ?? {},
+        enableThinking: options.enableThinking,
+        reasoningFormat: options.reasoningFormat ?? "auto",
         hasMetrics: options.hasMetrics ?? false,
+        hasPage: options.hasPage ?? true,
         hasSlots: options.hasSlots ?? true,
         slotSavePath: options.slotSavePath,
       },
@@ -70,16 +84,20 @@ const servingOf = (options: ApiOptions) =>
         served === undefined ? Effect.fail(loading) : Effect.succeed(served),
       ),
       fork,
+      log: options.log ?? console.error,
+      end: (error) => Effect.asVoid(Deferred.fail(ended, error)),
     } satisfies Context.Tag.Service<typeof Serving>
-    const offer: ApiServer["offer"] = (model, name) => {
+    const offer: ApiServer["offer"] = (model, name, cluster) => {
       serving.activity.slotCount = model.plan.context.slotCount ?? 1
       const template = chatTemplateOf(model, serving.options.chatTemplate)
-      served = { model, name, createdAt: nowSeconds(), template }
+      const memory = Effect.runSync(Effect.cachedWithTTL(cluster.memory, MEMORY_TTL_MS))
+      served = { model, name, cluster, memory, createdAt: nowSeconds(), template }
     }
-    return { serving, offer }
+    return { serving, offer, ended: Deferred.await(ended) }
   })
 
-const answerOptions = (options: ApiOptions): AnswerOptions => ({
+const answerOptions = (host: string, options: ApiOptions): AnswerOptions => ({
+  host,
   apiKeys: options.apiKeys ?? [],
   corsOrigins: options.corsOrigins ?? [],
   maxRequestBytes: options.maxRequestBytes ?? 64 * 1024 * 1024,
@@ -117,6 +135,7 @@ const listen = (
   handler: Handler,
   host: string,
   port: number,
+  tls: ApiOptions["tls"],
 ): Effect.Effect<Bun.Server<undefined>, ListenError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.try({
@@ -128,10 +147,15 @@ const listen = (
           // What is larger than allowed gets an answer that says so.
           maxRequestBodySize: Number.MAX_SAFE_INTEGER,
           development: false,
+          ...(tls === undefined ? {} : { tls }),
           fetch: (request, server) =>
             handler(
               request,
-              Context.make(Connection, { waitForEver: () => server.timeout(request, 0) }),
+              Context.make(Connection, {
+                signal: request.signal,
+                waitForEver: () => server.timeout(request, 0),
+                waitNoMore: () => server.timeout(request, IDLE_SECONDS),
+              }),
             ),
         }),
       catch: (error) =>
@@ -149,10 +173,12 @@ export const serveApi = (
   options: ApiOptions = {},
 ): Effect.Effect<ApiServer, ListenError, Scope.Scope> =>
   Effect.gen(function* () {
-    const { serving, offer } = yield* servingOf(options)
-    const handler = yield* makeHandler(serving, answerOptions(options))
+    const { serving, offer, ended } = yield* servingOf(options)
     const host = options.host ?? "127.0.0.1"
-    const server = yield* listen(handler, host, options.port ?? 8080)
+    const handler = yield* makeHandler(serving, answerOptions(host, options))
+    const server = yield* listen(handler, host, options.port ?? 8080, options.tls)
     const port = server.port!
-    return { port, url: `http://${host.includes(":") ? `[${host}]` : host}:${port}`, offer }
+    const authority = `${host.includes(":") ? `[${host}]` : host}:${port}`
+    const url = `${options.tls === undefined ? "http" : "https"}://${authority}`
+    return { port, url, offer, ended }
   })

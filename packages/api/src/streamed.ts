@@ -1,9 +1,13 @@
 /** Answers that come while the model computes. */
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
+import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import type { ApiError } from "./ApiError.ts"
+import { Connection } from "./Connection.ts"
+import { apiErrorOf } from "./failures.ts"
 import { Serving } from "./Serving.ts"
 import { StreamBody } from "./StreamBody.ts"
 
@@ -40,10 +44,14 @@ export const streamed = (
     const begun = yield* Deferred.make<void, ApiError>()
     let isBegun = false
     let isSilent = true
+    const connection = Option.getOrUndefined(yield* Effect.serviceOption(Connection))
     const body = new StreamBody({
       readTimeoutMs,
       onAbandoned: () => fiber.unsafeInterruptAsFork(fiber.id()),
+      onTaken: () => connection?.waitNoMore(),
     })
+    // A client that goes before the answer has begun takes no stream with it.
+    connection?.signal.addEventListener("abort", () => body.abandon(), { once: true })
     const write = (text: string): void => {
       isSilent = false
       body.write(text)
@@ -65,9 +73,13 @@ export const streamed = (
     }
     const fiber = serving.fork(
       produce(write).pipe(
-        Effect.catchAll((error) =>
-          isBegun ? Effect.sync(() => body.write(onError(error))) : Deferred.fail(begun, error),
-        ),
+        Effect.catchAllCause((cause) => {
+          if (Cause.isInterruptedOnly(cause)) return Effect.void
+          const error = apiErrorOf(cause, serving.log)
+          return isBegun
+            ? Effect.sync(() => body.write(onError(error)))
+            : Deferred.fail(begun, error)
+        }),
         Effect.ensuring(Effect.sync(finish)),
         Effect.provideService(Serving, serving),
       ),

@@ -3,7 +3,7 @@ import type { Cluster, GenerateStats } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import type { ApiError } from "./ApiError.ts"
 import { generate } from "./generate.ts"
-import type { Serving } from "./Serving.ts"
+import { Serving } from "./Serving.ts"
 
 export type Token = Cluster.GeneratedToken
 export type Logprobs = NonNullable<Token["logprobs"]>
@@ -66,10 +66,12 @@ export const finish = (
     }))
   })
 
+/** All runs of a request, as they get their turns. */
 export const finishAll = (
   runs: ReadonlyArray<TextRun>,
+  work: (run: TextRun) => Effect.Effect<FinishedText, ApiError, Serving> = finish,
 ): Effect.Effect<ReadonlyArray<FinishedText>, ApiError, Serving> =>
-  Effect.forEach(runs, (run) => finish(run), { concurrency: "unbounded" })
+  Effect.flatMap(Serving, ({ activity }) => activity.each(runs, (run) => work(run)))
 
 /** How long things took, as llama-server tells it. */
 export const timings = (stats: GenerateStats) => {

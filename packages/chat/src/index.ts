@@ -18,3 +18,4 @@ export {
   type RenderOptions,
 } from "./template/ChatTemplate.ts"
 export type { TemplateCapabilities } from "./template/capabilities.ts"
+export { type ChatModel, modelTemplate } from "./template/modelTemplate.ts"

@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, renameSync, rmSync } from "node:fs"
 import { basename, dirname, join, relative } from "node:path"
 import { workerBundleName } from "@ggml-rpc/native/worker"
 import type { BuildArtifact, BunPlugin } from "bun"
+import { pageInputs, pagePlugin } from "../../api/scripts/page.ts"
 import { bundlePath, freshBundle, type Manifest, manifestPath } from "../src/bundle.ts"
 
 const packageFolder = join(import.meta.dir, "..")
@@ -43,7 +44,9 @@ export interface Bundle {
 /** @throws {AggregateError} when a source does not compile */
 export const buildBundle = async (sourcemap: "none" | "linked" = "none"): Promise<Bundle> => {
   const inputs = new Set<string>()
-  const options = { target: "bun" as const, plugins: [noteInputs(inputs)], sourcemap }
+  for (const path of pageInputs()) inputs.add(relative(packageFolder, path))
+  const plugins = [noteInputs(inputs), await pagePlugin()]
+  const options = { target: "bun" as const, plugins, sourcemap }
   const { outputs } = await Bun.build({
     ...options,
     entrypoints: [join(packageFolder, "src", "program.ts")],

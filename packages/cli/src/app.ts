@@ -19,7 +19,9 @@ type Handler<C extends CommandName> = (values: CommandValues<C>) => Effect.Effec
 /** A command's code is loaded when it is called: a usage error needs none of it. */
 const handlers: { readonly [C in CommandName]: () => Promise<Handler<C>> } = {
   run: async () => (await import("./commands/run.ts")).run,
+  api: async () => (await import("./commands/api.ts")).api,
   chat: async () => (await import("./commands/chat.ts")).chat,
+  embed: async () => (await import("./commands/embed.ts")).embed,
   serve: async () => (await import("./commands/serve.ts")).serve,
   devices: async () => (await import("./commands/devices.ts")).devices,
   status: async () => (await import("./commands/status.ts")).status,
@@ -76,7 +78,9 @@ const handlerOf = async <C extends CommandName>(
 
 /** What goes on until somebody ends it: that is how it is meant to end. */
 const endsBySignal = (command: CommandName, values: object): boolean =>
-  command === "serve" || (command === "status" && "watch" in values && values.watch === true)
+  command === "serve" ||
+  command === "api" ||
+  (command === "status" && "watch" in values && values.watch === true)
 
 const report = (cause: Cause.Cause<unknown>, command: CommandName): number => {
   const error = Cause.squash(cause)

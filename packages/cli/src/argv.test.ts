@@ -95,12 +95,13 @@ describe("readArgs", () => {
     expect(readArgs(["run", "m.gguf", "-h"])).toEqual({ kind: "help", command: "run" })
     expect(readArgs(["serve", "-p", "1", "--help"])).toEqual({ kind: "help", command: "serve" })
     expect(readArgs(["--version"])).toEqual({ kind: "version" })
+    expect(readArgs(["run", "m.gguf", "--version"])).toEqual({ kind: "version" })
   })
 
   test("mistakes name the flag and what may have been meant", () => {
     expect(messageOf("rum")).toBe("there is no command 'rum'; did you mean 'run'?")
     expect(messageOf("frobnicate")).toContain(
-      "run, chat, serve, devices, status, plan, verify, pull, ls, rm, cache, service, demo",
+      "run, chat, api, embed, serve, devices, status, plan, verify, pull, ls, rm, cache, service, demo",
     )
     expect(messageOf("--rpc", "a:1")).toContain("a command must come before '--rpc'")
     expect(messageOf("run", "--tensor-spilt", "1")).toBe(

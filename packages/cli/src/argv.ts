@@ -48,6 +48,8 @@ export const readArgs = (args: ReadonlyArray<string>): CommandLine => {
     if (topic === undefined) return { kind: "help" }
     return { kind: "help", command: commandNamed(topic) }
   }
+  // As for llama-cli, which has no commands.
+  if (first === "--list-devices") return readCommand("devices", rest)
   return readCommand(commandNamed(first), rest)
 }
 
@@ -70,6 +72,7 @@ const readCommand = (command: CommandName, args: ReadonlyArray<string>): Command
   const { argv, error } = parser.detailed([...args], parserOptions(flags.filter(occursIn(args))))
   const { _: before, "--": behind = [], ...values } = argv
   if ("help" in values) return { kind: "help", command }
+  if ("version" in values) return { kind: "version" }
   if (error !== null) return fail(explain(error, flags, args))
   const known = new Set(flags.flatMap(allSpellings).map(keyOf))
   const unknown = Object.keys(values).find((key) => !known.has(key))

@@ -29,13 +29,18 @@ export class EmptyPromptError extends Data.TaggedError("EmptyPromptError")<{
   }
 }
 
-/** A prompt that leaves no room in the context for a token after it. */
+/** A prompt that leaves no room in the context for a token after it, or is more than a model takes at once. */
 export class PromptTooLongError extends Data.TaggedError("PromptTooLongError")<{
   readonly path: string
   readonly tokenCount: number
   readonly contextSize: number
+  /** Infinity for models that take a prompt in parts. */
+  readonly batchSize: number
 }> {
   override get message() {
+    if (this.tokenCount > this.batchSize && this.tokenCount < this.contextSize) {
+      return `The prompt has ${this.tokenCount} tokens, which ${this.path} looks at all at once, and its batch holds ${this.batchSize}: raise --ubatch-size, or shorten the prompt.`
+    }
     return `The prompt has ${this.tokenCount} tokens, but the context planned for ${this.path} holds ${this.contextSize}: raise --ctx-size, or shorten the prompt.`
   }
 }

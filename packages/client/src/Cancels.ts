@@ -25,7 +25,7 @@ const usualFolders = ["/dev/shm", tmpdir()]
 /**
  * A file without a name, which the engine maps: the host writes the ids of requests into it that are to stop. So a cancel
  * reaches an engine that is inside a blocking call, means one request, and is harmless before that begins and after it
- * ended. Ids are told apart as long as those that are outstanding span fewer than `CANCEL_SLOTS`. Behind them the engine
+ * ended. Ids are told apart as long as no two that are outstanding have the same place. Behind them the engine
  * writes what it waits for: nobody else could tell while it is blocked.
  */
 export class Cancels {

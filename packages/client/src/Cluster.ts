@@ -71,6 +71,12 @@ export interface ClusterDevice extends EngineDevice {
   readonly place: string
 }
 
+/** Memory of all devices, in their order, and of this host. */
+export interface ClusterMemory {
+  readonly devices: ReadonlyArray<EngineDevice>
+  readonly host: EngineDevice
+}
+
 export interface Cluster {
   /** In the order given. */
   readonly servers: ReadonlyArray<EngineServer>
@@ -78,6 +84,8 @@ export interface Cluster {
   readonly devices: ReadonlyArray<ClusterDevice>
   /** The CPU of this host. */
   readonly host: EngineDevice
+  /** What there is free now. It is asked between two batches, where a model is at work. */
+  readonly memory: Effect.Effect<ClusterMemory, ClusterError>
   readonly plan: (
     path: string,
     options?: PlanOptions,
@@ -140,6 +148,10 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       devices,
       host: opened.host,
       enginePid: engine.pid,
+      memory: Effect.map(engine.request({ type: "memory" }), ({ event }) => ({
+        devices: event.devices,
+        host: event.host,
+      })),
       tokenize: (path, text, options) => tokenize(engine, text, { ...options, path }),
       plan: (path, planOptions = {}) => planModel(engine, places, path, planOptions),
       load: (plan, onProgress) => loadModel(engine, place, plan, onProgress ?? (() => {})),

@@ -184,7 +184,9 @@ class EngineSession {
   private lastId = 0
   /** Sent and not answered, by id, oldest first: the engine is at work on the first. */
   private readonly outstanding = new Map<number, Job>()
-  /** Held back: so many are outstanding that their ids could not be told apart in a cancel. */
+  /** 1 where a cancel's place is that of an outstanding request: ids are told apart by their places. */
+  private readonly places = new Uint8Array(CANCEL_SLOTS)
+  /** Held back until a place is free. */
   private readonly held: Array<Job> = []
   private ended: EngineEndedError | UnsupportedOpError | undefined
 
@@ -221,13 +223,17 @@ class EngineSession {
   }
 
   private sendHeld(): void {
-    while (this.held.length > 0 && this.lastId + 1 - this.oldestId < CANCEL_SLOTS) {
+    while (this.held.length > 0 && this.outstanding.size < CANCEL_SLOTS) {
       this.send(this.held.shift()!)
     }
   }
 
   private send(job: Job): void {
-    job.id = ++this.lastId
+    // One that goes on for long keeps its place, and nobody else from going by.
+    do this.lastId++
+    while (this.places[this.lastId % CANCEL_SLOTS] !== 0)
+    job.id = this.lastId
+    this.places[job.id % CANCEL_SLOTS] = 1
     this.outstanding.set(job.id, job)
     if (job.isUnwanted) this.cancels.cancel(job.id)
     this.worker.write({ ...job.request, id: job.id })
@@ -253,7 +259,7 @@ class EngineSession {
 
   private finish(id: number, end: Either.Either<AnyAnswer, ClusterError>): void {
     const job = this.outstanding.get(id)
-    this.outstanding.delete(id)
+    if (this.outstanding.delete(id)) this.places[id % CANCEL_SLOTS] = 0
     this.sendHeld()
     job?.onEnd(end)
   }

@@ -1,6 +1,5 @@
 /** Where a model goes: what is asked for, what fits, and what the engine measured. */
-import { statSync } from "node:fs"
-import { type GgufError, ggufString, layerBytes } from "@ggml-rpc/gguf"
+import { type GgufError, type GgufFile, ggufString, layerBytes } from "@ggml-rpc/gguf"
 import type { AdapterOptions, KvTypeName, RopeOptions } from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
 import { contextOptions, MIN_CONTEXT_SIZE, type poolingTypes } from "./contextOptions.ts"
@@ -13,6 +12,7 @@ import type {
   UnsupportedOps,
 } from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
+import { loadAdapterHeader } from "./loadAdapterHeader.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
 import {
   type Candidate,
@@ -157,12 +157,9 @@ const modelOptions = (options: PlanOptions, find: DeviceFinder): EngineModelOpti
   ...(options.adapters && { adapters: options.adapters }),
 })
 
-/** What adapters may take on a device at most; they are not measured. */
-const adapterBytes = ({ adapters = [] }: PlanOptions): number =>
-  adapters.reduce(
-    (sum, { path }) => sum + (statSync(path, { throwIfNoEntry: false })?.size ?? 0),
-    0,
-  )
+/** What its tensors take. */
+const tensorBytes = ({ tensors }: GgufFile): number =>
+  tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
 
 /** Reads the model file and finds where its layers fit, measuring candidates on the devices. `places` is in the devices' order. */
 export const planModel = (
@@ -173,6 +170,9 @@ export const planModel = (
 ): Effect.Effect<ModelPlan, ClusterError | GgufError> =>
   Effect.gen(function* () {
     const gguf = yield* loadModelHeader(path)
+    const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
+      loadAdapterHeader(adapter.path, gguf),
+    )
     const { event: memory } = yield* engine.request({ type: "memory" })
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const find = deviceFinder(memory.devices, places)
@@ -194,7 +194,11 @@ export const planModel = (
       minContextSize: options.contextSize
         ? undefined
         : Math.min(MIN_CONTEXT_SIZE, context.contextSize),
-      headroomBytes: (options.headroomBytes ?? HEADROOM_BYTES) + adapterBytes(options),
+      // What adapters may take on a device at most; they are not measured.
+      headroomBytes: adapters.reduce(
+        (sum, adapter) => sum + tensorBytes(adapter),
+        options.headroomBytes ?? HEADROOM_BYTES,
+      ),
       mapsWeights: model.mmap,
     }
     /** Of the candidate that was measured last: that of the plan, or the one that did not fit. */
@@ -227,7 +231,7 @@ export const planModel = (
       path,
       architecture: ggufString(gguf, "general.architecture") ?? "unknown",
       ...(name === undefined ? {} : { name }),
-      modelBytes: gguf.tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0),
+      modelBytes: tensorBytes(gguf),
       context: { ...context, contextSize: plan.contextSize },
       model,
       deviceIndexes,

@@ -137,14 +137,15 @@ export class RemoteMemoryError extends TaggedError("RemoteMemoryError")<{
   readonly sizeBytes: number
 }> {
   override get message() {
-    return `${this.endpoint} cannot allocate ${formatNeededMebibytes(this.sizeBytes)} on ${this.device}: give it fewer layers with --tensor-split, lower --ctx-size, or free memory there.`
+    return `${this.endpoint} cannot allocate ${formatNeededMebibytes(this.sizeBytes)} on ${this.device}: lower --ctx-size, leave it fewer layers (--tensor-split moves them to other servers, --gpu-layers to this machine), or free memory there.`
   }
 }
 
 /** libllama refused the model or the context. */
 export class ModelError extends TaggedError("ModelError")<{
   readonly path: string
-  readonly during: "load" | "context" | "tokenize" | "decode" | "encode" | "slot"
+  /** `request`: what was asked for cannot be done, whatever the model; `decode` and `encode`: it could not go on. */
+  readonly during: "load" | "context" | "tokenize" | "request" | "decode" | "encode" | "slot"
   /** The reason, with the end of libllama's log where it says more. */
   readonly detail: string
 }> {
@@ -153,6 +154,7 @@ export class ModelError extends TaggedError("ModelError")<{
       load: "could not be loaded",
       context: "could not get a context",
       tokenize: "could not tokenize the text",
+      request: "could not be evaluated",
       decode: "could not be evaluated",
       encode: "could not be evaluated",
       slot: "could not do this with a slot",

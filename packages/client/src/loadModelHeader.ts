@@ -17,7 +17,8 @@ export const loadModelHeader = (path: string): Effect.Effect<GgufFile, GgufError
 
 /** Files that are made for a model and are none, by `general.type` or `general.architecture`. */
 const companions: Readonly<Record<string, string>> = {
-  adapter: "it is an adapter (LoRA), which changes a model; give the model itself.",
+  adapter:
+    "it is an adapter (LoRA), which changes a model: give the model itself, and this with --lora.",
   mmproj:
     "it is a vision or audio projector (mmproj), made for use beside a model; give the model itself.",
   clip: "it is a vision or audio projector (mmproj), made for use beside a model; give the model itself.",

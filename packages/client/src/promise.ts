@@ -134,6 +134,8 @@ export interface PromiseCluster extends AsyncDisposable {
   readonly devices: ReadonlyArray<Effects.ClusterDevice>
   /** The CPU of this host. */
   readonly host: EngineDevice
+  /** What devices and host have free now. */
+  readonly memory: (options?: Abortable) => Promise<Effects.ClusterMemory>
   /**
    * Where the model would go, without loading it.
    *
@@ -208,6 +210,7 @@ export const openCluster = async (
     servers: cluster.servers,
     devices: cluster.devices,
     host: cluster.host,
+    memory: ({ signal: memorySignal } = {}) => run(cluster.memory, memorySignal),
     plan: (path, { signal: planSignal, ...planOptions } = {}) =>
       run(cluster.plan(path, planOptions), planSignal),
     tokenize: (path, text, { signal: textSignal, ...textOptions } = {}) =>

@@ -220,7 +220,37 @@ const settingsOf = (model: SampledModel, options: SamplerOptions): Numbers => {
 const vocabOf = (model: SampledModel): Pointer =>
   llama().llama_model_get_vocab(asPointer(model.address)) as Pointer
 
+/** Texts, sets of characters and comments of a grammar: braces in them mean nothing. */
+const GRAMMAR_LITERALS = /"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*/g
+
+/** llama-grammar.cpp (v0.5.0) counts from the most down to the least, and for nearly ever where that is more. */
+const backwardRepetition = (grammar: string): string | undefined =>
+  [...grammar.replace(GRAMMAR_LITERALS, "").matchAll(/\{\s*(\d+)\s*,\s*(\d+)\s*\}/g)].find(
+    ([, least, most]) => Number(least) > Number(most),
+  )?.[0]
+
+/** A call each in llama-grammar.cpp, whose stack ends somewhere above ten thousand. */
+const MAX_NESTING = 1000
+
+const isNestedTooDeep = (grammar: string): boolean => {
+  let depth = 0
+  for (const [mark] of grammar.replace(GRAMMAR_LITERALS, "").matchAll(/[()]/g)) {
+    depth += mark === "(" ? 1 : -1
+    if (depth > MAX_NESTING) return true
+  }
+  return false
+}
+
 const openGrammar = (model: SampledModel, text: string): Address => {
+  if (isNestedTooDeep(text)) {
+    const detail = `the grammar has more than ${MAX_NESTING} parentheses inside each other.`
+    throw new SamplerError({ detail })
+  }
+  const backward = backwardRepetition(text)
+  if (backward !== undefined) {
+    const detail = `the grammar repeats something ${backward} times, where the second number must not be the smaller one.`
+    throw new SamplerError({ detail })
+  }
   const [rules, root] = [cString(text), cString("root")]
   const grammar = llama().llama_sampler_init_grammar(vocabOf(model), rules, root)
   if (grammar === null || Number(grammar) === 0) {
@@ -278,6 +308,9 @@ const buildChain = (model: SampledModel, options: SamplerOptions, numbers: Numbe
   return chain as Address
 }
 
+/** libllama takes memory for all tokens that could be looked back at, and no text has that many. */
+const MAX_LAST_TOKENS = 2 ** 22
+
 /** Upstream's `m`. */
 const MIROSTAT_TOKENS = 100
 
@@ -297,7 +330,7 @@ const makeSampler = (
     case "penalties":
       return library.llama_sampler_init_penalties(
         model.vocabSize,
-        numbers.repeatLastN,
+        Math.min(numbers.repeatLastN, MAX_LAST_TOKENS),
         numbers.repeatPenalty,
         numbers.frequencyPenalty,
         numbers.presencePenalty,
@@ -310,7 +343,7 @@ const makeSampler = (
         numbers.dryMultiplier,
         numbers.dryBase,
         numbers.dryAllowedLength,
-        numbers.dryPenaltyLastN,
+        Math.min(numbers.dryPenaltyLastN, MAX_LAST_TOKENS),
         texts.length === 0 ? null : addresses,
         texts.length,
       )

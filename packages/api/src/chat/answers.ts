@@ -77,12 +77,13 @@ const answerOne = (
   onDeltas: OnDeltas,
 ): Effect.Effect<Answer, ApiError, Serving> =>
   Effect.gen(function* () {
-    const template = yield* (yield* (yield* Serving).model).template
+    const { model, options } = yield* Serving
+    const template = yield* (yield* model).template
     const tools = request.toolChoice === "none" ? [] : request.tools
     const reader = new OutputReader(template, {
       prompt,
       tools,
-      reasoningFormat: request.reasoningFormat,
+      reasoningFormat: request.reasoningFormat ?? options.reasoningFormat,
     })
     const text = new AnswerText()
     const give = (deltas: ReadonlyArray<OutputDelta>, token: Token | undefined): void => {
@@ -95,11 +96,11 @@ const answerOne = (
     return { run, reasoning, content, toolCalls, logprobs, stats }
   })
 
-/** All answers at once; `onDeltas` is called as they come. */
+/** All answers; `onDeltas` is called as they come. */
 export const answerChat = (
   prepared: PreparedChat,
   onDeltas: OnDeltas = () => {},
 ): Effect.Effect<ReadonlyArray<Answer>, ApiError, Serving> =>
-  Effect.forEach(prepared.runs, (run) => answerOne(prepared, run, onDeltas), {
-    concurrency: "unbounded",
-  })
+  Effect.flatMap(Serving, ({ activity }) =>
+    activity.each(prepared.runs, (run) => answerOne(prepared, run, onDeltas)),
+  )

@@ -2,7 +2,7 @@
 import { type ChatTemplate, contentText } from "@ggml-rpc/chat"
 import * as Effect from "effect/Effect"
 import { type ApiError, invalidRequest } from "../ApiError.ts"
-import { Serving } from "../Serving.ts"
+import { Serving, type ServingOptions } from "../Serving.ts"
 import type { ChatRequest } from "./ChatRequest.ts"
 
 export type Messages = Pick<
@@ -11,7 +11,11 @@ export type Messages = Pick<
 >
 
 /** An assistant's message at the end is the beginning of the answer, as llama-server takes it. */
-const render = (template: ChatTemplate, request: Messages): string => {
+const render = (
+  template: ChatTemplate,
+  request: Messages,
+  { enableThinking, templateArguments }: ServingOptions,
+): string => {
   const last = request.messages.at(-1)
   const isBegun = last?.role === "assistant" && (last.tool_calls ?? []).length === 0
   const prompt = template.render({
@@ -19,21 +23,22 @@ const render = (template: ChatTemplate, request: Messages): string => {
     tools: request.tools,
     toolChoice: request.toolChoice,
     // JSON can be held to its schema from its first character alone.
-    enableThinking: request.enableThinking ?? request.schema === undefined,
-    kwargs: request.templateArguments,
+    enableThinking: request.enableThinking ?? enableThinking ?? request.schema === undefined,
+    kwargs: { ...templateArguments, ...request.templateArguments },
   })
   return isBegun ? prompt + contentText(last.content) : prompt
 }
 
 export const chatPrompt = (request: Messages): Effect.Effect<string, ApiError, Serving> =>
   Effect.gen(function* () {
-    const { template } = yield* (yield* Serving).model
+    const { model, options } = yield* Serving
+    const { template } = yield* model
     if (request.messages.length === 0) {
       return yield* invalidRequest("There is no message to answer.", "messages")
     }
     const own = yield* template
     return yield* Effect.try({
-      try: () => render(own, request),
+      try: () => render(own, request, options),
       catch: (error) =>
         invalidRequest(error instanceof Error ? error.message : String(error), "messages"),
     })

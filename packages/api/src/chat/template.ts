@@ -1,5 +1,5 @@
 /** The chat template of a model. */
-import { ChatTemplate } from "@ggml-rpc/chat"
+import { type ChatTemplate, modelTemplate } from "@ggml-rpc/chat"
 import type { Cluster } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { ApiError } from "../ApiError.ts"
@@ -8,20 +8,11 @@ import { ApiError } from "../ApiError.ts"
 export const chatTemplateOf = (
   { info }: Cluster.ClusterModel,
   source: string | undefined,
-): Effect.Effect<ChatTemplate, ApiError> => {
-  const toolUse = source === undefined ? info.toolUseChatTemplate : undefined
-  const read = (): ChatTemplate =>
-    new ChatTemplate({
-      source: source ?? info.chatTemplate,
-      ...(toolUse === undefined ? {} : { variants: { tool_use: toolUse } }),
-      bosText: info.beginText,
-      eosText: info.endText,
-      addsBos: info.addsBeginToken,
-    })
-  return Effect.runSync(
+): Effect.Effect<ChatTemplate, ApiError> =>
+  Effect.runSync(
     Effect.cached(
       Effect.try({
-        try: read,
+        try: () => modelTemplate(info, source),
         catch: (error) =>
           new ApiError({
             kind: "failed",
@@ -30,4 +21,3 @@ export const chatTemplateOf = (
       }),
     ),
   )
-}

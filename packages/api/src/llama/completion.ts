@@ -2,7 +2,7 @@
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { JsonObject, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
+import { AnswerCount, JsonObject, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
 import { tokenizePrompts } from "../prompts.ts"
 import { Serving } from "../Serving.ts"
 import { generationSettings, samplingFields, samplingOf } from "../sampling.ts"
@@ -26,8 +26,8 @@ export const completionFields = {
   stream: optional(Schema.Boolean),
   stop: optional(StopTexts),
   n_probs: optional(Schema.NonNegativeInt),
-  n_cmpl: optional(Schema.Positive.pipe(Schema.int())),
-  n: optional(Schema.Positive.pipe(Schema.int())),
+  n_cmpl: optional(AnswerCount),
+  n: optional(AnswerCount),
   n_keep: optional(Schema.Int),
   return_tokens: optional(Schema.Boolean),
   timings_per_token: optional(Schema.Boolean),
@@ -80,7 +80,7 @@ const stopTypes = {
 
 const finished = (
   { run, text, tokens, logprobs, stats }: FinishedText,
-  request: CompletionRequest,
+  request: Described,
   prompt: string,
   model: string,
 ): typeof LlamaCompletion.Type => ({
@@ -130,56 +130,51 @@ const piece = (run: TextRun, { id, text, logprobs }: Token, tokenCount: number):
   ...(logprobs === undefined ? {} : { completion_probabilities: [tokenProbability(logprobs)] }),
 })
 
-/** Runs of a request whose prompts are tokens already. */
-export const complete = (
-  request: Omit<CompletionRequest, "prompt">,
-  prompts: ReadonlyArray<ReadonlyArray<number>>,
-) =>
+type Described = Omit<CompletionRequest, "prompt">
+
+const optionsOf = (request: Described) =>
   Effect.gen(function* () {
-    const serving = yield* Serving
-    const { name } = yield* serving.model
-    const options = {
-      ...(yield* samplingOf(request, serving.options.defaults)),
+    const { options } = yield* Serving
+    const { n_probs = 0, n_keep } = request
+    return {
+      ...(yield* samplingOf(request, options.defaults)),
       stop: stopTexts(request.stop),
-      ...(request.n_probs === undefined || request.n_probs === 0
-        ? {}
-        : { topLogprobs: request.n_probs }),
-      ...(request.n_keep === undefined ? {} : { keepTokens: request.n_keep }),
+      ...(n_probs === 0 ? {} : { topLogprobs: n_probs }),
+      ...(n_keep === undefined ? {} : { keepTokens: n_keep }),
     }
+  })
+
+const stream = (runs: ReadonlyArray<TextRun>, answerOf: (done: FinishedText) => object) =>
+  streamed(
+    "events",
+    (write) =>
+      Effect.asVoid(
+        finishAll(runs, (run) => {
+          let tokenCount = 0
+          const onToken = (token: Token): void => {
+            tokenCount += token.id < 0 ? 0 : 1
+            write(dataEvent(piece(run, token, tokenCount)))
+          }
+          return Effect.tap(finish(run, onToken), (done) => write(dataEvent(answerOf(done))))
+        }),
+      ),
+    (error) => dataEvent(llamaError(error)),
+  )
+
+/** Runs of a request whose prompts are tokens already. */
+export const complete = (request: Described, prompts: ReadonlyArray<ReadonlyArray<number>>) =>
+  Effect.gen(function* () {
+    const { name } = yield* (yield* Serving).model
     const count = request.n_cmpl ?? request.n ?? 1
-    const runs = runsOf(prompts, count, options)
+    const runs = runsOf(prompts, count, yield* optionsOf(request))
     const texts = yield* Effect.forEach(prompts, detokenize)
-    const answerOf = (done: FinishedText): object =>
-      select(
-        finished(
-          done,
-          request as CompletionRequest,
-          texts[Math.floor(done.run.index / count)]!,
-          name,
-        ),
-        request.response_fields,
-      )
-    if (request.stream !== true) {
-      const answers = (yield* finishAll(runs)).map(answerOf)
-      return answers.length === 1 ? (answers[0] as typeof JsonObject.Type) : answers
+    const answerOf = (done: FinishedText): object => {
+      const prompt = texts[Math.floor(done.run.index / count)]!
+      return select(finished(done, request, prompt, name), request.response_fields)
     }
-    return yield* streamed(
-      "events",
-      (write) =>
-        Effect.forEach(
-          runs,
-          (run) => {
-            let tokenCount = 0
-            const onToken = (token: Token): void => {
-              tokenCount += token.id < 0 ? 0 : 1
-              write(dataEvent(piece(run, token, tokenCount)))
-            }
-            return Effect.map(finish(run, onToken), (done) => write(dataEvent(answerOf(done))))
-          },
-          { concurrency: "unbounded", discard: true },
-        ),
-      (error) => dataEvent(llamaError(error)),
-    )
+    if (request.stream === true) return yield* stream(runs, answerOf)
+    const answers = (yield* finishAll(runs)).map(answerOf)
+    return answers.length === 1 ? (answers[0] as typeof JsonObject.Type) : answers
   })
 
 export const handleCompletion = ({ payload }: { readonly payload: CompletionRequest }) =>

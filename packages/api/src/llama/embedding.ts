@@ -1,9 +1,10 @@
 /** `POST /embedding`: llama-server's own form. */
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
+import { normalized } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { invalidRequest } from "../ApiError.ts"
-import { embed, normalized } from "../embeddings.ts"
+import { embed } from "../embeddings.ts"
 import { optional, Prompts } from "../fields.ts"
 import { tokenizePrompts } from "../prompts.ts"
 

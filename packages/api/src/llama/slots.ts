@@ -1,12 +1,11 @@
 /** `GET /slots`, and what can be done with one. */
 import { basename, join } from "node:path"
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
-import type { Cluster, ClusterError } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { ApiError, invalidRequest, notSupported } from "../ApiError.ts"
 import { JsonObject, optional } from "../fields.ts"
-import { toApiError } from "../generate.ts"
+import { askModel } from "../generate.ts"
 import { Serving } from "../Serving.ts"
 
 const Slot = Schema.Struct({
@@ -42,7 +41,7 @@ export const handleSlots = ({
         "This server does not show its slots: start it without --no-slots.",
       )
     }
-    const { slots } = yield* Effect.mapError(model.slots, toApiError)
+    const { slots } = yield* askModel((own) => own.slots)
     if (urlParams.fail_on_no_slot !== undefined && slots.every(({ state }) => state !== "idle")) {
       return yield* new ApiError({ kind: "unavailable", message: "No slot is free." })
     }
@@ -61,10 +60,6 @@ interface ActionRequest {
   readonly payload: { readonly filename?: string }
 }
 
-/** Of a slot that there is not, or a file that holds no such thing. */
-const actionError = (error: ClusterError): ApiError =>
-  error._tag === "ModelError" ? invalidRequest(error.message) : toApiError(error)
-
 /** A name without a folder, so that no request reaches another file. */
 const filePath = (folder: string, filename: string | undefined): Effect.Effect<string, ApiError> =>
   filename === undefined || filename !== basename(filename) || /^\.*$|[\0\\]/.test(filename)
@@ -74,19 +69,19 @@ const filePath = (folder: string, filename: string | undefined): Effect.Effect<s
     : Effect.succeed(join(folder, filename))
 
 const perform = (
-  model: Cluster.ClusterModel,
   folder: string,
   { path: { id }, urlParams: { action }, payload: { filename } }: ActionRequest,
-): Effect.Effect<typeof JsonObject.Type, ApiError> =>
+): Effect.Effect<typeof JsonObject.Type, ApiError, Serving> =>
   Effect.gen(function* () {
     if (action === "erase") {
-      const count = yield* Effect.mapError(model.eraseSlot(id), actionError)
+      const count = yield* askModel((model) => model.eraseSlot(id))
       return { id_slot: id, n_erased: count }
     }
     const file = yield* filePath(folder, filename)
     const startedAt = performance.now()
-    const done = action === "save" ? model.saveSlot(id, file) : model.restoreSlot(id, file)
-    const count = yield* Effect.mapError(done, actionError)
+    const count = yield* askModel((model) =>
+      action === "save" ? model.saveSlot(id, file) : model.restoreSlot(id, file),
+    )
     const sizeBytes = Bun.file(file).size
     const ms = performance.now() - startedAt
     const counts =
@@ -98,13 +93,11 @@ const perform = (
 
 export const handleSlotAction = (request: ActionRequest) =>
   Effect.gen(function* () {
-    const serving = yield* Serving
-    const { model } = yield* serving.model
-    const { slotSavePath } = serving.options
+    const { slotSavePath } = (yield* Serving).options
     if (slotSavePath === undefined) {
       return yield* notSupported(
         "This server keeps no slots: start it with --slot-save-path FOLDER.",
       )
     }
-    return yield* perform(model, slotSavePath, request)
+    return yield* perform(slotSavePath, request)
   })

@@ -3,9 +3,8 @@ import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { MixedPrompt, optional } from "../fields.ts"
-import { toApiError } from "../generate.ts"
+import { askModel } from "../generate.ts"
 import { tokenizePrompt } from "../prompts.ts"
-import { Serving } from "../Serving.ts"
 
 const Tokenize = Schema.Struct({
   content: Schema.Union(Schema.String, MixedPrompt),
@@ -29,10 +28,7 @@ export const detokenizeEndpoint = HttpApiEndpoint.post("detokenize", "/detokeniz
   .addSuccess(Schema.Struct({ content: Schema.String }))
 
 export const detokenize = (tokens: ReadonlyArray<number>) =>
-  Effect.gen(function* () {
-    const { model } = yield* (yield* Serving).model
-    return yield* Effect.mapError(model.detokenize(tokens), toApiError)
-  })
+  askModel((model) => model.detokenize(tokens))
 
 export const handleTokenize = ({ payload }: { readonly payload: typeof Tokenize.Type }) =>
   Effect.gen(function* () {

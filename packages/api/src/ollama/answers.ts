@@ -9,7 +9,7 @@ import { tokenize } from "../generate.ts"
 import { tokenProbability } from "../llama/logprobs.ts"
 import { Serving } from "../Serving.ts"
 import { jsonLine, streamed } from "../streamed.ts"
-import { finish, type Logprobs, runsOf } from "../textRuns.ts"
+import { finish, finishAll, type Logprobs, runsOf } from "../textRuns.ts"
 import { ollamaError } from "./errors.ts"
 import {
   chatOf,
@@ -151,26 +151,29 @@ const rawAnswer = (request: OllamaGenerateRequest) =>
   Effect.gen(function* () {
     const { name } = yield* (yield* Serving).model
     const tokens = yield* tokenize(request.prompt ?? "")
-    const [run] = runsOf([tokens], 1, yield* optionsOf(request))
+    const runs = runsOf([tokens], 1, yield* optionsOf(request))
     if (request.stream === false) {
-      const { text, logprobs, stats } = yield* finish(run!)
+      const [done] = yield* finishAll(runs)
+      const { text, logprobs, stats } = done!
       return { ...head(name), response: text, ...logprobsOf(logprobs), ...ending(stats) }
     }
     return yield* streamed(
       "lines",
       (write) =>
         Effect.map(
-          finish(run!, ({ text, logprobs }) =>
-            write(
-              jsonLine({
-                ...head(name),
-                response: text,
-                ...logprobsOf(logprobs === undefined ? [] : [logprobs]),
-                done: false,
-              }),
+          finishAll(runs, (run) =>
+            finish(run, ({ text, logprobs }) =>
+              write(
+                jsonLine({
+                  ...head(name),
+                  response: text,
+                  ...logprobsOf(logprobs === undefined ? [] : [logprobs]),
+                  done: false,
+                }),
+              ),
             ),
           ),
-          ({ stats }) => write(jsonLine({ ...head(name), response: "", ...ending(stats) })),
+          ([done]) => write(jsonLine({ ...head(name), response: "", ...ending(done!.stats) })),
         ),
       (error) => jsonLine(ollamaError(error)),
     )

@@ -1,7 +1,9 @@
 /** `POST /api/embed`. */
+
+import { normalized } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { embed, normalized } from "../embeddings.ts"
+import { embed } from "../embeddings.ts"
 import { optional } from "../fields.ts"
 import { roomOf } from "../generate.ts"
 import { tokenizePrompts } from "../prompts.ts"

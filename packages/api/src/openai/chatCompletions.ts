@@ -137,7 +137,10 @@ const stream = (prepared: PreparedChat, head: Head, includesUsage: boolean) =>
           if (token?.logprobs !== undefined) untold[index]!.push(token.logprobs)
           for (const delta of deltas) chunk([choice(index, deltaOf(delta))])
         })
-        for (const answer of answers) chunk([choice(answer.run.index, {}, finishReason(answer))])
+        for (const answer of answers) {
+          const last = choice(answer.run.index, {}, finishReason(answer))
+          chunk([last], { timings: timings(answer.stats) })
+        }
         if (includesUsage) chunk([], { usage: usageOf(answers) })
         write("data: [DONE]\n\n")
       })

@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { ApiError } from "../ApiError.ts"
 import type { ChatRequest } from "../chat/ChatRequest.ts"
-import { JsonObject, optional, StopTexts, stopTexts } from "../fields.ts"
+import { AnswerCount, JsonObject, optional, StopTexts, stopTexts } from "../fields.ts"
 import { Serving } from "../Serving.ts"
 import { samplingFields, samplingOf } from "../sampling.ts"
 import { Message, ResponseFormat, schemaOf, Tool, ToolChoice } from "./messages.ts"
@@ -18,14 +18,13 @@ export const ChatCompletionRequest = Schema.Struct({
   stream: optional(Schema.Boolean),
   stream_options: optional(StreamOptions),
   stop: optional(StopTexts),
-  n: optional(Schema.Positive.pipe(Schema.int())),
+  n: optional(AnswerCount),
   logprobs: optional(Schema.Boolean),
   top_logprobs: optional(Schema.NonNegativeInt),
   tools: optional(Schema.Array(Tool)),
   tool_choice: optional(ToolChoice),
   parallel_tool_calls: optional(Schema.Boolean),
   response_format: optional(ResponseFormat),
-  json_schema: optional(JsonObject),
   reasoning_format: optional(Schema.Literal("none", "auto", "deepseek")),
   reasoning_effort: optional(Schema.String),
   chat_template_kwargs: optional(JsonObject),

@@ -5,7 +5,7 @@ import type { GenerateStats } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { notSupported } from "../ApiError.ts"
-import { optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
+import { AnswerCount, optional, Prompts, StopTexts, stopTexts } from "../fields.ts"
 import { newId, nowSeconds } from "../ids.ts"
 import { detokenize } from "../llama/tokens.ts"
 import { tokenizePrompts } from "../prompts.ts"
@@ -13,11 +13,12 @@ import { Serving } from "../Serving.ts"
 import { samplingFields, samplingOf } from "../sampling.ts"
 import { dataEvent, streamed } from "../streamed.ts"
 import {
-  type FinishedText,
   finish,
   finishAll,
   type Logprobs,
   runsOf,
+  type TextRun,
+  type Token,
   timings,
 } from "../textRuns.ts"
 import { StreamOptions } from "./chatRequest.ts"
@@ -31,7 +32,7 @@ const Completions = Schema.Struct({
   stream: optional(Schema.Boolean),
   stream_options: optional(StreamOptions),
   stop: optional(StopTexts),
-  n: optional(Schema.Positive.pipe(Schema.int())),
+  n: optional(AnswerCount),
   best_of: optional(Schema.Int),
   echo: optional(Schema.Boolean),
   suffix: optional(Schema.String),
@@ -95,7 +96,20 @@ const logprobsOf = (
   }
 }
 
-export const handleCompletions = ({ payload: request }: { readonly payload: Completions }) =>
+/** The runs of a request, and what its answers have in common. */
+interface Prepared {
+  readonly runs: ReadonlyArray<TextRun>
+  /** What stands before the text of a run: its prompt, where that is wanted. */
+  readonly echoOf: (run: TextRun) => string
+  readonly head: {
+    readonly id: string
+    readonly object: "text_completion"
+    readonly created: number
+    readonly model: string
+  }
+}
+
+const prepare = (request: Completions) =>
   Effect.gen(function* () {
     if (request.suffix !== undefined && request.suffix !== "") {
       return yield* notSupported(
@@ -112,70 +126,70 @@ export const handleCompletions = ({ payload: request }: { readonly payload: Comp
       stop: stopTexts(request.stop),
       ...(logprobs === undefined ? {} : { topLogprobs: logprobs }),
     })
-    const echoes =
-      request.echo === true ? yield* Effect.forEach(prompts, detokenize) : prompts.map(() => "")
-    const echoOf = (index: number): string => echoes[Math.floor(index / n)]!
-    const head = {
-      id: newId("cmpl-"),
-      object: "text_completion" as const,
-      created: nowSeconds(),
-      model: name,
-    }
-    if (request.stream !== true) {
-      const texts = yield* finishAll(runs)
-      return {
-        ...head,
-        choices: texts.map(({ run: { index }, text, logprobs, stats }) => ({
-          index,
-          text: echoOf(index) + text,
-          logprobs: logprobsOf(logprobs, echoOf(index).length),
-          finish_reason: finishReason(stats),
-        })),
-        usage: usageOf(texts),
-        ...(texts.length === 1 ? { timings: timings(texts[0]!.stats) } : {}),
-      }
-    }
-    return yield* streamed(
-      "events",
-      (write) =>
-        Effect.gen(function* () {
-          const chunk = (index: number, text: string, end: FinishedText | undefined, more = {}) =>
-            write(
-              dataEvent({
-                ...head,
-                choices: [
-                  {
-                    index,
-                    text,
-                    logprobs: null,
-                    finish_reason: end === undefined ? null : finishReason(end.stats),
-                    ...more,
-                  },
-                ],
-              }),
-            )
-          const texts = yield* Effect.forEach(
-            runs,
-            (run) => {
-              let offset = echoOf(run.index).length
-              if (offset > 0) chunk(run.index, echoOf(run.index), undefined)
-              return Effect.tap(
-                finish(run, ({ text, logprobs }) => {
-                  const more =
-                    logprobs === undefined ? {} : { logprobs: logprobsOf([logprobs], offset) }
-                  offset += text.length
-                  if (text !== "" || logprobs !== undefined) chunk(run.index, text, undefined, more)
-                }),
-                (done) => chunk(run.index, "", done),
-              )
-            },
-            { concurrency: "unbounded" },
-          )
-          if (request.stream_options?.include_usage === true) {
-            write(dataEvent({ ...head, choices: [], usage: usageOf(texts) }))
+    const echoes = request.echo === true ? yield* Effect.forEach(prompts, detokenize) : []
+    return {
+      runs,
+      echoOf: ({ index }) => echoes[Math.floor(index / n)] ?? "",
+      head: {
+        id: newId("cmpl-"),
+        object: "text_completion",
+        created: nowSeconds(),
+        model: name,
+      },
+    } satisfies Prepared
+  })
+
+const whole = ({ runs, echoOf, head }: Prepared) =>
+  Effect.map(finishAll(runs), (texts) => ({
+    ...head,
+    choices: texts.map(({ run, text, logprobs, stats }) => ({
+      index: run.index,
+      text: echoOf(run) + text,
+      logprobs: logprobsOf(logprobs, echoOf(run).length),
+      finish_reason: finishReason(stats),
+    })),
+    usage: usageOf(texts),
+    ...(texts.length === 1 ? { timings: timings(texts[0]!.stats) } : {}),
+  }))
+
+/** One run in chunks. */
+const streamRun = ({ echoOf, head }: Prepared, run: TextRun, write: (text: string) => void) => {
+  const chunk = (text: string, more: object = {}): void => {
+    const choice = { index: run.index, text, logprobs: null, finish_reason: null, ...more }
+    write(dataEvent({ ...head, choices: [choice] }))
+  }
+  const echo = echoOf(run)
+  if (echo !== "") chunk(echo)
+  let offset = echo.length
+  const onToken = ({ text, logprobs }: Token): void => {
+    if (logprobs !== undefined) chunk(text, { logprobs: logprobsOf([logprobs], offset) })
+    else if (text !== "") chunk(text)
+    offset += text.length
+  }
+  return Effect.tap(finish(run, onToken), ({ stats }) =>
+    chunk("", { finish_reason: finishReason(stats) }),
+  )
+}
+
+const stream = (prepared: Prepared, includesUsage: boolean) =>
+  streamed(
+    "events",
+    (write) =>
+      Effect.map(
+        finishAll(prepared.runs, (run) => streamRun(prepared, run, write)),
+        (texts) => {
+          if (includesUsage) {
+            write(dataEvent({ ...prepared.head, choices: [], usage: usageOf(texts) }))
           }
           write("data: [DONE]\n\n")
-        }),
-      (error) => dataEvent(openAiError(error)),
-    )
+        },
+      ),
+    (error) => dataEvent(openAiError(error)),
+  )
+
+export const handleCompletions = ({ payload }: { readonly payload: Completions }) =>
+  Effect.gen(function* () {
+    const prepared = yield* prepare(payload)
+    if (payload.stream !== true) return yield* whole(prepared)
+    return yield* stream(prepared, payload.stream_options?.include_usage === true)
   })

@@ -1,8 +1,9 @@
 /** `POST /v1/embeddings`. */
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
+import { normalized } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { embed, normalized } from "../embeddings.ts"
+import { embed } from "../embeddings.ts"
 import { optional, Prompts } from "../fields.ts"
 import { tokenizePrompts } from "../prompts.ts"
 import { Serving } from "../Serving.ts"

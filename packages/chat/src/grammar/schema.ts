@@ -8,6 +8,7 @@ import { formatPatterns } from "./formats.ts"
 import { Gbnf, literal, repeated, separated } from "./Gbnf.ts"
 import { integersBetween } from "./integers.ts"
 import * as Json from "./json.ts"
+import { membersInOrder } from "./members.ts"
 import { patternRule } from "./pattern.ts"
 
 export type JsonSchema = boolean | Readonly<Record<string, unknown>>
@@ -189,27 +190,7 @@ export class SchemaRules {
         members.push({ rule: this.#grammar.add(`${name}-${key}-kv`, text), isRequired: true })
       }
     }
-    return `"{" ${gap} ${this.#members(members, more, name)} ${gap} "}"`
-  }
-
-  /** Members in order, the optional ones there or not, and any number of others at the end. */
-  #members(members: ReadonlyArray<Member>, more: string | undefined, name: string): string {
-    const comma = `"," ${Json.space(this.#grammar)}`
-    // Rules for what may follow when at least one member is there.
-    let rest = more === undefined ? "" : this.#grammar.add(`${name}-more`, `(${comma} ${more})*`)
-    const starts: string[] = more === undefined ? [""] : [separated(more, comma, 0)]
-    for (const [index, { rule, isRequired }] of [...members.entries()].toReversed()) {
-      const start = `${rule} ${rest}`.trim()
-      if (isRequired) starts.length = 0
-      starts.unshift(start)
-      if (index === 0) break
-      const next = `${comma} ${rule}`
-      rest = this.#grammar.add(`${name}-rest`, `${isRequired ? next : `(${next})?`} ${rest}`.trim())
-    }
-    const isOptional = starts.includes("")
-    const alternatives = starts.filter(Boolean).join(" | ")
-    if (alternatives === "") return ""
-    return `(${alternatives})${isOptional ? "?" : ""}`
+    return `"{" ${gap} ${membersInOrder(this.#grammar, members, name, { comma: `"," ${gap}`, more })} ${gap} "}"`
   }
 
   /** Rule of a member that the schema does not name; undefined where there may be none. */
@@ -286,11 +267,6 @@ export class SchemaRules {
       throw new SchemaError({ path, problem: `is no regular expression: ${reason}` })
     }
   }
-}
-
-interface Member {
-  readonly rule: string
-  readonly isRequired: boolean
 }
 
 type Keywords = Readonly<Record<string, unknown>>

@@ -1,10 +1,12 @@
 /** Grammars of answers that are tool calls, as the model's family writes them. */
 import { parametersOf, type Tool, type ToolChoice } from "../messages.ts"
 import type { OutputFormat } from "../output/format.ts"
+import { GEMMA } from "../output/readGemma.ts"
 import type { JsonCalls, NamedCalls, TaggedCalls, ToolSyntax } from "../output/syntax.ts"
 import type { ChatTemplate } from "../template/ChatTemplate.ts"
 import { Gbnf, literal, untilText } from "./Gbnf.ts"
 import * as Json from "./json.ts"
+import { membersInOrder } from "./members.ts"
 import { SchemaRules } from "./schema.ts"
 
 export interface ToolGrammarOptions {
@@ -88,6 +90,8 @@ const callsBody = (
     }
     case "harmony":
       return call
+    case "gemma":
+      return `${call}${more(gap)}`
     case "recipient":
       return `${call}${more('">>>"')}`
   }
@@ -100,6 +104,7 @@ const wrapsEachCall = ({ section }: NamedCalls | TaggedCalls): boolean =>
 const callRule = (grammar: Gbnf, syntax: ToolSyntax, tool: Tool): string => {
   const { name } = tool.function
   if (syntax.shape === "tagged") return taggedCall(grammar, syntax, tool)
+  if (syntax.shape === "gemma") return gemmaCall(grammar, tool)
   const schema = parametersOf(tool)
   const args = new SchemaRules(grammar, schema).rule(schema, "$", `${name}-arguments`)
   switch (syntax.shape) {
@@ -173,3 +178,37 @@ const taggedCall = (grammar: Gbnf, syntax: TaggedCalls, tool: Tool): string => {
     `${literal(`${open}${name}`)} ${looseMark(grammar, nameEnd)} ${gap} ${members.join(" ")} ${literal(close)}`,
   )
 }
+
+/** Arguments by their names, in order; each is of any kind, for no schema is written in this syntax. */
+const gemmaCall = (grammar: Gbnf, tool: Tool): string => {
+  const { name } = tool.function
+  const { properties = {}, required = [] } = parametersOf(tool) as {
+    readonly properties?: Readonly<Record<string, unknown>>
+    readonly required?: ReadonlyArray<string>
+  }
+  const value = gemmaValue(grammar)
+  const members = Object.keys(properties).map((key) => ({
+    rule: grammar.add(`${name}-${key}-argument`, `${literal(`${key}:`)} ${value}`),
+    isRequired: required.includes(key),
+  }))
+  const args = membersInOrder(grammar, members, `${name}-arguments`, { comma: '","' })
+  return grammar.add(
+    `${name}-call`,
+    `${literal(`${GEMMA.open}${name}{`)} ${args} "}" ${literal(GEMMA.close)}`,
+  )
+}
+
+const gemmaValue = (grammar: Gbnf): string =>
+  grammar.shared("gemma-value", () => {
+    const text = `${literal(GEMMA.quote)} ${untilText(grammar, "gemma-text", GEMMA.quote)}`
+    const key = "[a-zA-Z0-9_-]+"
+    const member = `${key} ":" gemma-value`
+    return [
+      text,
+      Json.number(grammar),
+      Json.boolean(grammar),
+      Json.nothing(grammar),
+      '"[" (gemma-value ("," gemma-value)*)? "]"',
+      `"{" (${member} ("," ${member})*)? "}"`,
+    ].join(" | ")
+  })

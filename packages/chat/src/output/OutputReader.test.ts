@@ -135,6 +135,16 @@ describe("answers", () => {
     expect(read(source, text)).toMatchObject({ reasoning: "Hm.", content: "Hello." })
   })
 
+  test("Gemma's objects and lists, with texts that look like them", () => {
+    const gemma = familyOf("<|tool_call>call:", "<|channel>thought", "<channel|>")
+    const text =
+      '<|channel>thought\nHm.\n<channel|>Wait.<|tool_call>call:f{a:[1, {b:<|"|>x,]}"\ny<|"|>}],c:true,d:{}}<tool_call|>'
+    const { reasoning, content, calls } = read(gemma, text)
+    expect({ reasoning, content }).toEqual({ reasoning: "Hm.", content: "Wait." })
+    const args = { a: [1, { b: 'x,]}"\ny' }], c: true, d: {} }
+    expect(calls).toMatchObject([{ name: "f", arguments: args }])
+  })
+
   test("texts in tags keep quotes, line feeds and braces", () => {
     const coder = familyOf("<tool_call>", "<function=", "<parameter=")
     const city = 'St. "John\'s"\n\n{x} </param>\\'

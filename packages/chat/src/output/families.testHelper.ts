@@ -96,6 +96,11 @@ export const families: ReadonlyArray<
   ["Functionary 3.1", ["<function=", "</function>"], `<function=get_weather>${args}</function>`],
   ["Functionary 3.2", [">>>all"], `get_weather\n${args}`],
   [
+    "Gemma 4",
+    ["<|tool_call>call:"],
+    '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:2}<tool_call|>',
+  ],
+  [
     "gpt-oss",
     ["<|channel|>"],
     `<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>${args}<|call|>`,

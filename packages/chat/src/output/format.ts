@@ -14,6 +14,7 @@ const thoughts: ReadonlyArray<readonly [open: string, close: string]> = [
   ["<|START_THINKING|>", "<|END_THINKING|>"],
   ["[THINK]", "[/THINK]"],
   ["<seed:think>", "</seed:think>"],
+  ["<|channel>thought", "<channel|>"],
   ["<|inner_prefix|>", "<|inner_suffix|>"],
   ["<think>", "</think>"],
 ]

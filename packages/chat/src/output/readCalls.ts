@@ -1,5 +1,6 @@
 /** Reads tool calls behind the mark that opens them, whatever the family. */
 import { type CallWriter, jsonOf, readCallObject } from "./calls.ts"
+import { GEMMA, readGemmaCall } from "./readGemma.ts"
 import type { JsonCalls, NamedCalls, TaggedCalls, ToolSyntax } from "./syntax.ts"
 import type { Parsing, Sink, TextInput } from "./TextInput.ts"
 
@@ -17,6 +18,8 @@ export const opensOf = (syntax: ToolSyntax): ReadonlyArray<string> => {
     case "named":
     case "tagged":
       return syntax.section === undefined ? [syntax.open] : [syntax.section[0], syntax.open]
+    case "gemma":
+      return [GEMMA.open]
     case "harmony":
     case "recipient":
       return []
@@ -36,6 +39,8 @@ export function* readCalls(
       return yield* readSection(syntax, input, open, () => readNamedCall(input, calls, syntax))
     case "tagged":
       return yield* readSection(syntax, input, open, () => readTaggedCall(input, calls, syntax))
+    case "gemma":
+      return yield* readGemmaCall(input, calls)
     case "harmony":
     case "recipient":
   }

@@ -62,7 +62,18 @@ export interface RecipientCalls {
   readonly shape: "recipient"
 }
 
-export type ToolSyntax = JsonCalls | NamedCalls | TaggedCalls | HarmonyCalls | RecipientCalls
+/** Gemma 4's JSON without quotes. */
+export interface GemmaCalls {
+  readonly shape: "gemma"
+}
+
+export type ToolSyntax =
+  | JsonCalls
+  | NamedCalls
+  | TaggedCalls
+  | HarmonyCalls
+  | RecipientCalls
+  | GemmaCalls
 
 const named = { name: "name", arguments: "arguments" }
 
@@ -115,6 +126,7 @@ const families: ReadonlyArray<Family> = [
     isKnownBy: (has) => has(">>>all"),
     syntax: { shape: "recipient" },
   },
+  { isKnownBy: (has) => has("<|tool_call>call:"), syntax: { shape: "gemma" } },
   {
     isKnownBy: (has) => has("<|tool_calls_section_begin|>") && has("<|tool_call_begin|>"),
     syntax: {

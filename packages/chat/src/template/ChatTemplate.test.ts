@@ -73,6 +73,17 @@ describe("what a template lacks", () => {
     )
   })
 
+  test("results of one answer are one message of the user's where a template has no role for them", () => {
+    const template = new ChatTemplate({
+      source: loop("{% if m.role != 'tool' %}[{{ m.role }}]{{ m.content }}{% endif %}"),
+    })
+    const text = template.render({ messages: [...calls, { role: "tool", content: "again" }] })
+    expect(text.match(/\[user\]/g)).toHaveLength(2)
+    expect(text).toEndWith(
+      '[user]<tool_response>\n{"name":"f","content":"done"}\n</tool_response>\n<tool_response>\n{"content":"again"}\n</tool_response>',
+    )
+  })
+
   test("a template that needs a list of tools gets an empty one, others none", () => {
     const listed = new ChatTemplate({
       source: `{% for t in tools %}{{ t.function.description }}{% endfor %}${loop("{{ m.content }}")}`,

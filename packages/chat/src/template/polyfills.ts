@@ -34,23 +34,29 @@ export const showToolMessages = (
   messages: ReadonlyArray<ChatMessage>,
   { showsToolCalls, showsToolResults }: TemplateCapabilities,
   syntax: ToolSyntax,
-): ReadonlyArray<ChatMessage> =>
-  messages.map((message) => {
+): ReadonlyArray<ChatMessage> => {
+  const shown: ChatMessage[] = []
+  for (const [index, message] of messages.entries()) {
     const { tool_calls: calls, content, ...rest } = message
     if (calls !== undefined && calls !== null && !showsToolCalls) {
       const texts = [contentText(content), ...calls.map((call) => callText(call, syntax))]
-      return { ...rest, content: texts.filter(Boolean).join("\n") }
+      shown.push({ ...rest, content: texts.filter(Boolean).join("\n") })
+    } else if (message.role !== "tool" || showsToolResults) shown.push(message)
+    else if (messages[index - 1]?.role !== "tool") {
+      shown.push({ role: "user", content: resultText(message) })
+    } else {
+      // Results of one answer are one message: many templates want user and assistant in turns.
+      const { content: before } = shown.pop()!
+      shown.push({ role: "user", content: `${contentText(before)}\n${resultText(message)}` })
     }
-    if (message.role === "tool" && !showsToolResults) {
-      const { name } = message
-      const result = JSON.stringify({
-        ...(name === undefined ? {} : { name }),
-        content: contentText(content),
-      })
-      return { role: "user", content: `<tool_response>\n${result}\n</tool_response>` }
-    }
-    return message
-  })
+  }
+  return shown
+}
+
+const resultText = ({ name, content }: ChatMessage): string => {
+  const result = { ...(name === undefined ? {} : { name }), content: contentText(content) }
+  return `<tool_response>\n${JSON.stringify(result)}\n</tool_response>`
+}
 
 const callText = ({ function: { name, arguments: args } }: ToolCall, syntax: ToolSyntax): string =>
   writtenCall(syntax, name, typeof args === "string" ? args : JSON.stringify(args))

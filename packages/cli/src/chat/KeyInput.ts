@@ -74,12 +74,10 @@ export class KeyInput {
   }
 
   readonly #onData = (data: string | Buffer): void => {
-    let text = String(data)
-    if (this.#onInterrupt !== undefined && text.includes(CTRL_C)) {
-      text = text.replaceAll(CTRL_C, "")
-      this.#onInterrupt()
-    }
-    this.#pass(text)
+    const onInterrupt = this.#onInterrupt
+    const pieces = onInterrupt === undefined ? [String(data)] : String(data).split(CTRL_C)
+    for (const _ of pieces.slice(1)) onInterrupt?.()
+    this.#pass(pieces.join(""))
   }
 
   readonly #onEnd = (): void => {

@@ -35,6 +35,8 @@ export interface TalkOptions {
   /** What is said first, before anybody is asked. */
   readonly first: string | undefined
   readonly isSingleTurn: boolean
+  /** Behind each answer: how long it took, and what the context holds. */
+  readonly tellsStats: boolean
   readonly sampling: Cluster.GenerateOptions
   /** Jinja instead of the models' own. */
   readonly templateSource: string | undefined
@@ -106,6 +108,7 @@ const converse = (chat: Chat, first: string | undefined) =>
   Effect.gen(function* () {
     const { editor, options } = chat
     if (first !== undefined) {
+      if (isInteractive()) noteLine(`> ${first}`)
       yield* ask(chat, first)
       if (options.isSingleTurn || !isInteractive()) return undefined
     } else if (isInteractive()) say("/help lists what can be said besides messages.")
@@ -256,6 +259,7 @@ const speak = (chat: Chat, prompt: string, tokens: ReadonlyArray<number>) =>
     if (texts.content + texts.reasoning === "") options.conversation.takeBack()
     else options.conversation.answer(texts.content, texts.reasoning)
     if (Exit.isSuccess(exit) || Cause.isInterruptedOnly(exit.cause)) {
-      say(statsLine(Exit.isSuccess(exit) ? exit.value : meter.stats, model.contextSize))
+      const stats = Exit.isSuccess(exit) ? exit.value : meter.stats
+      if (options.tellsStats) say(statsLine(stats, model.contextSize))
     } else return yield* Effect.failCause(exit.cause)
   })

@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs"
 import {
   builtinTemplate,
-  ChatTemplate,
+  type ChatTemplate,
+  modelTemplate,
   TemplateSyntaxError,
   UnknownTemplateError,
 } from "@ggml-rpc/chat"
@@ -27,28 +28,10 @@ export const givenTemplate = ({ chatTemplate, chatTemplateFile }: TemplateValues
 
 /** @param source instead of the model's own */
 export const templateOf = (
-  {
-    chatTemplate,
-    toolUseChatTemplate,
-    beginText,
-    endText,
-    addsBeginToken,
-  }: Cluster.ClusterModel["info"],
+  info: Cluster.ClusterModel["info"],
   source: string | undefined,
 ): Effect.Effect<ChatTemplate, TemplateSyntaxError> =>
-  failingWith(
-    TemplateSyntaxError,
-    () =>
-      new ChatTemplate({
-        source: source ?? chatTemplate,
-        ...(source === undefined && toolUseChatTemplate !== undefined
-          ? { variants: { tool_use: toolUseChatTemplate } }
-          : {}),
-        bosText: beginText,
-        eosText: endText,
-        addsBos: addsBeginToken,
-      }),
-  )
+  failingWith(TemplateSyntaxError, () => modelTemplate(info, source))
 
 /** A file's text, which `flag` names. */
 export const readText = (flag: string, path: string): Effect.Effect<string, ChatFileError> =>

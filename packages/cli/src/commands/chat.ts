@@ -12,7 +12,7 @@ import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { type GivenModel, givenModel, hubModel } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
-import { readPrompt } from "./prompt.ts"
+import { readPrompt, stopTextsOf } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
 type ChatValues = CommandValues<"chat">
@@ -24,7 +24,7 @@ export const chat = (values: ChatValues) =>
       // What is piped in are messages, line by line.
       const isGiven = values.prompt !== undefined || values.file !== undefined
       const first = isGiven ? yield* readPrompt(values) : undefined
-      const sampling = yield* samplingOf(values)
+      const sampling = { ...(yield* samplingOf(values)), ...stopTextsOf(values) }
       const model = yield* openModel(given, values, false)
       yield* talkWith(model, values, sampling, first)
     }),
@@ -33,7 +33,7 @@ export const chat = (values: ChatValues) =>
 /** @param first the first message */
 export const talkWith = (
   model: ModelFile,
-  values: Omit<ChatValues, "prompt" | "file" | "escape">,
+  values: Omit<ChatValues, "prompt" | "file" | "escape" | "reversePrompt">,
   sampling: Cluster.GenerateOptions,
   first: string | undefined,
 ) =>
@@ -50,6 +50,7 @@ export const talkWith = (
         conversation: new Conversation(system),
         ...{ first, sampling, templateSource },
         isSingleTurn: values.singleTurn,
+        tellsStats: values.perf,
         kwargs: values.chatTemplateKwargs,
         thinks: values.reasoning !== "off",
         reasoningFormat: values.reasoningFormat,

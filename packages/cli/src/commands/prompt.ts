@@ -1,4 +1,5 @@
 /** The prompt: from `-p`, a file, or stdin. */
+import type { Cluster } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { PromptFileError } from "../errors.ts"
 import { fileReason } from "../fileReason.ts"
@@ -6,17 +7,17 @@ import type { FlagValues } from "../flags/Flag.ts"
 import type { promptFlags } from "../flags/generation.ts"
 import { UsageError } from "../UsageError.ts"
 
-type PromptValues = Omit<FlagValues<typeof promptFlags>, "displayPrompt">
+type PromptValues = FlagValues<typeof promptFlags>
 
 export const readPrompt = (
-  values: PromptValues,
+  values: Pick<PromptValues, "prompt" | "file" | "escape">,
 ): Effect.Effect<string, UsageError | PromptFileError> =>
   Effect.map(rawPrompt(values), (text) => (values.escape ? processEscapes(text) : text))
 
 const rawPrompt = ({
   prompt,
   file,
-}: PromptValues): Effect.Effect<string, UsageError | PromptFileError> => {
+}: Pick<PromptValues, "prompt" | "file">): Effect.Effect<string, UsageError | PromptFileError> => {
   if (prompt !== undefined && file !== undefined) {
     return Effect.fail(new UsageError("-p and -f both give a prompt; one is needed"))
   }
@@ -40,6 +41,15 @@ const readText = (path: string): Effect.Effect<string, PromptFileError> =>
     }),
     (text) => (text.endsWith("\n") ? text.slice(0, -1) : text),
   )
+
+/** Texts that end what is generated. */
+export const stopTextsOf = ({
+  reversePrompt,
+  escape: isEscaped,
+}: Pick<PromptValues, "reversePrompt" | "escape">): Pick<Cluster.GenerateOptions, "stop"> => {
+  if (reversePrompt === undefined) return {}
+  return { stop: isEscaped ? reversePrompt.map(processEscapes) : reversePrompt }
+}
 
 const escapes: Readonly<Record<string, number>> = {
   n: 10,

@@ -7,12 +7,13 @@ import type { CommandValues } from "../flags/commands.ts"
 import { GenerationMeter } from "../GenerationMeter.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
+import { UsageError } from "../UsageError.ts"
 import { talkWith } from "./chat.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
-import { noPrompt, processEscapes, readPrompt } from "./prompt.ts"
+import { noPrompt, readPrompt, stopTextsOf } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
 
 type RunValues = CommandValues<"run">
@@ -23,11 +24,14 @@ export const run = (values: RunValues) =>
       Effect.gen(function* () {
         const given = yield* givenModel(values)
         const prompt = yield* promptOf(values)
-        const sampling = yield* samplingOf(values)
+        const options = { ...(yield* samplingOf(values)), ...stopTextsOf(values) }
         // Before any server is asked: a wrong file is the likelier mistake.
         const { path, gguf } = yield* openModel(given, values, values.json)
         const isChat = values.conversation ?? (!values.json && hasChatTemplate(gguf))
-        if (isChat) return yield* talkWith({ path, gguf }, values, sampling, prompt)
+        if (isChat) {
+          if (values.promptCache !== undefined) return yield* Effect.fail(cacheOfChat())
+          return yield* talkWith({ path, gguf }, values, options, prompt)
+        }
         if (prompt === undefined) return yield* Effect.fail(noPrompt())
         yield* prepareNative
         const report = values.json
@@ -41,7 +45,7 @@ export const run = (values: RunValues) =>
           cluster,
           recite(cluster, path, planOptionsOf(values, gguf), report, {
             prompt,
-            options: { ...sampling, ...reversePromptsOf(values) },
+            options,
             cache: values.promptCache,
             isCacheKept: !values.promptCacheRo,
           }),
@@ -50,6 +54,9 @@ export const run = (values: RunValues) =>
     ),
     values.json,
   )
+
+const cacheOfChat = () =>
+  new UsageError("--prompt-cache is for one text that goes on: -no-cnv asks for that")
 
 /** The prompt; undefined where a conversation may begin without one. */
 const promptOf = (values: RunValues) => {
@@ -67,24 +74,17 @@ const MARK_COUNT = 8
 /** Before any weight is sent; a text that is short enough whatever its tokens are is not looked at. */
 const checkLength = (
   cluster: Cluster.Cluster,
-  { path, contextSize, architecture }: Cluster.ModelPlan,
+  { path, contextSize, context }: Cluster.ModelPlan,
   prompt: string,
 ) =>
   Effect.gen(function* () {
-    // What an encoder reads takes no place in the decoder's context.
-    if (architecture === "t5" || Buffer.byteLength(prompt) + MARK_COUNT < contextSize) return
+    const batchSize = context.wholeBatch ? context.ubatchSize : Number.POSITIVE_INFINITY
+    if (Buffer.byteLength(prompt) + MARK_COUNT < Math.min(contextSize, batchSize)) return
     const { length: tokenCount } = yield* cluster.tokenize(path, prompt)
-    if (tokenCount >= contextSize) {
-      return yield* new PromptTooLongError({ path, tokenCount, contextSize })
+    if (tokenCount >= contextSize || tokenCount > batchSize) {
+      return yield* new PromptTooLongError({ path, tokenCount, contextSize, batchSize })
     }
   })
-
-/** Texts that end the answer, and are printed as llama-cli does: it goes on from behind them. */
-const reversePromptsOf = (values: RunValues): Pick<Cluster.GenerateOptions, "stop"> => {
-  const { reversePrompt } = values
-  if (reversePrompt === undefined) return {}
-  return { stop: values.escape ? reversePrompt.map(processEscapes) : reversePrompt }
-}
 
 export interface Recital {
   readonly prompt: string

@@ -27,8 +27,9 @@ export const samplingOf = (
     } = pick(values)
     return withoutAbsent({
       ...numbers,
-      // llama-cli's -2, until the context is full, is what -1 does anyway.
       maxTokens: predict === undefined ? undefined : Math.max(-1, predict),
+      // llama-cli's -2: until the context is full.
+      contextShift: values.contextShift && predict !== -2,
       mirostat: mirostat as 0 | 1 | 2 | undefined,
       samplers: samplers === undefined ? undefined : yield* samplersOf(samplers),
       grammar: yield* grammarOf({ grammar, grammarFile, jsonSchema, jsonSchemaFile }),

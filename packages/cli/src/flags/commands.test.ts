@@ -58,8 +58,8 @@ test("flags of llama.cpp have its spellings and its variables", () => {
   for (const { flag, same } of common) {
     const others = allSpellings(flag).filter((spelling) => !same.spellings.includes(spelling))
     expect([flag.name, ...others]).toEqual([flag.name])
-    // Of these no variable counts: packages/models reads HF_TOKEN itself, and the other is known by its negation alone.
-    if (flag.name === "hf-token" || flag.name === "no-context-shift") continue
+    // packages/models reads HF_TOKEN itself.
+    if (flag.name === "hf-token") continue
     expect([flag.name, flag.env]).toEqual([flag.name, same.env])
   }
 })

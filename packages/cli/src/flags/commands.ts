@@ -1,11 +1,14 @@
 /**
  * The commands, and which flags each of them takes. No import costs anything here, so that `--help` is there at once.
  */
-import { chatFlags, conversationFlags } from "./chat.ts"
+
+import { apiServerFlags } from "./api.ts"
+import { chatFlags, conversationFlags, templateFlags } from "./chat.ts"
 import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
+import { embeddingFlags } from "./embed.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
 import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
-import { type IgnoredFlag, ignoredByLoading, ignoredByRun } from "./ignored.ts"
+import { type IgnoredFlag, ignoredByApi, ignoredByLoading, ignoredByRun } from "./ignored.ts"
 import { number, numbers, path, size } from "./kinds.ts"
 import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
 import { serveFlags } from "./serve.ts"
@@ -24,6 +27,15 @@ const tokens = flag({
   group: modelGroup,
 })
 
+const perf = toggle({
+  name: "perf",
+  negations: ["--no-perf"],
+  env: "LLAMA_ARG_PERF",
+  default: "on",
+  about: "whether timings and memory are told behind the text (default: they are)",
+  group: output,
+})
+
 export const planFlags = { model: modelFile, ...nameFlags, ...clusterFlags, ...contextFlags, json }
 
 export const runFlags = {
@@ -35,14 +47,7 @@ export const runFlags = {
   ...generationFlags,
   ...clusterFlags,
   ...contextFlags,
-  perf: toggle({
-    name: "perf",
-    negations: ["--no-perf"],
-    env: "LLAMA_ARG_PERF",
-    default: "on",
-    about: "whether timings and memory are told behind the text (default: they are)",
-    group: output,
-  }),
+  perf,
   json: { ...json, about: "print events on stdout, one JSON object a line" },
 }
 
@@ -52,10 +57,12 @@ export const chatCommandFlags = {
   prompt: { ...promptFlags.prompt, about: "the first message" },
   file: { ...promptFlags.file, about: "read the first message from a file" },
   escape: promptFlags.escape,
+  reversePrompt: promptFlags.reversePrompt,
   ...chatFlags,
   ...generationFlags,
   ...clusterFlags,
   ...contextFlags,
+  perf,
 }
 
 export const verifyFlags = {
@@ -107,6 +114,27 @@ export const cacheFlags = {
     group: "Cache",
   }),
   json,
+}
+
+export const embedFlags = {
+  model: modelFile,
+  ...nameFlags,
+  prompt: { ...promptFlags.prompt, about: "the texts, with line breaks between" },
+  file: { ...promptFlags.file, about: "read them from a file, '-' for stdin" },
+  escape: promptFlags.escape,
+  ...embeddingFlags,
+  ...clusterFlags,
+  ...contextFlags,
+}
+
+export const apiFlags = {
+  model: modelFile,
+  ...nameFlags,
+  ...apiServerFlags,
+  ...templateFlags,
+  ...generationFlags,
+  ...clusterFlags,
+  ...contextFlags,
 }
 
 export const serviceFlags = {
@@ -211,6 +239,31 @@ export const commands = {
     examples: [
       "ggml-rpc chat --rpc 10.0.0.2:50052 -hf ggml-org/gemma-3-4b-it-GGUF",
       "ggml-rpc chat model.gguf -sys 'Be brief.' -st -p 'Why is the sky blue?'",
+    ],
+  },
+  api: {
+    about: "Serve a model over HTTP, as OpenAI, Anthropic, Ollama and llama-server do",
+    flags: apiFlags,
+    ignored: ignoredByApi,
+    positional: aModel,
+    notes: [
+      "Sampling flags are for requests that do not say otherwise. docs/api.md lists the endpoints, and /openapi.json describes them.",
+      "When the cluster loses a server, or the process that runs the model ends, so does the command, with exit code 1: have it started again by what started it.",
+    ],
+    examples: [
+      "ggml-rpc api --rpc 10.0.0.2:50052 -hf ggml-org/gemma-3-4b-it-GGUF -np 8",
+      "ggml-rpc api model.gguf --host 0.0.0.0 --api-key-file keys.txt",
+    ],
+  },
+  embed: {
+    about: "Turn texts into embeddings, over servers and local devices",
+    flags: embedFlags,
+    ignored: ignoredByLoading,
+    positional: aModel,
+    notes: ["The embeddings go to stdout, everything else to stderr."],
+    examples: [
+      "ggml-rpc embed -hf ggml-org/embeddinggemma-300M-GGUF -p 'a text'",
+      "ggml-rpc embed model.gguf -f texts.txt --embd-output-format array",
     ],
   },
   serve: {
@@ -345,6 +398,7 @@ const commonFlags = {
     unset: "~/.config/ggml-rpc/config.json, if there is one",
     group: "Other",
   }),
+  version: toggle({ name: "version", about: "the program's version", group: "Other" }),
   help: toggle({ name: "help", aliases: ["-h"], about: "this page", group: "Other" }),
 }
 

@@ -62,17 +62,17 @@ export const promptFlags = {
     about: "whether \\n, \\t, \\x41 … in the prompt turn into what they mean (default: they do)",
     group: prompt,
   }),
-}
-
-/** For one text that is gone on with. */
-export const oneTextFlags = {
   reversePrompt: flag({
     name: "reverse-prompt",
     aliases: ["-r"],
     kind: texts("TEXT"),
-    about: "a text that ends the generation where it comes up; repeatable",
-    group: generation,
+    about: "a text that ends what is generated where it comes up; repeatable",
+    group: prompt,
   }),
+}
+
+/** For one text that is gone on with. */
+export const oneTextFlags = {
   promptCache: flag({
     name: "prompt-cache",
     kind: path,
@@ -332,8 +332,24 @@ export const generationFlags = {
     aliases: ["-n", "--n-predict"],
     env: "LLAMA_ARG_N_PREDICT",
     kind: integer({ min: -2, max: MAX_I32 }),
-    about: "most tokens to generate; -1: until the text ends or the context is full",
+    about:
+      "most tokens to generate; -1: until the text ends or the context is full; -2: that, whatever --context-shift says",
     unset: "-1",
+    group: generation,
+  }),
+  contextShift: toggle({
+    name: "context-shift",
+    negations: ["--no-context-shift"],
+    env: "LLAMA_ARG_CONTEXT_SHIFT",
+    about:
+      "where the context is full, forget the older half of what follows the first --keep tokens, and go on (default: end there)",
+    group: generation,
+  }),
+  keepTokens: flag({
+    name: "keep",
+    kind: integer({ min: -1, max: MAX_I32 }),
+    about: "tokens of the prompt that are not forgotten then; -1: all of it",
+    unset: "0",
     group: generation,
   }),
   ...samplingFlags,

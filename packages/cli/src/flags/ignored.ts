@@ -36,7 +36,6 @@ const generating: ReadonlyArray<IgnoredFlag> = [
   }),
   toggle({ name: "warmup", negations: ["--no-warmup"] }),
   toggle({ name: "simple-io" }),
-  toggle({ name: "no-context-shift" }),
   // What follows the prompt is kept as well.
   toggle({ name: "prompt-cache-all" }),
   toggle({
@@ -62,6 +61,19 @@ export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
     note: "prompts take as many threads as tokens: --threads",
   },
   toggle({ name: "log-disable", note: logs }),
+  toggle({ name: "verbose", aliases: ["-v", "--log-verbose"], note: logs }),
+  toggle({
+    name: "log-prefix",
+    negations: ["--no-log-prefix"],
+    env: "LLAMA_ARG_LOG_PREFIX",
+    note: logs,
+  }),
+  toggle({
+    name: "log-timestamps",
+    negations: ["--no-log-timestamps"],
+    env: "LLAMA_ARG_LOG_TIMESTAMPS",
+    note: logs,
+  }),
   { name: "log-colors", env: "LLAMA_ARG_LOG_COLORS", kind: optionalOnOffAuto, note: logs },
   {
     name: "verbosity",
@@ -73,3 +85,18 @@ export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
 ]
 
 export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [...generating, ...ignoredByLoading]
+
+/** llama-server's. */
+export const ignoredByApi: ReadonlyArray<IgnoredFlag> = [
+  toggle({ name: "warmup", negations: ["--no-warmup"] }),
+  toggle({ name: "jinja", env: "LLAMA_ARG_JINJA" }),
+  toggle({ name: "cont-batching", aliases: ["-cb"], env: "LLAMA_ARG_CONT_BATCHING" }),
+  toggle({ name: "kv-unified", aliases: ["-kvu"], env: "LLAMA_ARG_KV_UNIFIED" }),
+  toggle({ name: "props", env: "LLAMA_ARG_ENDPOINT_PROPS", note: "POST /props changes nothing" }),
+  {
+    name: "threads-http",
+    env: "LLAMA_ARG_THREADS_HTTP",
+    kind: text("N"),
+  },
+  ...ignoredByLoading,
+]

@@ -1,6 +1,7 @@
 /** Which weights are offered to a server's cache before they are sent. */
 import { ptr } from "bun:ffi"
 import { expect, test } from "bun:test"
+import { asPointer, io } from "@ggml-rpc/native/bindings"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { Exchange } from "./Exchange.ts"
 import { WeightUpload } from "./WeightUpload.ts"
@@ -83,3 +84,16 @@ test("without a cache nothing is asked", () => {
     asked: 0,
   })
 })
+
+test("a tensor above 4 GiB is offered as well", () => {
+  const sizeBytes = 2 ** 32 + 4096
+  // Zeros that take no memory.
+  const memory = Number(io().io_reserve_memory(sizeBytes))
+  try {
+    const { connection, weights } = loadOf(1)
+    expect(weights.offer(connection, memory, 0, sizeBytes)).toBe(false)
+    expect(weights.cachedBytes).toBe(0)
+  } finally {
+    io().io_release_memory(asPointer(memory), sizeBytes)
+  }
+}, 60_000)

@@ -22,6 +22,18 @@ interface Luck {
   wastedMs: number
 }
 
+/** Native memory is looked at through windows of this size: one ArrayBuffer has no more than 4 GiB. */
+const WINDOW_BYTES = 64 * 1024 * 1024
+
+const hashOf = (data: Address, sizeBytes: number): Fnv1a64 => {
+  const hash = new Fnv1a64()
+  for (let at = 0; at < sizeBytes; at += WINDOW_BYTES) {
+    const part = Math.min(WINDOW_BYTES, sizeBytes - at)
+    hash.update(new Uint8Array(toArrayBuffer(asPointer(data + at), 0, part)))
+  }
+  return hash
+}
+
 /** How weights reach their servers: counts them, and offers large ones by their hash. */
 export class WeightUpload {
   /** Bytes of weights that need not be sent any more: sent, or found in a server's cache. */
@@ -66,9 +78,7 @@ export class WeightUpload {
     const startedMs = this.now()
     if (!this.isWorthIt(luck, startedMs)) return false
     // The request is built from the exchange block, which the hash does not touch.
-    const bytes = new Uint8Array(toArrayBuffer(asPointer(data), 0, sizeBytes))
-    const hash = new Fnv1a64().update(bytes)
-    if (askSetTensorHash(connection, this.exchange, offset, hash)) {
+    if (askSetTensorHash(connection, this.exchange, offset, hashOf(data, sizeBytes))) {
       luck.hits++
       luck.misses = 0
       this.cachedBytes += sizeBytes

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test"
 import { cacheFolder, formatBanner } from "../index.ts"
 import { oneLine } from "./log.ts"
+import { describeExit } from "./SessionProcess.ts"
 import { describeSandbox } from "./sandboxText.ts"
 
 test("the cache folder is upstream's", () => {
@@ -87,4 +88,18 @@ test("what a session's sandbox has, and what it lacks", () => {
     "guarded buffers, limited memory; not here: Landlock: Function not implemented, seccomp: Invalid argument",
   )
   expect(describeSandbox(undefined, "/c")).toBe("guarded buffers only (--no-sandbox)")
+})
+
+test.each([
+  ["short memory, where the system ended a process for it", "SIGKILL", true, /memory was short/],
+  ["a kill that had another reason", "SIGKILL", false, /^SIGKILL$/],
+  ["a system call of an attack", "SIGSYS", false, /sandbox ended it/],
+] as const)("the end of a session names %s", (_, signal, wasMemoryShort, text) => {
+  const exit = { exitCode: null, signal, lastWords: "" }
+  expect(describeExit(exit, wasMemoryShort)).toMatch(text)
+})
+
+test("the end of a session that said something tells it", () => {
+  const exit = { exitCode: 134, signal: null, lastWords: "ggml abort: x" }
+  expect(describeExit(exit, false)).toBe("ggml abort: x (exit code 134)")
 })

@@ -45,7 +45,7 @@ const checkTokens = (engine: Engine, tokens: ReadonlyArray<number>): void => {
   for (const token of tokens) {
     if (Number.isInteger(token) && token >= 0 && token < vocabSize) continue
     const detail = `it has ${vocabSize} tokens, and none ${token}.`
-    throw new ModelError({ path, during: "decode", detail })
+    throw new ModelError({ path, during: "request", detail })
   }
 }
 

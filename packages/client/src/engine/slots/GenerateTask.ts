@@ -95,7 +95,9 @@ export class GenerateTask implements Task {
     this.#give(token, this.#logprobs(context, token, index))
     if (this.#stops.found !== undefined) return this.#finish("stop-text")
     if (this.#tokenCount === request.maxTokens) return this.#finish("token-limit")
-    if (this.tokens.length >= roomOf(loaded) && !this.#shift()) return this.#finish("context-full")
+    // As upstream, which shifts one token before there is no room.
+    if (this.tokens.length + 1 >= roomOf(loaded)) this.#shift()
+    if (this.tokens.length >= roomOf(loaded)) return this.#finish("context-full")
     this.tokens.push(token)
     return false
   }
@@ -157,7 +159,8 @@ export class GenerateTask implements Task {
     host.failIfLost()
     if (status === 0) return true
     if (host.isCancelled(this.id)) return false
-    throw this.#error(`${decodeStatusText(status)}.`)
+    const detail = `${decodeStatusText(status)}.`
+    throw new ModelError({ path: loaded.path, during: "encode", detail })
   }
 
   #sample(context: ModelContext, index: number): number {
@@ -176,14 +179,15 @@ export class GenerateTask implements Task {
       : tokenLogprobs(loaded.model, context.logprobs(token, count, index))
   }
 
-  #shift(): boolean {
+  #shift(): void {
     const { request, loaded } = this.#options
     const { contextShift, keepTokens = 0 } = request.settings
     // A token's place in a table of positions is in its cells for good.
-    if (contextShift !== true || loaded.options.positionCount !== undefined) return false
-    const kept = keepTokens < 0 ? request.tokens.length : keepTokens
-    const withBegin = kept + (loaded.model.info.addsBeginToken ? 1 : 0)
-    return this.#place!.shift(Math.min(withBegin, this.tokens.length - SHIFT_LEAST))
+    if (contextShift !== true || loaded.options.positionCount !== undefined) return
+    const { length } = request.tokens
+    const isWhole = keepTokens < 0 || keepTokens > length
+    const kept = isWhole ? length : keepTokens + (loaded.model.info.addsBeginToken ? 1 : 0)
+    this.#place!.shift(Math.min(kept, this.tokens.length - SHIFT_LEAST))
   }
 
   #openSampler(): Sampler {
@@ -229,7 +233,7 @@ export class GenerateTask implements Task {
   }
 
   #error(detail: string): ModelError {
-    return new ModelError({ path: this.#options.loaded.path, during: "decode", detail })
+    return new ModelError({ path: this.#options.loaded.path, during: "request", detail })
   }
 }
 

@@ -63,13 +63,12 @@ export class Slot {
   }
 
   /** As `Place.shift`. */
-  shift(keptCount: number): boolean {
+  shift(keptCount: number): void {
     const discarded = Math.floor((this.tokens.length - keptCount) / 2)
-    if (discarded <= 0 || !this.#context.canShift) return false
-    if (!this.#context.shift(this.id, keptCount, keptCount + discarded)) return false
+    if (discarded <= 0 || !this.#context.canShift) return
+    if (!this.#context.shift(this.id, keptCount, keptCount + discarded)) return
     this.tokens.splice(keptCount, discarded)
     this.task?.tokens.splice(keptCount, discarded)
-    return true
   }
 
   /** A sliding window has passed what is before it: going back needs more than the cache has. */

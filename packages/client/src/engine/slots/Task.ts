@@ -41,8 +41,8 @@ export interface Place {
   /** Tokens that were found in its cache. */
   readonly cachedCount: number
   /**
-   * Forgets the older half of the tokens behind the first `keptCount`, in the cache and in those of the task; false where the model
-   * cannot.
+   * Forgets the older half of the tokens behind the first `keptCount`, in the cache and in those of the task; nothing where the
+   * model cannot.
    */
-  readonly shift: (keptCount: number) => boolean
+  readonly shift: (keptCount: number) => void
 }

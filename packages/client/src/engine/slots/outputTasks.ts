@@ -1,4 +1,8 @@
-import { decodeStatusText, type ModelContext } from "@ggml-rpc/native/bindings/llama"
+import {
+  decodeStatusText,
+  formatNeededMebibytes,
+  type ModelContext,
+} from "@ggml-rpc/native/bindings/llama"
 import { EngineRequestError, errorToData, ModelError } from "../../errors.ts"
 import { type Loaded, roomOf } from "../Engine.ts"
 import { toClusterError } from "../failure.ts"
@@ -48,7 +52,7 @@ abstract class OutputTask implements Task {
   cancel(): void {
     this.fail(
       this.#hasBegun
-        ? this.error("it was stopped.")
+        ? this.error("it was stopped.", "decode")
         : new EngineRequestError({ reason: "cancelled", detail: "" }),
     )
   }
@@ -57,8 +61,8 @@ abstract class OutputTask implements Task {
     this.send({ type: "failed", error: errorToData(toClusterError(error)) })
   }
 
-  protected error(detail: string): ModelError {
-    return new ModelError({ path: this.loaded.path, during: "decode", detail })
+  protected error(detail: string, during: "request" | "decode" = "request"): ModelError {
+    return new ModelError({ path: this.loaded.path, during, detail })
   }
 
   #checkLength(): void {
@@ -79,6 +83,9 @@ abstract class OutputTask implements Task {
   }
 }
 
+/** An array of JavaScript holds no more than twice of it, and the host has it as well. */
+const MAX_OUTPUT_BYTES = 2 ** 31
+
 /** Logits, or embeddings, of every token. */
 export class EvaluateTask extends OutputTask {
   readonly #isEmbedding: boolean
@@ -90,6 +97,12 @@ export class EvaluateTask extends OutputTask {
     const { info } = this.loaded.model
     this.#isEmbedding = this.loaded.options.embeddings || !info.hasDecoder
     this.#columnCount = this.#isEmbedding ? info.outputEmbeddingSize : info.vocabSize
+    const sizeBytes = this.tokens.length * this.#columnCount * Float32Array.BYTES_PER_ELEMENT
+    if (sizeBytes > MAX_OUTPUT_BYTES) {
+      throw this.error(
+        `${this.tokens.length} tokens give ${formatNeededMebibytes(sizeBytes)} of output, more than the ${formatNeededMebibytes(MAX_OUTPUT_BYTES)} that can be handed over at once; give fewer tokens.`,
+      )
+    }
   }
 
   override begin(place: Place): boolean {
@@ -102,7 +115,7 @@ export class EvaluateTask extends OutputTask {
     this.host.setRunning(0)
     this.host.failIfLost()
     if (status !== 0) {
-      if (this.host.isCancelled(this.id)) throw this.error("it was stopped.")
+      if (this.host.isCancelled(this.id)) throw this.error("it was stopped.", "decode")
       const detail = `${decodeStatusText(status)}.`
       throw new ModelError({ path: this.loaded.path, during: "encode", detail })
     }
@@ -147,7 +160,7 @@ export class EmbedTask extends OutputTask {
     }
     if (this.loaded.context.pooling <= 0) {
       throw this.error(
-        "it gives an embedding for each token and none for a text; choose how they are pooled.",
+        "it gives an embedding for each token and none for a text; choose with --pooling how they become one.",
       )
     }
   }
@@ -161,7 +174,7 @@ export class EmbedTask extends OutputTask {
     context.synchronize()
     this.host.failIfLost()
     const pooled = context.sequenceEmbeddings(this.#slot)
-    if (pooled === undefined) throw this.error("it put out no embedding of the text.")
+    if (pooled === undefined) throw this.error("it put out no embedding of the text.", "decode")
     const values = Float32Array.from(pooled)
     this.send(
       { type: "embedded", columnCount: values.length, bytes: values.byteLength },

@@ -1,0 +1,23 @@
+/** The panel of settings. */
+import { loadSettings, type Settings, saveSettings } from "./conversation.ts"
+import { byId } from "./dom.ts"
+
+const dialog = byId<HTMLDialogElement>("settings")
+const system = byId<HTMLTextAreaElement>("system")
+const temperature = byId<HTMLInputElement>("temperature")
+
+/** As they are now; with no settings at all the server's own hold. */
+export const settings = (): Settings => loadSettings()
+
+export const initSettings = (): void => {
+  byId("open-settings").addEventListener("click", () => {
+    const shown = loadSettings()
+    system.value = shown.system
+    temperature.value = shown.temperature
+    dialog.showModal()
+  })
+  // Escape keeps them, too: there is nothing to undo.
+  dialog.addEventListener("close", () => {
+    saveSettings({ system: system.value.trim(), temperature: temperature.value })
+  })
+}
