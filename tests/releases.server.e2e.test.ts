@@ -75,7 +75,10 @@ const listenFor = (names: readonly string[]): string[] => [
 ]
 
 const startServer = (stateFolder: string, ...flags: string[]): Promise<OurServer> =>
-  startOurServer({ flags: ["--no-repack", ...flags], env: { XDG_STATE_HOME: join(scratch, stateFolder) } })
+  startOurServer({
+    flags: ["--no-repack", ...flags],
+    env: { XDG_STATE_HOME: join(scratch, stateFolder) },
+  })
 
 /** Nobody starts a program again at once, and the server tells a new one from the next connection of a run by that. */
 const BETWEEN_STARTS_MS = 1000
