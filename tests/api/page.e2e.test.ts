@@ -207,6 +207,26 @@ describe("a chat", () => {
   })
 })
 
+test("an answer that breaks off keeps what came of it, and says so", async () => {
+  const page = await open(api.url)
+  const begun = 'data: {"choices": [{"delta": {"content": "You are"}}]}\n\n'
+  const failed = 'data: {"error": {"code": 500, "message": "The server is lost."}}\n\n'
+  for (const [body, told] of [
+    [begun, "The connection broke"],
+    [begun + failed, "The server is lost."],
+  ] as const) {
+    await page.route(
+      "**/v1/chat/completions",
+      (route) => route.fulfill({ contentType: "text/event-stream", body }),
+      { times: 1 },
+    )
+    await say(page, "Hello")
+    await page.locator(".assistant .error", { hasText: told }).waitFor()
+    expect(await readAnswer(page)).toBe("You are")
+    await page.getByRole("button", { name: "New chat" }).click()
+  }
+})
+
 describe("a key", () => {
   test("is asked for where the server wants one, and again when it is wrong", async () => {
     const { url } = await start({ apiKeys: ["secret"] })
