@@ -1,10 +1,9 @@
 /** The conversation: asks the server, shows what comes, keeps it. */
-import { loadMessages, type Message, saveMessages } from "./conversation.ts"
+import { loadMessages, loadSettings, type Message, saveMessages } from "./conversation.ts"
 import { byId } from "./dom.ts"
 import { withKey } from "./key.ts"
 import { MessageView } from "./messageView.ts"
 import { ask, type ChatMessage } from "./server.ts"
-import { settings } from "./settings.ts"
 
 /** While an answer comes, it is saved no more often. */
 const SAVE_INTERVAL_MS = 1000
@@ -105,7 +104,7 @@ export class Chat {
   }
 
   #ask(sent: ReadonlyArray<ChatMessage>, message: Message, signal: AbortSignal): Promise<void> {
-    const { temperature } = settings()
+    const { temperature } = loadSettings()
     let thinksSinceMs: number | undefined
     return ask(
       sent,
@@ -146,7 +145,7 @@ export class Chat {
 
   /** What the model gets to read: answers that failed are none. */
   #conversation(): ReadonlyArray<ChatMessage> {
-    const { system } = settings()
+    const { system } = loadSettings()
     return [
       ...(system === "" ? [] : [{ role: "system" as const, content: system }]),
       ...this.#messages

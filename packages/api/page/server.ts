@@ -50,6 +50,9 @@ interface Chunk {
   readonly error?: { readonly code?: number | string; readonly message: string }
 }
 
+/** In the middle of a long batch, it takes its time. */
+const REPORT_TIMEOUT_MS = 30_000
+
 const KEY = "ggml-rpc.key"
 
 export const setKey = (key: string): void => sessionStorage.setItem(KEY, key)
@@ -64,8 +67,8 @@ const request = async (path: string, init: RequestInit): Promise<Response> => {
   try {
     response = await fetch(path, { ...init, headers })
   } catch (error) {
-    if (init.signal?.aborted) throw error
-    throw new RequestError(0, "The server does not answer: it may have ended.")
+    if (error instanceof DOMException && error.name === "AbortError") throw error
+    throw new RequestError(0, "The server does not answer: it may have ended, or hang.")
   }
   if (response.ok) return response
   throw new RequestError(response.status, await messageOf(response))
@@ -81,8 +84,13 @@ const messageOf = async (response: Response): Promise<string> => {
   return `The server answered with status ${response.status}.`
 }
 
-export const clusterReport = async (signal: AbortSignal): Promise<ClusterReport> =>
-  (await (await request("cluster", { signal })).json()) as ClusterReport
+export const clusterReport = async (): Promise<ClusterReport> => {
+  const signal = AbortSignal.timeout(REPORT_TIMEOUT_MS)
+  return (await (await request("cluster", { signal })).json()) as ClusterReport
+}
+
+const broken = (): RequestError =>
+  new RequestError(0, "The connection broke in the middle of the answer.")
 
 /**
  * Asks for the next message of a chat, and calls back as it comes.
@@ -118,7 +126,10 @@ export const ask = async (
       tokensPerSecond: timings.predicted_per_second,
       isCut: choice?.finish_reason === "length",
     }
+  }).catch((error) => {
+    // What browsers say of a connection.
+    throw error instanceof TypeError ? broken() : error
   })
-  if (!isWhole) throw new RequestError(0, "The connection broke in the middle of the answer.")
+  if (!isWhole) throw broken()
   onEnd(end)
 }
