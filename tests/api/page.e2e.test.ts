@@ -79,6 +79,9 @@ const readAnswer = async (page: Page): Promise<string> => {
   return words((await answers(page).first().locator("> *").allTextContents()).join(" "))
 }
 
+/** How much wider the page is than the window, in pixels. */
+const overflow = "document.documentElement.scrollWidth - innerWidth"
+
 const count = (page: Page, selector: string): Promise<number> => page.locator(selector).count()
 
 describe("the page", () => {
@@ -204,6 +207,26 @@ describe("a chat", () => {
   })
 })
 
+test("an answer that breaks off keeps what came of it, and says so", async () => {
+  const page = await open(api.url)
+  const begun = 'data: {"choices": [{"delta": {"content": "You are"}}]}\n\n'
+  const failed = 'data: {"error": {"code": 500, "message": "The server is lost."}}\n\n'
+  for (const [body, told] of [
+    [begun, "The connection broke"],
+    [begun + failed, "The server is lost."],
+  ] as const) {
+    await page.route(
+      "**/v1/chat/completions",
+      (route) => route.fulfill({ contentType: "text/event-stream", body }),
+      { times: 1 },
+    )
+    await say(page, "Hello")
+    await page.locator(".assistant .error", { hasText: told }).waitFor()
+    expect(await readAnswer(page)).toBe("You are")
+    await page.getByRole("button", { name: "New chat" }).click()
+  }
+})
+
 describe("a key", () => {
   test("is asked for where the server wants one, and again when it is wrong", async () => {
     const { url } = await start({ apiKeys: ["secret"] })
@@ -236,6 +259,20 @@ describe("the cluster", () => {
     expect(await cluster.getByText(/^Slot \d idle/).count()).toBe(2)
   })
 
+  test("is looked at again when the model is not there yet, or the server silent", async () => {
+    const page = await open(api.url)
+    await page.route("**/cluster", (route) => route.abort(), { times: 1 })
+    await page.reload()
+    await page.getByText("The server does not answer").waitFor()
+    const body = { error: { message: "Loading model" } }
+    await page.route("**/cluster", (route) => route.fulfill({ status: 503, json: body }), {
+      times: 1,
+    })
+    await page.getByText("Loading model").waitFor()
+    await page.getByRole("heading", { name: "demo" }).waitFor()
+    await page.getByText("Slot 0").waitFor()
+  })
+
   test("shows tokens a second while there are any", async () => {
     const page = await open(api.url)
     await say(page, "Hello")
@@ -244,6 +281,10 @@ describe("the cluster", () => {
     expect(await waitUntil(isCounted, STEP_MS)).toBe(true)
   })
 })
+
+/** All that Markdown has, behind a thought. */
+const everyMark = `<think>\nHm: *so*.\n</think>\n\n# Title\n\n1. one\n   - inner\n\n\`\`\`ts\nlet ${"long".repeat(40)} = 1\n\`\`\`\n
+| a | b |\n|---|---|\n| \`1\` | [page](https://page.example) |\n\n> a quote`
 
 describe("everybody", () => {
   test("can do without a mouse", async () => {
@@ -281,7 +322,6 @@ describe("everybody", () => {
     const page = await open(api.url, phone)
     await say(page, "Hello")
     await readAnswer(page)
-    const overflow = "document.documentElement.scrollWidth - innerWidth"
     expect(await page.evaluate(overflow)).toBeLessThanOrEqual(0)
     await page.getByRole("button", { name: "Cluster" }).click()
     await page.getByText("Slot 0").waitFor()
@@ -292,11 +332,15 @@ describe("everybody", () => {
   test.each(["light", "dark"] as const)(
     "can read it: axe finds nothing in %s",
     async (colorScheme) => {
+      const { url } = await start({ defaults: { grammar: only(everyMark) } })
       for (const size of [desktop, phone]) {
         // axe is a script of another's, which the page's policy forbids.
-        const page = await open(api.url, { ...size, colorScheme, bypassCSP: true })
+        const page = await open(url, { ...size, colorScheme, bypassCSP: true })
         await say(page, "Hello")
-        await readAnswer(page)
+        expect(await readAnswer(page)).toContain("a quote")
+        await page.getByText(/^Thought for/).click()
+        expect(await count(page, ".assistant :is(h4, ol ul, pre, th, a, blockquote)")).toBe(7)
+        expect(await page.evaluate(overflow)).toBeLessThanOrEqual(0)
         await page.evaluate(axe.source)
         const violations = () =>
           page.evaluate(

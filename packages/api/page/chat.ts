@@ -1,10 +1,9 @@
 /** The conversation: asks the server, shows what comes, keeps it. */
-import { loadMessages, type Message, saveMessages } from "./conversation.ts"
+import { loadMessages, loadSettings, type Message, saveMessages } from "./conversation.ts"
 import { byId } from "./dom.ts"
 import { withKey } from "./key.ts"
 import { MessageView } from "./messageView.ts"
 import { ask, type ChatMessage } from "./server.ts"
-import { settings } from "./settings.ts"
 
 /** While an answer comes, it is saved no more often. */
 const SAVE_INTERVAL_MS = 1000
@@ -38,7 +37,10 @@ export class Chat {
     for (const message of this.#messages) this.#addView(message)
     this.#showAll()
     this.#scroll.scrollTop = this.#scroll.scrollHeight
-    addEventListener("pagehide", () => saveMessages(this.#messages))
+    // What is not running is saved, and another tab may have written since.
+    addEventListener("pagehide", () => {
+      if (this.isRunning) saveMessages(this.#messages)
+    })
   }
 
   get isRunning(): boolean {
@@ -71,6 +73,8 @@ export class Chat {
   #regenerate(): void {
     if (this.isRunning) return
     this.#cut(this.#messages.length - 1)
+    // The button that was pressed is gone.
+    this.#scroll.focus()
     void this.#answer()
   }
 
@@ -100,29 +104,25 @@ export class Chat {
   }
 
   #ask(sent: ReadonlyArray<ChatMessage>, message: Message, signal: AbortSignal): Promise<void> {
-    const { temperature } = settings()
-    const askedAtMs = performance.now()
-    let firstAtMs: number | undefined
-    const took = (): void => {
-      firstAtMs ??= performance.now()
-      message.ms = performance.now() - firstAtMs
-      this.#changed()
-    }
+    const { temperature } = loadSettings()
+    let thinksSinceMs: number | undefined
     return ask(
       sent,
       { temperature: temperature === "" ? undefined : Number(temperature), signal },
       {
         onReasoning: (text) => {
           message.reasoning = (message.reasoning ?? "") + text
-          message.reasoningMs = performance.now() - askedAtMs
-          took()
+          thinksSinceMs ??= performance.now()
+          message.reasoningMs = performance.now() - thinksSinceMs
+          this.#changed()
         },
         onContent: (text) => {
           message.content += text
-          took()
+          this.#changed()
         },
-        onEnd: (tokenCount, isCut) => {
+        onEnd: ({ tokenCount, tokensPerSecond, isCut }) => {
           message.tokenCount = tokenCount
+          message.tokensPerSecond = tokensPerSecond
           if (isCut) message.end = "cut"
           else delete message.end
         },
@@ -145,7 +145,7 @@ export class Chat {
 
   /** What the model gets to read: answers that failed are none. */
   #conversation(): ReadonlyArray<ChatMessage> {
-    const { system } = settings()
+    const { system } = loadSettings()
     return [
       ...(system === "" ? [] : [{ role: "system" as const, content: system }]),
       ...this.#messages

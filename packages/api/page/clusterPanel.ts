@@ -1,5 +1,5 @@
 /** Looks at the cluster while somebody looks at it here. */
-import { clusterView, type Sample } from "./clusterView.ts"
+import { clusterView } from "./clusterView.ts"
 import { byId, element } from "./dom.ts"
 import { withKey } from "./key.ts"
 import { morph } from "./morph.ts"
@@ -14,7 +14,8 @@ const body = byId("cluster-body")
 const toggle = byId("toggle-cluster")
 const model = byId("model")
 
-const samples: Array<Sample> = []
+/** Tokens a second, one each look. */
+const samples: Array<number> = []
 let tokenCount: number | undefined
 let sampledAtMs = 0
 
@@ -22,9 +23,7 @@ let sampledAtMs = 0
 const sample = (generatedTokenCount: number): void => {
   const nowMs = performance.now()
   if (tokenCount !== undefined && generatedTokenCount >= tokenCount) {
-    samples.push({
-      tokensPerSecond: ((generatedTokenCount - tokenCount) * 1000) / (nowMs - sampledAtMs),
-    })
+    samples.push(((generatedTokenCount - tokenCount) * 1000) / (nowMs - sampledAtMs))
     if (samples.length > MAX_SAMPLES) samples.shift()
   }
   tokenCount = generatedTokenCount
@@ -32,7 +31,7 @@ const sample = (generatedTokenCount: number): void => {
 }
 
 const look = async (): Promise<void> => {
-  const report = await withKey(() => clusterReport(AbortSignal.timeout(30_000)))
+  const report = await withKey(clusterReport)
   sample(report.generated_token_count)
   model.textContent = report.model.name
   document.title = `${report.model.name} – ggml-rpc`
@@ -41,41 +40,32 @@ const look = async (): Promise<void> => {
 
 const isLookedAt = (): boolean => !panel.hidden && document.visibilityState === "visible"
 
-/** How long until the next look; undefined: not by itself. */
-const afterError = (error: unknown): number | undefined => {
-  const isLoading = error instanceof RequestError && error.status === 503
+const showError = (error: unknown): void => {
   const text = error instanceof Error ? error.message : String(error)
-  if (isLoading) model.textContent = "Loading the model…"
-  morph(
-    body,
-    element(
-      "div",
-      { id: "cluster-body" },
-      element("p", { class: "error" }, isLoading ? "The model is being loaded." : text),
-    ),
-  )
-  // Somebody who has no key is not asked again and again.
-  return error instanceof RequestError && error.status === 401 ? undefined : INTERVAL_MS
+  morph(body, element("div", { id: "cluster-body" }, element("p", { class: "error" }, text)))
 }
+
+/** Somebody who has no key is not asked again and again. */
+const isRefused = (error: unknown): boolean => error instanceof RequestError && error.status === 401
 
 let timer: ReturnType<typeof setTimeout> | undefined
 let isLooking = false
 
+/** Looks, and again as long as somebody does; in any case until the model is there, whose name is shown. */
 const run = async (): Promise<void> => {
   if (isLooking) return
   clearTimeout(timer)
   isLooking = true
-  let wait: number | undefined = INTERVAL_MS
-  let isFirst = false
+  let goesOn = false
   try {
     await look()
+    goesOn = isLookedAt()
   } catch (error) {
-    wait = afterError(error)
-    isFirst = true
+    showError(error)
+    goesOn = !isRefused(error)
   }
   isLooking = false
-  // Its name is shown in any case, once there is a model.
-  if (wait !== undefined && (isLookedAt() || isFirst)) timer = setTimeout(run, wait)
+  if (goesOn) timer = setTimeout(run, INTERVAL_MS)
 }
 
 const setShown = (isShown: boolean): void => {

@@ -8,10 +8,6 @@ import type {
 import { element } from "./dom.ts"
 import { formatBytes, formatCount, formatRate, formatSeconds } from "./format.ts"
 
-export interface Sample {
-  readonly tokensPerSecond: number
-}
-
 /** Colours of devices; then they begin again. */
 const TONE_COUNT = 8
 
@@ -27,10 +23,10 @@ const svg = <K extends keyof SVGElementTagNameMap>(
 }
 
 /** The rates of the last minutes; what they are now stands beside it as a number. */
-const curve = (samples: ReadonlyArray<Sample>): Element => {
-  const highest = Math.max(1, ...samples.map(({ tokensPerSecond }) => tokensPerSecond))
+const curve = (samples: ReadonlyArray<number>): Element => {
+  const highest = Math.max(1, ...samples)
   const points = samples.map(
-    ({ tokensPerSecond }, index) =>
+    (tokensPerSecond, index) =>
       `${120 - (samples.length - 1 - index) * 2},${(30 - (tokensPerSecond / highest) * 28).toFixed(1)}`,
   )
   return svg(
@@ -43,10 +39,10 @@ const curve = (samples: ReadonlyArray<Sample>): Element => {
 const fact = (name: string, value: string): HTMLElement =>
   element("div", {}, element("dt", {}, name), element("dd", {}, value))
 
-const activity = (report: ClusterReport, samples: ReadonlyArray<Sample>): HTMLElement => {
+const activity = (report: ClusterReport, samples: ReadonlyArray<number>): HTMLElement => {
   const { slots, queued_count } = report
   const running = slots.filter(({ state }) => state !== "idle").length
-  const rate = samples.at(-1)?.tokensPerSecond ?? 0
+  const rate = samples.at(-1) ?? 0
   return element(
     "section",
     { class: "activity", "aria-label": "Activity" },
@@ -130,14 +126,14 @@ const memoryParts = (device: ReportedDevice) => {
   ]
 }
 
-const memoryBar = (device: ReportedDevice): HTMLElement => {
+const memoryBar = ({ device, tone }: Toned): HTMLElement => {
   const parts = memoryParts(device)
   const { free_bytes, total_bytes } = device
   const told = parts.map(({ name, bytes }) => `${name} ${formatBytes(bytes)}`).join(", ")
   return element(
     "div",
     {
-      class: "memory",
+      class: `memory ${tone}`,
       role: "img",
       "aria-label": `Memory: ${told}, ${formatBytes(free_bytes)} free of ${formatBytes(total_bytes)}`,
     },
@@ -163,7 +159,7 @@ const deviceView = ({ device, tone }: Toned): HTMLElement => {
       element("strong", {}, name),
       element("span", {}, partOf(device) ?? "nothing of the model"),
     ),
-    memoryBar(device),
+    memoryBar({ device, tone }),
     element(
       "p",
       { class: "note" },
@@ -256,7 +252,7 @@ const legend = (): HTMLElement =>
 
 export const clusterView = (
   report: ClusterReport,
-  samples: ReadonlyArray<Sample>,
+  samples: ReadonlyArray<number>,
 ): ReadonlyArray<HTMLElement> => {
   const devices = report.hosts
     .flatMap((host) => host.devices)

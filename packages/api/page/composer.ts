@@ -22,11 +22,16 @@ export class Composer {
       if (!this.#chat().isRunning) this.#submit()
     })
     document.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || document.querySelector("dialog[open]") !== null) return
+      if (
+        event.key !== "Escape" ||
+        event.isComposing ||
+        document.querySelector("dialog[open]") !== null
+      )
+        return
       if (this.#chat().isRunning) this.#chat().stop()
-      else if (!this.#editing.hidden) this.#endEdit("")
+      else if (!this.#editing.hidden) this.reset()
     })
-    byId("cancel-edit").addEventListener("click", () => this.#endEdit(""))
+    byId("cancel-edit").addEventListener("click", () => this.reset())
   }
 
   setRunning(isRunning: boolean): void {
@@ -41,7 +46,8 @@ export class Composer {
 
   /** Empty, and at hand. */
   reset(): void {
-    this.#endEdit("")
+    this.#editing.hidden = true
+    this.#set("")
   }
 
   #submit(): void {
@@ -53,14 +59,9 @@ export class Composer {
     const text = this.#text.value.trim()
     if (text === "") return
     const isEdit = !this.#editing.hidden
-    this.#endEdit("")
+    this.reset()
     if (isEdit) chat.sendInstead(text)
     else chat.send(text)
-  }
-
-  #endEdit(text: string): void {
-    this.#editing.hidden = true
-    this.#set(text)
   }
 
   #set(text: string): void {

@@ -7,9 +7,9 @@ export interface Message {
   reasoning?: string
   /** How long they took. */
   reasoningMs?: number
-  /** Tokens of the answer, thoughts included, and the time from its first one to its last. */
+  /** Of the answer, thoughts included. */
   tokenCount?: number
-  ms?: number
+  tokensPerSecond?: number
   /** It ended before the model ended it. */
   end?: "stopped" | "cut"
   /** Why there is no answer, or no whole one. */

@@ -5,12 +5,14 @@ const TOLD_MS = 1500
 
 const copyText = async (text: string): Promise<void> => {
   if (navigator.clipboard !== undefined) return navigator.clipboard.writeText(text)
+  const focused = document.activeElement
   const field = element("textarea", { class: "hidden", "aria-hidden": "true" })
   field.value = text
   document.body.append(field)
   field.select()
   document.execCommand("copy")
   field.remove()
+  if (focused instanceof HTMLElement) focused.focus()
 }
 
 export const copyButton = (label: string, text: () => string): HTMLButtonElement => {

@@ -14,13 +14,10 @@ const button = (text: string, act: () => void): HTMLElement =>
   element("button", { type: "button", class: "quiet small", click: act }, text)
 
 /** `12 tokens, 34.5 tokens/s`, and how it ended where it did not end by itself. */
-const describe = ({ tokenCount, ms, end }: Message): string =>
+const describe = ({ tokenCount, tokensPerSecond, end }: Message): string =>
   [
     ...(tokenCount === undefined ? [] : [formatCount(tokenCount, "token")]),
-    ...(tokenCount === undefined || tokenCount < 2 || !ms
-      ? []
-      : // The first token came at the beginning of the time.
-        [`${formatRate(((tokenCount - 1) * 1000) / ms)} tokens/s`]),
+    ...(tokensPerSecond === undefined ? [] : [`${formatRate(tokensPerSecond)} tokens/s`]),
     ...(end === "stopped" ? ["stopped"] : end === "cut" ? ["cut off: there was no more room"] : []),
   ].join(", ")
 
@@ -39,6 +36,7 @@ export class MessageView {
   )
   readonly #error = element("p", { class: "error", hidden: true })
   readonly #foot = element("div", { class: "foot" })
+  #footState = ""
 
   constructor(message: Message, actions: MessageActions) {
     this.#message = message
@@ -48,7 +46,7 @@ export class MessageView {
       "li",
       { class: `message ${message.role}` },
       element("h3", { class: "hidden" }, isUser ? "You" : "The model"),
-      this.#thinking,
+      isUser ? undefined : this.#thinking,
       // What a user types is shown as it is.
       isUser ? element("div", { class: "bubble" }, message.content) : this.#text.node,
       this.#error,
@@ -64,6 +62,14 @@ export class MessageView {
     this.#showThinking(reasoning, isRunning)
     this.#error.hidden = error === undefined
     this.#error.textContent = error ?? ""
+    this.#showFoot(isRunning, isLast)
+  }
+
+  /** Made anew where it changes alone: one of its buttons may have the focus. */
+  #showFoot(isRunning: boolean, isLast: boolean): void {
+    const state = isRunning ? "running" : `${isLast} ${describe(this.#message)}`
+    if (state === this.#footState) return
+    this.#footState = state
     this.#foot.replaceChildren(...(isRunning ? [] : this.#footOf(isLast)))
   }
 

@@ -28,8 +28,16 @@ export interface AskOptions {
 export interface AnswerEvents {
   readonly onReasoning: (text: string) => void
   readonly onContent: (text: string) => void
-  /** Once, at the end: tokens of the answer, and whether it was cut off for its length. */
-  readonly onEnd: (tokenCount: number, isCut: boolean) => void
+  /** Once, at the end. */
+  readonly onEnd: (end: AnswerEnd) => void
+}
+
+export interface AnswerEnd {
+  /** Thoughts included. */
+  readonly tokenCount: number
+  readonly tokensPerSecond: number
+  /** It was cut off for its length. */
+  readonly isCut: boolean
 }
 
 interface Chunk {
@@ -37,9 +45,13 @@ interface Chunk {
     readonly delta: { readonly content?: string | null; readonly reasoning_content?: string }
     readonly finish_reason?: string | null
   }>
-  readonly usage?: { readonly completion_tokens: number }
+  /** As llama-server tells them, with the reason why it finished. */
+  readonly timings?: { readonly predicted_n: number; readonly predicted_per_second: number }
   readonly error?: { readonly code?: number | string; readonly message: string }
 }
+
+/** In the middle of a long batch, it takes its time. */
+const REPORT_TIMEOUT_MS = 30_000
 
 const KEY = "ggml-rpc.key"
 
@@ -55,8 +67,8 @@ const request = async (path: string, init: RequestInit): Promise<Response> => {
   try {
     response = await fetch(path, { ...init, headers })
   } catch (error) {
-    if (init.signal?.aborted) throw error
-    throw new RequestError(0, "The server does not answer: it may have ended.")
+    if (error instanceof DOMException && error.name === "AbortError") throw error
+    throw new RequestError(0, "The server does not answer: it may have ended, or hang.")
   }
   if (response.ok) return response
   throw new RequestError(response.status, await messageOf(response))
@@ -72,8 +84,13 @@ const messageOf = async (response: Response): Promise<string> => {
   return `The server answered with status ${response.status}.`
 }
 
-export const clusterReport = async (signal: AbortSignal): Promise<ClusterReport> =>
-  (await (await request("cluster", { signal })).json()) as ClusterReport
+export const clusterReport = async (): Promise<ClusterReport> => {
+  const signal = AbortSignal.timeout(REPORT_TIMEOUT_MS)
+  return (await (await request("cluster", { signal })).json()) as ClusterReport
+}
+
+const broken = (): RequestError =>
+  new RequestError(0, "The connection broke in the middle of the answer.")
 
 /**
  * Asks for the next message of a chat, and calls back as it comes.
@@ -88,26 +105,31 @@ export const ask = async (
   const body = JSON.stringify({
     messages,
     stream: true,
-    stream_options: { include_usage: true },
     ...(temperature === undefined ? {} : { temperature }),
   })
   const response = await request("v1/chat/completions", { method: "POST", body, signal })
-  let isCut = false
-  let tokenCount = 0
+  let end: AnswerEnd = { tokenCount: 0, tokensPerSecond: 0, isCut: false }
   let isWhole = false
   await readEvents(response.body!, (data) => {
     if (data === "[DONE]") {
       isWhole = true
       return
     }
-    const { choices, usage, error } = JSON.parse(data) as Chunk
+    const { choices, timings, error } = JSON.parse(data) as Chunk
     if (error !== undefined) throw new RequestError(500, error.message)
     const choice = choices?.[0]
     if (choice?.delta.reasoning_content) onReasoning(choice.delta.reasoning_content)
     if (choice?.delta.content) onContent(choice.delta.content)
-    if (choice?.finish_reason === "length") isCut = true
-    if (usage !== undefined) tokenCount = usage.completion_tokens
+    if (timings === undefined) return
+    end = {
+      tokenCount: timings.predicted_n,
+      tokensPerSecond: timings.predicted_per_second,
+      isCut: choice?.finish_reason === "length",
+    }
+  }).catch((error) => {
+    // What browsers say of a connection.
+    throw error instanceof TypeError ? broken() : error
   })
-  if (!isWhole) throw new RequestError(0, "The connection broke in the middle of the answer.")
-  onEnd(tokenCount, isCut)
+  if (!isWhole) throw broken()
+  onEnd(end)
 }

@@ -1,13 +1,10 @@
 /** The panel of settings. */
-import { loadSettings, type Settings, saveSettings } from "./conversation.ts"
+import { loadSettings, saveSettings } from "./conversation.ts"
 import { byId } from "./dom.ts"
 
 const dialog = byId<HTMLDialogElement>("settings")
 const system = byId<HTMLTextAreaElement>("system")
 const temperature = byId<HTMLInputElement>("temperature")
-
-/** As they are now; with no settings at all the server's own hold. */
-export const settings = (): Settings => loadSettings()
 
 export const initSettings = (): void => {
   byId("open-settings").addEventListener("click", () => {
