@@ -4,6 +4,7 @@ import { readFileSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { writeGguf } from "@ggml-rpc/gguf"
 import { demoModel, recitalText } from "ggml-rpc/demo-model"
+import { ensureModel } from "../models/models.ts"
 import { ggmlRpc, type OurServer, startOurServer } from "../servers.ts"
 import { runCli, temporaryFolder } from "./program.ts"
 import { hasTmux, Terminal } from "./Terminal.ts"
@@ -72,6 +73,24 @@ describe("through pipes", () => {
     expect(stderr.match(/5 tokens, .+ tokens\/s · context \d+ of 4096/g)).toHaveLength(2)
     expect(stderr).toContain(server.endpoint)
     expect(stderr).not.toContain("\x1b")
+  })
+
+  test("--in-prefix and --in-suffix stand in place of a template", async () => {
+    // Its text depends on every token of the prompt.
+    const model = await ensureModel("tiny")
+    const greedy = [...short, "--temp", "0"]
+    const affixes = ["--in-prefix", "Q: ", "--in-suffix", "\\nA:"]
+    const raw = async (prompt: string): Promise<string> => {
+      const { stdout } = await runCli(["run", model, ...greedy, "-no-cnv", "-p", prompt])
+      // A chat shows none of these to the terminal.
+      return stdout.replaceAll(/[^\P{Cc}\n\t]/gu, "\ufffd")
+    }
+    const first = await said([model, ...greedy, ...affixes], "one two")
+    expect(first).toMatchObject({ exitCode: 0 })
+    expect(first.stdout).toBe(await raw("Q: one two\\nA:"))
+    expect(first.stdout).not.toBe(await raw("one two"))
+    const asRun = await runCli(["run", model, ...greedy, ...affixes, "-st", "-p", "one two"])
+    expect(asRun.stdout).toBe(first.stdout)
   })
 
   test("a first message ends it, and -st is one turn", async () => {

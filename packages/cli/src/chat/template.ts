@@ -9,9 +9,10 @@ import {
 } from "@ggml-rpc/chat"
 import type { Cluster } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
+import { processEscapes } from "../commands/prompt.ts"
 import { ChatFileError } from "../errors.ts"
 import { fileReason } from "../fileReason.ts"
-import type { templateFlags } from "../flags/chat.ts"
+import type { chatFlags, templateFlags } from "../flags/chat.ts"
 import type { FlagValues } from "../flags/Flag.ts"
 
 type TemplateValues = FlagValues<typeof templateFlags>
@@ -25,6 +26,35 @@ export const givenTemplate = ({ chatTemplate, chatTemplateFile }: TemplateValues
     if (chatTemplate === undefined || /\{[{%]/.test(chatTemplate)) return chatTemplate
     return yield* failingWith(UnknownTemplateError, () => builtinTemplate(chatTemplate))
   })
+
+/** Messages as they are, between two texts. */
+const affixTemplate = `{%- for message in messages -%}
+{%- if message.role == "user" -%}
+{{- (bos_token if in_prefix_bos else "") + in_prefix + message.content + in_suffix -}}
+{%- else -%}
+{{- message.content -}}
+{%- endif -%}
+{%- endfor -%}`
+
+type AffixValues = Pick<FlagValues<typeof chatFlags>, "inPrefix" | "inSuffix" | "inPrefixBos">
+
+export const hasAffixes = ({ inPrefix, inSuffix, inPrefixBos }: AffixValues): boolean =>
+  inPrefix !== undefined || inSuffix !== undefined || inPrefixBos
+
+/** The template of `--in-prefix` and its like, and the variables that it reads; undefined where they are not given. */
+export const affixesOf = (values: AffixValues & { readonly escape: boolean }) => {
+  if (!hasAffixes(values)) return undefined
+  const { inPrefix = "", inSuffix = "", inPrefixBos, escape: isEscaped } = values
+  const read = (text: string): string => (isEscaped ? processEscapes(text) : text)
+  return {
+    source: affixTemplate,
+    variables: {
+      in_prefix: read(inPrefix),
+      in_suffix: read(inSuffix),
+      in_prefix_bos: inPrefixBos,
+    },
+  }
+}
 
 /** @param source instead of the model's own */
 export const templateOf = (

@@ -4,7 +4,7 @@ import type { Cluster } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { Conversation } from "../chat/Conversation.ts"
 import { type ModelFile, talk } from "../chat/talk.ts"
-import { givenTemplate, readText } from "../chat/template.ts"
+import { affixesOf, givenTemplate, readText } from "../chat/template.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { textReport } from "../runReport.ts"
 import { UsageError } from "../UsageError.ts"
@@ -33,13 +33,14 @@ export const chat = (values: ChatValues) =>
 /** @param first the first message */
 export const talkWith = (
   model: ModelFile,
-  values: Omit<ChatValues, "prompt" | "file" | "escape" | "reversePrompt">,
+  values: Omit<ChatValues, "prompt" | "file" | "reversePrompt">,
   sampling: Cluster.GenerateOptions,
   first: string | undefined,
 ) =>
   Effect.gen(function* () {
     const system = yield* systemMessage(values)
-    const templateSource = yield* givenTemplate(values)
+    const affixes = affixesOf(values)
+    const templateSource = affixes?.source ?? (yield* givenTemplate(values))
     yield* prepareNative
     const report = textReport()
     const cluster = yield* openCluster({ ...values, json: false }, report.waiting)
@@ -51,7 +52,7 @@ export const talkWith = (
         ...{ first, sampling, templateSource },
         isSingleTurn: values.singleTurn,
         tellsStats: values.perf,
-        kwargs: values.chatTemplateKwargs,
+        kwargs: { ...values.chatTemplateKwargs, ...affixes?.variables },
         thinks: values.reasoning !== "off",
         reasoningFormat: values.reasoningFormat,
         planOptionsOf: (gguf) => planOptionsOf(values, gguf),

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs"
 import { type Cluster, type GgufFile, ggufString } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
+import { hasAffixes } from "../chat/template.ts"
 import { EmptyPromptError, PromptTooLongError } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { GenerationMeter } from "../GenerationMeter.ts"
@@ -27,7 +28,8 @@ export const run = (values: RunValues) =>
         const options = { ...(yield* samplingOf(values)), ...stopTextsOf(values) }
         // Before any server is asked: a wrong file is the likelier mistake.
         const { path, gguf } = yield* openModel(given, values, values.json)
-        const isChat = values.conversation ?? (!values.json && hasChatTemplate(gguf))
+        const isChat =
+          values.conversation ?? (hasAffixes(values) || (!values.json && hasChatTemplate(gguf)))
         if (isChat) {
           if (values.promptCache !== undefined) return yield* Effect.fail(cacheOfChat())
           return yield* talkWith({ path, gguf }, values, options, prompt)

@@ -101,6 +101,23 @@ export const chatFlags = {
     about: "end after one answer",
     group: chat,
   }),
+  inPrefix: flag({
+    name: "in-prefix",
+    kind: text("TEXT"),
+    about: "put before each message, in place of a template; -r says where an answer ends",
+    group: chat,
+  }),
+  inSuffix: flag({
+    name: "in-suffix",
+    kind: text("TEXT"),
+    about: "put behind each message, in place of a template",
+    group: chat,
+  }),
+  inPrefixBos: toggle({
+    name: "in-prefix-bos",
+    about: "begin each message with the model's begin token, before --in-prefix",
+    group: chat,
+  }),
   ...templateFlags,
 }
 
