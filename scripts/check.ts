@@ -65,7 +65,8 @@ const readOptions = (): Options => {
         verbose: { type: "boolean", default: false },
       },
     })
-    const jobCount = Number(values.jobs ?? Math.min(availableParallelism(), MAX_JOBS))
+    // One more than cores: many tests wait for a while where others compute.
+    const jobCount = Number(values.jobs ?? Math.min(availableParallelism() + 1, MAX_JOBS))
     if (!Number.isInteger(jobCount) || jobCount < 1) throw new Error("--jobs needs a count from 1")
     return { only: values.only, jobCount, isVerbose: values.verbose }
   } catch (error) {

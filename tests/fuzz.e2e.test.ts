@@ -13,7 +13,7 @@ import { waitUntil } from "./peers/process.ts"
 import { recite, startOurServer } from "./servers.ts"
 
 const seed = Number(process.env.GGML_RPC_FUZZ_SEED ?? 20_260_801)
-const seconds = Number(process.env.GGML_RPC_FUZZ_SECONDS ?? 60)
+const seconds = Number(process.env.GGML_RPC_FUZZ_SECONDS ?? 30)
 setDefaultTimeout((seconds + 60) * 1000)
 
 test(`${seconds} seconds of damaged sessions, seed ${seed}, harm no other client`, async () => {

@@ -73,9 +73,11 @@ export class Terminal implements Disposable {
   }
 
   #tmux(...args: ReadonlyArray<string>): string {
+    // As somebody's who works there: what the tests themselves are told of colours is not passed on.
+    const { NO_COLOR: _, FORCE_COLOR: __, ...environment } = process.env
     const { stdout, stderr, exitCode } = Bun.spawnSync(
       ["tmux", "-u", "-S", join(this.#folder, "socket"), ...args],
-      { env: { ...process.env, TMUX: "", TERM: "xterm-256color" } },
+      { env: { ...environment, TMUX: "", TERM: "xterm-256color" } },
     )
     if (exitCode !== 0) throw new Error(`tmux ${args.join(" ")}: ${stderr.toString()}`)
     return stdout.toString()

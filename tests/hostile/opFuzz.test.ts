@@ -7,7 +7,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { libraryNumbering } from "@ggml-rpc/protocol"
 import { formatFailures, formatTallies, type OpTally, opFuzz } from "./opFuzz.ts"
 
-const seconds = Number(process.env.GGML_RPC_FUZZ_OPS_SECONDS ?? 80)
+const seconds = Number(process.env.GGML_RPC_FUZZ_OPS_SECONDS ?? 45)
 const newSeed = Number(process.env.GGML_RPC_FUZZ_OPS_SEED ?? Math.floor(Math.random() * 2 ** 31))
 
 /** Four threads wait for each other at every turn: their cases are few, and those of one thread cover every operation. */

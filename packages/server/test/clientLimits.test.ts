@@ -7,14 +7,14 @@ import { withServer } from "./withServer.ts"
 
 const MIB = 2 ** 20
 
-/** A client with a graph of `count` products of two matrices of 1024 rows, 40 ms or more each. */
-const graphOf = async (port: number, count: number) => {
+/** A client with a graph of `count` products of two matrices; with 1024 rows each takes 40 ms or more. */
+const graphOf = async (port: number, count: number, rows = 1024) => {
   const client = await TestClient.connect(port)
   const buffer = await client.allocate(16 * MIB)
   client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
-  const tensors = [f32Tensor(1, buffer, 0, [1024, 1024])]
+  const tensors = [f32Tensor(1, buffer, 0, [rows, rows])]
   for (let id = 2; id < count + 2; id++) {
-    tensors.push(f32Tensor(id, buffer, 8 * MIB, [1024, 1024], node("MUL_MAT", 1, 1)))
+    tensors.push(f32Tensor(id, buffer, 8 * MIB, [rows, rows], node("MUL_MAT", 1, 1)))
   }
   const nodes = tensors.slice(1).map(({ id }) => id)
   return { client, graph: { uid: 1n, device: 0, nodes, tensors } }
@@ -30,7 +30,7 @@ test("a graph that runs longer than it may is stopped, and its client told why",
     expect(performance.now() - started).toBeWithin(500, 3000)
     await server.logged("GRAPH_COMPUTE: nodes run for longer than the 0.5 s that a graph may")
     // Another one, with less to do, is served.
-    const { client: next, graph: small } = await graphOf(server.port, 1)
+    const { client: next, graph: small } = await graphOf(server.port, 1, 32)
     next.send(Command.GRAPH_COMPUTE, small)
     expect((await next.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
     next.close()

@@ -3,8 +3,8 @@
  * server's port, and what to do, a JSON list of `Step`. Tensors are the recorded ones, encoded; buffers and the graph are
  * ggml's, on the device.
  */
-import { ptr, read } from "bun:ffi"
-import { type Address, asPointer, ggml, loadBackends } from "@ggml-rpc/native/bindings"
+import { dlopen, FFIType, ptr, read } from "bun:ffi"
+import { type Address, asPointer, ggml, librarySet, loadBackends } from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import type { DeviceOperations } from "./DeviceOperations.ts"
@@ -57,6 +57,11 @@ const type = ggml().ggml_backend_dev_buffer_type(asPointer(device))
 let buffer: Address = 0
 let graph: { readonly built: Address; readonly uid: string } | undefined
 
+/** As libllama does it: the shim's own way would clear the memory, too. */
+const { ggml_backend_buft_alloc_buffer: allocate } = dlopen(librarySet().ggmlBase, {
+  ggml_backend_buft_alloc_buffer: { args: ["ptr", FFIType.u64_fast], returns: "ptr" },
+}).symbols
+
 /** The records with the device's own buffer in place of the server's handle of it. */
 const localRecords = (hex: string): Uint8Array => {
   const records = Buffer.from(hex, "hex")
@@ -84,7 +89,7 @@ const reads: Array<string> = []
 
 const run = (step: Step): void => {
   if (step.do === "alloc") {
-    buffer = ggml().gs_buffer_alloc(type, step.sizeBytes) as Address
+    buffer = allocate(type, step.sizeBytes) as Address
     ggml().gs_buffer_base(asPointer(buffer))
   } else if (step.do === "free") {
     ggml().gs_buffer_free(asPointer(buffer))
