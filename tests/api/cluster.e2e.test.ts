@@ -3,10 +3,37 @@ import { expect, setDefaultTimeout, test } from "bun:test"
 import { serveApi } from "@ggml-rpc/api"
 import { Effect } from "effect"
 import { ensureModel } from "../models/models.ts"
-import { openCluster, run } from "../servers.ts"
+import { openCluster, run, startOurServer } from "../servers.ts"
 import { askJson } from "./apiServer.ts"
 
 setDefaultTimeout(60_000)
+
+test("tells what has crossed the links", async () => {
+  const path = await ensureModel("demo")
+  await using server = await startOurServer()
+  await run(
+    Effect.gen(function* () {
+      const api = yield* Effect.orDie(serveApi({ port: 0 }))
+      const cluster = yield* openCluster([server.endpoint])
+      const plan = yield* cluster.plan(path, { contextSize: 256, threads: 1 })
+      const model = yield* cluster.load(plan)
+      api.offer(model, "demo", cluster)
+      const { body } = yield* Effect.promise(() => askJson(`${api.url}/cluster`))
+      const [{ servers }] = body.hosts
+      expect(servers[0].endpoint).toBe(server.endpoint)
+      expect(servers[0].sent_bytes).toBeGreaterThan(model.stats.remoteWeightBytes)
+      expect(servers[0].sent_bytes).toBeLessThan(model.stats.remoteWeightBytes + 2 ** 20)
+      expect(servers[0].received_bytes).toBeGreaterThan(0)
+      const before = yield* cluster.memory
+      yield* model.generateEach([1, 2, 3], () => {}, { maxTokens: 4 })
+      const after = yield* cluster.memory
+      // Four rows of logits at least.
+      const received = after.links[0]!.receivedBytes - before.links[0]!.receivedBytes
+      expect(received).toBeGreaterThan(4 * 4 * model.info.vocabSize)
+      expect(after.atMs).toBeGreaterThan(before.atMs)
+    }),
+  )
+})
 
 test("tells what goes on as often as it is asked, and asks for memory now and then", async () => {
   const path = await ensureModel("demo")

@@ -252,6 +252,11 @@ describe("the cluster", () => {
     const cluster = page.getByRole("region", { name: "Cluster", exact: true })
     const host = cluster.getByRole("region", { name: "127.0.0.1" })
     for (const { endpoint } of servers) await host.getByText(`${endpoint} · ggml-rpc`).waitFor()
+    // It looks again every few seconds.
+    await host
+      .getByText(/B\/s out, .+B\/s in/)
+      .first()
+      .waitFor()
     const layers = await cluster.getByRole("img", { name: /^layers? / }).getAttribute("aria-label")
     expect(layers).toMatch(/^layers? 0\S* on RPC0; layers? \S+, output on RPC1; input on CPU$/)
     expect(await host.getByRole("img", { name: /^Memory: weights .*free of/ }).count()).toBe(2)

@@ -2,6 +2,7 @@
 import { clusterView } from "./clusterView.ts"
 import { byId, element } from "./dom.ts"
 import { withKey } from "./key.ts"
+import { LinkMeter } from "./linkRates.ts"
 import { morph } from "./morph.ts"
 import { clusterReport, RequestError } from "./server.ts"
 
@@ -13,6 +14,8 @@ const panel = byId("cluster")
 const body = byId("cluster-body")
 const toggle = byId("toggle-cluster")
 const model = byId("model")
+
+const links = new LinkMeter()
 
 /** Tokens a second, one each look. */
 const samples: Array<number> = []
@@ -35,7 +38,8 @@ const look = async (): Promise<void> => {
   sample(report.generated_token_count)
   model.textContent = report.model.name
   document.title = `${report.model.name} – ggml-rpc`
-  morph(body, element("div", { id: "cluster-body" }, ...clusterView(report, samples)))
+  const view = clusterView(report, samples, links.measure(report))
+  morph(body, element("div", { id: "cluster-body" }, ...view))
 }
 
 const isLookedAt = (): boolean => !panel.hidden && document.visibilityState === "visible"

@@ -3,10 +3,12 @@ import type {
   ClusterReport,
   ReportedDevice,
   ReportedHost,
+  ReportedServer,
   ReportedSlot,
 } from "../src/own/clusterReport.ts"
 import { element } from "./dom.ts"
 import { formatBytes, formatCount, formatRate, formatSeconds } from "./format.ts"
+import type { LinkRate, LinkRates } from "./linkRates.ts"
 
 /** Colours of devices; then they begin again. */
 const TONE_COUNT = 8
@@ -187,22 +189,37 @@ const sharedTexts = (devices: ReadonlyArray<Toned>): ReadonlyArray<string> => {
     .map((names) => `${names.slice(0, -1).join(", ")} and ${names.at(-1)} draw from one memory.`)
 }
 
-const serverLine = ({ endpoint, kind, version, warning }: ReportedHost["servers"][number]) =>
+const rateText = ({ sent, received }: LinkRate): string =>
+  `${formatBytes(sent)}/s out, ${formatBytes(received)}/s in`
+
+const serverLine = (
+  { endpoint, kind, version, warning }: ReportedServer,
+  rate: LinkRate | undefined,
+): HTMLElement =>
   element(
     "li",
     { "data-key": endpoint },
     `${endpoint} · ${kind} · protocol ${version}`,
+    rate === undefined ? undefined : element("span", { class: "rate" }, rateText(rate)),
     warning === undefined ? undefined : element("span", { class: "warning" }, warning),
   )
 
-const hostView = (host: ReportedHost, devices: ReadonlyArray<Toned>): HTMLElement =>
+const hostView = (
+  host: ReportedHost,
+  devices: ReadonlyArray<Toned>,
+  rates: LinkRates,
+): HTMLElement =>
   element(
     "section",
     { class: "host", "aria-label": host.name ?? "This server's host", "data-key": host.name ?? "" },
     element("h3", {}, host.name ?? "This server's host"),
     host.servers.length === 0
       ? undefined
-      : element("ul", { class: "servers note" }, ...host.servers.map(serverLine)),
+      : element(
+          "ul",
+          { class: "servers note" },
+          ...host.servers.map((server) => serverLine(server, rates.get(server.endpoint))),
+        ),
     element(
       "ul",
       { class: "devices" },
@@ -253,6 +270,7 @@ const legend = (): HTMLElement =>
 export const clusterView = (
   report: ClusterReport,
   samples: ReadonlyArray<number>,
+  rates: LinkRates,
 ): ReadonlyArray<HTMLElement> => {
   const devices = report.hosts
     .flatMap((host) => host.devices)
@@ -262,7 +280,7 @@ export const clusterView = (
   return [
     activity(report, samples),
     layerMap(report, devices),
-    ...report.hosts.map((host) => hostView(host, devices)),
+    ...report.hosts.map((host) => hostView(host, devices, rates)),
     legend(),
     slotsView(report),
     ...notes.map((text) => element("p", { class: "note" }, text)),

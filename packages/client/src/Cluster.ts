@@ -22,7 +22,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { closeAll, openTls, type TlsTrust, usesTls } from "./connection/tls.ts"
 import * as EngineHost from "./EngineHost.ts"
-import type { EngineDevice, EngineServer } from "./engine/messages.ts"
+import type { EngineDevice, EngineServer, LinkTraffic } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
 import {
   type ClusterModel,
@@ -71,10 +71,13 @@ export interface ClusterDevice extends EngineDevice {
   readonly place: string
 }
 
-/** Memory of all devices, in their order, and of this host. */
+/** Memory of all devices, in their order, and of this host; and what has crossed the links to servers. */
 export interface ClusterMemory {
   readonly devices: ReadonlyArray<EngineDevice>
   readonly host: EngineDevice
+  readonly links: ReadonlyArray<LinkTraffic>
+  /** When that was, by `performance.now()`. */
+  readonly atMs: number
 }
 
 export interface Cluster {
@@ -151,6 +154,8 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       memory: Effect.map(engine.request({ type: "memory" }), ({ event }) => ({
         devices: event.devices,
         host: event.host,
+        links: event.links,
+        atMs: performance.now(),
       })),
       tokenize: (path, text, options) => tokenize(engine, text, { ...options, path }),
       plan: (path, planOptions = {}) => planModel(engine, places, path, planOptions),

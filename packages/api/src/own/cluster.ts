@@ -4,7 +4,12 @@ import type { Cluster, DevicePlan, DeviceUse, EngineDevice } from "@ggml-rpc/cli
 import * as Effect from "effect/Effect"
 import { askModel } from "../generate.ts"
 import { type ServedModel, Serving } from "../Serving.ts"
-import { ClusterReport, type ReportedDevice, type ReportedHost } from "./clusterReport.ts"
+import {
+  ClusterReport,
+  type ReportedDevice,
+  type ReportedHost,
+  type ReportedServer,
+} from "./clusterReport.ts"
 
 export const clusterEndpoint = HttpApiEndpoint.get("cluster", "/cluster").addSuccess(ClusterReport)
 
@@ -38,7 +43,7 @@ const hostName = (endpoint: string): string => endpoint.replace(/^\w+:\/\/|:\d+$
 
 /** Devices by the host that they are in; several servers can run on one. */
 const hostsOf = (
-  { servers }: Cluster.Cluster,
+  servers: ReadonlyArray<ReportedServer>,
   devices: ReadonlyArray<ReportedDevice>,
 ): ReadonlyArray<ReportedHost> => {
   const hostOf = ({ endpoint }: ReportedDevice) => (endpoint === null ? null : hostName(endpoint))
@@ -48,6 +53,19 @@ const hostsOf = (
     devices: devices.filter((device) => hostOf(device) === name),
   }))
 }
+
+const serversOf = (
+  { servers }: Cluster.Cluster,
+  { links }: Cluster.ClusterMemory,
+): ReadonlyArray<ReportedServer> =>
+  servers.map((server) => {
+    const link = links.find(({ endpoint }) => endpoint === server.endpoint)
+    return {
+      ...server,
+      sent_bytes: link?.sentBytes ?? 0,
+      received_bytes: link?.receivedBytes ?? 0,
+    }
+  })
 
 const devicesOf = (
   { plan, breakdown }: Cluster.ClusterModel,
@@ -74,7 +92,8 @@ const reportOf = (
       layer_count: model.plan.unitCount - 1,
       context_size: model.contextSize,
     },
-    hosts: hostsOf(cluster, devicesOf(model, memory)),
+    hosts: hostsOf(serversOf(cluster, memory), devicesOf(model, memory)),
+    looked_at_ms: memory.atMs,
     load: {
       ms: loadMs,
       sent_bytes: remoteWeightBytes - cachedWeightBytes,

@@ -31,6 +31,9 @@ const Server = Schema.Struct({
   /** Of the protocol. */
   version: Schema.String,
   warning: Schema.optional(Schema.String),
+  /** Since the cluster was opened, but for some headers. */
+  sent_bytes: Schema.Number,
+  received_bytes: Schema.Number,
 })
 
 const Host = Schema.Struct({
@@ -52,6 +55,8 @@ export const ClusterReport = Schema.Struct({
   }),
   /** In the order of the split, this server's own last. */
   hosts: Schema.Array(Host),
+  /** When memory and links were looked at, on a clock of this server's; two reports can have the same look. */
+  looked_at_ms: Schema.Number,
   /** How the weights came to the servers. */
   load: Schema.Struct({
     ms: Schema.Number,
@@ -74,6 +79,7 @@ export const ClusterReport = Schema.Struct({
 }).annotations({ identifier: "ClusterReport" })
 
 export type ClusterReport = typeof ClusterReport.Type
+export type ReportedServer = typeof Server.Type
 export type ReportedHost = typeof Host.Type
 export type ReportedDevice = typeof Device.Type
 export type ReportedSlot = ClusterReport["slots"][number]

@@ -90,6 +90,8 @@ export class RpcConnection {
   private answersDone = 0
   /** Bytes of all requests so far. */
   private requestedBytes = 0
+  /** Bytes of all answers that were asked for so far. */
+  private answeredBytes = 0
   /** Which of the servers it is, for who watches what is waited for; -1: not told. */
   place = -1
   /** All connections of this process: what they have collected leaves before this one waits. */
@@ -342,6 +344,7 @@ export class RpcConnection {
    */
   expect(target: Address, sizeBytes: number, command: number = Command.GET_TENSOR): number {
     this.answers.push(command, target, sizeBytes, this.requestedBytes)
+    this.answeredBytes += sizeBytes
     return ++this.answersAsked
   }
 
@@ -353,6 +356,7 @@ export class RpcConnection {
     const sizeBytes = this.dialect.responseBytes[command]!
     if (sizeBytes < 0) return
     this.answers.push(command, NO_TARGET, sizeBytes, this.requestedBytes)
+    this.answeredBytes += sizeBytes
     this.answersAsked++
   }
 
@@ -368,6 +372,11 @@ export class RpcConnection {
     // Nothing comes any more, and nobody may keep the memory that it was for.
     this.answers.clear()
     this.answersDone = this.answersAsked
+  }
+
+  /** What has gone to the server and come from it, but for some headers. */
+  get traffic(): { readonly sentBytes: number; readonly receivedBytes: number } {
+    return { sentBytes: this.requestedBytes, receivedBytes: this.answeredBytes }
   }
 
   private flushPeers(): void {

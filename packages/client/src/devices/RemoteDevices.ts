@@ -6,6 +6,7 @@ import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
 import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
+import type { LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
@@ -118,6 +119,11 @@ export class RemoteDevices {
   get failure(): ClusterError | undefined {
     for (const { failure } of this.connections) if (failure !== undefined) return failure
     return this.operations.memoryFailure
+  }
+
+  /** What has crossed each connection. */
+  links(): ReadonlyArray<LinkTraffic> {
+    return this.connections.map(({ endpoint, traffic }) => ({ endpoint, ...traffic }))
   }
 
   /** Sends what has collected on all connections. */

@@ -38,6 +38,13 @@ export interface EngineServer {
   readonly warning?: string
 }
 
+/** What has gone to a server and come from it since the cluster was opened, but for some headers. */
+export interface LinkTraffic {
+  readonly endpoint: string
+  readonly sentBytes: number
+  readonly receivedBytes: number
+}
+
 /** How a model is put onto devices; units are counted as in planner/plan.ts. */
 export interface Placement {
   /** Indexes of devices, in the order of the split. */
@@ -257,6 +264,7 @@ export type EngineEvent =
       readonly type: "memory"
       readonly devices: ReadonlyArray<EngineDevice>
       readonly host: EngineDevice
+      readonly links: ReadonlyArray<LinkTraffic>
     }
   | {
       readonly type: "measured"

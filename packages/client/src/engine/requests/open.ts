@@ -16,5 +16,10 @@ export const open = (
 }
 
 export const memory = (engine: Engine, _: EngineRequest & { type: "memory" }, send: Send): void => {
-  send({ type: "memory", devices: engine.devices(), host: engine.host() })
+  send({
+    type: "memory",
+    devices: engine.devices(),
+    host: engine.host(),
+    links: engine.remote?.links() ?? [],
+  })
 }
