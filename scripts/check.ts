@@ -87,8 +87,9 @@ const testFiles = (): ReadonlyArray<string> =>
 
 const isEndToEnd = (path: string): boolean => path.startsWith("tests/")
 
-/** Longest first, or the last one runs alone. */
-const orderOf = (job: Job): number => (job.kind === "e2e" ? 0 : job.kind === "unit" ? 1 : 2)
+/** Those that start servers first, which take long, or the last one runs alone. */
+const orderOf = (job: Job): number =>
+  job.kind === "e2e" || job.name.includes("/test/") ? 0 : job.kind === "unit" ? 1 : 2
 
 const tool = (name: "tsc" | "biome", ...args: ReadonlyArray<string>): ReadonlyArray<string> => [
   process.execPath,
@@ -175,7 +176,8 @@ const runJob = async (job: Job): Promise<Outcome> => {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
-    env: { ...process.env, FORCE_COLOR: "0", NO_COLOR: "1" },
+    // Threads of ggml that wait for each other spin, and there are more of them than cores.
+    env: { ...process.env, FORCE_COLOR: "0", NO_COLOR: "1", LLAMA_ARG_THREADS: "1" },
     // A group of its own, which can be ended as a whole.
     detached: true,
   })
