@@ -6,9 +6,9 @@
 import { io, ioErrorText, loadBackends } from "@ggml-rpc/native/bindings/llama"
 import { MessageReader, sendAll, send as sendMessage } from "@ggml-rpc/native/worker/child"
 import { shareWaits } from "../connection/waiting.ts"
-import { EngineRequestError, errorToData } from "../errors.ts"
+import { EngineRequestError } from "../errors.ts"
 import { Engine } from "./Engine.ts"
-import { isDebug, toClusterError } from "./failure.ts"
+import { failedBy, isDebug } from "./failure.ts"
 import type { EngineRequest, Numbered } from "./messages.ts"
 import { needsIdle, perform, type Send } from "./requests/index.ts"
 
@@ -25,7 +25,7 @@ const serve = (engine: Engine, request: Numbered<EngineRequest>): void => {
     if (engine.isCancelled(id)) throw new EngineRequestError({ reason: "cancelled", detail: "" })
     perform(engine, request, send)
   } catch (error) {
-    send({ type: "failed", error: errorToData(toClusterError(error)) })
+    send(failedBy(error))
   } finally {
     engine.setRunning(0)
   }

@@ -1,6 +1,6 @@
-import { errorToData, ModelError } from "../../errors.ts"
+import { ModelError } from "../../errors.ts"
 import type { Engine } from "../Engine.ts"
-import { toClusterError } from "../failure.ts"
+import { failedBy } from "../failure.ts"
 import type { EngineRequest, SlotAction } from "../messages.ts"
 import type { Slot } from "../slots/Slot.ts"
 import type { Send } from "./index.ts"
@@ -23,7 +23,7 @@ export const slot = (
       const tokenCount = actions[request.action](engine, idle, request.path)
       send({ type: "slot", tokenCount })
     } catch (error) {
-      send({ type: "failed", error: errorToData(toClusterError(error)) })
+      send(failedBy(error))
     }
   })
 }

@@ -6,9 +6,9 @@ import {
   type Sampler,
   SamplerError,
 } from "@ggml-rpc/native/bindings/llama"
-import { EngineRequestError, errorToData, ModelError } from "../../errors.ts"
+import { EngineRequestError, ModelError } from "../../errors.ts"
 import { type Loaded, roomOf } from "../Engine.ts"
-import { toClusterError } from "../failure.ts"
+import { failedBy } from "../failure.ts"
 import type { EngineRequest, StopReason, TokenLogprobs } from "../messages.ts"
 import type { Send } from "../requests/index.ts"
 import { tokenLogprobs } from "./logprobs.ts"
@@ -67,16 +67,12 @@ export class GenerateTask implements Task {
     this.#place = place
     // It may have had a slot before.
     if (this.#startedAt !== 0) return false
-    const { request, loaded } = this.#options
     this.#startedAt = performance.now()
     this.#cachedCount = place.cachedCount
-    if (loaded.model.info.hasEncoder && !this.#encode()) {
-      this.#finish("cancelled")
-      return true
-    }
+    const { hasEncoder } = this.#options.loaded.model.info
+    if (hasEncoder && !this.#encode()) return this.#finish("cancelled")
     // What is penalized for being there lately may have been there in the prompt; a decoder's text is another than the encoder's.
     for (const token of this.tokens) this.#sampler.accept(token)
-    this.#cachedCount = Math.min(this.#cachedCount, request.tokens.length)
     return false
   }
 
@@ -113,7 +109,7 @@ export class GenerateTask implements Task {
     // What was computed before a failure is the user's all the same.
     const tokens = writer.take(this.id)
     if (tokens.length > 0) send({ type: "generating", tokens })
-    send({ type: "failed", error: errorToData(toClusterError(error)) })
+    send(failedBy(error))
   }
 
   #give(token: number, logprobs: TokenLogprobs | undefined): void {

@@ -3,9 +3,9 @@ import {
   formatNeededMebibytes,
   type ModelContext,
 } from "@ggml-rpc/native/bindings/llama"
-import { EngineRequestError, errorToData, ModelError } from "../../errors.ts"
+import { EngineRequestError, ModelError } from "../../errors.ts"
 import { type Loaded, roomOf } from "../Engine.ts"
-import { toClusterError } from "../failure.ts"
+import { failedBy } from "../failure.ts"
 import type { Send } from "../requests/index.ts"
 import type { SlotsHost } from "./Slots.ts"
 import type { Place, Task } from "./Task.ts"
@@ -58,7 +58,7 @@ abstract class OutputTask implements Task {
   }
 
   fail(error: unknown): void {
-    this.send({ type: "failed", error: errorToData(toClusterError(error)) })
+    this.send(failedBy(error))
   }
 
   protected error(detail: string, during: "request" | "decode" = "request"): ModelError {
