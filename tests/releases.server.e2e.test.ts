@@ -155,7 +155,7 @@ describe("our client over our server", () => {
   beforeAll(async () => {
     server = await startServer("ours", ...listenFor(names))
   }, 60_000)
-  afterAll(() => server.stop())
+  afterAll(() => server?.stop())
 
   test.each(names)("in protocol %s", async (name) => {
     const cell = cellOf("ours-ours", name, 1)

@@ -35,7 +35,7 @@ beforeAll(async () => {
 })
 
 afterAll(async () => {
-  await server.stop()
+  await server?.stop()
   await plainServer.stop()
   folder[Symbol.dispose]()
 })

@@ -51,7 +51,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   if (!isPossible) return
-  await server.stop()
+  await server?.stop()
   // The pair goes with one of its ends, or with the namespace.
   tryRun("ip", "link", "del", ours.link)
   mustRun("ip", "netns", "del", name)

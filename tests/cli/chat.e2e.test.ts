@@ -43,7 +43,7 @@ beforeAll(async () => {
   server = await startOurServer()
 })
 afterAll(async () => {
-  await server.stop()
+  await server?.stop()
   folder[Symbol.dispose]()
 })
 

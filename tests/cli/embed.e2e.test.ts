@@ -15,7 +15,7 @@ beforeAll(async () => {
   server = await startOurServer()
 }, 300_000)
 
-afterAll(() => server.stop())
+afterAll(() => server?.stop())
 
 const texts = ["one two three", "four five", "one two three", "six"]
 

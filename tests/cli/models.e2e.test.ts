@@ -41,7 +41,7 @@ beforeAll(async () => {
   hub = await startFakeHub()
 })
 afterAll(async () => {
-  await server.stop()
+  await server?.stop()
   await hub[Symbol.asyncDispose]()
   folder[Symbol.dispose]()
 })

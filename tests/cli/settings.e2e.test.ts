@@ -22,7 +22,7 @@ beforeAll(async () => {
 }, 300_000)
 
 afterAll(async () => {
-  await server.stop()
+  await server?.stop()
   folder[Symbol.dispose]()
 })
 
