@@ -12,6 +12,7 @@ import { type IgnoredFlag, ignoredByApi, ignoredByLoading, ignoredByRun } from "
 import { number, numbers, path, size } from "./kinds.ts"
 import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
 import { serveFlags } from "./serve.ts"
+import { speculationFlags } from "./speculation.ts"
 
 const output = "Output"
 
@@ -36,7 +37,14 @@ const perf = toggle({
   group: output,
 })
 
-export const planFlags = { model: modelFile, ...nameFlags, ...clusterFlags, ...contextFlags, json }
+export const planFlags = {
+  model: modelFile,
+  ...nameFlags,
+  ...clusterFlags,
+  ...contextFlags,
+  ...speculationFlags,
+  json,
+}
 
 export const runFlags = {
   model: modelFile,
@@ -45,6 +53,7 @@ export const runFlags = {
   ...conversationFlags,
   ...oneTextFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
   perf,
@@ -60,6 +69,7 @@ export const chatCommandFlags = {
   reversePrompt: promptFlags.reversePrompt,
   ...chatFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
   perf,
@@ -133,6 +143,7 @@ export const apiFlags = {
   ...apiServerFlags,
   ...templateFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
 }
