@@ -296,7 +296,7 @@ export const commands = {
     ],
     examples: [
       "ggml-rpc bench --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf",
-      "ggml-rpc bench --rpc 10.0.0.2:50052 -m a.gguf,b.gguf -p 512,2048 -n 64 -np 1,8 -o jsonl",
+      "ggml-rpc bench --rpc 10.0.0.2:50052 a.gguf b.gguf -p 512,2048 -np 1,8 -o csv",
     ],
   },
   serve: {
