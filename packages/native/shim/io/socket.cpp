@@ -259,6 +259,68 @@ API double io_send(int fd, const void * data, double size) {
     return io_send2(fd, data, size, nullptr, 0);
 }
 
+// Sends what the socket takes of two blocks at once, without waiting. Returns how many bytes; 0 when it takes none now.
+API double io_send2_now(int fd, const void * first, double first_size, const void * second, double second_size) {
+    iovec parts[2] = {
+        {const_cast<void *>(first), std::min(size_t(first_size), kMaxChunk)},
+        {const_cast<void *>(second), std::min(size_t(second_size), kMaxChunk)},
+    };
+    msghdr message{};
+    message.msg_iov    = parts;
+    message.msg_iovlen = first_size <= double(kMaxChunk) ? 2 : 1;
+    for (;;) {
+        const ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            return double(sent);
+        }
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return 0;
+        }
+        if (errno != EINTR) {
+            return -double(errno);
+        }
+    }
+}
+
+// Receives into two blocks what is there, at most all of both; with `wait` it blocks until there is something.
+// Returns how many bytes; -EPIPE when the peer closed, -EAGAIN when there is nothing (or not within the silence limit).
+API double io_recv2(int fd, void * first, double first_size, void * second, double second_size, int wait) {
+    iovec parts[2] = {
+        {first, std::min(size_t(first_size), kMaxChunk)},
+        {second, std::min(size_t(second_size), kMaxChunk)},
+    };
+    msghdr message{};
+    message.msg_iov    = parts;
+    message.msg_iovlen = first_size <= double(kMaxChunk) ? 2 : 1;
+    for (;;) {
+        const ssize_t got = recvmsg(fd, &message, wait ? 0 : MSG_DONTWAIT);
+        if (got > 0) {
+            return double(got);
+        }
+        if (got == 0) {
+            return -double(EPIPE);
+        }
+        if (errno != EINTR) {
+            return errno == EWOULDBLOCK ? -double(EAGAIN) : -double(errno);
+        }
+    }
+}
+
+// poll(2) on an array of pollfd; timeout_ms < 0 waits for ever. Returns how many are ready.
+API int io_poll(void * descriptors, int count, double timeout_ms) {
+    const double deadline = now_ms() + timeout_ms;
+    for (;;) {
+        const double left = deadline - now_ms();
+        const int ready = poll(static_cast<pollfd *>(descriptors), nfds_t(count), timeout_ms < 0 ? -1 : left <= 0 ? 0 : int(left) + 1);
+        if (ready >= 0) {
+            return ready;
+        }
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+}
+
 // 1 when a read would not block, 0 after timeout_ms, negative errno on failure. timeout_ms < 0 waits.
 API int io_wait_readable(int fd, double timeout_ms) {
     const double deadline = now_ms() + timeout_ms;
