@@ -16,6 +16,7 @@ export type {
   EngineServer,
   GenerateSettings,
   GenerateStats,
+  LinkSpeed,
   LinkTraffic,
   LoadStats,
   SlotState,

@@ -24,6 +24,7 @@ import {
   RESPONSE_HEADER_SIZE_BYTES,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
+import type { LinkTraffic } from "../engine/messages.ts"
 import type { ClusterError } from "../errors.ts"
 import { AnswerQueue, NO_TARGET } from "./AnswerQueue.ts"
 import { moveBytes, Readiness } from "./moveBytes.ts"
@@ -75,6 +76,8 @@ export abstract class RequestStream {
   private requestedBytes = 0
   /** Bytes of all answers that were asked for so far. */
   private answeredBytes = 0
+  private writeCount = 0
+  private waitCount = 0
   private readonly header = new Uint8Array(RESPONSE_HEADER_SIZE_BYTES)
   private readonly headerView = new DataView(this.header.buffer)
   private readonly headerAddress = ptr(this.header) as Address
@@ -129,6 +132,7 @@ export abstract class RequestStream {
       this.hold(data, dataSize)
       this.sendHeld()
     } else if (dataSize > 0 && this.peers.every(isQuiet)) {
+      this.writeCount++
       beginWait(this.place)
       const block = blockSize > 0 ? this.block : null
       const result = io().io_send2(this.fd, block, blockSize, asPointer(data), dataSize)
@@ -175,7 +179,10 @@ export abstract class RequestStream {
       secondSize,
     )
     if (result < 0) this.fail("sending", result)
-    else if (result > 0) this.noteMove()
+    else if (result > 0) {
+      this.writeCount++
+      this.noteMove()
+    }
     return result
   }
 
@@ -295,7 +302,9 @@ export abstract class RequestStream {
 
   private move(): void {
     if (this.takeFirst()) return
-    beginWait(this.blocker.place)
+    const { blocker } = this
+    blocker.waitCount++
+    beginWait(blocker.place)
     const hasMoved = moveBytes(this.peers, true)
     endWait()
     // Every wait is for something that was asked for.
@@ -321,9 +330,10 @@ export abstract class RequestStream {
     return blocker
   }
 
-  /** What has gone to the server and come from it, but for some headers. */
-  get traffic(): { readonly sentBytes: number; readonly receivedBytes: number } {
-    return { sentBytes: this.requestedBytes, receivedBytes: this.answeredBytes }
+  /** What has gone to the server and come from it. */
+  get traffic(): Omit<LinkTraffic, "endpoint"> {
+    const { requestedBytes, answeredBytes, writeCount, waitCount } = this
+    return { sentBytes: requestedBytes, receivedBytes: answeredBytes, writeCount, waitCount }
   }
 
   /** What waits in the outbox, holes among it. */

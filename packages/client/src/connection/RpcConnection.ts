@@ -16,7 +16,7 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import type { EngineEndpoint } from "../engine/messages.ts"
+import type { EngineEndpoint, LinkTraffic } from "../engine/messages.ts"
 import {
   AccessError,
   type ClusterError,

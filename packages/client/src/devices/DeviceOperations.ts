@@ -6,6 +6,7 @@ import { JSCallback } from "bun:ffi"
 import type { Address } from "@ggml-rpc/native/bindings"
 import { Command } from "@ggml-rpc/protocol"
 import { RemoteMemoryError } from "../errors.ts"
+import { DeviceGroups } from "./DeviceGroups.ts"
 import type { DeviceMemory, DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
 import { computeGraph, EAGER_INPUT_BYTES, forgetGraphs } from "./graphs.ts"
@@ -29,6 +30,7 @@ const MEMORY_MAX_AGE_MS = 1000
 export class DeviceOperations {
   /** A server could not give memory. */
   memoryFailure: RemoteMemoryError | undefined
+  readonly groups: DeviceGroups
   private readonly states: ReadonlyArray<DeviceState>
   private readonly exchange: Exchange
   private readonly weights: WeightUpload
@@ -37,6 +39,7 @@ export class DeviceOperations {
     this.states = states
     this.exchange = exchange
     this.weights = weights
+    this.groups = new DeviceGroups(states, exchange)
   }
 
   /** 1 when the exchange block holds the new buffer. */
@@ -90,7 +93,7 @@ export class DeviceOperations {
     state.inputBytes += sizeBytes
     const isCacheable = isWeight && this.weights.isCacheable(connection, sizeBytes)
     if (isCacheable && this.weights.offer(connection, data, offset, sizeBytes)) return
-    putSetTensor(connection, this.exchange, isCacheable ? 1 : 0, offset, sizeBytes)
+    putSetTensor(connection, this.exchange.tensor, isCacheable ? 1 : 0, offset, sizeBytes)
     connection.append(data, sizeBytes)
     if (isWeight) this.weights.done(sizeBytes)
   }
@@ -104,7 +107,7 @@ export class DeviceOperations {
     isAsync: boolean,
   ): number {
     const { connection } = this.states[device]!
-    putGetTensor(connection, this.exchange, offset, sizeBytes)
+    putGetTensor(connection, this.exchange.tensor, offset, sizeBytes)
     const ticket = connection.expect(target, sizeBytes)
     if (!isAsync) connection.drainTo(ticket)
     return ticket
@@ -228,6 +231,14 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
         operations.relayTensor(device, sourceDevice, sizeBytes),
       ["i32", "i32", "f64"],
       "i32",
+    ),
+    make((count: number) => operations.groups.add(count), ["i32"], "i32"),
+    make((group: number) => operations.groups.delete(group), ["i32"], "void"),
+    make(
+      (group: number, elementCount: number, counting: number) =>
+        operations.groups.allReduce(group, elementCount, counting),
+      ["i32", "f64", "i32"],
+      "void",
     ),
   ]
 }

@@ -84,7 +84,7 @@ const putRepeated = (
   const data = ptr(repeated) as Address
   for (let at = 0; at < sizeBytes; at += repeated.length) {
     const chunkBytes = Math.min(repeated.length, sizeBytes - at)
-    putSetTensor(connection, exchange, 0, offset + at, chunkBytes)
+    putSetTensor(connection, exchange.tensor, 0, offset + at, chunkBytes)
     connection.append(data, chunkBytes)
   }
 }
@@ -92,14 +92,14 @@ const putRepeated = (
 /** All of SET_TENSOR but its `sizeBytes` of data, which follow. */
 export const putSetTensor = (
   connection: RpcConnection,
-  exchange: Exchange,
+  tensor: Uint8Array,
   cacheFlag: 0 | 1,
   offset: number,
   sizeBytes: number,
 ): void => {
   const { dialect } = connection
   const at = connection.reserve(dialect.setTensorRequestBytes)
-  dialect.writeSetTensorPrefix(connection.block, at, exchange.tensor, cacheFlag, offset, sizeBytes)
+  dialect.writeSetTensorPrefix(connection.block, at, tensor, cacheFlag, offset, sizeBytes)
 }
 
 /**
@@ -117,7 +117,7 @@ export const putRelay = (
   dialect.writeSetTensorPrefix(receiver.block, at, exchange.other, 0, 0, sizeBytes)
   const position = receiver.beginRelay(source, sizeBytes)
   if (position < 0) return
-  putGetTensor(source, exchange, 0, sizeBytes)
+  putGetTensor(source, exchange.tensor, 0, sizeBytes)
   source.expectRelay(receiver, position, sizeBytes)
 }
 
@@ -142,12 +142,12 @@ export const askSetTensorHash = (
 
 export const putGetTensor = (
   connection: RpcConnection,
-  exchange: Exchange,
+  tensor: Uint8Array,
   offset: number,
   sizeBytes: number,
 ): void => {
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetTensorRequest.size)
-  connection.dialect.writeGetTensor(connection.block, at, exchange.tensor, offset, sizeBytes)
+  connection.dialect.writeGetTensor(connection.block, at, tensor, offset, sizeBytes)
 }
 
 /** Copies the exchange block's tensor to its other one, on one server: 1 when that did it. */

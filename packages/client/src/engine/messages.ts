@@ -43,6 +43,20 @@ export interface LinkTraffic {
   readonly endpoint: string
   readonly sentBytes: number
   readonly receivedBytes: number
+  /** Blocks of requests that left. */
+  readonly writeCount: number
+  /** Answers that were waited for. */
+  readonly waitCount: number
+}
+
+/** How fast the way to a server is. */
+export interface LinkSpeed {
+  readonly endpoint: string
+  /** Of the shortest question and its answer; median. */
+  readonly roundTripMs: number
+  /** Into a buffer of the server's first device; absent: it has no memory for one. */
+  readonly uploadBytesPerSecond?: number
+  readonly downloadBytesPerSecond?: number
 }
 
 /** How a model is put onto devices; units are counted as in planner/plan.ts. */
@@ -113,6 +127,8 @@ export type EngineRequest =
       readonly localDevices?: ReadonlyArray<string>
     }
   | { readonly type: "memory" }
+  | { readonly type: "traffic" }
+  | { readonly type: "speeds" }
   | {
       readonly type: "measure"
       readonly path: string
@@ -266,6 +282,8 @@ export type EngineEvent =
       readonly host: EngineDevice
       readonly links: ReadonlyArray<LinkTraffic>
     }
+  | { readonly type: "traffic"; readonly links: ReadonlyArray<LinkTraffic> }
+  | { readonly type: "speeds"; readonly speeds: ReadonlyArray<LinkSpeed> }
   | {
       readonly type: "measured"
       readonly rows: ReadonlyArray<MeasuredRow>
