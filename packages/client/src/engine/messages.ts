@@ -100,10 +100,24 @@ export interface EngineContextOptions {
   readonly pooling?: number
   /** Texts that can be at work at once: slots. Absent: 1. */
   readonly slotCount?: number
+  /** How tokens to come are guessed, so that several are computed at once; absent: they are not. */
+  readonly speculation?: SpeculationOptions
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
   /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */
   readonly positionCount?: number
+}
+
+export interface SpeculationOptions {
+  /** From what a text said before. */
+  readonly ngram?: NgramOptions
+}
+
+export interface NgramOptions {
+  /** The last so many tokens must have been there before. */
+  readonly lookupCount: number
+  /** Most tokens that are guessed at once. */
+  readonly draftCount: number
 }
 
 /** A server, and where the host has connected to it already, the descriptor that this process was given for that. */
@@ -188,6 +202,8 @@ export interface GenerateSettings {
   readonly contextShift?: boolean
   /** 0; -1 keeps the whole prompt. */
   readonly keepTokens?: number
+  /** Most tokens that are guessed at once, where the model was loaded with speculation: 0 for none; as many as seem worth it. */
+  readonly draftCount?: number
   /** Tokens that control a model, such as the marks around its thoughts, come with their text; false: without. */
   readonly controlText?: boolean
 }
@@ -234,6 +250,9 @@ export interface GenerateStats {
   readonly tokenCount: number
   /** From the end of the prompt to the last token. */
   readonly generateMs: number
+  /** Tokens that were guessed and computed beside others, and those of them that were right; absent: none. */
+  readonly draftedCount?: number
+  readonly acceptedCount?: number
   readonly stopReason: StopReason
   /** Which of the texts it was, for `stop-text`. */
   readonly stopText?: string
