@@ -16,7 +16,6 @@ const open = () =>
     io_connect: { args: ["ptr", "i32", "f64"], returns: "i32" },
     io_recv: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_recv_exact: { args: ["i32", "ptr", "f64"], returns: "f64" },
-    io_recv_response: { args: ["i32", "ptr", "f64"], returns: "i32" },
     io_send: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_send2: { args: ["i32", "ptr", "f64", "ptr", "f64"], returns: "f64" },
     io_send2_now: { args: ["i32", "ptr", "f64", "ptr", "f64"], returns: "f64" },

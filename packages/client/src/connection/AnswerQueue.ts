@@ -16,13 +16,7 @@ export class AnswerQueue<Receiver> {
   private readonly sizes: Array<number> = []
   private readonly requested: Array<number> = []
   private readonly receivers: Array<Receiver | undefined> = []
-  private readonly lists = [
-    this.commands,
-    this.targets,
-    this.sizes,
-    this.requested,
-    this.receivers,
-  ]
+  private readonly lists = [this.commands, this.targets, this.sizes, this.requested, this.receivers]
   private first = 0
 
   get firstCommand(): number {

@@ -16,10 +16,9 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import type { EngineEndpoint, LinkTraffic } from "../engine/messages.ts"
+import type { EngineEndpoint } from "../engine/messages.ts"
 import {
   AccessError,
-  type ClusterError,
   ConnectError,
   DuplicateServerError,
   HandshakeError,

@@ -175,43 +175,6 @@ API double io_recv_exact(int fd, void * target, double size) {
     return double(done);
 }
 
-// Receives one response: the u64 payload size, which must equal size, and the payload into target.
-// Returns 0; -EPIPE when the peer closed, -EPROTO when the announced size is another one.
-API int io_recv_response(int fd, void * target, double size) {
-    uint64_t announced = 0;
-    const size_t wanted = size_t(size);
-    const size_t total = sizeof(announced) + wanted;
-    size_t done = 0;
-    while (done < total) {
-        iovec parts[2];
-        int count = 0;
-        if (done < sizeof(announced)) {
-            parts[count++] = {reinterpret_cast<char *>(&announced) + done, sizeof(announced) - done};
-        }
-        const size_t payload_done = done < sizeof(announced) ? 0 : done - sizeof(announced);
-        if (payload_done < wanted) {
-            const size_t left = wanted - payload_done;
-            parts[count++] = {static_cast<char *>(target) + payload_done, left < kMaxChunk ? left : kMaxChunk};
-        }
-        const ssize_t got = readv(fd, parts, count);
-        if (got < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return -errno;
-        }
-        if (got == 0) {
-            return -EPIPE;
-        }
-        const bool had_size = done >= sizeof(announced);
-        done += size_t(got);
-        if (!had_size && done >= sizeof(announced) && announced != wanted) {
-            return -EPROTO;
-        }
-    }
-    return 0;
-}
-
 // Sends two blocks in one call where the kernel takes them; blocks until all is handed over.
 API double io_send2(int fd, const void * first, double first_size, const void * second, double second_size) {
     iovec parts[2] = {
