@@ -83,6 +83,8 @@ export class RpcConnection {
   readonly block = new Uint8Array(BLOCK_SIZE_BYTES)
   readonly blockView = new DataView(this.block.buffer)
   private blockSize = 0
+  /** Where in the block the last request ends in which the server waits for another one; 0: there is none. */
+  private sumEnd = 0
   private fd = -1
   /** Answers that are on their way; the oldest is number `answersDone + 1`. */
   private readonly answers = new AnswerQueue()
@@ -108,7 +110,8 @@ export class RpcConnection {
   /** How long the server may be silent afterwards; 0: for ever. */
   private silenceMs = 0
 
-  private readonly target: EngineEndpoint
+  /** Where it is. */
+  readonly target: EngineEndpoint
 
   private readonly token: string | undefined
 
@@ -327,9 +330,45 @@ export class RpcConnection {
     if (this.blockSize > 0) this.send(0, 0)
   }
 
+  /** In what was reserved last the server waits for others, whose requests are in the blocks of their connections. */
+  markSum(): void {
+    this.sumEnd = this.blockSize
+  }
+
+  /** Bytes that have collected up to the last such request. */
+  get sumBytes(): number {
+    return this.sumEnd
+  }
+
+  /** Sends what has collected up to the last request of `markSum`. */
+  private sendSums(): void {
+    const { sumEnd, blockSize } = this
+    if (sumEnd === 0) return
+    this.blockSize = sumEnd
+    this.sumEnd = 0
+    this.sendBlock(0, 0)
+    this.block.copyWithin(0, sumEnd, blockSize)
+    this.blockSize = blockSize - sumEnd
+  }
+
+  /**
+   * A server that waits for another one reads nothing more. What the system takes without that may go at any time; before more goes,
+   * all servers get what they wait for, or this process would wait for a server that waits for what lies here. So do they where one
+   * gets a request to wait: what the system holds of it never adds up.
+   */
   private send(data: Address, dataSize: number): void {
+    const hasSum = this.sumEnd > 0
+    if (this.blockSize + dataSize > SEND_AHEAD_BYTES) {
+      for (const peer of this.peers) peer.sendSums()
+    }
+    this.sendBlock(data, dataSize)
+    if (hasSum) for (const peer of this.peers) if (peer.sumEnd > 0) peer.flush()
+  }
+
+  private sendBlock(data: Address, dataSize: number): void {
     const blockSize = this.blockSize
     this.blockSize = 0
+    this.sumEnd = 0
     if (this.failure !== undefined) return
     const second = dataSize > 0 ? asPointer(data) : null
     this.writeCount++
@@ -456,6 +495,12 @@ export class RpcConnection {
     return payload && decodeExtensionResponse(name, payload)
   }
 
+  /** Collects a silent extension command, which the server has to know. */
+  postExtension(name: "LINK_FREE", value: Parameters<typeof encodeExtensionRequest>[1]): void {
+    const request = encodeExtensionRequest(name, value)
+    this.block.set(request, this.reserve(request.length))
+  }
+
   /** Collects a request through the codec, for silent commands that are not hot. */
   post<C extends MessageId>(command: C, value: RequestOf<C>): void {
     const request = encodeRequest(command, value, this.dialect.spec)
@@ -495,7 +540,7 @@ export class RpcConnection {
 }
 
 /** Those whose answer is of one size. */
-type FixedExtensionName = "MEMORY_DOMAIN"
+type FixedExtensionName = "MEMORY_DOMAIN" | "LINK_EXPECT" | "LINK_DIAL" | "LINK_AWAIT"
 
 /** Longest text of an address, with a scope. */
 const ADDRESS_BYTES = 256
