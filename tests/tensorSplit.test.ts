@@ -51,30 +51,33 @@ const computed = async (work: Work): Promise<Said> => {
 // get none, so that not all parts count.
 const LAYERS = 8
 
-test.each([2, 3, 4])("over %d servers the sums are those of ggml's own all-reduce", async (count) => {
-  const path = await ensureModel("mixed")
-  const work = { servers: servers.slice(0, count), path, promptLength: 80, ubatch: 32 }
-  const byGgml = await computed({ ...work, sums: "ggml" })
-  const byClient = await computed({ ...work, sums: "client" })
-  const byServers = await computed({ ...work, sums: "servers" })
-  expect(byServers.notes).toEqual([])
-  for (const { hashes, tokens } of [byClient, byServers]) {
-    expect(hashes).toEqual(byGgml.hashes)
-    expect(tokens).toEqual(byGgml.tokens)
-  }
-  for (const server of servers.slice(0, count).keys()) {
-    // Through the client: one write and at most one read for each all-reduce; the graph, then the logits.
-    expect(byClient.writes[server]).toBe(2 * LAYERS + 1)
-    expect(byClient.answers[server]).toBeLessThanOrEqual(2 * LAYERS + 1)
-    expect(byClient.sentBytes[server]).toBeLessThan(byGgml.sentBytes[server]! / 2)
-    // Between the servers a whole token is one write, and at most one read.
-    expect(byServers.writes[server]).toBe(1)
-    expect(byServers.answers[server]).toBeLessThanOrEqual(1)
-  }
-})
+test.each([2, 3, 4])(
+  "over %d servers the sums are those of ggml's own all-reduce",
+  async (count) => {
+    const path = await ensureModel("mixed")
+    const work = { servers: servers.slice(0, count), path, promptLength: 80, ubatch: 32 }
+    const byGgml = await computed({ ...work, sums: "ggml" })
+    const byClient = await computed({ ...work, sums: "client" })
+    const byServers = await computed({ ...work, sums: "servers" })
+    expect(byServers.notes).toEqual([])
+    for (const { hashes, tokens } of [byClient, byServers]) {
+      expect(hashes).toEqual(byGgml.hashes)
+      expect(tokens).toEqual(byGgml.tokens)
+    }
+    for (const server of servers.slice(0, count).keys()) {
+      // Through the client: one write and at most one read for each all-reduce; the graph, then the logits.
+      expect(byClient.writes[server]).toBe(2 * LAYERS + 1)
+      expect(byClient.answers[server]).toBeLessThanOrEqual(2 * LAYERS + 1)
+      expect(byClient.sentBytes[server]).toBeLessThan(byGgml.sentBytes[server]! / 2)
+      // Between the servers a whole token is one write, and at most one read.
+      expect(byServers.writes[server]).toBe(1)
+      expect(byServers.answers[server]).toBeLessThanOrEqual(1)
+    }
+  },
+)
 
 test("servers that may not be linked have their sums through the client, which says why", async () => {
-  await using alone = await startOurServer({ args: ["--peers", "none"] })
+  await using alone = await startOurServer({ flags: ["--peers", "none"] })
   const path = await ensureModel("mixed")
   const work = { path, promptLength: 8, ubatch: 32 }
   const group = [servers[0]!, alone]
