@@ -49,7 +49,7 @@ export class ServerSums implements AllReduce {
       putAllReduce(connection, exchange.parts[member]!, (counting >> member) & 1)
       connection.markSum()
     }
-    if (elementCount * ELEMENT_BYTES > EAGER_BYTES || this.connections.some(isFull)) {
+    if (elementCount * ELEMENT_BYTES > EAGER_BYTES) {
       for (const connection of this.connections) connection.flush()
     }
   }
@@ -60,5 +60,3 @@ export class ServerSums implements AllReduce {
     this.byClient?.close()
   }
 }
-
-const isFull = (connection: RpcConnection): boolean => connection.sumBytes > EAGER_BYTES
