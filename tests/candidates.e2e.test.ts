@@ -19,7 +19,7 @@ let tiny: string
 beforeAll(async () => {
   tiny = await ensureModel("tiny")
   server = stack.use(await startOurServer())
-  old = stack.use(await startOurServer({ flags: ["--protocol", "3.0"] }))
+  old = stack.use(await startOurServer({ flags: ["--protocol", "2.0"] }))
 }, 600_000)
 
 afterAll(() => stack.disposeAsync())
