@@ -238,10 +238,7 @@ const readReport = (path: string): Counts => {
   return { passed: count("tests") - failed - skipped, failed, skipped }
 }
 
-const show = (
-  { job, counts, output, seconds, cpuSeconds }: Outcome,
-  isVerbose: boolean,
-): void => {
+const show = ({ job, counts, output, seconds, cpuSeconds }: Outcome, isVerbose: boolean): void => {
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : ""
   const result = counts.failed > 0 ? `FAILED (${counts.failed})` : "ok"
   const passed = job.reportPath === undefined ? "" : ` ${counts.passed} passed${skipped},`

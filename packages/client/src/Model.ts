@@ -10,6 +10,7 @@ import type {
   GenerateSettings,
   GenerateStats,
   LoadStats,
+  Placement,
   SlotAction,
   SlotState,
 } from "./engine/messages.ts"
@@ -153,10 +154,7 @@ export const loadModel = (
         {
           type: "load",
           path,
-          placement: {
-            devices: plan.deviceIndexes,
-            unitCounts: plan.devices.map((device) => device.unitCount),
-          },
+          placement: placementOf(plan),
           context: plan.context,
           model: plan.model,
         },
@@ -189,6 +187,12 @@ export const loadModel = (
   })
 
 const ignore = (): void => {}
+
+const placementOf = ({ devices, deviceIndexes, splitMode }: ModelPlan): Placement => ({
+  devices: deviceIndexes,
+  unitCounts: devices.map(({ unitCount }) => unitCount),
+  ...(splitMode === "tensor" && { shares: devices.map(({ share = 0 }) => share) }),
+})
 
 /** By the vocabulary of the file at `path`, or else of the loaded model. */
 export const tokenize = (

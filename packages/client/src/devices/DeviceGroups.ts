@@ -6,13 +6,9 @@ import type { Exchange } from "./Exchange.ts"
 /** The ways of adding up partial sums, best first; where none is right, ggml does it by copies and graphs of its own. */
 const MAKERS: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
 
-/** ggml adds up by itself, on whatever devices: slow, and what others are compared with. */
-export const BY_GGML: ReadonlyArray<AllReduceMaker> = []
-
 /** The groups of devices over which contexts split each tensor, by the numbers that the shim's callbacks give. */
 export class DeviceGroups {
-  /** For the groups that are opened from now on. */
-  makers = MAKERS
+  private makers = MAKERS
   private readonly states: ReadonlyArray<DeviceState>
   private readonly exchange: Exchange
   private readonly open = new Map<number, AllReduce>()
@@ -21,6 +17,11 @@ export class DeviceGroups {
   constructor(states: ReadonlyArray<DeviceState>, exchange: Exchange) {
     this.states = states
     this.exchange = exchange
+  }
+
+  /** Whether groups that are opened from now on add up as fast as can be, or ggml does, which others are compared with. */
+  useBest(isBest: boolean): void {
+    this.makers = isBest ? MAKERS : []
   }
 
   /** The number of a new group of the exchange block's members; -1 where ggml has to add up by itself. */

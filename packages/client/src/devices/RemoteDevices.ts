@@ -174,6 +174,15 @@ export class RemoteDevices {
     }
   }
 
+  /**
+   * What the next model's tensors are: cut over devices, with partial sums added up in the best way that there is or by ggml;
+   * undefined: whole.
+   */
+  cutTensors(sums: "best" | "ggml" | undefined): void {
+    ggml().gs_remote_dead_buffers(sums === undefined ? 0 : 1)
+    this.operations.groups.useBest(sums !== "ggml")
+  }
+
   clearMemoryFailure(): void {
     this.operations.memoryFailure = undefined
   }

@@ -104,6 +104,13 @@ void record_from_tensor(const ggml_tensor * tensor, const remote_server & server
     }
     record.view_src  = reinterpret_cast<uint64_t>(tensor->view_src);
     record.view_offs = uint64_t(tensor->view_offs);
+    if (record.data != 0 && ggml_is_empty(tensor)) {
+        // Where tensors are cut, views of what a device has no part of begin where the whole would have it: outside of the buffer,
+        // on which upstream's server ends itself.
+        record.data      = remote_of(tensor->buffer)->base;
+        record.view_src  = 0;
+        record.view_offs = 0;
+    }
     // Not the whole array: what lies behind the terminator is uninitialised memory.
     memset(record.name, 0, sizeof(record.name));
     memcpy(record.name, tensor->name, strnlen(tensor->name, sizeof(record.name) - 1));
