@@ -10,6 +10,7 @@ import type {
   GenerateSettings,
   GenerateStats,
   LoadStats,
+  PlacedModel,
   Placement,
   SlotAction,
   SlotState,
@@ -67,6 +68,8 @@ export interface ClusterModel {
   readonly stats: LoadStats
   /** What it really took, per device of the plan, and on this host. */
   readonly breakdown: Measurement
+  /** The same of the smaller model that guesses for it, by the devices of its own plan. */
+  readonly draftBreakdown?: Measurement
   readonly tokenize: (
     text: string,
     options?: TokenizeOptions,
@@ -131,10 +134,7 @@ export const loadModel = (
         Effect.ensuring(Effect.sync(leave)),
       )
     })
-    const totalBytes = plan.devices.reduce(
-      (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
-      0,
-    )
+    const totalBytes = remoteBytes(plan) + (plan.draft ? remoteBytes(plan.draft) : 0)
     const load = Effect.async<ClusterModel, ClusterError>((resume) => {
       // What the caller's function throws is a defect; the finalizer stops the load.
       const report = (doneBytes: number, cachedBytes: number): void => {
@@ -153,10 +153,8 @@ export const loadModel = (
       const cancel = engine.begin(
         {
           type: "load",
-          path,
-          placement: placementOf(plan),
-          context: plan.context,
-          model: plan.model,
+          ...placedModel(plan),
+          ...(plan.draft && { draft: placedModel(plan.draft) }),
         },
         (event) => {
           if (event.type === "progress") report(event.doneBytes, event.cachedBytes)
@@ -193,6 +191,20 @@ const placementOf = ({ devices, deviceIndexes, splitMode }: ModelPlan): Placemen
   unitCounts: devices.map(({ unitCount }) => unitCount),
   ...(splitMode === "tensor" && { shares: devices.map(({ share = 0 }) => share) }),
 })
+
+const placedModel = (plan: ModelPlan): PlacedModel => ({
+  path: plan.path,
+  placement: placementOf(plan),
+  context: plan.context,
+  model: plan.model,
+})
+
+/** Weights that go to servers. */
+const remoteBytes = ({ devices, places }: ModelPlan): number =>
+  devices.reduce(
+    (sum, device, index) => sum + (places[index] === "local" ? 0 : device.weightBytes),
+    0,
+  )
 
 /** By the vocabulary of the file at `path`, or else of the loaded model. */
 export const tokenize = (
@@ -238,6 +250,9 @@ const modelOf = (
     contextSize: loaded.contextSize,
     stats: loaded.stats,
     breakdown: measurementOf(loaded.rows, plan.deviceIndexes),
+    ...(plan.draft && {
+      draftBreakdown: measurementOf(loaded.draftRows ?? [], plan.draft.deviceIndexes),
+    }),
     tokenize: ownTokens,
     generate: (prompt, options, onStats = () => {}) =>
       tokenStream((onToken) => generate(prompt, onToken, options), onStats),
@@ -274,6 +289,7 @@ const partOptions = ({
   slot,
   contextShift,
   keepTokens,
+  draftCount,
   controlText,
   ...sampler
 }: SamplerOptions & GenerateSettings): {
@@ -282,7 +298,7 @@ const partOptions = ({
 } => ({
   // JSON leaves out what is undefined.
   settings: {
-    ...{ stop, topLogprobs, cachePrompt, slot, contextShift, keepTokens, controlText },
+    ...{ stop, topLogprobs, cachePrompt, slot, contextShift, keepTokens, draftCount, controlText },
   } as GenerateSettings,
   sampler: {
     ...sampler,

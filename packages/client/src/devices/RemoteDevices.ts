@@ -6,12 +6,13 @@ import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
 import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
-import type { LinkTraffic } from "../engine/messages.ts"
+import type { LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
+import { measureLink } from "./linkSpeed.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import {
   askGathered,
@@ -126,6 +127,11 @@ export class RemoteDevices {
     return this.connections.map(({ endpoint, traffic }) => ({ endpoint, ...traffic }))
   }
 
+  /** How fast each connection is; shorter when one breaks meanwhile. */
+  speeds(): ReadonlyArray<LinkSpeed> {
+    return this.connections.flatMap((connection) => measureLink(connection) ?? [])
+  }
+
   /** Sends what has collected on all connections. */
   flush(): void {
     for (const connection of this.connections) connection.flush()
@@ -175,8 +181,8 @@ export class RemoteDevices {
   }
 
   /**
-   * What the next model's tensors are: cut over devices, with partial sums added up in the best way that there is or by ggml;
-   * undefined: whole.
+   * From now on there may be tensors that are cut over devices, with partial sums added up in the best way that there is, or by
+   * ggml; undefined: there are none.
    */
   cutTensors(sums: "best" | "ggml" | undefined): void {
     ggml().gs_remote_dead_buffers(sums === undefined ? 0 : 1)
