@@ -1,4 +1,5 @@
 import type { Address } from "@ggml-rpc/native/bindings"
+import { RESPONSE_HEADER_SIZE_BYTES } from "@ggml-rpc/protocol"
 
 /** Of an answer that carries no tensor data. */
 export const NO_TARGET: Address = 0
@@ -14,6 +15,8 @@ export class AnswerQueue {
   private readonly requested: Array<number> = []
   private readonly lists = [this.commands, this.targets, this.sizes, this.requested]
   private first = 0
+  /** Of all that are on their way, with their headers. */
+  sizeBytes = 0
 
   get firstCommand(): number {
     return this.commands[this.first]!
@@ -37,9 +40,11 @@ export class AnswerQueue {
     this.targets.push(target)
     this.sizes.push(sizeBytes)
     this.requested.push(requestedBytes)
+    this.sizeBytes += RESPONSE_HEADER_SIZE_BYTES + sizeBytes
   }
 
   shift(): void {
+    this.sizeBytes -= RESPONSE_HEADER_SIZE_BYTES + this.firstSizeBytes
     this.first++
     if (this.first === this.targets.length) this.clear()
     else if (this.first === COMPACT_ANSWERS) this.compact()
@@ -48,6 +53,7 @@ export class AnswerQueue {
   clear(): void {
     for (const list of this.lists) list.length = 0
     this.first = 0
+    this.sizeBytes = 0
   }
 
   /** With several contexts there may always be a read on its way. */

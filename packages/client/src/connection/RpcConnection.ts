@@ -54,6 +54,8 @@ export const COPY_LIMIT_BYTES = 32 * 1024
  * nobody takes off the wire, and would not read. Well below what any system's socket buffers hold.
  */
 const SEND_AHEAD_BYTES = 48 * 1024
+/** Answers that no socket is too small for: a server is never stuck in them. */
+const SMALL_ANSWERS_BYTES = 8 * 1024
 /** A host that vanished while nothing was sent is noticed after about twice this time. */
 const KEEPALIVE_S = 5
 
@@ -313,7 +315,7 @@ export class RpcConnection {
   private limitSendAhead(sizeBytes: number): void {
     this.requestedBytes += sizeBytes
     while (
-      this.answersDone < this.answersAsked &&
+      this.answers.sizeBytes > SMALL_ANSWERS_BYTES &&
       this.requestedBytes - this.answers.firstRequestedBytes > SEND_AHEAD_BYTES
     ) {
       this.drainTo(this.answersDone + 1)

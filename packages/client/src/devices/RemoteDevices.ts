@@ -21,7 +21,7 @@ import {
   measuredSupport,
   setPhase,
 } from "./support.ts"
-import { WeightUpload } from "./WeightUpload.ts"
+import { comingWeights, WeightUpload } from "./WeightUpload.ts"
 
 const NO_LIMIT = 2n ** 64n - 1n
 
@@ -54,7 +54,7 @@ export class RemoteDevices {
    */
   constructor(connections: ReadonlyArray<RpcConnection>) {
     const exchange = new Exchange()
-    this.weights = new WeightUpload(exchange)
+    this.weights = new WeightUpload(exchange, () => comingWeights(exchange, this.states))
     this.operations = new DeviceOperations(this.states, exchange, this.weights)
     this.callbacks = makeCallbacks(this.operations)
     ggml().gs_remote_set_callbacks(

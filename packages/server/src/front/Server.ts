@@ -194,7 +194,7 @@ export interface RunningServer {
 /** The port of upstream's rpc-server. */
 export const DEFAULT_PORT = 50052
 
-const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
+const MIN_CACHED_BYTES = 1024
 
 const DEFAULT_MAX_CLIENTS = 64
 

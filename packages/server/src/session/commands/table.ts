@@ -7,6 +7,7 @@ import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
 import { memoryDomain } from "./host.ts"
+import { offerWeights, setTensorHash } from "./offers.ts"
 import { status } from "./status.ts"
 import { deviceSupports } from "./support.ts"
 import {
@@ -16,7 +17,6 @@ import {
   initTensor,
   memsetTensor,
   setTensor,
-  setTensorHash,
 } from "./tensor.ts"
 import { getTensor2d, setTensor2d } from "./tensor2d.ts"
 
@@ -56,6 +56,7 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   DEVICE_SUPPORTS: deviceSupports,
   MEMORY_DOMAIN: memoryDomain,
   STATUS: status,
+  OFFER_WEIGHTS: offerWeights,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)
