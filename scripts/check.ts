@@ -48,6 +48,8 @@ interface Outcome {
   readonly counts: Counts
   readonly output: string
   readonly seconds: number
+  /** Of processors, by the process and those that it waited for. */
+  readonly cpuSeconds: number
 }
 
 interface Options {
@@ -206,6 +208,7 @@ const runJob = async (job: Job): Promise<Outcome> => {
     counts: countsOf(job, exitCode === 0 && !hasTimedOut),
     output: `${stdout}${stderr}${ending}`,
     seconds: (performance.now() - started) / 1000,
+    cpuSeconds: Number(child.resourceUsage()?.cpuTime.total ?? 0) / 1e6,
   }
 }
 
@@ -235,11 +238,13 @@ const readReport = (path: string): Counts => {
   return { passed: count("tests") - failed - skipped, failed, skipped }
 }
 
-const show = ({ job, counts, output, seconds }: Outcome, isVerbose: boolean): void => {
+const show = ({ job, counts, output, seconds, cpuSeconds }: Outcome, isVerbose: boolean): void => {
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : ""
   const result = counts.failed > 0 ? `FAILED (${counts.failed})` : "ok"
   const passed = job.reportPath === undefined ? "" : ` ${counts.passed} passed${skipped},`
-  console.log(`${result} ${job.name}:${passed} ${seconds.toFixed(1)} s`)
+  console.log(
+    `${result} ${job.name}:${passed} ${seconds.toFixed(1)} s, ${cpuSeconds.toFixed(1)} of CPU`,
+  )
   if (counts.failed > 0 || isVerbose) console.log(output.trimEnd())
 }
 

@@ -22,6 +22,7 @@ const handlers: { readonly [C in CommandName]: () => Promise<Handler<C>> } = {
   api: async () => (await import("./commands/api.ts")).api,
   chat: async () => (await import("./commands/chat.ts")).chat,
   embed: async () => (await import("./commands/embed.ts")).embed,
+  bench: async () => (await import("./commands/bench.ts")).bench,
   serve: async () => (await import("./commands/serve.ts")).serve,
   devices: async () => (await import("./commands/devices.ts")).devices,
   status: async () => (await import("./commands/status.ts")).status,

@@ -122,6 +122,18 @@ export class ChatFileError extends Data.TaggedError("ChatFileError")<{
   }
 }
 
+/** A test of `bench` was not the one that was asked for. */
+export class BenchTestError extends Data.TaggedError("BenchTestError")<{
+  readonly path: string
+  /** Such as `pp512`. */
+  readonly test: string
+  readonly reason: string
+}> {
+  override get message() {
+    return `The test ${this.test} of ${this.path} has no result: ${this.reason}. Try others with -p, -n and -d.`
+  }
+}
+
 /** Something failed and has been told already; only the exit code is left. */
 export class ReportedError extends Data.TaggedError("ReportedError")<{
   readonly exitCode: number

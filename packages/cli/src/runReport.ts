@@ -40,6 +40,13 @@ const stopReasons: Readonly<Record<GenerateStats["stopReason"], string>> = {
   cancelled: "cancelled",
 }
 
+const draftLines = ({ draftedCount = 0, acceptedCount = 0 }: GenerateStats) =>
+  draftedCount === 0
+    ? []
+    : [
+        `${"speculation".padEnd(12)}${formatCount(draftedCount, "token")} guessed, ${acceptedCount} of them right (${Math.round((100 * acceptedCount) / draftedCount)} %)`,
+      ]
+
 /** How long it took. */
 const timingLines = (model: Cluster.ClusterModel, stats: GenerateStats): ReadonlyArray<string> => {
   const row = (name: string, tokenCount: number, ms: number): string =>
@@ -48,6 +55,7 @@ const timingLines = (model: Cluster.ClusterModel, stats: GenerateStats): Readonl
     `${"load".padEnd(12)}${formatSeconds(model.stats.loadMs / 1000)}`,
     row("prompt", stats.promptTokenCount, stats.promptMs),
     `${row("generation", stats.tokenCount, stats.generateMs)} (${stopReasons[stats.stopReason]})`,
+    ...draftLines(stats),
   ]
 }
 

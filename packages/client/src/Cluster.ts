@@ -22,7 +22,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { closeAll, openTls, type TlsTrust, usesTls } from "./connection/tls.ts"
 import * as EngineHost from "./EngineHost.ts"
-import type { EngineDevice, EngineServer, LinkTraffic } from "./engine/messages.ts"
+import type { EngineDevice, EngineServer, LinkSpeed, LinkTraffic } from "./engine/messages.ts"
 import type { ClusterError } from "./errors.ts"
 import {
   type ClusterModel,
@@ -89,6 +89,13 @@ export interface Cluster {
   readonly host: EngineDevice
   /** What there is free now. It is asked between two batches, where a model is at work. */
   readonly memory: Effect.Effect<ClusterMemory, ClusterError>
+  /** What has crossed the links to servers, in their order; nobody is asked for it. */
+  readonly traffic: Effect.Effect<ReadonlyArray<LinkTraffic>, ClusterError>
+  /**
+   * How fast the ways to the servers are, in their order: some questions, and some data into a buffer and back, one server after the
+   * other. It waits for the end of texts at work, and takes a fraction of a second a server, or longer over a slow link.
+   */
+  readonly linkSpeeds: Effect.Effect<ReadonlyArray<LinkSpeed>, ClusterError>
   readonly plan: (
     path: string,
     options?: PlanOptions,
@@ -157,6 +164,8 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
         links: event.links,
         atMs: performance.now(),
       })),
+      traffic: Effect.map(engine.request({ type: "traffic" }), ({ event }) => event.links),
+      linkSpeeds: Effect.map(engine.request({ type: "speeds" }), ({ event }) => event.speeds),
       tokenize: (path, text, options) => tokenize(engine, text, { ...options, path }),
       plan: (path, planOptions = {}) => planModel(engine, places, path, planOptions),
       load: (plan, onProgress) => loadModel(engine, place, plan, onProgress ?? (() => {})),

@@ -19,6 +19,8 @@ import {
 type FinalOf = {
   open: EngineEvent & { type: "opened" }
   memory: EngineEvent & { type: "memory" }
+  traffic: EngineEvent & { type: "traffic" }
+  speeds: EngineEvent & { type: "speeds" }
   measure: EngineEvent & { type: "measured" }
   load: EngineEvent & { type: "loaded" }
   unload: EngineEvent & { type: "unloaded" }

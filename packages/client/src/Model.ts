@@ -270,6 +270,7 @@ const partOptions = ({
   slot,
   contextShift,
   keepTokens,
+  draftCount,
   controlText,
   ...sampler
 }: SamplerOptions & GenerateSettings): {
@@ -278,7 +279,7 @@ const partOptions = ({
 } => ({
   // JSON leaves out what is undefined.
   settings: {
-    ...{ stop, topLogprobs, cachePrompt, slot, contextShift, keepTokens, controlText },
+    ...{ stop, topLogprobs, cachePrompt, slot, contextShift, keepTokens, draftCount, controlText },
   } as GenerateSettings,
   sampler: {
     ...sampler,

@@ -9,6 +9,7 @@ import type {
   EngineDevice,
   EngineModelOptions,
   MeasuredRow,
+  SpeculationOptions,
   UnsupportedOps,
 } from "./engine/messages.ts"
 import { type ClusterError, PlanError } from "./errors.ts"
@@ -40,6 +41,8 @@ export interface PlanOptions {
   readonly typeV?: KvTypeName | undefined
   /** Texts that can be at work at once, which share the context's tokens; 1. */
   readonly slots?: number | undefined
+  /** Guesses of tokens to come, so that several are computed at once; none. What is said stays the same. */
+  readonly speculation?: SpeculationOptions | undefined
   /** Loads the model to embed texts, not to generate any; what the architecture is for. */
   readonly embeddings?: boolean | undefined
   /** How the embeddings of a text's tokens become one; the model's way. Without `embeddings`: none. */

@@ -100,6 +100,7 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
     embeddings: isEmbedding,
     ...(isEmbedding && { pooling: pooling === "model" ? -1 : poolingTypes[pooling] }),
     ...(slotCount > 1 && { slotCount }),
+    ...(options.speculation && !isEmbedding && { speculation: options.speculation }),
     wholeBatch,
     ...(positionCount === undefined ? {} : { positionCount }),
   }

@@ -47,6 +47,7 @@ struct model_options {
     double use_extra_bufts;
     double abort_flag;    // address of an abort_flag, 0: none
     double overrides;     // tensor_override[], ended by one without a pattern; 0: none
+    double split_mode;    // llama_split_mode
 };
 
 struct tensor_override {
@@ -75,7 +76,7 @@ API llama_model * ls_model_load(const char * path, const model_options * options
     params.devices         = devices != nullptr ? devices : no_devices;
     params.tensor_split    = reinterpret_cast<const float *>(uintptr_t(options->tensor_split));
     params.n_gpu_layers    = int32_t(options->gpu_layers);
-    params.split_mode      = LLAMA_SPLIT_MODE_LAYER;
+    params.split_mode      = static_cast<enum llama_split_mode>(int(options->split_mode));
     params.load_mode       = static_cast<enum llama_load_mode>(int(options->load_mode));
     params.no_alloc        = options->no_alloc != 0;
     params.vocab_only      = options->vocab_only != 0;

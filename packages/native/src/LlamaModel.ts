@@ -20,6 +20,11 @@ export interface ModelOptions {
   readonly devices?: ReadonlyArray<Address>
   /** Share of the layers that each device gets, one number a device; by free memory if not given. */
   readonly tensorSplit?: ReadonlyArray<number>
+  /**
+   * `layer`, the default: each device gets whole layers. `tensor`: each gets a part of every tensor, by `tensorSplit`, the same to
+   * all if not given, and they compute at once; not for all architectures, and contexts have to use flash attention.
+   */
+  readonly splitMode?: "layer" | "tensor"
   /** Layers on the devices, counted from the last; -1, the default, is all. */
   readonly gpuLayers?: number
   /** Maps the file instead of reading it; true. */
@@ -367,7 +372,11 @@ const modelBlock = (options: ModelOptions, { devices, split, overrides }: ModelA
     options.extraBufferTypes === false ? 0 : 1,
     options.abortFlag ?? 0,
     ptr(overrides),
+    splitModes[options.splitMode ?? "layer"],
   )
+
+/** llama_split_mode */
+const splitModes = { layer: 1, tensor: 3 } as const
 
 /** `llama_model *`, or null. */
 const loadNative = (

@@ -50,6 +50,7 @@ const openGgml = (set: LibrarySet) => {
     gs_bf16_from_f32: { args: ["ptr", "ptr", "f64"], returns: "void" },
     gs_add_f32: { args: ["ptr", "ptr", "f64"], returns: "void" },
     gs_add_bf16: { args: ["ptr", "ptr", "f64"], returns: "void" },
+    gs_add_parts: { args: ["ptr", "i32", "f64", "i32"], returns: "void" },
     gs_graph_build: { args: ["ptr", "i32", "ptr", "i32"], returns: "ptr" },
     gs_graph_unsupported: { args: ["ptr", "ptr"], returns: "i32" },
     gs_graph_supports: { args: ["ptr", "ptr", "ptr"], returns: "void" },
@@ -63,6 +64,7 @@ const openGgml = (set: LibrarySet) => {
     gs_graph_compute: { args: ["ptr", "ptr"], returns: "i32" },
     gs_graph_free: { args: ["ptr"], returns: "void" },
     gs_remote_set_callbacks: { args: ["ptr"], returns: "void" },
+    gs_remote_dead_buffers: { args: ["i32"], returns: "void" },
     gs_remote_exchange: { args: [], returns: "ptr" },
     gs_remote_exchange_size: { args: [], returns: "i32" },
     gs_remote_device_new: {

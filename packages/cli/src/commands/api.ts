@@ -15,6 +15,7 @@ import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { type GivenModel, givenModel } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
 import { samplingOf } from "./sampling.ts"
+import { speculationOf } from "./speculation.ts"
 
 type ApiValues = CommandValues<"api">
 
@@ -48,6 +49,7 @@ const nameOf = (given: GivenModel): string =>
 
 const modelOptions = (values: ApiValues, gguf: GgufFile): Cluster.PlanOptions => ({
   ...planOptionsOf(values, gguf),
+  ...speculationOf(values),
   slots: values.parallel,
   ...(values.embeddings || values.reranking ? { embeddings: true } : {}),
   pooling: values.reranking ? "rank" : values.pooling,

@@ -14,6 +14,7 @@ import { type GivenModel, givenModel, hubModel } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
 import { readPrompt, stopTextsOf } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
+import { speculationOf } from "./speculation.ts"
 
 type ChatValues = CommandValues<"chat">
 
@@ -55,7 +56,7 @@ export const talkWith = (
         kwargs: { ...values.chatTemplateKwargs, ...affixes?.variables },
         thinks: values.reasoning !== "off",
         reasoningFormat: values.reasoningFormat,
-        planOptionsOf: (gguf) => planOptionsOf(values, gguf),
+        planOptionsOf: (gguf) => ({ ...planOptionsOf(values, gguf), ...speculationOf(values) }),
         find: (name) => openModel(named(name), values, false),
       },
       report,

@@ -9,6 +9,7 @@ import { printJson } from "../runReport.ts"
 import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, headerPath, nameOf } from "./modelSources.ts"
+import { speculationOf } from "./speculation.ts"
 
 type PlanValues = CommandValues<"plan">
 
@@ -22,7 +23,7 @@ export const plan = (values: PlanValues) =>
         const gguf = yield* named(loadModelHeader(path), path, name)
         yield* prepareNative
         const cluster = yield* openCluster(values)
-        const options = planOptionsOf(values, gguf)
+        const options = { ...planOptionsOf(values, gguf), ...speculationOf(values) }
         const made = { ...(yield* named(cluster.plan(path, options), path, name)), path: name }
         if (values.json) {
           const download = isWhole ? {} : { downloadBytes: fileBytesOf(gguf) }

@@ -16,6 +16,7 @@ import { givenModel } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
 import { noPrompt, readPrompt, stopTextsOf } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
+import { speculationOf } from "./speculation.ts"
 
 type RunValues = CommandValues<"run">
 
@@ -45,12 +46,18 @@ export const run = (values: RunValues) =>
         const cluster = yield* openCluster(values, report.waiting)
         yield* endingEngineFirst(
           cluster,
-          recite(cluster, path, planOptionsOf(values, gguf), report, {
-            prompt,
-            options,
-            cache: values.promptCache,
-            isCacheKept: !values.promptCacheRo,
-          }),
+          recite(
+            cluster,
+            path,
+            { ...planOptionsOf(values, gguf), ...speculationOf(values) },
+            report,
+            {
+              prompt,
+              options,
+              cache: values.promptCache,
+              isCacheKept: !values.promptCacheRo,
+            },
+          ),
         )
       }),
     ),

@@ -3,15 +3,23 @@
  */
 
 import { apiServerFlags } from "./api.ts"
+import { benchSettingFlags, benchTestFlags } from "./bench.ts"
 import { chatFlags, conversationFlags, templateFlags } from "./chat.ts"
 import { accessFlags, clusterFlags, json, rpc, timeout } from "./cluster.ts"
 import { embeddingFlags } from "./embed.ts"
 import { type Flags, type FlagValues, flag, toggle } from "./Flag.ts"
 import { generationFlags, oneTextFlags, promptFlags } from "./generation.ts"
-import { type IgnoredFlag, ignoredByApi, ignoredByLoading, ignoredByRun } from "./ignored.ts"
+import {
+  type IgnoredFlag,
+  ignoredByApi,
+  ignoredByBench,
+  ignoredByLoading,
+  ignoredByRun,
+} from "./ignored.ts"
 import { number, numbers, path, size } from "./kinds.ts"
 import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
 import { serveFlags } from "./serve.ts"
+import { speculationFlags } from "./speculation.ts"
 
 const output = "Output"
 
@@ -36,7 +44,14 @@ const perf = toggle({
   group: output,
 })
 
-export const planFlags = { model: modelFile, ...nameFlags, ...clusterFlags, ...contextFlags, json }
+export const planFlags = {
+  model: modelFile,
+  ...nameFlags,
+  ...clusterFlags,
+  ...contextFlags,
+  ...speculationFlags,
+  json,
+}
 
 export const runFlags = {
   model: modelFile,
@@ -45,6 +60,7 @@ export const runFlags = {
   ...conversationFlags,
   ...oneTextFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
   perf,
@@ -60,6 +76,7 @@ export const chatCommandFlags = {
   reversePrompt: promptFlags.reversePrompt,
   ...chatFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
   perf,
@@ -86,6 +103,18 @@ export const verifyFlags = {
     group: modelGroup,
   }),
   json: { ...json, about: "print one JSON object a file on stdout" },
+}
+
+export const benchFlags = {
+  ...benchTestFlags,
+  rpc,
+  ...accessFlags,
+  timeout,
+  remoteBuild: clusterFlags.remoteBuild,
+  device: clusterFlags.device,
+  listDevices: clusterFlags.listDevices,
+  ...benchSettingFlags,
+  ...nameFlags,
 }
 
 export const devicesFlags = { rpc, ...accessFlags, json }
@@ -133,6 +162,7 @@ export const apiFlags = {
   ...apiServerFlags,
   ...templateFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
 }
@@ -264,6 +294,20 @@ export const commands = {
     examples: [
       "ggml-rpc embed -hf ggml-org/embeddinggemma-300M-GGUF -p 'a text'",
       "ggml-rpc embed model.gguf -f texts.txt --embd-output-format array",
+    ],
+  },
+  bench: {
+    about: "Measure a cluster's speed, as llama-bench does one machine's",
+    flags: benchFlags,
+    ignored: ignoredByBench,
+    positional: { ...models, isRepeated: true },
+    notes: [
+      "Several values, with commas or each with its flag, make a row for every combination; whole numbers take ranges, such as 1-32*2. Tests are llama-bench's: pp is a prompt, tg a text, d tokens that the context holds before. With -np so many texts go through the slots at once, as in llama-batched-bench, and tokens/s are those of all together.",
+      "A text's tokens are sampled, the likeliest each time, which llama-bench leaves out. Behind the rows stand each server's round trip and rates, and what a token sends, receives, writes and waits for.",
+    ],
+    examples: [
+      "ggml-rpc bench --rpc 10.0.0.2:50052,10.0.0.3:50052 model.gguf",
+      "ggml-rpc bench --rpc 10.0.0.2:50052 a.gguf b.gguf -p 512,2048 -np 1,8 -o csv",
     ],
   },
   serve: {

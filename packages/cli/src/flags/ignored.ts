@@ -86,6 +86,14 @@ export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
 
 export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [...generating, ...ignoredByLoading]
 
+/** llama-bench's. */
+export const ignoredByBench: ReadonlyArray<IgnoredFlag> = [
+  toggle({ name: "progress" }),
+  { name: "poll", kind: text("N"), note: "threads wait as ggml has it" },
+  { name: "prio", kind: text("N"), note: "'nice' and the like set priorities" },
+  ...ignoredByLoading,
+]
+
 /** llama-server's. */
 export const ignoredByApi: ReadonlyArray<IgnoredFlag> = [
   toggle({ name: "warmup", negations: ["--no-warmup"] }),

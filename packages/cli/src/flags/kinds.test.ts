@@ -65,3 +65,28 @@ test("servers and biases add up", () => {
   expect(read(run.flags.drySequenceBreakers, ",", ";")).toEqual([",", ";"])
   expect(read(run.flags.drySequenceBreakers, "none")).toEqual([])
 })
+
+test("several values, and llama-bench's ranges", () => {
+  const { nPrompt, threads, flashAttention, tensorSplits, promptAndText, gpuLayers } =
+    commands.bench.flags
+  expect(read(nPrompt, "512,1024", "0")).toEqual([512, 1024, 0])
+  expect(read(nPrompt, "1-4")).toEqual([1, 2, 3, 4])
+  expect(read(nPrompt, "0-512+256,7")).toEqual([0, 256, 512, 7])
+  expect(read(threads, "1-20*4")).toEqual([1, 4, 16])
+  expect(read(flashAttention, "on,0", "auto")).toEqual(["on", "off", "auto"])
+  expect(read(tensorSplits, "1/1,3/1")).toEqual([
+    [1, 1],
+    [3, 1],
+  ])
+  expect(read(promptAndText, "512,128", "8, 9")).toEqual([
+    { prompt: 512, text: 128 },
+    { prompt: 8, text: 9 },
+  ])
+  expect(read(gpuLayers, "auto,7")).toEqual([-1, 7])
+  expect(rejected(nPrompt, "1,x")).toContain("--n-prompt takes a whole number from 0")
+  expect(rejected(nPrompt, "8-1")).toContain("ranges that rise")
+  for (const endless of ["0-8*2", "1-8*1", "1-8+0", "0-99999999"]) {
+    expect(rejected(nPrompt, endless)).toContain("ranges that end")
+  }
+  expect(rejected(promptAndText, "512")).toContain("such as 512,128")
+})

@@ -171,6 +171,48 @@ export const numbers = (
   ),
 })
 
+/** Values with commas between them, or one each time: every one of them is meant. */
+export const several = <A>(kind: Kind<A>): Kind<ReadonlyArray<A>> => ({
+  ...kind,
+  value: `${kind.value ?? "X"},…`,
+  isList: true,
+  read: (texts, source) =>
+    texts.flatMap((text) => text.split(",")).map((part) => kind.read([part], source)),
+})
+
+/** The most values of one flag: each is a measurement. */
+const MOST_VALUES = 1000
+
+/** The same of whole numbers, and llama-bench's ranges of them: `first-last`, `first-last+step`, `first-last*factor`. */
+export const ranges = (range: Range): Kind<ReadonlyArray<number>> => ({
+  value: "N,…",
+  isList: true,
+  read: (texts, source) => {
+    const parts = texts.flatMap((text) => text.split(","))
+    const found = parts.flatMap((part) => numbersOf(part.trim(), source, range))
+    if (found.length <= MOST_VALUES) return found
+    throw new UsageError(`${source} names ${found.length} values, more than ${MOST_VALUES}`)
+  },
+})
+
+const numbersOf = (part: string, source: string, range: Range): ReadonlyArray<number> => {
+  const [, first, last, how = "+", by = "1"] = /^(\d+)-(\d+)(?:([+*])(\d+))?$/.exec(part) ?? []
+  if (first === undefined || last === undefined) return [numberIn(part, source, range, true)]
+  const [from, to] = [first, last].map((text) => numberIn(text, source, range, true))
+  const next = (value: number): number => (how === "+" ? value + Number(by) : value * Number(by))
+  const found: Array<number> = []
+  for (let value = from!; value <= to!; value = next(value)) {
+    if (next(value) <= value || found.length > MOST_VALUES) {
+      throw new UsageError(
+        `${source} takes ranges that end, such as 1-8+1 or 1-32*2, not '${part}'`,
+      )
+    }
+    found.push(value)
+  }
+  if (found.length > 0) return found
+  throw new UsageError(`${source} takes ranges that rise, such as 1-8, not '${part}'`)
+}
+
 const listed = (words: ReadonlyArray<string>): string =>
   words.length < 2
     ? words.join("")

@@ -28,7 +28,7 @@ import {
   type ResponseOf,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
-import type { EngineEndpoint } from "../engine/messages.ts"
+import type { EngineEndpoint, LinkTraffic } from "../engine/messages.ts"
 import {
   AccessError,
   type ClusterError,
@@ -94,6 +94,8 @@ export class RpcConnection {
   private requestedBytes = 0
   /** Bytes of all answers that were asked for so far. */
   private answeredBytes = 0
+  private writeCount = 0
+  private waitCount = 0
   /** Which of the servers it is, for who watches what is waited for; -1: not told. */
   place = -1
   /** All connections of this process: what they have collected leaves before this one waits. */
@@ -332,6 +334,7 @@ export class RpcConnection {
     this.blockSize = 0
     if (this.failure !== undefined) return
     const second = dataSize > 0 ? asPointer(data) : null
+    this.writeCount++
     beginWait(this.place)
     const result = io().io_send2(this.fd, this.block, blockSize, second, dataSize)
     endWait()
@@ -376,9 +379,10 @@ export class RpcConnection {
     this.answersDone = this.answersAsked
   }
 
-  /** What has gone to the server and come from it, but for some headers. */
-  get traffic(): { readonly sentBytes: number; readonly receivedBytes: number } {
-    return { sentBytes: this.requestedBytes, receivedBytes: this.answeredBytes }
+  /** What has gone to the server and come from it. */
+  get traffic(): Omit<LinkTraffic, "endpoint"> {
+    const { requestedBytes, answeredBytes, writeCount, waitCount } = this
+    return { sentBytes: requestedBytes, receivedBytes: answeredBytes, writeCount, waitCount }
   }
 
   private flushPeers(): void {
@@ -411,6 +415,7 @@ export class RpcConnection {
       return false
     }
     const destination = typeof target === "number" ? asPointer(target) : target
+    this.waitCount++
     beginWait(this.place)
     const result = io().io_recv_response(this.fd, destination, sizeBytes)
     endWait()

@@ -6,6 +6,7 @@ import { JSCallback } from "bun:ffi"
 import type { Address } from "@ggml-rpc/native/bindings"
 import { Command } from "@ggml-rpc/protocol"
 import { RemoteMemoryError } from "../errors.ts"
+import { DeviceGroups } from "./DeviceGroups.ts"
 import type { DeviceMemory, DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
 import { computeGraph, forgetGraphs } from "./graphs.ts"
@@ -28,6 +29,7 @@ const MEMORY_MAX_AGE_MS = 1000
 export class DeviceOperations {
   /** A server could not give memory. */
   memoryFailure: RemoteMemoryError | undefined
+  readonly groups: DeviceGroups
   private readonly states: ReadonlyArray<DeviceState>
   private readonly exchange: Exchange
   private readonly weights: WeightUpload
@@ -36,6 +38,7 @@ export class DeviceOperations {
     this.states = states
     this.exchange = exchange
     this.weights = weights
+    this.groups = new DeviceGroups(states, exchange)
   }
 
   /** 1 when the exchange block holds the new buffer. */
@@ -87,9 +90,9 @@ export class DeviceOperations {
     const state = this.states[device]!
     const { connection } = state
     state.inputBytes += sizeBytes
-    if (isWeight && this.weights.isThere(connection, offset, sizeBytes)) return
+    if (isWeight && this.weights.isThere(connection, data, offset, sizeBytes)) return
     const isCacheable = isWeight && this.weights.isCacheable(connection, sizeBytes)
-    putSetTensor(connection, this.exchange, isCacheable ? 1 : 0, offset, sizeBytes)
+    putSetTensor(connection, this.exchange.tensor, isCacheable ? 1 : 0, offset, sizeBytes)
     connection.append(data, sizeBytes)
     if (isWeight) this.weights.done(sizeBytes)
   }
@@ -103,7 +106,7 @@ export class DeviceOperations {
     isAsync: boolean,
   ): number {
     const { connection } = this.states[device]!
-    putGetTensor(connection, this.exchange, offset, sizeBytes)
+    putGetTensor(connection, this.exchange.tensor, offset, sizeBytes)
     const ticket = connection.expect(target, sizeBytes)
     if (!isAsync) connection.drainTo(ticket)
     return ticket
@@ -210,5 +213,13 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
       "void",
     ),
     make((device: number) => operations.askSupport(device), ["i32"], "void"),
+    make((count: number) => operations.groups.add(count), ["i32"], "i32"),
+    make((group: number) => operations.groups.delete(group), ["i32"], "void"),
+    make(
+      (group: number, elementCount: number, counting: number) =>
+        operations.groups.allReduce(group, elementCount, counting),
+      ["i32", "f64", "i32"],
+      "void",
+    ),
   ]
 }

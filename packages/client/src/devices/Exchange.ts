@@ -5,7 +5,10 @@ import { RpcTensor, readU64AsNumber, writeU64FromNumber } from "@ggml-rpc/protoc
 /** The shim's `tensor_record`, which has the layout of the protocol's tensor. */
 const RECORD_SIZE_BYTES = RpcTensor.size
 
-/** The shim's `remote_exchange`: one record, another, and those of ten sources, then u64 fields. */
+/**
+ * The shim's `remote_exchange`: one record, another, and those of ten sources, then u64 fields; records of partial sums, and the
+ * numbers of devices, i32.
+ */
 const OTHER_OFFSET = RECORD_SIZE_BYTES
 const SOURCES_OFFSET = 2 * RECORD_SIZE_BYTES
 const REMOTE_PTR_OFFSET = 12 * RECORD_SIZE_BYTES
@@ -13,7 +16,11 @@ const BASE_OFFSET = REMOTE_PTR_OFFSET + 8
 const SIZE_OFFSET = REMOTE_PTR_OFFSET + 16
 const FREE_OFFSET = REMOTE_PTR_OFFSET + 24
 const TOTAL_OFFSET = REMOTE_PTR_OFFSET + 32
-const END = REMOTE_PTR_OFFSET + 40
+const PARTS_OFFSET = REMOTE_PTR_OFFSET + 40
+/** Devices that a tensor can be cut over: ggml-backend.h `GGML_BACKEND_META_MAX_DEVICES` (v0.5.0). */
+const MAX_MEMBERS = 16
+const MEMBERS_OFFSET = PARTS_OFFSET + MAX_MEMBERS * RECORD_SIZE_BYTES
+const END = MEMBERS_OFFSET + MAX_MEMBERS * 4
 
 /**
  * The block of the shim through which goes what a callback needs beyond its arguments: the tensors of the operation,
@@ -24,6 +31,8 @@ export class Exchange {
   readonly tensor: Uint8Array
   readonly other: Uint8Array
   readonly sources: Uint8Array
+  /** The partial sum of each device of a group, in the group's order. */
+  readonly parts: ReadonlyArray<Uint8Array>
   private readonly view: DataView
 
   constructor() {
@@ -35,6 +44,11 @@ export class Exchange {
     this.tensor = new Uint8Array(memory, 0, RECORD_SIZE_BYTES)
     this.other = new Uint8Array(memory, OTHER_OFFSET, RECORD_SIZE_BYTES)
     this.sources = new Uint8Array(memory, SOURCES_OFFSET, REMOTE_PTR_OFFSET - SOURCES_OFFSET)
+    this.parts = Array.from(
+      { length: MAX_MEMBERS },
+      (_, member) =>
+        new Uint8Array(memory, PARTS_OFFSET + member * RECORD_SIZE_BYTES, RECORD_SIZE_BYTES),
+    )
     this.view = new DataView(memory)
   }
 
@@ -62,6 +76,13 @@ export class Exchange {
   /** Bytes of what the shim tells of. */
   get size(): number {
     return readU64AsNumber(this.view, SIZE_OFFSET)
+  }
+
+  /** The numbers of the first `count` devices of a group. */
+  members(count: number): ReadonlyArray<number> {
+    return Array.from({ length: count }, (_, member) =>
+      this.view.getInt32(MEMBERS_OFFSET + member * 4, true),
+    )
   }
 
   putBuffer(remotePtr: bigint, base: bigint, sizeBytes: bigint): void {

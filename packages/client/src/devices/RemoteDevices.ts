@@ -6,12 +6,13 @@ import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
 import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
-import type { LinkTraffic } from "../engine/messages.ts"
+import type { LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
+import { measureLink } from "./linkSpeed.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import {
   askGathered,
@@ -124,6 +125,11 @@ export class RemoteDevices {
   /** What has crossed each connection. */
   links(): ReadonlyArray<LinkTraffic> {
     return this.connections.map(({ endpoint, traffic }) => ({ endpoint, ...traffic }))
+  }
+
+  /** How fast each connection is; shorter when one breaks meanwhile. */
+  speeds(): ReadonlyArray<LinkSpeed> {
+    return this.connections.flatMap((connection) => measureLink(connection) ?? [])
   }
 
   /** Sends what has collected on all connections. */

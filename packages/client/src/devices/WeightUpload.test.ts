@@ -127,7 +127,7 @@ const load = (connections: readonly RpcConnection[], change = (weight: ComingWei
   weights.begin(model)
   const sent = all.filter((index) => {
     exchange.tensorId = coming[index]!.id
-    return !weights.isThere(coming[index]!.connection, 0, 4 * LENGTH)
+    return !weights.isThere(coming[index]!.connection, 0, 0, 4 * LENGTH)
   })
   weights.end(true)
   return { sent, weights }
@@ -195,7 +195,7 @@ test("one that has no cache is asked nothing, and nothing is hashed for it", () 
   ])
   weights.expectNoCache(connection)
   weights.begin(model)
-  expect(weights.isThere(connection, 0, 4 * LENGTH)).toBe(false)
+  expect(weights.isThere(connection, 0, 0, 4 * LENGTH)).toBe(false)
   weights.end(true)
   expect(asked).toEqual([])
   expect(() => readdirSync(join(root, "hashes"))).toThrow("ENOENT")

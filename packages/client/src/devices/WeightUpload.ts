@@ -69,6 +69,10 @@ export class WeightUpload {
   private path: string | undefined
   private isPlanned = false
   private hashes: WeightHashes | undefined
+  /** Tensors that are not as they lie in the model's file. */
+  private readonly cut = new Set<number>()
+  /** Servers that lacked a part of one in this load. */
+  private readonly lacking = new Set<RpcConnection>()
   /** Names of weights that might be offered, and that nobody has hashed. */
   private readonly unhashed = new Set<string>()
 
@@ -99,6 +103,8 @@ export class WeightUpload {
     this.hashes = undefined
     this.offers.clear()
     this.unhashed.clear()
+    this.cut.clear()
+    this.lacking.clear()
     if (path === undefined || hashes === undefined || names.size === 0) return
     const file = WeightFile.open(path)
     if (file === undefined) return
@@ -114,17 +120,34 @@ export class WeightUpload {
       : sizeBytes > features.hashThresholdBytes
   }
 
-  /** Whether the server has the exchange block's tensor, so that nothing is left to send. */
-  isThere(connection: RpcConnection, offset: number, sizeBytes: number): boolean {
+  /** Whether the server has this data of the exchange block's tensor, so that nothing is left to send. */
+  isThere(connection: RpcConnection, data: Address, offset: number, sizeBytes: number): boolean {
     if (!this.isPlanned) this.plan()
     const id = this.exchange.tensorId
     const offer = this.offers.get(id)
-    if (offer === undefined || offset !== 0 || offer.sizeBytes !== sizeBytes) return false
     this.offers.delete(id)
-    if (!isHit(offer)) return false
+    const isWhole = offset === 0 && offer?.sizeBytes === sizeBytes
+    if (isWhole ? !isHit(offer) : !this.askForPart(connection, data, offset, sizeBytes))
+      return false
     this.cachedBytes += sizeBytes
     this.done(sizeBytes)
     return true
+  }
+
+  /** Of a tensor that is cut over servers only this much is known, and now: asks until the server lacks one. */
+  private askForPart(
+    connection: RpcConnection,
+    data: Address,
+    offset: number,
+    sizeBytes: number,
+  ): boolean {
+    if (!this.cut.has(this.exchange.tensorId) || this.lacking.has(connection)) return false
+    if (sizeBytes <= connection.dialect.features.hashThresholdBytes) return false
+    const [low, high] = hashOf(data, sizeBytes)
+    putSetTensorHash(connection, this.exchange.tensor, { low, high }, offset)
+    const isHit = connection.roundTrip(Command.SET_TENSOR_HASH, 1)?.[0] === 1
+    if (!isHit) this.lacking.add(connection)
+    return isHit
   }
 
   done(sizeBytes: number): void {
@@ -206,6 +229,11 @@ export class WeightUpload {
     if (file === undefined) return
     try {
       const places = file.places()
+      for (const { id, name, sizeBytes } of rest) {
+        if (places.get(name)?.sizeBytes === sizeBytes) continue
+        this.cut.add(id)
+        this.unhashed.delete(name)
+      }
       const findable = rest.filter(
         ({ name, sizeBytes }) => places.get(name)?.sizeBytes === sizeBytes,
       )
@@ -247,6 +275,13 @@ export class WeightUpload {
     this.offer(weights.map((weight, index) => ({ weight, hash: found[index]! })))
     return true
   }
+}
+
+/** By halves, the low one first. */
+const hashOf = (data: Address, sizeBytes: number): readonly [number, number] => {
+  const words = new Uint32Array(2)
+  io().io_hash(1, Float64Array.of(data), Float64Array.of(sizeBytes), words)
+  return [words[0]!, words[1]!]
 }
 
 /** What the shim knows of; see `WeightUpload`. */

@@ -83,7 +83,7 @@ const putRepeated = (
   const data = ptr(repeated) as Address
   for (let at = 0; at < sizeBytes; at += repeated.length) {
     const chunkBytes = Math.min(repeated.length, sizeBytes - at)
-    putSetTensor(connection, exchange, 0, offset + at, chunkBytes)
+    putSetTensor(connection, exchange.tensor, 0, offset + at, chunkBytes)
     connection.append(data, chunkBytes)
   }
 }
@@ -91,24 +91,25 @@ const putRepeated = (
 /** All of SET_TENSOR but its `sizeBytes` of data, which follow. */
 export const putSetTensor = (
   connection: RpcConnection,
-  exchange: Exchange,
+  tensor: Uint8Array,
   cacheFlag: 0 | 1,
   offset: number,
   sizeBytes: number,
 ): void => {
   const { dialect } = connection
   const at = connection.reserve(dialect.setTensorRequestBytes)
-  dialect.writeSetTensorPrefix(connection.block, at, exchange.tensor, cacheFlag, offset, sizeBytes)
+  dialect.writeSetTensorPrefix(connection.block, at, tensor, cacheFlag, offset, sizeBytes)
 }
 
-/** SET_TENSOR_HASH of all of an encoded tensor; its answer is 1 when the server had it in its cache, and has put it there. */
+/** SET_TENSOR_HASH of an encoded tensor from `offset` on; its answer is 1 when the server had it in its cache, and has put it there. */
 export const putSetTensorHash = (
   connection: RpcConnection,
   tensor: Uint8Array,
-  { low, high }: WeightHash,
+  { low, high }: Pick<WeightHash, "low" | "high">,
+  offset = 0,
 ): void => {
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + SetTensorHashRequest.size)
-  connection.dialect.writeSetTensorHash(connection.block, at, tensor, 0, low, high)
+  connection.dialect.writeSetTensorHash(connection.block, at, tensor, offset, low, high)
 }
 
 /** OFFER_WEIGHTS, for a server that announced it; its answer has a byte for each. */
@@ -133,12 +134,12 @@ export const putOfferedWeights = (
 
 export const putGetTensor = (
   connection: RpcConnection,
-  exchange: Exchange,
+  tensor: Uint8Array,
   offset: number,
   sizeBytes: number,
 ): void => {
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + GetTensorRequest.size)
-  connection.dialect.writeGetTensor(connection.block, at, exchange.tensor, offset, sizeBytes)
+  connection.dialect.writeGetTensor(connection.block, at, tensor, offset, sizeBytes)
 }
 
 /** Copies the exchange block's tensor to its other one, on one server: 1 when that did it. */

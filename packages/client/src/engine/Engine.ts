@@ -11,6 +11,7 @@ import {
   LlamaModel,
   listDevices,
   type ModelContext,
+  type ModelInfo,
   ModelLoadError,
 } from "@ggml-rpc/native/bindings/llama"
 import { formatVersion } from "@ggml-rpc/protocol"
@@ -53,6 +54,18 @@ export interface Active extends Loaded {
 /** Tokens that a text can have: a context is made larger than was asked for, and a table of positions is not. */
 export const roomOf = ({ context, options }: Loaded): number =>
   Math.min(context.contextSize, options.positionCount ?? Number.POSITIVE_INFINITY)
+
+/** @throws {ModelError} for a model whose memory does not let go of wrong guesses */
+const checkSpeculation = (
+  path: string,
+  { isRecurrent, isHybrid }: ModelInfo,
+  { speculation }: EngineContextOptions,
+): void => {
+  if (speculation === undefined || !(isRecurrent || isHybrid)) return
+  const detail =
+    "what it remembers of a text is a state that no token can be taken back from, so that its next tokens cannot be guessed; leave out --spec-type."
+  throw new ModelError({ path, during: "load", detail })
+}
 
 export class Engine {
   remote: RemoteDevices | undefined
@@ -207,6 +220,7 @@ export class Engine {
         noAlloc,
         abortFlag,
       })
+      checkSpeculation(path, model.info, context)
       const made = model.openContext({
         ...context,
         abortFlag,

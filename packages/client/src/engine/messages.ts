@@ -43,6 +43,20 @@ export interface LinkTraffic {
   readonly endpoint: string
   readonly sentBytes: number
   readonly receivedBytes: number
+  /** Blocks of requests that left. */
+  readonly writeCount: number
+  /** Answers that were waited for. */
+  readonly waitCount: number
+}
+
+/** How fast the way to a server is. */
+export interface LinkSpeed {
+  readonly endpoint: string
+  /** Of the shortest question and its answer; median. */
+  readonly roundTripMs: number
+  /** Into a buffer of the server's first device; absent: it has no memory for one. */
+  readonly uploadBytesPerSecond?: number
+  readonly downloadBytesPerSecond?: number
 }
 
 /** How a model is put onto devices; units are counted as in planner/plan.ts. */
@@ -86,10 +100,24 @@ export interface EngineContextOptions {
   readonly pooling?: number
   /** Texts that can be at work at once: slots. Absent: 1. */
   readonly slotCount?: number
+  /** How tokens to come are guessed, so that several are computed at once; absent: they are not. */
+  readonly speculation?: SpeculationOptions
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
   /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */
   readonly positionCount?: number
+}
+
+export interface SpeculationOptions {
+  /** From what a text said before. */
+  readonly ngram?: NgramOptions
+}
+
+export interface NgramOptions {
+  /** The last so many tokens must have been there before. */
+  readonly lookupCount: number
+  /** Most tokens that are guessed at once. */
+  readonly draftCount: number
 }
 
 /** A server, and where the host has connected to it already, the descriptor that this process was given for that. */
@@ -113,6 +141,8 @@ export type EngineRequest =
       readonly localDevices?: ReadonlyArray<string>
     }
   | { readonly type: "memory" }
+  | { readonly type: "traffic" }
+  | { readonly type: "speeds" }
   | {
       readonly type: "measure"
       readonly path: string
@@ -172,6 +202,8 @@ export interface GenerateSettings {
   readonly contextShift?: boolean
   /** 0; -1 keeps the whole prompt. */
   readonly keepTokens?: number
+  /** Most tokens that are guessed at once, where the model was loaded with speculation: 0 for none; as many as seem worth it. */
+  readonly draftCount?: number
   /** Tokens that control a model, such as the marks around its thoughts, come with their text; false: without. */
   readonly controlText?: boolean
 }
@@ -218,6 +250,9 @@ export interface GenerateStats {
   readonly tokenCount: number
   /** From the end of the prompt to the last token. */
   readonly generateMs: number
+  /** Tokens that were guessed and computed beside others, and those of them that were right; absent: none. */
+  readonly draftedCount?: number
+  readonly acceptedCount?: number
   readonly stopReason: StopReason
   /** Which of the texts it was, for `stop-text`. */
   readonly stopText?: string
@@ -266,6 +301,8 @@ export type EngineEvent =
       readonly host: EngineDevice
       readonly links: ReadonlyArray<LinkTraffic>
     }
+  | { readonly type: "traffic"; readonly links: ReadonlyArray<LinkTraffic> }
+  | { readonly type: "speeds"; readonly speeds: ReadonlyArray<LinkSpeed> }
   | {
       readonly type: "measured"
       readonly rows: ReadonlyArray<MeasuredRow>

@@ -2,6 +2,8 @@
 
 #include "remote_device.h"
 #include "api.h"
+#include "remote_callbacks.h"
+#include "remote_group.h"
 #include "ggml-backend-impl.h"
 #include "ggml-backend.h"
 #include "ggml-impl.h"
@@ -12,39 +14,10 @@
 #include <unordered_map>
 #include <vector>
 
-// Everything a callback needs beyond its arguments travels through one shared block, whose address
-// TypeScript knows: a callback argument costs more than a read from a typed array.
-struct remote_exchange {
-    tensor_record tensor;     // the tensor of the operation
-    tensor_record other;      // the second tensor of a copy
-    tensor_record sources[GGML_MAX_SRC]; // get_alloc_size: the tensor's sources
-    uint64_t      remote_ptr; // alloc_buffer: the server's handle
-    uint64_t      base;       // alloc_buffer: address of the buffer in the server's address space
-    uint64_t      size;       // alloc_buffer, get_alloc_size: bytes
-    uint64_t      free;       // get_memory
-    uint64_t      total;      // get_memory
-};
-
-struct remote_callbacks {
-    int  (*alloc_buffer)(int device, double size);
-    void (*free_buffer)(int device);                       // exchange->remote_ptr
-    void (*clear_buffer)(int device, int value);           // exchange->remote_ptr
-    void (*init_tensor)(int device);
-    void (*memset_tensor)(int device, int value, double offset, double size);
-    void (*set_tensor)(int device, const void * data, double offset, double size, int is_weight);
-    double (*get_tensor)(int device, void * data, double offset, double size, int is_async); // the read's ticket
-    int  (*copy_tensor)(int device, int source_device);
-    int  (*get_alloc_size)(int device);
-    int  (*get_memory)(int device);
-    int  (*graph_compute)(int device, const void * graph, double uid_low, double uid_high);
-    void (*synchronize)(int device, double ticket);
-    void (*ask_support)(int device); // the questions that gathered; answered by gs_remote_support_answer
-};
-
-namespace {
-
 remote_callbacks g_remote{};
 remote_exchange  g_exchange{};
+
+namespace {
 
 struct remote_device {
     int         index = 0;
@@ -63,11 +36,19 @@ struct remote_device {
 
 struct remote_buffer {
     remote_device * device;
-    uint64_t        remote_ptr;
+    uint64_t        remote_ptr; // 0: the server could not give it, see g_dead_buffers
     uint64_t        base;
     // What was placed here before anybody said what the buffer is for: of one for weights, those that are to come.
     std::vector<ggml_tensor *> placed;
 };
+
+// Where a server has no memory libllama is told, and gives up the load; but ggml's meta device gives up the process. While that
+// computes, it gets a buffer that stands for nothing, and whoever asked it for a load or a batch has to look for the failure.
+bool g_dead_buffers = false;
+int  g_dead_buffer_count = 0;
+
+// What ggml takes for the address of such a buffer: no page of any process.
+constexpr uint64_t DEAD_BASE = 0x1000;
 
 std::vector<remote_device *> g_devices;
 
@@ -83,8 +64,12 @@ std::vector<coming_weight> g_coming;
 void remote_free_buffer(ggml_backend_buffer_t buffer) {
     auto * context = static_cast<remote_buffer *>(buffer->context);
     g_buffers.erase(std::remove(g_buffers.begin(), g_buffers.end(), buffer), g_buffers.end());
-    g_exchange.remote_ptr = context->remote_ptr;
-    g_remote.free_buffer(context->device->index);
+    if (context->remote_ptr != 0) {
+        g_exchange.remote_ptr = context->remote_ptr;
+        g_remote.free_buffer(context->device->index);
+    } else {
+        g_dead_buffer_count--;
+    }
     delete context;
 }
 
@@ -94,6 +79,10 @@ bool is_remote_buffer(ggml_backend_buffer_t buffer) {
 
 remote_buffer * remote_of(ggml_backend_buffer_t buffer) {
     return static_cast<remote_buffer *>(buffer->context);
+}
+
+bool is_dead(ggml_backend_buffer_t buffer) {
+    return remote_of(buffer)->remote_ptr == 0;
 }
 
 } // namespace
@@ -140,34 +129,64 @@ void * remote_get_base(ggml_backend_buffer_t buffer) {
 }
 
 ggml_status remote_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
-    if (remote_of(buffer)->device->server.dialect.may_be_padded(tensor)) {
+    if (!is_dead(buffer) && remote_of(buffer)->device->server.dialect.may_be_padded(tensor)) {
         record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
         g_remote.init_tensor(remote_of(buffer)->device->index);
     }
     // Of views of a KV cache, and whatever else comes later, nobody asks.
-    if (buffer->usage == GGML_BACKEND_BUFFER_USAGE_ANY && tensor->view_src == nullptr) {
+    if (!is_dead(buffer) && buffer->usage == GGML_BACKEND_BUFFER_USAGE_ANY && tensor->view_src == nullptr) {
         remote_of(buffer)->placed.push_back(tensor);
     }
     return GGML_STATUS_SUCCESS;
 }
 
 void remote_memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, uint8_t value, size_t offset, size_t size) {
+    if (is_dead(buffer)) {
+        return;
+    }
     record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
     g_remote.memset_tensor(remote_of(buffer)->device->index, value, double(offset), double(size));
 }
 
 void remote_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    if (is_dead(buffer)) {
+        return;
+    }
     record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
     g_remote.set_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
 }
 
+// Rows of `data` that are one run of bytes in the tensor, which is how a part of a cut weight lies there, go as few messages.
+void remote_set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size, size_t row_count, size_t tensor_stride, size_t data_stride) {
+    // Large enough that servers' caches are asked for what is in them.
+    constexpr size_t run_bytes = 16 * 1024 * 1024;
+    static std::vector<char> run;
+    const auto * rows = static_cast<const char *>(data);
+    const size_t rows_at_once = tensor_stride == size ? std::max<size_t>(1, run_bytes / size) : 1;
+    for (size_t row = 0; row < row_count; row += rows_at_once) {
+        const size_t count = std::min(rows_at_once, row_count - row);
+        if (count == 1) {
+            remote_set_tensor(buffer, tensor, rows + row * data_stride, offset + row * tensor_stride, size);
+            continue;
+        }
+        run.resize(count * size);
+        for (size_t i = 0; i < count; i++) {
+            memcpy(run.data() + i * size, rows + (row + i) * data_stride, size);
+        }
+        remote_set_tensor(buffer, tensor, run.data(), offset + row * tensor_stride, count * size);
+    }
+}
+
 void remote_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
+    if (is_dead(buffer)) {
+        return;
+    }
     record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
     g_remote.get_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), 0);
 }
 
 bool remote_copy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * source, ggml_tensor * target) {
-    if (!is_remote_buffer(source->buffer)) {
+    if (!is_remote_buffer(source->buffer) || is_dead(source->buffer) || is_dead(buffer)) {
         return false;
     }
     remote_device * from = remote_of(source->buffer)->device;
@@ -181,6 +200,9 @@ bool remote_copy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * source
 }
 
 void remote_clear(ggml_backend_buffer_t buffer, uint8_t value) {
+    if (is_dead(buffer)) {
+        return;
+    }
     g_exchange.remote_ptr = remote_of(buffer)->remote_ptr;
     g_remote.clear_buffer(remote_of(buffer)->device->index, value);
 }
@@ -196,7 +218,13 @@ const char * remote_buft_name(ggml_backend_buffer_type_t type) {
 ggml_backend_buffer_t remote_alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
     remote_device * device = device_of(type);
     if (!g_remote.alloc_buffer(device->index, double(size))) {
-        return nullptr;
+        if (!g_dead_buffers) {
+            return nullptr;
+        }
+        g_exchange.remote_ptr = 0;
+        g_exchange.base       = DEAD_BASE;
+        g_exchange.size       = size;
+        g_dead_buffer_count++;
     }
     ggml_backend_buffer_i iface{};
     iface.free_buffer   = remote_free_buffer;
@@ -204,6 +232,7 @@ ggml_backend_buffer_t remote_alloc_buffer(ggml_backend_buffer_type_t type, size_
     iface.init_tensor   = remote_init_tensor;
     iface.memset_tensor = remote_memset_tensor;
     iface.set_tensor    = remote_set_tensor;
+    iface.set_tensor_2d = remote_set_tensor_2d;
     iface.get_tensor    = remote_get_tensor;
     iface.cpy_tensor    = remote_copy_tensor;
     iface.clear         = remote_clear;
@@ -294,6 +323,10 @@ void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * 
 }
 
 void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
+    ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    if (is_dead(buffer)) {
+        return;
+    }
     record_from_tensor(tensor, device_of(backend)->server, g_exchange.tensor);
     backend_of(backend)->last_ticket = g_remote.get_tensor(device_of(backend)->index, data, double(offset), double(size), 1);
 }
@@ -310,6 +343,9 @@ void remote_synchronize(ggml_backend_t backend) {
 }
 
 ggml_status remote_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
+    if (g_dead_buffer_count > 0) {
+        return GGML_STATUS_ALLOC_FAILED;
+    }
     const int status = g_remote.graph_compute(device_of(backend)->index, graph, double(uint32_t(graph->uid)), double(uint32_t(graph->uid >> 32)));
     return ggml_status(status);
 }
@@ -431,6 +467,7 @@ ggml_backend_reg * remote_reg() {
         made.iface.get_name         = remote_reg_name;
         made.iface.get_device_count = remote_reg_count;
         made.iface.get_device       = remote_reg_get;
+        made.iface.get_proc_address = remote_group_proc;
         return made;
     }();
     return &reg;
@@ -438,9 +475,18 @@ ggml_backend_reg * remote_reg() {
 
 } // namespace
 
+int remote_index_of(ggml_backend_t backend) {
+    return backend->iface.get_name == remote_backend_name ? device_of(backend)->index : -1;
+}
+
 API void gs_remote_set_callbacks(void * const * callbacks) {
-    static_assert(sizeof(remote_callbacks) == 13 * sizeof(void *), "the callbacks are an array of pointers");
+    static_assert(sizeof(remote_callbacks) == 16 * sizeof(void *), "the callbacks are an array of pointers");
     memcpy(&g_remote, callbacks, sizeof(g_remote));
+}
+
+// Whether ggml gets a buffer that stands for nothing where a server has no memory: for its meta device.
+API void gs_remote_dead_buffers(int are_given) {
+    g_dead_buffers = are_given != 0;
 }
 
 API void * gs_remote_exchange() {

@@ -5,7 +5,7 @@
 import type { Engine } from "../Engine.ts"
 import type { EngineEvent, EngineRequest, Numbered } from "../messages.ts"
 import { load, measure, unload } from "./load.ts"
-import { memory, open } from "./open.ts"
+import { memory, open, speeds, traffic } from "./open.ts"
 import { slot, slots } from "./slots.ts"
 import { embed, evaluate, generate } from "./texts.ts"
 import { detokenize, tokenize } from "./tokenize.ts"
@@ -17,6 +17,8 @@ type Work<T> = (engine: Engine, request: Numbered<EngineRequest & { type: T }>, 
 const works: { readonly [T in EngineRequest["type"]]: Work<T> } = {
   open,
   memory,
+  traffic,
+  speeds,
   measure,
   load,
   unload,
@@ -33,5 +35,6 @@ const works: { readonly [T in EngineRequest["type"]]: Work<T> } = {
 export const perform = (engine: Engine, request: Numbered<EngineRequest>, send: Send): void =>
   (works[request.type] as Work<string>)(engine, request as never, send)
 
-/** Requests that take the model from whatever is at work on it: they wait for its end. */
-export const needsIdle = ({ type }: EngineRequest): boolean => type === "load" || type === "unload"
+/** Requests that take the model, or the links, from whatever is at work: they wait for its end. */
+export const needsIdle = ({ type }: EngineRequest): boolean =>
+  type === "load" || type === "unload" || type === "speeds"

@@ -23,3 +23,18 @@ export const memory = (engine: Engine, _: EngineRequest & { type: "memory" }, se
     links: engine.remote?.links() ?? [],
   })
 }
+
+/** Asks nobody, so that what it tells is what others did. */
+export const traffic = (
+  engine: Engine,
+  _: EngineRequest & { type: "traffic" },
+  send: Send,
+): void => {
+  send({ type: "traffic", links: engine.remote?.links() ?? [] })
+}
+
+export const speeds = (engine: Engine, _: EngineRequest & { type: "speeds" }, send: Send): void => {
+  const measured = engine.remote?.speeds() ?? []
+  engine.failIfLost()
+  send({ type: "speeds", speeds: measured })
+}

@@ -15,6 +15,8 @@ export class Slot {
   /** What the batch under way has of it: so many tokens from this index on. */
   batchIndex = 0
   batchCount = 0
+  /** Guesses of what follows its text, which are the last tokens that the batch has of it. */
+  readonly draft: Array<number> = []
   readonly #context: ModelContext
   readonly #info: ModelInfo
 

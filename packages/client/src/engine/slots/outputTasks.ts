@@ -26,6 +26,7 @@ abstract class OutputTask implements Task {
   readonly isWhole: boolean
   readonly reusesCache = false
   readonly slot = -1
+  readonly draftRoom = 0
   protected readonly loaded: Loaded
   protected readonly host: SlotsHost
   protected readonly send: Send
@@ -46,6 +47,8 @@ abstract class OutputTask implements Task {
     this.#hasBegun = true
     return false
   }
+
+  drafted(): void {}
 
   abstract take(context: ModelContext, first: number, count: number, index: number): boolean
 

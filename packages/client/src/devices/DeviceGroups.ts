@@ -1,0 +1,48 @@
+import type { AllReduce, AllReduceMaker } from "./AllReduce.ts"
+import { ClientSums } from "./ClientSums.ts"
+import type { DeviceState } from "./device.ts"
+import type { Exchange } from "./Exchange.ts"
+
+/** The ways of adding up partial sums, best first; where none is right, ggml does it by copies and graphs of its own. */
+const MAKERS: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
+
+/** ggml adds up by itself, on whatever devices: slow, and what others are compared with. */
+export const BY_GGML: ReadonlyArray<AllReduceMaker> = []
+
+/** The groups of devices over which contexts split each tensor, by the numbers that the shim's callbacks give. */
+export class DeviceGroups {
+  /** For the groups that are opened from now on. */
+  makers = MAKERS
+  private readonly states: ReadonlyArray<DeviceState>
+  private readonly exchange: Exchange
+  private readonly open = new Map<number, AllReduce>()
+  private count = 0
+
+  constructor(states: ReadonlyArray<DeviceState>, exchange: Exchange) {
+    this.states = states
+    this.exchange = exchange
+  }
+
+  /** The number of a new group of the exchange block's members; -1 where ggml has to add up by itself. */
+  add(memberCount: number): number {
+    const { exchange, states } = this
+    const members = exchange.members(memberCount).map((device) => states[device]!)
+    for (const make of this.makers) {
+      const made = make({ members, exchange })
+      if (made === undefined) continue
+      this.open.set(this.count, made)
+      return this.count++
+    }
+    return -1
+  }
+
+  delete(group: number): void {
+    this.open.get(group)?.close()
+    this.open.delete(group)
+  }
+
+  /** See `AllReduce.reduce`. */
+  allReduce(group: number, elementCount: number, counting: number): void {
+    this.open.get(group)!.reduce(elementCount, counting)
+  }
+}

@@ -1,0 +1,69 @@
+/** Every tensor cut over several servers: the sums of their parts, bit by bit, and what a token costs. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { join } from "node:path"
+import type { Said } from "../packages/client/src/devices/tensorSplit.testChild.ts"
+import { ensureModel } from "./models/models.ts"
+import { runProcess, type ServerProcess } from "./peers/process.ts"
+import { startOurServer } from "./servers.ts"
+
+setDefaultTimeout(120_000)
+
+const child = join(
+  import.meta.dir,
+  "..",
+  "packages",
+  "client",
+  "src",
+  "devices",
+  "tensorSplit.testChild.ts",
+)
+
+const stack = new AsyncDisposableStack()
+const servers: Array<ServerProcess> = []
+
+beforeAll(async () => {
+  for (let index = 0; index < 4; index++) servers.push(stack.use(await startOurServer()))
+})
+
+afterAll(() => stack.disposeAsync())
+
+interface Work {
+  readonly servers: ReadonlyArray<ServerProcess>
+  readonly path: string
+  readonly sums: "client" | "ggml" | "layer"
+  readonly promptLength: number
+  readonly ubatch: number
+}
+
+const computed = async (work: Work): Promise<Said> => {
+  const result = await runProcess([
+    ...[process.execPath, child, work.servers.map(({ port }) => port).join(","), work.path],
+    ...[work.sums, String(work.promptLength), String(work.ubatch)],
+  ])
+  expect(result).toMatchObject({ exitCode: 0, stderr: "" })
+  const said = JSON.parse(result.stdout) as Said
+  expect(said.failure).toBeNull()
+  expect(new Set(said.statuses)).toEqual(new Set([0]))
+  return said
+}
+
+// 8 layers, an all-reduce after the attention and after the feed-forward of each. Of its two KV heads a third and a fourth server
+// get none, so that not all parts count.
+const LAYERS = 8
+
+describe.each([2, 3, 4])("over %d servers", (count) => {
+  test("the sums through the client are those of ggml's own all-reduce", async () => {
+    const path = await ensureModel("mixed")
+    const work = { servers: servers.slice(0, count), path, promptLength: 80, ubatch: 32 }
+    const byGgml = await computed({ ...work, sums: "ggml" })
+    const byClient = await computed({ ...work, sums: "client" })
+    expect(byClient.hashes).toEqual(byGgml.hashes)
+    expect(byClient.tokens).toEqual(byGgml.tokens)
+    // One write and at most one read for each all-reduce; the graph, then the logits.
+    for (const [server, writes] of byClient.writes.entries()) {
+      expect(writes).toBe(2 * LAYERS + 1)
+      expect(byClient.answers[server]).toBeLessThanOrEqual(2 * LAYERS + 1)
+      expect(byClient.sentBytes[server]).toBeLessThan(byGgml.sentBytes[server]! / 2)
+    }
+  })
+})
