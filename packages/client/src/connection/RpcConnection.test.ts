@@ -38,6 +38,12 @@ const answer = (far: number, ...data: ReadonlyArray<number>): void => {
   io().io_send(far, response, response.length)
 }
 
+/** More than a server may have to write without anybody reading it. */
+const LARGE_BYTES = 9000
+
+const answerLarge = (far: number, first: number): void =>
+  answer(far, first, ...new Uint8Array(LARGE_BYTES - 1))
+
 /** Bytes that have arrived at the server and were not taken yet. */
 const arrived = (far: number): number => {
   const chunk = new Uint8Array(1024 * 1024)
@@ -107,20 +113,31 @@ describe("a read", () => {
 
   test("is taken off the wire before much more is sent, the oldest first and no more than needed", () => {
     const { connection, far } = connect()
-    const reads = [read(connection, 1), read(connection, 1)]
+    const reads = [read(connection, LARGE_BYTES), read(connection, LARGE_BYTES)]
     write(connection, 30 * 1024)
-    const third = read(connection, 1)
-    answer(far, 1)
-    answer(far, 2)
+    const third = read(connection, LARGE_BYTES)
+    answerLarge(far, 1)
+    answerLarge(far, 2)
     // 40 KiB behind the first two, 10 behind the third.
     write(connection, 10 * 1024)
     expect(reads.map(({ target }) => target[0])).toEqual([0, 0])
     write(connection, 20 * 1024)
     expect(reads.map(({ target }) => target[0])).toEqual([1, 2])
     expect(connection.failure).toBeUndefined()
-    answer(far, 3)
+    answerLarge(far, 3)
     connection.drainTo(third.ticket)
     expect(third.target[0]).toBe(3)
+  })
+
+  test("that no socket is too small for is left on the wire, however much is sent", () => {
+    const { connection, far } = connect()
+    const small = read(connection, 1)
+    write(connection, 40 * 1024)
+    write(connection, 40 * 1024)
+    expect(connection.failure).toBeUndefined()
+    answer(far, 1)
+    connection.drainTo(small.ticket)
+    expect(small.target[0]).toBe(1)
   })
 
   test("is one of many that never end", () => {
@@ -153,14 +170,14 @@ describe("a read", () => {
     free()
     const first = read(connection, 1)
     free()
-    const second = read(connection, 1)
+    const second = read(connection, LARGE_BYTES)
     acknowledge()
     answer(far, 1)
     connection.drainTo(first.ticket)
     expect(connection.failure).toBeUndefined()
     expect([first.target[0], second.target[0]]).toEqual([1, 0])
     acknowledge()
-    answer(far, 2)
+    answerLarge(far, 2)
     // 40 KiB behind the second read, whose answer an acknowledgement precedes.
     write(connection, 40 * 1024)
     expect(second.target[0]).toBe(0)

@@ -36,6 +36,7 @@ const later = spyOn(Date, "now").mockImplementation(() => now() + 10_000)
 afterAll(() => later.mockRestore())
 
 beforeEach(() => {
+  io().io_clear_abort()
   root = mkdtempSync(join(tmpdir(), "ggml-rpc-upload-"))
   model = join(root, "model.gguf")
   process.env.GGML_RPC_WEIGHT_HASHES = join(root, "hashes")

@@ -7,6 +7,7 @@ import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
 import { memoryDomain } from "./host.ts"
+import { allReduce, linkAwait, linkDial, linkExpect, linkFree } from "./link.ts"
 import { offerWeights, setTensorHash } from "./offers.ts"
 import { status } from "./status.ts"
 import { deviceSupports } from "./support.ts"
@@ -54,6 +55,11 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   COMM_ALLREDUCE: commAllReduce,
   COMM_FREE: commFree,
   DEVICE_SUPPORTS: deviceSupports,
+  LINK_EXPECT: linkExpect,
+  LINK_DIAL: linkDial,
+  LINK_AWAIT: linkAwait,
+  LINK_FREE: linkFree,
+  ALL_REDUCE: allReduce,
   MEMORY_DOMAIN: memoryDomain,
   STATUS: status,
   OFFER_WEIGHTS: offerWeights,
