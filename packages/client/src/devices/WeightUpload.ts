@@ -101,6 +101,8 @@ export class WeightUpload {
     const names = new Set(isLoaded ? this.unhashed : [])
     this.path = undefined
     this.hashes = undefined
+    // Of a load that ended before its time: the answers have places that nobody may take from them.
+    for (const { connection, ticket } of this.offers.values()) connection.drainTo(ticket)
     this.offers.clear()
     this.unhashed.clear()
     this.cut.clear()

@@ -18,7 +18,8 @@ import {
   writeRequestHeader,
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
-import { COPY_LIMIT_BYTES, type RpcConnection } from "../connection/RpcConnection.ts"
+import { COPY_LIMIT_BYTES } from "../connection/RequestStream.ts"
+import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { Exchange } from "./Exchange.ts"
 import type { WeightHash } from "./WeightHashes.ts"
 
@@ -99,6 +100,25 @@ export const putSetTensor = (
   const { dialect } = connection
   const at = connection.reserve(dialect.setTensorRequestBytes)
   dialect.writeSetTensorPrefix(connection.block, at, tensor, cacheFlag, offset, sizeBytes)
+}
+
+/**
+ * The exchange block's tensor of one server into its other one of another: a SET_TENSOR whose data is the answer to a
+ * GET_TENSOR. Behind `awaitRelayRoom`.
+ */
+export const putRelay = (
+  source: RpcConnection,
+  receiver: RpcConnection,
+  exchange: Exchange,
+  sizeBytes: number,
+): void => {
+  const { dialect } = receiver
+  const at = receiver.reserve(dialect.setTensorRequestBytes)
+  dialect.writeSetTensorPrefix(receiver.block, at, exchange.other, 0, 0, sizeBytes)
+  const position = receiver.beginRelay(source, sizeBytes)
+  if (position < 0) return
+  putGetTensor(source, exchange.tensor, 0, sizeBytes)
+  source.expectRelay(receiver, position, sizeBytes)
 }
 
 /** SET_TENSOR_HASH of an encoded tensor from `offset` on; its answer is 1 when the server had it in its cache, and has put it there. */

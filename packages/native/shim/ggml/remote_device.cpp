@@ -317,14 +317,16 @@ void remote_backend_free(ggml_backend_t backend) {
     delete backend;
 }
 
+ggml_backend_buffer_t buffer_of(const ggml_tensor * tensor) {
+    return tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+}
+
 void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
-    remote_set_tensor(buffer, tensor, data, offset, size);
+    remote_set_tensor(buffer_of(tensor), tensor, data, offset, size);
 }
 
 void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
-    ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
-    if (is_dead(buffer)) {
+    if (is_dead(buffer_of(tensor))) {
         return;
     }
     record_from_tensor(tensor, device_of(backend)->server, g_exchange.tensor);
@@ -340,6 +342,29 @@ void remote_synchronize(ggml_backend_t backend) {
         context->last_ticket = 0;
         g_remote.synchronize(context->device->index, ticket);
     }
+}
+
+// What one server computed goes to another one, where ggml's scheduler copies it between two parts of a graph. With true it
+// does not wait for the data: the copy is a place in the order of both connections, as all else is. Between devices of one
+// server, which copies by itself, and from or to this host it is false: the scheduler waits then.
+bool remote_copy_async(ggml_backend_t, ggml_backend_t, const ggml_tensor * source, ggml_tensor * target) {
+    ggml_backend_buffer_t from = buffer_of(source);
+    ggml_backend_buffer_t to   = buffer_of(target);
+    if (!is_remote_buffer(from) || !is_remote_buffer(to) || is_dead(from) || is_dead(to)) {
+        return false;
+    }
+    remote_device * source_device = remote_of(from)->device;
+    remote_device * device        = remote_of(to)->device;
+    if (source_device->server.connection == device->server.connection) {
+        return false;
+    }
+    const size_t size = ggml_nbytes(source);
+    if (size == 0) {
+        return true;
+    }
+    record_from_tensor(source, source_device->server, g_exchange.tensor);
+    record_from_tensor(target, device->server, g_exchange.other);
+    return g_remote.relay(device->index, source_device->index, double(size)) != 0;
 }
 
 ggml_status remote_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
@@ -399,6 +424,7 @@ ggml_backend_t remote_device_init(ggml_backend_dev_t device, const char *) {
     backend->iface.free             = remote_backend_free;
     backend->iface.set_tensor_async = remote_set_tensor_async;
     backend->iface.get_tensor_async = remote_get_tensor_async;
+    backend->iface.cpy_tensor_async = remote_copy_async;
     backend->iface.synchronize      = remote_synchronize;
     backend->iface.graph_compute    = remote_graph_compute;
     return backend;
@@ -430,7 +456,7 @@ bool is_supported(remote_device * device, const ggml_tensor * op) {
 
 // Whether the result lies in the device's memory already, so that no other device can compute it.
 bool is_held(const remote_device * device, const ggml_tensor * tensor) {
-    const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    const ggml_backend_buffer_t buffer = buffer_of(tensor);
     return buffer != nullptr && buffer->buft == &device->buffer_type;
 }
 
@@ -480,7 +506,7 @@ int remote_index_of(ggml_backend_t backend) {
 }
 
 API void gs_remote_set_callbacks(void * const * callbacks) {
-    static_assert(sizeof(remote_callbacks) == 16 * sizeof(void *), "the callbacks are an array of pointers");
+    static_assert(sizeof(remote_callbacks) == 17 * sizeof(void *), "the callbacks are an array of pointers");
     memcpy(&g_remote, callbacks, sizeof(g_remote));
 }
 
