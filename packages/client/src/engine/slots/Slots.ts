@@ -4,11 +4,12 @@
  */
 import { Batch, decodeStatusText, type ModelContext } from "@ggml-rpc/native/bindings/llama"
 import { ModelError } from "../../errors.ts"
-import type { Loaded } from "../Engine.ts"
-import type { EngineContextOptions, SlotState } from "../messages.ts"
-import { NgramDrafter } from "./drafting/NgramDrafter.ts"
+import type { Loaded } from "../Loaded.ts"
+import type { SlotState } from "../messages.ts"
+import { commonLength } from "./commonLength.ts"
+import { draftersOf } from "./drafting/draftersOf.ts"
 import { Speculation } from "./drafting/Speculation.ts"
-import { commonLength, Slot } from "./Slot.ts"
+import { Slot } from "./Slot.ts"
 import type { Task } from "./Task.ts"
 
 /** What steps look at. */
@@ -51,17 +52,19 @@ export class Slots {
   #useCount = 0
 
   constructor(
-    { context, model, path, options }: Pick<Loaded, "context" | "model" | "path" | "options">,
+    loaded: Loaded,
     slotCount: number,
     host: SlotsHost,
+    draft: Loaded | undefined = undefined,
   ) {
+    const { context, model, path } = loaded
     this.#context = context
     this.#host = host
     this.#path = path
     this.#slots = Array.from({ length: slotCount }, (_, id) => new Slot(id, context, model.info))
     this.#takesTurns = oneTextABatch.has(model.info.architecture)
     this.#putsAllOut = allTokensOut.has(model.info.architecture)
-    this.#speculation = speculationOf(options)
+    this.#speculation = new Speculation(draftersOf(loaded, draft, host))
     this.#batch = new Batch(Math.min(context.batchSize, context.contextSize))
   }
 
@@ -83,6 +86,11 @@ export class Slots {
 
   states(): ReadonlyArray<SlotState> {
     return this.#slots.map((slot) => slot.state())
+  }
+
+  /** Frees what is native besides the models. */
+  release(): void {
+    this.#speculation.release()
   }
 
   submit(task: Task): void {
@@ -387,9 +395,6 @@ export class Slots {
     if (task !== undefined) end(task)
   }
 }
-
-const speculationOf = ({ speculation }: EngineContextOptions): Speculation =>
-  new Speculation(speculation?.ngram === undefined ? [] : [new NgramDrafter(speculation.ngram)])
 
 /** llama_decode's status. */
 const ABORTED = 2
