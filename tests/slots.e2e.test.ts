@@ -7,8 +7,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Cluster, GenerateStats } from "@ggml-rpc/client"
+import { writeGguf } from "@ggml-rpc/gguf"
 import { Effect, Fiber, Option, type Scope } from "effect"
-import { ensureModel } from "./models/models.ts"
+import { ensureModel, randomModel, randomModels } from "./models/models.ts"
 import { type ArchitectureModel, ensureArchitectureModels } from "./peers/models.ts"
 import {
   type AnyClusterError,
@@ -180,8 +181,9 @@ describe("texts at once", () => {
     expect(new Set(alone.map(({ ids }) => ids.join())).size).toBe(options.length)
   })
 
-  test("of every architecture that generates, also when they begin alike", async () => {
+  test("of every architecture that generates, also when they begin alike, and with guesses", async () => {
     let count = 0
+    let [draftedCount, acceptedCount] = [0, 0]
     for (const { path, name } of architectures) {
       const [first, second] = [4, 5].map((seed) => promptOf(seed, 12 + seed).map((id) => id % 120))
       const prompts = [first!, [...first!, 5, 6, 7], [...first!.slice(0, 9), ...second!]]
@@ -201,10 +203,33 @@ describe("texts at once", () => {
           )
           expectAlike(together, alone, name)
           count++
+          if (model.plan.context.speculation === undefined) return
+          const generate = (draftCount: number) =>
+            Effect.forEach(
+              prompts,
+              (prompt) => say(model, prompt, { maxTokens: 10, cachePrompt: false, draftCount }),
+              atOnce,
+            )
+          const [plain, guessed] = [yield* generate(0), yield* generate(6)]
+          expectAlike(guessed, plain, name)
+          for (const { stats } of guessed) {
+            draftedCount += stats.draftedCount ?? 0
+            acceptedCount += stats.acceptedCount ?? 0
+          }
         })
-      await withModel(path, { contextSize: 256, slots: 3 }, work, 1)
+      const options = { contextSize: 256, slots: 3 }
+      const speculation = { ngram: { lookupCount: 1, draftCount: 6 } }
+      try {
+        await withModel(path, { ...options, speculation }, work, 1)
+      } catch (error) {
+        if (!`${error}`.includes("leave out --spec-type")) throw error
+        await withModel(path, options, work, 1)
+      }
     }
     expect(count).toBeGreaterThan(110)
+    // Right ones and wrong ones.
+    expect(acceptedCount).toBeGreaterThan(300)
+    expect(draftedCount - acceptedCount).toBeGreaterThan(300)
   }, 300_000)
 
   test("beside evaluations, whose logits stay the same", async () => {
@@ -228,6 +253,206 @@ describe("texts at once", () => {
           expect(Math.max(...differences)).toBeLessThan(0.05)
         }),
     )
+  })
+})
+
+describe("guesses", () => {
+  const speculation: Cluster.Speculation = { ngram: { lookupCount: 1, draftCount: 16 } }
+  const repeating = "One two three, one two three, one two"
+
+  /** The same texts without guesses, with them, and with them beside each other. */
+  const threeWays = async (
+    path: string,
+    plan: Cluster.PlanOptions,
+    texts: ReadonlyArray<
+      readonly [prompt: string | ReadonlyArray<number>, options: Cluster.GenerateOptions]
+    >,
+  ): Promise<
+    readonly [plain: ReadonlyArray<Said>, ...guessed: ReadonlyArray<ReadonlyArray<Said>>]
+  > => {
+    const generate = (draftCount: number, slots: number) =>
+      withModel(path, { speculation, ...plan, slots }, (model) =>
+        Effect.forEach(
+          texts,
+          ([prompt, options]) => say(model, prompt, { cachePrompt: false, draftCount, ...options }),
+          slots > 1 ? atOnce : {},
+        ),
+      )
+    return [await generate(0, 1), await generate(16, 1), await generate(16, texts.length)]
+  }
+
+  const countsOf = (texts: ReadonlyArray<Said>) =>
+    texts.reduce(
+      (sum, { stats: { draftedCount = 0, acceptedCount = 0, tokenCount } }) => ({
+        drafted: sum.drafted + draftedCount,
+        accepted: sum.accepted + acceptedCount,
+        tokens: sum.tokens + tokenCount,
+      }),
+      { drafted: 0, accepted: 0, tokens: 0 },
+    )
+
+  test("change nothing of what samplers choose, by seed, grammar, bias and penalties", async () => {
+    const options: ReadonlyArray<Cluster.GenerateOptions> = [
+      { temp: 0.7, seed: 7 },
+      { temp: 0.9, seed: 8, repeatPenalty: 1.4 },
+      { logitBias: [[40, 30]] },
+      { temp: 1.5, seed: 9, topK: 3, grammar: 'root ::= ("ab" | "a " | "b")*' },
+      { mirostat: 2, seed: 4, temp: 0.8 },
+      { stop: ["s"], maxTokens: 200 },
+      {},
+    ]
+    // What is sampled depends on the last bits: as few of them as can be differ.
+    const plan = { contextSize: 2048, typeK: "f32", typeV: "f32", flashAttention: "off" } as const
+    const [plain, ...ways] = await threeWays(
+      demo,
+      plan,
+      options.map((option) => [repeating, { maxTokens: 40, ...option }]),
+    )
+    const seen = ({ ids, text, stats }: Said) => ({
+      ids,
+      text,
+      end: stats.stopReason,
+      stop: stats.stopText,
+    })
+    for (const guessed of ways) {
+      expect(guessed.map(seen)).toEqual(plain.map(seen))
+      expectAlike(guessed, plain)
+      const { drafted, accepted } = countsOf(guessed)
+      expect(accepted).toBeGreaterThan(20)
+      expect(drafted).toBeGreaterThan(accepted)
+    }
+    expect(countsOf(plain)).toMatchObject({ drafted: 0, accepted: 0 })
+  })
+
+  test("spare most steps of a text that repeats itself, up to the last token that was wanted", async () => {
+    const [plain, ...ways] = await threeWays(tiny, { contextSize: 1024 }, [
+      [
+        Array.from({ length: 60 }, (_, index) => 10 + (index % 5)),
+        { logitBias: [[11, 100]], maxTokens: 101 },
+      ],
+      [promptOf(4), { logitBias: [[12, 100]], maxTokens: 64 }],
+    ])
+    for (const guessed of ways) {
+      expectAlike(guessed, plain)
+      expect(guessed.map(({ stats }) => stats.tokenCount)).toEqual([101, 64])
+      const { drafted, accepted, tokens } = countsOf(guessed)
+      // A step gives one token and those that were guessed.
+      expect(tokens - accepted).toBeLessThan(40)
+      expect(drafted).toBeLessThan(tokens)
+    }
+  })
+
+  test("fill a context to its last token, and shift it", async () => {
+    const endless = { logitBias: [[12, 100]] } as const
+    const [plain, ...ways] = await threeWays(tiny, { contextSize: 256 }, [
+      [promptOf(4), { ...endless, maxTokens: 330, contextShift: true, keepTokens: 4 }],
+    ])
+    const [full, ...others] = await threeWays(tiny, { contextSize: 256 }, [[promptOf(4), endless]])
+    expect(plain[0]!.stats.tokenCount).toBe(330)
+    expect(full[0]!.stats.stopReason).toBe("context-full")
+    for (const guessed of ways) expectAlike(guessed, plain)
+    for (const guessed of others) {
+      expectAlike(guessed, full)
+      expect(guessed[0]!.stats).toMatchObject({
+        stopReason: "context-full",
+        tokenCount: full[0]!.stats.tokenCount,
+      })
+    }
+  })
+
+  test("leave nothing behind when a text is stopped, and give way where cells are short", async () => {
+    const prompts = [1, 2, 3, 4].map((seed) => promptOf(seed, 70))
+    const options = { maxTokens: 50, cachePrompt: false }
+    await withModel(tiny, { contextSize: 256, slots: 4, speculation }, (model) =>
+      Effect.gen(function* () {
+        const alone = yield* Effect.forEach(prompts, (prompt) =>
+          say(model, prompt, { ...options, draftCount: 0 }),
+        )
+        const running = yield* Effect.fork(say(model, promptOf(9), { maxTokens: -1 }))
+        yield* waitForToken(model)
+        yield* Fiber.interrupt(running)
+        const together = yield* Effect.forEach(
+          prompts,
+          (prompt) => say(model, prompt, options),
+          atOnce,
+        )
+        expectAlike(together, alone)
+      }),
+    )
+  })
+
+  test("come from a smaller model, on this host or on a server", async () => {
+    const smaller = join(scratch, "smaller.gguf")
+    writeGguf(smaller, await randomModel("smaller", { ...randomModels.tiny, layerCount: 3 }))
+    const texts = [1, 2, 3].map((seed) => [promptOf(seed), { maxTokens: 40 }] as const)
+    const generate = (path: string, more: Partial<Cluster.DraftModelOptions> = {}) =>
+      threeWays(
+        tiny,
+        { contextSize: 512, speculation: { draft: { path, draftCount: 6, ...more } } },
+        texts,
+      )
+    const [plain, ...same] = await generate(tiny, { devices: ["RPC1"] })
+    for (const guessed of same) {
+      expectAlike(guessed, plain)
+      const { drafted, accepted } = countsOf(guessed)
+      expect(accepted).toBeGreaterThan(80)
+      expect(drafted - accepted).toBeLessThan(accepted / 4)
+    }
+    const [, ...other] = await generate(smaller, { leastCount: 2 })
+    for (const guessed of other) {
+      expectAlike(guessed, plain)
+      const { drafted, accepted } = countsOf(guessed)
+      expect(drafted).toBeGreaterThan(accepted)
+      expect(accepted).toBeGreaterThan(5)
+    }
+  })
+
+  test("of both kinds take turns; a smaller model has its place in the plan, and its own room", async () => {
+    const draft = { path: tiny, draftCount: 4, devices: ["RPC0"] }
+    const both = { ...speculation, draft }
+    await withModel(tiny, { contextSize: 512, slots: 2, speculation: both }, (model) =>
+      Effect.gen(function* () {
+        const { plan, draftBreakdown } = model
+        expect(plan.draft).toMatchObject({
+          path: tiny,
+          contextSize: 512,
+          places: [servers[0]!.endpoint],
+        })
+        expect(draftBreakdown!.devices[0]!.contextBytes).toBe(plan.draft!.devices[0]!.contextBytes)
+        expect(plan.draft!.devices[0]!.weightBytes).toBeGreaterThan(0)
+        const alone = yield* say(model, promptOf(2, 300), { maxTokens: 60, draftCount: 0 })
+        const others = [promptOf(2, 300), promptOf(5, 100)]
+        const [guessed] = yield* Effect.forEach(
+          others,
+          (prompt) => say(model, prompt, { maxTokens: 60 }),
+          atOnce,
+        )
+        expectAlike([guessed!], [alone])
+        expect(guessed!.stats.acceptedCount).toBeGreaterThan(20)
+      }),
+    )
+  })
+
+  test("are refused where they could not be right, or not be taken back", async () => {
+    const named = (start: string): string =>
+      architectures.find(({ name }) => name.startsWith(start))!.path
+    const cases: ReadonlyArray<
+      readonly [path: string, speculation: Cluster.Speculation, reason: string]
+    > = [
+      [named("mamba"), speculation, "no token can be taken back from"],
+      [named("llama"), { draft: { path: named("mamba") } }, "no token can be taken back from"],
+      [
+        named("llama"),
+        { draft: { path: named("dream") } },
+        "does not generate text token by token",
+      ],
+      [named("llama"), { draft: { path: join(scratch, "none.gguf") } }, "none.gguf"],
+      [tiny, { draft: { path: demo } }, "so that it cannot guess"],
+    ]
+    for (const [path, given, reason] of cases) {
+      const failure = withModel(path, { contextSize: 256, speculation: given }, () => Effect.void)
+      await expect(failure).rejects.toThrow(reason)
+    }
   })
 })
 

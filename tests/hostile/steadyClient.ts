@@ -1,6 +1,13 @@
 import { ptr } from "bun:ffi"
 import { asPointer, cString, io } from "@ggml-rpc/native/bindings"
-import { Command, encodeRequest, newest, noConnCaps, responseCodec } from "@ggml-rpc/protocol"
+import {
+  Command,
+  encodeRequest,
+  newest,
+  noConnCaps,
+  RESPONSE_HEADER_SIZE_BYTES,
+  responseCodec,
+} from "@ggml-rpc/protocol"
 import { f32Tensor, floats, node } from "../../packages/server/test/TestClient.ts"
 
 const hello = encodeRequest(Command.HELLO, { connCaps: noConnCaps() })
@@ -17,9 +24,9 @@ const send = (fd: number, bytes: Uint8Array): void => {
 }
 
 const receive = (fd: number, sizeBytes: number): void => {
-  const answer = new Uint8Array(sizeBytes)
-  const result = io().io_recv_response(fd, asPointer(ptr(answer) as number), sizeBytes)
-  if (result < 0) throw new Error(`no answer (${result})`)
+  const answer = new Uint8Array(RESPONSE_HEADER_SIZE_BYTES + sizeBytes)
+  const got = io().io_recv_exact(fd, asPointer(ptr(answer) as number), answer.length)
+  if (got < answer.length || answer[0] !== sizeBytes) throw new Error(`no answer (${got})`)
 }
 
 const connect = (port: number): number => {

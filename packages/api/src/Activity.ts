@@ -16,6 +16,9 @@ export class Activity {
   /** The same as they come, those of texts at work included. */
   generatedTokenCount = 0
   generateMs = 0
+  /** Tokens that were guessed, and those of them that were right. */
+  draftedCount = 0
+  acceptedCount = 0
   /** Longest text so far, its prompt included, in tokens. */
   maxTextTokenCount = 0
   finishedCount = 0
@@ -55,6 +58,8 @@ export class Activity {
     this.promptMs += stats.promptMs
     this.tokenCount += stats.tokenCount
     this.generateMs += stats.generateMs
+    this.draftedCount += stats.draftedCount ?? 0
+    this.acceptedCount += stats.acceptedCount ?? 0
     this.maxTextTokenCount = Math.max(
       this.maxTextTokenCount,
       stats.promptTokenCount + stats.tokenCount,

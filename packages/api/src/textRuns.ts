@@ -76,6 +76,7 @@ export const finishAll = (
 /** How long things took, as llama-server tells it. */
 export const timings = (stats: GenerateStats) => {
   const { promptTokenCount, cachedTokenCount, promptMs, tokenCount, generateMs } = stats
+  const { draftedCount = 0, acceptedCount = 0 } = stats
   const prompt = promptTokenCount - cachedTokenCount
   return {
     cache_n: cachedTokenCount,
@@ -87,6 +88,7 @@ export const timings = (stats: GenerateStats) => {
     predicted_ms: generateMs,
     predicted_per_token_ms: tokenCount === 0 ? 0 : generateMs / tokenCount,
     predicted_per_second: perSecond(tokenCount, generateMs),
+    ...(draftedCount === 0 ? {} : { draft_n: draftedCount, draft_n_accepted: acceptedCount }),
   }
 }
 

@@ -40,6 +40,13 @@ const stopReasons: Readonly<Record<GenerateStats["stopReason"], string>> = {
   cancelled: "cancelled",
 }
 
+const draftLines = ({ draftedCount = 0, acceptedCount = 0 }: GenerateStats) =>
+  draftedCount === 0
+    ? []
+    : [
+        `${"speculation".padEnd(12)}${formatCount(draftedCount, "token")} guessed, ${acceptedCount} of them right (${Math.round((100 * acceptedCount) / draftedCount)} %)`,
+      ]
+
 /** How long it took. */
 const timingLines = (model: Cluster.ClusterModel, stats: GenerateStats): ReadonlyArray<string> => {
   const row = (name: string, tokenCount: number, ms: number): string =>
@@ -48,6 +55,7 @@ const timingLines = (model: Cluster.ClusterModel, stats: GenerateStats): Readonl
     `${"load".padEnd(12)}${formatSeconds(model.stats.loadMs / 1000)}`,
     row("prompt", stats.promptTokenCount, stats.promptMs),
     `${row("generation", stats.tokenCount, stats.generateMs)} (${stopReasons[stats.stopReason]})`,
+    ...draftLines(stats),
   ]
 }
 
@@ -96,6 +104,9 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
       paragraph(formatPlanTitle(plan))
       line(formatPlanTable(plan, table))
       for (const note of planNotes(plan, columns)) line(note)
+      if (plan.draft === undefined) return
+      paragraph(`\nguessing: ${formatPlanTitle(plan.draft)}`)
+      line(formatPlanTable(plan.draft, table))
     },
     progress: (progress) => {
       upload ??= new TransferProgress({
@@ -127,6 +138,9 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
       line("")
       for (const timing of timingLines(model, stats)) paragraph(timing)
       line(`\n${formatBreakdown(model.plan, model.breakdown, table)}`)
+      const { plan, draftBreakdown } = model
+      if (plan.draft === undefined || draftBreakdown === undefined) return
+      line(`\nguessing\n${formatBreakdown(plan.draft, draftBreakdown, table)}`)
     },
     close: () => {
       upload?.end()

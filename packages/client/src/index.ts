@@ -19,6 +19,7 @@ export type {
   LinkSpeed,
   LinkTraffic,
   LoadStats,
+  NgramOptions,
   SlotState,
   StopReason,
   TokenLogprob,

@@ -21,7 +21,7 @@ const linux = process.platform === "linux"
 const expected = {
   badDescriptor: -9,
   brokenPipe: -32,
-  protocol: linux ? -71 : -100,
+  again: linux ? -11 : -35,
 }
 
 let folder = ""
@@ -201,37 +201,45 @@ describe("a pair of sockets", () => {
   })
 })
 
-describe("a response", () => {
-  const response = (announced: number, payload: string): Uint8Array => {
-    const block = new Uint8Array(8 + payload.length)
-    new DataView(block.buffer).setBigUint64(0, BigInt(announced), true)
-    block.set(bytes(payload), 8)
-    return block
-  }
+describe("moving what can be moved", () => {
+  const again = expected.again
 
-  test("is read whole, also when it comes in pieces, and no byte more", () => {
+  test("takes two parts in one call, and no more than is there", () => {
     const [a, b] = pair()
-    const block = response(7, "payload")
-    const target = new Uint8Array(7)
-    io().io_send(a, block, block.length)
-    io().io_send(a, bytes("next"), 4)
-    expect(io().io_recv_response(b, target, 7)).toBe(0)
-    expect(text(target)).toBe("payload")
-    expect(io().io_recv_exact(b, target, 4)).toBe(4)
-    expect(text(target.subarray(0, 4))).toBe("next")
-    io().io_send(a, response(0, ""), 8)
-    expect(io().io_recv_response(b, target, 0)).toBe(0)
+    const [head, body] = [new Uint8Array(4), new Uint8Array(8)]
+    expect(io().io_recv2(b, head, 4, body, 8, 0)).toBe(again)
+    io().io_send(a, bytes("headbody"), 8)
+    expect(io().io_recv2(b, head, 4, body, 8, 1)).toBe(8)
+    expect(text(head) + text(body.subarray(0, 4))).toBe("headbody")
+    expect(io().io_recv2(b, null, 0, body, 8, 0)).toBe(again)
+    close(a)
+    expect(io().io_recv2(b, head, 4, null, 0, 0)).toBe(expected.brokenPipe)
   })
 
-  test("of another size, or cut off, is an error", () => {
+  test("sends what a socket takes, and then nothing until somebody has read", () => {
     const [a, b] = pair()
-    const target = new Uint8Array(7)
-    io().io_send(a, response(6, "payloa"), 14)
-    expect(io().io_recv_response(b, target, 7)).toBe(expected.protocol)
-    const [c, d] = pair()
-    io().io_send(c, response(7, "pay"), 11)
-    close(c)
-    expect(io().io_recv_response(d, target, 7)).toBe(expected.brokenPipe)
+    const block = new Uint8Array(1_000_000)
+    let sent = 0
+    for (let size = -1; size !== 0; sent += size) {
+      size = io().io_send2_now(a, block, 1000, block, block.length)
+      expect(size).toBeGreaterThanOrEqual(0)
+    }
+    expect(sent).toBeGreaterThan(1000)
+    const polled = Int32Array.of(a, 4, b, 1)
+    expect(io().io_poll(polled, 2, 0)).toBe(1)
+    expect([polled[1]! >>> 16, polled[3]! >>> 16]).toEqual([0, 1])
+    const target = new Uint8Array(sent)
+    expect(io().io_recv_exact(b, target, sent)).toBe(sent)
+    polled.set([a, 4, b, 1])
+    expect(io().io_poll(polled, 2, -1)).toBe(1)
+    expect([polled[1]! >>> 16, polled[3]! >>> 16]).toEqual([4, 0])
+    close(b)
+    expect(io().io_send2_now(a, block, 1, null, 0)).toBe(expected.brokenPipe)
+  })
+
+  test("polls no longer than it shall", () => {
+    const [a] = pair()
+    expect(io().io_poll(Int32Array.of(a, 1), 1, 5)).toBe(0)
   })
 })
 

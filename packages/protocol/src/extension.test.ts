@@ -6,10 +6,15 @@ import {
   describeCommand,
   ExtensionCommand,
   encodeExtensionRequest,
+  encodeLinkKey,
+  encodeLinkKeyAnswer,
   extensionCommands,
   extensionName,
   HelloExtension,
+  LINK_KEY_BYTES,
+  LinkStatus,
   ProtocolError,
+  RpcTensor,
   versions,
 } from "./index.ts"
 
@@ -61,4 +66,26 @@ test("what is wrong with it is said in its name", () => {
   view.setUint32(4, 1000, true)
   expect(() => request.parse(view, 12)).toThrow(ProtocolError)
   expect(() => request.parse(view, 12)).toThrow("DEVICE_SUPPORTS")
+})
+
+test("the requests for links and sums lie as documented", () => {
+  fc.assert(
+    fc.property(requests.COMM_ALLREDUCE, fc.nat(1), ({ tensor }, counts) => {
+      const frame = encodeExtensionRequest("ALL_REDUCE", { counts, tensor })
+      const view = new DataView(frame.buffer)
+      expect(frame.length).toBe(9 + 4 + 296)
+      expect(view.getUint32(9, true)).toBe(counts)
+      expect(RpcTensor.decode(view, 13)).toEqual(tensor)
+    }),
+    { numRuns: 30 },
+  )
+  const key = Uint8Array.from({ length: LINK_KEY_BYTES }, (_, index) => index)
+  const places = { rank: 1, worldSize: 3, peer: 2, key }
+  const expected = encodeExtensionRequest("LINK_EXPECT", places)
+  const dial = encodeExtensionRequest("LINK_DIAL", { ...places, port: 50052, host: "box" })
+  expect(expected.subarray(9)).toEqual(dial.subarray(9, 9 + 28))
+  expect(dial.slice(21, 37)).toEqual(key)
+  expect(dial.length).toBe(9 + 28 + 4 + 256)
+  expect(encodeLinkKey(key).slice(9)).toEqual(key)
+  expect(encodeLinkKeyAnswer(LinkStatus.TLS)).toEqual(Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0, 2))
 })

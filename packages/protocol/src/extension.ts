@@ -3,8 +3,10 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly, empty, fixed } from "./codec/payload.ts"
-import { bytes, record, u8, u32 } from "./codec/record.ts"
+import { dataOnly, empty, fixed, records } from "./codec/payload.ts"
+import { bytes, cstring, record, u8, u32 } from "./codec/record.ts"
+import { RpcTensor } from "./codec/tensor.ts"
+import { SetTensorHashRequest } from "./versions/layouts/tensor.ts"
 import type { CommandSpec } from "./versions/spec.ts"
 
 /**
@@ -13,7 +15,7 @@ import type { CommandSpec } from "./versions/spec.ts"
  */
 export const HelloExtension = {
   /** What these packages speak: 1, the flags; then the commands of `extensionCommands` up to their levels as well. */
-  LEVEL: 3,
+  LEVEL: 5,
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
@@ -30,10 +32,17 @@ export const ExtensionCommand = {
   PROVE: 130,
   MEMORY_DOMAIN: 131,
   STATUS: 132,
+  LINK_EXPECT: 133,
+  LINK_DIAL: 134,
+  LINK_AWAIT: 135,
+  LINK_FREE: 136,
+  ALL_REDUCE: 137,
+  LINK_KEY: 138,
+  OFFER_WEIGHTS: 140,
 } as const
 
 /** The extension commands by name. */
-export type ExtensionName = Exclude<keyof typeof ExtensionCommand, GateName>
+export type ExtensionName = Exclude<keyof typeof ExtensionCommand, GateName | "LINK_KEY">
 
 /** A command of ours, the same with every version of the protocol. */
 export interface ExtensionSpec<Request, Response> extends CommandSpec<Request, Response> {
@@ -63,6 +72,59 @@ const MemoryDomainAnswer = record("MemoryDomainAnswer", {
   domain: bytes(NAME_BYTES),
 })
 
+/** Servers in one group of links at most: libllama's scheduler holds 16 backends. */
+export const MAX_LINKED_SERVERS = 16
+
+/** Bytes of a link's key: random, made by the client for one link, good for one connection. */
+export const LINK_KEY_BYTES = 16
+
+/** What a question about a link is answered with. Coarse by intent: the log of the server that was asked says more. */
+export const LinkStatus = {
+  /** As asked. */
+  DONE: 0,
+  /** This server makes no links (`--peers none`). */
+  OFF: 1,
+  /** This server encrypts what it sends, and links are plain. */
+  TLS: 2,
+  /** The address is none that this server may connect to (`--peers`). */
+  NOT_ALLOWED: 3,
+  /** It cannot be reached from here, or does not take the link. */
+  UNREACHABLE: 4,
+  /** The other server did not come in time. */
+  LATE: 5,
+  /** There are too many links, or there is this one already. */
+  TOO_MANY: 6,
+} as const
+
+/** Whose link to whom: places of servers in a group, which all of its members and the client number alike. */
+const linkPlaces = { rank: u32, worldSize: u32, peer: u32 }
+
+const LinkExpectRequest = record("LinkExpectRequest", {
+  ...linkPlaces,
+  key: bytes(LINK_KEY_BYTES),
+})
+/** Where the fields of LINK_DIAL lie; those of LINK_EXPECT lie alike. */
+export const LinkDialRequest = record("LinkDialRequest", {
+  ...linkPlaces,
+  key: bytes(LINK_KEY_BYTES),
+  port: u32,
+  /** A name or an address, as this server is to look it up. */
+  host: cstring(256),
+})
+const LinkAwaitRequest = record("LinkAwaitRequest", { peer: u32 })
+/** One of `LinkStatus`. */
+const LinkAnswer = record("LinkAnswer", { status: u8 })
+
+export const AllReduceRequest = record("AllReduceRequest", {
+  /** 0: this server's part counts as zero, whatever it is. */
+  counts: u32,
+  /** F32, without gaps; the sum is put there. */
+  tensor: RpcTensor,
+})
+
+/** Weights that one OFFER_WEIGHTS offers at most. */
+export const MAX_OFFERED_WEIGHTS = 128
+
 /** Every extension command with its request and response payload. */
 export const extensionCommands = {
   /** Whether a device has a kernel for each of the nodes, with these types, shapes and parameters: a byte a node, 1 or 0. */
@@ -88,6 +150,49 @@ export const extensionCommands = {
     request: empty,
     maxRequestBytes: 0,
     response: dataOnly,
+  },
+  /**
+   * Many weights by their hashes at once: what SET_TENSOR_HASH asks, one after the other, 1 to `MAX_OFFERED_WEIGHTS` times. The
+   * answer has a byte for each, 1 where the server had the data and has put it into the tensor.
+   */
+  OFFER_WEIGHTS: {
+    level: 5,
+    request: records(SetTensorHashRequest, MAX_OFFERED_WEIGHTS),
+    maxRequestBytes: MAX_OFFERED_WEIGHTS * SetTensorHashRequest.size,
+    response: dataOnly,
+  },
+  /** The server will give this session the connection that shows the key, for a while; it knows the key when it answers. */
+  LINK_EXPECT: {
+    level: 4,
+    request: fixed(LinkExpectRequest),
+    maxRequestBytes: LinkExpectRequest.size,
+    response: fixed(LinkAnswer),
+  },
+  /** The server connects to another one's port and shows the key there; the answer tells whether that one took it. */
+  LINK_DIAL: {
+    level: 4,
+    request: fixed(LinkDialRequest),
+    maxRequestBytes: LinkDialRequest.size,
+    response: fixed(LinkAnswer),
+  },
+  /** Whether the connection that was expected is here; waits for it. */
+  LINK_AWAIT: {
+    level: 4,
+    request: fixed(LinkAwaitRequest),
+    maxRequestBytes: LinkAwaitRequest.size,
+    response: fixed(LinkAnswer),
+  },
+  /** Ends the links, and forgets the keys. */
+  LINK_FREE: { level: 4, request: empty, maxRequestBytes: 0, response: null },
+  /**
+   * All servers of the group put the sum of their tensors in place of each: of the same elements, in the order in which ggml's
+   * own all-reduce adds them up (ggml-backend-meta.cpp), so with the same bits everywhere. It waits for the others.
+   */
+  ALL_REDUCE: {
+    level: 4,
+    request: fixed(AllReduceRequest),
+    maxRequestBytes: AllReduceRequest.size,
+    response: null,
   },
 } as const satisfies {
   // biome-ignore lint/suspicious/noExplicitAny: each command has its own values
@@ -119,6 +224,18 @@ export const gateCommands = {
 /** The gate's commands by name. */
 export type GateName = keyof typeof gateCommands
 
+const LinkKey = record("LinkKey", { key: bytes(LINK_KEY_BYTES) })
+
+/**
+ * What one server says to another instead of HELLO, to become a link of the session that expects this key. The answer is the
+ * last byte that says what it is: partial sums follow, see shim/io/all_reduce.cpp.
+ */
+export const linkKeyCommand = {
+  level: 4,
+  request: fixed(LinkKey),
+  response: fixed(LinkAnswer),
+} as const
+
 /** What the proof of a side is made of. The side is part of it, or one could send the other's proof back. */
 export const proofText = (
   side: "client" | "server",
@@ -133,12 +250,14 @@ export const proofText = (
   return text
 }
 
-const names = new Map<number, ExtensionName | GateName>(
-  Object.entries(ExtensionCommand).map(([name, id]) => [id, name as ExtensionName | GateName]),
+type CommandName = keyof typeof ExtensionCommand
+
+const names = new Map<number, CommandName>(
+  Object.entries(ExtensionCommand).map(([name, id]) => [id, name as CommandName]),
 )
 
 /** `extensionName(128)` is `"DEVICE_SUPPORTS"`; an id without a name gives `undefined`. */
-export const extensionName = (id: number): ExtensionName | GateName | undefined => names.get(id)
+export const extensionName = (id: number): CommandName | undefined => names.get(id)
 
 /**
  * Name of the tensors in the graphs by which a client finds out how a server's build numbers operations: several builds take

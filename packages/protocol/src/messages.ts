@@ -14,6 +14,7 @@ import {
   extensionCommands,
   type GateName,
   gateCommands,
+  linkKeyCommand,
 } from "./extension.ts"
 import { newest } from "./versions/index.ts"
 import {
@@ -121,15 +122,20 @@ export const encodeExtensionRequest = <N extends ExtensionName>(
     value,
   )
 
+/** The extension commands that are answered. */
+export type AnsweredExtension = {
+  [N in ExtensionName]: (typeof extensionCommands)[N]["response"] extends null ? never : N
+}[ExtensionName]
+
 /** The answer to one, header included. */
-export const encodeExtensionResponse = <N extends ExtensionName>(
+export const encodeExtensionResponse = <N extends AnsweredExtension>(
   name: N,
   value: ValueOf<(typeof extensionCommands)[N]["response"]>,
 ): Uint8Array<ArrayBuffer> =>
   responseFrame(extensionCommands[name].response as PayloadCodec<unknown>, value)
 
 /** The value of an answer's payload, without the header. */
-export const decodeExtensionResponse = <N extends ExtensionName>(
+export const decodeExtensionResponse = <N extends AnsweredExtension>(
   name: N,
   payload: Uint8Array,
 ): ValueOf<(typeof extensionCommands)[N]["response"]> =>
@@ -155,6 +161,14 @@ export const decodeGateResponse = <N extends GateName>(
   payload: Uint8Array,
 ): ValueOf<(typeof gateCommands)[N]["response"]> =>
   decodePayload(ExtensionCommand[name], gateCommands[name].response, payload) as never
+
+/** What a server says to another one to become a link of a session there, header included. */
+export const encodeLinkKey = (key: Uint8Array): Uint8Array<ArrayBuffer> =>
+  requestFrame(ExtensionCommand.LINK_KEY, linkKeyCommand.request, { key })
+
+/** Its answer, header included. */
+export const encodeLinkKeyAnswer = (status: number): Uint8Array<ArrayBuffer> =>
+  responseFrame(linkKeyCommand.response, { status })
 
 const requestFrame = <A>(
   command: number,

@@ -79,6 +79,11 @@ class Writer {
     return isKnown ? encodeRequest(command, value, this.#spec) : encodeRequest(command, value)
   }
 
+  /** Whether its client may use commands of ours. */
+  get isToldOfOurs(): boolean {
+    return this.#spec.features.helloCaps
+  }
+
   /** A graph whose operations have the numbers of this library, or the question whether it could be computed. */
   graph(random: Random, nodes: readonly bigint[], tensors: readonly RpcTensor[]): Uint8Array {
     const uid = BigInt(random.below(4))
@@ -185,6 +190,15 @@ const randomRuns = (random: Random) => {
   }
 }
 
+/** A place in a group of servers, and a key that nobody else has, or a server that does not listen. */
+const linkRequest = (random: Random): Uint8Array => {
+  const places = { rank: random.below(2), worldSize: 2 + random.below(2), peer: random.below(3) }
+  const link = { ...places, key: Uint8Array.from({ length: 16 }, () => random.below(256)) }
+  return random.chance(0.5)
+    ? encodeExtensionRequest("LINK_EXPECT", link)
+    : encodeExtensionRequest("LINK_DIAL", { ...link, port: 1024, host: "127.0.0.1" })
+}
+
 /** Valid requests with live handles, as a client would send them. */
 const validRequests = (random: Random, writer: Writer, buffer: TestBuffer): Uint8Array[] => {
   const tensor = f32Tensor(1, buffer, 0, [64, 4])
@@ -233,6 +247,21 @@ const validRequests = (random: Random, writer: Writer, buffer: TestBuffer): Uint
       }),
     () => writer.request(Command.COMM_ALLREDUCE, { device: 0, tensor }),
     () => writer.request(Command.COMM_FREE, { device: 0 }),
+    ...(writer.isToldOfOurs
+      ? [
+          () => linkRequest(random),
+          () => encodeExtensionRequest("LINK_AWAIT", { peer: random.below(3) }),
+          () => encodeExtensionRequest("LINK_FREE", {}),
+          () =>
+            encodeExtensionRequest(
+              "OFFER_WEIGHTS",
+              Array.from({ length: 1 + random.below(3) }, () => ({
+                ...{ tensor, offsetBytes: BigInt(random.below(64)), hash: BigInt(random.below(4)) },
+              })),
+            ),
+          () => encodeExtensionRequest("ALL_REDUCE", { counts: random.below(2), tensor }),
+        ]
+      : []),
     () => simpleGraph(random, writer, buffer),
     () => simpleGraph(random, writer, buffer),
     () => randomGraph(random, writer, buffer),

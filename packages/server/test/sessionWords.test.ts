@@ -62,6 +62,16 @@ describe("a session process is ended, and the server goes on, when it", () => {
     ],
     ["has nothing for a list", '{"event":"stats"}', "ended for what no session says"],
     [
+      "wants a link with a key that is none",
+      '{"event":"expect","id":1,"key":"00"}',
+      "a link without a key",
+    ],
+    [
+      "wants a link to nowhere",
+      `{"event":"dial","id":1,"key":"${"0".repeat(32)}","host":5,"port":50052}`,
+      "a link to nowhere",
+    ],
+    [
       "has a text for a number",
       JSON.stringify({ ...closed, again: false, summary: { ...closed.summary, peakBytes: "9" } }),
       "are no numbers",

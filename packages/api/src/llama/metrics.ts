@@ -21,6 +21,16 @@ const counters = (activity: Activity): ReadonlyArray<Metric> => [
   ["prompt_seconds_total", "Time that prompts took", activity.promptMs / 1000],
   ["tokens_predicted_total", "Tokens that were generated", activity.tokenCount],
   ["tokens_predicted_seconds_total", "Time that they took", activity.generateMs / 1000],
+  [
+    "spec_decode_num_draft_tokens_total",
+    "Tokens that were guessed before they were computed",
+    activity.draftedCount,
+  ],
+  [
+    "spec_decode_num_accepted_tokens_total",
+    "Guessed tokens that were right",
+    activity.acceptedCount,
+  ],
   ["n_tokens_max", "Tokens of the longest text, its prompt included", activity.maxTextTokenCount],
 ]
 

@@ -52,6 +52,8 @@ export const serve = (values: ServeValues) =>
         allowTraining: values.allowTraining,
         repack: !values.noRepack,
         allowComm: values.allowComm,
+        ...(values.peers === undefined ? {} : { peers: peersOf(values.peers) }),
+        ...(values.spin === undefined ? {} : { spinUs: values.spin }),
         sandbox: !values.noSandbox,
         ...(values.metrics === undefined ? {} : { metrics: yield* metricsAddress(values.metrics) }),
         log: serverLog(values.logFormat, values.logLevel ?? (isDebug() ? "debug" : "info")),
@@ -68,6 +70,10 @@ export const serve = (values: ServeValues) =>
       return yield* Effect.never
     }),
   )
+
+/** Whom this server may connect to; `none` alone is nobody. */
+const peersOf = (ranges: readonly string[]): readonly string[] =>
+  ranges.length === 1 && ranges[0]!.trim() === "none" ? [] : ranges
 
 /** IPv6 addresses with the brackets that an endpoint needs, or without. */
 const hostOf = (text: string): string => text.replace(/^\[(.*)\]$/, "$1")

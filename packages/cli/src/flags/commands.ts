@@ -19,6 +19,7 @@ import {
 import { number, numbers, path, size } from "./kinds.ts"
 import { contextFlags, modelFile, modelGroup, modelRivals, nameFlags } from "./model.ts"
 import { serveFlags } from "./serve.ts"
+import { speculationFlags } from "./speculation.ts"
 
 const output = "Output"
 
@@ -43,7 +44,14 @@ const perf = toggle({
   group: output,
 })
 
-export const planFlags = { model: modelFile, ...nameFlags, ...clusterFlags, ...contextFlags, json }
+export const planFlags = {
+  model: modelFile,
+  ...nameFlags,
+  ...clusterFlags,
+  ...contextFlags,
+  ...speculationFlags,
+  json,
+}
 
 export const runFlags = {
   model: modelFile,
@@ -52,6 +60,7 @@ export const runFlags = {
   ...conversationFlags,
   ...oneTextFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
   perf,
@@ -67,6 +76,7 @@ export const chatCommandFlags = {
   reversePrompt: promptFlags.reversePrompt,
   ...chatFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
   perf,
@@ -152,6 +162,7 @@ export const apiFlags = {
   ...apiServerFlags,
   ...templateFlags,
   ...generationFlags,
+  ...speculationFlags,
   ...clusterFlags,
   ...contextFlags,
 }

@@ -102,6 +102,22 @@ export const serveFlags = {
       "do not slow down an address whose clients start many sessions or send bad requests, as where it is a proxy's",
     group: "Network",
   }),
+  peers: flag({
+    name: "peers",
+    kind: names("CIDR,…", /,/),
+    about:
+      "other servers of ggml-rpc that this one may connect to, to add up partial results where a client splits tensors; none: no such links",
+    unset: "this machine, and the private networks of --allow",
+    group: "Network",
+  }),
+  spin: flag({
+    name: "spin",
+    kind: integer({ min: 0, max: 10_000 }),
+    about:
+      "microseconds that a session stays awake for another server's partial result, as long as that helps and nobody else wants the processor",
+    unset: "50",
+    group: "Network",
+  }),
   allowComm: toggle({
     name: "allow-comm",
     about:

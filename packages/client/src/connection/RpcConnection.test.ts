@@ -3,6 +3,8 @@ import { ptr } from "bun:ffi"
 import { afterEach, describe, expect, test } from "bun:test"
 import { type Address, io, socketPair } from "@ggml-rpc/native/bindings"
 import { Command, Dialect, encodeResponse, findVersion, versions } from "@ggml-rpc/protocol"
+import { OUTBOX_BYTES } from "./Outbox.ts"
+import { RELAY_LIMIT_BYTES } from "./RequestStream.ts"
 import { RpcConnection } from "./RpcConnection.ts"
 
 const cleanups: Array<() => void> = []
@@ -10,13 +12,17 @@ afterEach(() => {
   for (const cleanup of cleanups.splice(0)) cleanup()
 })
 
-const connect = () => {
+/** A wait for what never comes ends as a failure. */
+const SILENCE_MS = 300
+/** Of workers, which have to start first. */
+const LONG_SILENCE_MS = 20_000
+
+const connect = (silenceMs = SILENCE_MS) => {
   const [near, far] = socketPair()
   const connection = new RpcConnection({ host: "test", port: 1 })
   // As if it were past HELLO.
   Object.assign(connection, { fd: near })
-  // A wait for what never comes ends as a failure.
-  connection.beginWork(300)
+  connection.beginWork(silenceMs)
   cleanups.push(() => connection.close())
   cleanups.push(() => io().io_close(far))
   return { connection, far }
@@ -105,22 +111,25 @@ describe("a read", () => {
     expect(reads.map(({ target }) => target[0])).toEqual([1, 0, 0])
   })
 
-  test("is taken off the wire before much more is sent, the oldest first and no more than needed", () => {
-    const { connection, far } = connect()
-    const reads = [read(connection, 1), read(connection, 1)]
-    write(connection, 30 * 1024)
-    const third = read(connection, 1)
-    answer(far, 1)
-    answer(far, 2)
-    // 40 KiB behind the first two, 10 behind the third.
-    write(connection, 10 * 1024)
-    expect(reads.map(({ target }) => target[0])).toEqual([0, 0])
-    write(connection, 20 * 1024)
-    expect(reads.map(({ target }) => target[0])).toEqual([1, 2])
+  test("is taken off the wire while a server reads nothing before it is rid of its answer", async () => {
+    const { connection, far } = connect(LONG_SILENCE_MS)
+    const answerBytes = 24 * 1024 * 1024
+    const first = read(connection, answerBytes)
+    const data = new Uint8Array(24 * 1024 * 1024).fill(7)
+    // Takes a request, writes the answer, and only then reads what follows.
+    const server = new Worker(new URL("stuckServer.testWorker.ts", import.meta.url))
+    const taken = new Promise<number>((resolve) => {
+      server.onmessage = ({ data: sum }) => resolve(sum)
+    })
+    server.postMessage({ far, requestBytes: 10, answerBytes, restBytes: data.length + 10 })
+    connection.flush()
+    connection.append(ptr(data) as Address, data.length)
+    const last = read(connection, 1)
+    connection.drainTo(last.ticket)
     expect(connection.failure).toBeUndefined()
-    answer(far, 3)
-    connection.drainTo(third.ticket)
-    expect(third.target[0]).toBe(3)
+    expect([first.target[0], first.target.at(-1), last.target[0]]).toEqual([3, 3, 4])
+    expect(await taken).toBe(7 * data.length + 10 * Command.GET_TENSOR)
+    server.terminate()
   })
 
   test("is one of many that never end", () => {
@@ -161,12 +170,167 @@ describe("a read", () => {
     expect([first.target[0], second.target[0]]).toEqual([1, 0])
     acknowledge()
     answer(far, 2)
-    // 40 KiB behind the second read, whose answer an acknowledgement precedes.
-    write(connection, 40 * 1024)
-    expect(second.target[0]).toBe(0)
-    write(connection, 20 * 1024)
+    connection.drainTo(second.ticket)
     expect(second.target[0]).toBe(2)
     expect(connection.failure).toBeUndefined()
+  })
+})
+
+/** Two servers, and a third connection for whoever needs one. */
+const connectAll = (silenceMs?: number) => {
+  const all = [connect(silenceMs), connect(silenceMs), connect(silenceMs)] as const
+  for (const { connection } of all) connection.peers = all.map((one) => one.connection)
+  return all
+}
+
+type Connected = ReturnType<typeof connect>
+
+/** A write of `headBytes` and what `source` answers to a read of 10 bytes. */
+const relay = (source: Connected, receiver: Connected, sizeBytes: number, headBytes = 4): void => {
+  expect(receiver.connection.awaitRelayRoom(sizeBytes)).toBe(true)
+  receiver.connection.block.fill(0xaa, receiver.connection.reserve(headBytes))
+  const position = receiver.connection.beginRelay(source.connection, sizeBytes)
+  source.connection.block.fill(Command.GET_TENSOR, source.connection.reserve(10))
+  source.connection.expectRelay(receiver.connection, position, sizeBytes)
+}
+
+/** What has arrived. */
+const take = (far: number): ReadonlyArray<number> => {
+  const chunk = new Uint8Array(1024 * 1024)
+  return io().io_wait_readable(far, 0) > 0
+    ? [...chunk.subarray(0, io().io_recv(far, chunk, chunk.length))]
+    : []
+}
+
+describe("a relay", () => {
+  test("is a place in both orders: nobody waits for it, and what follows leaves with it in one write", () => {
+    const [a, b] = connectAll()
+    relay(a, b, 3)
+    b.connection.block.fill(0xbb, b.connection.reserve(2))
+    const { target, ticket } = read(b.connection, 1)
+    expect([arrived(a.far), arrived(b.far)]).toEqual([0, 0])
+    a.connection.flush()
+    b.connection.flush()
+    expect([arrived(a.far), take(b.far)]).toEqual([10, [0xaa, 0xaa, 0xaa, 0xaa]])
+    answer(a.far, 1, 2, 3)
+    answer(b.far, 9)
+    b.connection.drainTo(ticket)
+    expect(target[0]).toBe(9)
+    expect(take(b.far)).toEqual([1, 2, 3, 0xbb, 0xbb, ...Array(10).fill(Command.GET_TENSOR)])
+  })
+
+  test("goes on while somebody waits for a third server, and before an answer that was asked for first", () => {
+    const [a, b, c] = connectAll()
+    relay(a, b, 2)
+    const { ticket } = read(c.connection, 1)
+    for (const { connection } of [a, b, c]) connection.flush()
+    answer(a.far, 5, 6)
+    // Both are here; then what only a wait of the other one moves.
+    answer(c.far, 1)
+    c.connection.drainTo(ticket)
+    relay(a, b, 1)
+    const later = read(c.connection, 1)
+    answer(a.far, 7)
+    answer(c.far, 2)
+    c.connection.drainTo(later.ticket)
+    expect(take(b.far)).toEqual([0xaa, 0xaa, 0xaa, 0xaa, 5, 6, 0xaa, 0xaa, 0xaa, 0xaa, 7])
+  })
+
+  test("comes behind one of another server that answers later", () => {
+    const [a, b, c] = connectAll()
+    relay(a, c, 2, 1)
+    relay(b, c, 2, 1)
+    const { ticket } = read(c.connection, 1)
+    const before = read(b.connection, 1)
+    answer(b.far, 3, 4)
+    answer(b.far, 8)
+    b.connection.drainTo(before.ticket)
+    expect(take(c.far)).toEqual([0xaa])
+    answer(a.far, 1, 2)
+    answer(c.far, 9)
+    c.connection.drainTo(ticket)
+    expect(take(c.far).slice(0, 5)).toEqual([1, 2, 0xaa, 3, 4])
+  })
+
+  test("hands on what is here of a large answer", () => {
+    const [a, b] = connectAll()
+    relay(a, b, 1000)
+    const { ticket } = read(b.connection, 1)
+    for (const { connection } of [a, b]) connection.flush()
+    const response = encodeResponse(Command.GET_TENSOR, { data: new Uint8Array(1000).fill(1) })
+    io().io_send(a.far, response.subarray(0, 508), 508)
+    const other = read(a.connection, 1)
+    // Its wait ends in the silence of the server, whose answer breaks off.
+    a.connection.drainTo(other.ticket)
+    expect(take(b.far)).toHaveLength(504)
+    expect(b.connection.failure).toBe(a.connection.failure!)
+    b.connection.drainTo(ticket)
+  })
+
+  test("whose server is lost ends the other connection as well, by the same error", () => {
+    const [a, b, c] = connectAll()
+    relay(a, b, 3)
+    relay(b, c, 3)
+    const { target, ticket } = read(c.connection, 1)
+    io().io_shutdown(a.far)
+    c.connection.drainTo(ticket)
+    const failures = [a, b, c].map(({ connection }) => connection.failure)
+    expect(failures[0]).toMatchObject({ _tag: "ServerLostError", during: "GET_TENSOR" })
+    expect(failures.every((failure) => failure === failures[0])).toBe(true)
+    expect(target[0]).toBe(0)
+    expect(b.connection.awaitRelayRoom(3)).toBe(false)
+  })
+
+  test("to a server that is lost leaves the other one as it is", () => {
+    const [a, b] = connectAll()
+    relay(a, b, 3)
+    const { ticket } = read(b.connection, 1)
+    io().io_shutdown(b.far)
+    const own = read(a.connection, 1)
+    b.connection.flush()
+    answer(a.far, 1, 2, 3)
+    answer(a.far, 4)
+    b.connection.drainTo(ticket)
+    expect(b.connection.failure).toMatchObject({ _tag: "ServerLostError" })
+    a.connection.drainTo(own.ticket)
+    expect([a.connection.failure, own.target[0]]).toEqual([undefined, 4])
+  })
+
+  test("comes behind the acknowledgements of an old server", () => {
+    const [a, b] = connectAll()
+    a.connection.dialect = new Dialect(findVersion("3.0.0")!)
+    a.connection.reserve(5)
+    a.connection.expectAnswer(Command.INIT_TENSOR)
+    relay(a, b, 2)
+    const { ticket } = read(b.connection, 1)
+    io().io_send(a.far, new Uint8Array(8), 8)
+    answer(a.far, 1, 2)
+    answer(b.far, 3)
+    b.connection.drainTo(ticket)
+    expect(take(b.far).slice(4, 6)).toEqual([1, 2])
+    expect(a.connection.failure).toBeUndefined()
+  })
+
+  test("of more than the outbox is for is none; many wait for room, and hold no more than it", async () => {
+    const [a, b] = connectAll(LONG_SILENCE_MS)
+    expect(b.connection.awaitRelayRoom(RELAY_LIMIT_BYTES + 1)).toBe(false)
+    const sizeBytes = 5 * 1024 * 1024
+    const count = 12
+    const servers = new Worker(new URL("relayServers.testWorker.ts", import.meta.url))
+    const sums = new Promise((resolve) => {
+      servers.onmessage = ({ data }) => resolve(data)
+    })
+    servers.postMessage({ source: a.far, receiver: b.far, sizeBytes, count })
+    for (let index = 0; index < count; index++) {
+      relay(a, b, sizeBytes)
+      expect(b.connection.heldBytes).toBeLessThanOrEqual(OUTBOX_BYTES)
+    }
+    const { target, ticket } = read(b.connection, 1)
+    b.connection.drainTo(ticket)
+    expect([b.connection.failure, target[0]]).toEqual([undefined, 99])
+    expect(b.connection.heldBytes).toBe(0)
+    expect(await sums).toEqual(Array.from({ length: count }, (_, index) => index))
+    servers.terminate()
   })
 })
 

@@ -9,7 +9,7 @@ import { RemoteMemoryError } from "../errors.ts"
 import { DeviceGroups } from "./DeviceGroups.ts"
 import type { DeviceMemory, DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
-import { computeGraph, forgetGraphs } from "./graphs.ts"
+import { computeGraph, EAGER_INPUT_BYTES, forgetGraphs } from "./graphs.ts"
 import {
   askAllocSize,
   askCopyTensor,
@@ -18,6 +18,7 @@ import {
   putGetTensor,
   putInitTensor,
   putMemsetTensor,
+  putRelay,
   putSetTensor,
 } from "./requests.ts"
 import { askGathered } from "./support.ts"
@@ -90,8 +91,8 @@ export class DeviceOperations {
     const state = this.states[device]!
     const { connection } = state
     state.inputBytes += sizeBytes
+    if (isWeight && this.weights.isThere(connection, data, offset, sizeBytes)) return
     const isCacheable = isWeight && this.weights.isCacheable(connection, sizeBytes)
-    if (isCacheable && this.weights.offer(connection, data, offset, sizeBytes)) return
     putSetTensor(connection, this.exchange.tensor, isCacheable ? 1 : 0, offset, sizeBytes)
     connection.append(data, sizeBytes)
     if (isWeight) this.weights.done(sizeBytes)
@@ -114,6 +115,18 @@ export class DeviceOperations {
 
   copyTensor(device: number): number {
     return askCopyTensor(this.states[device]!.connection, this.exchange)
+  }
+
+  /** Lets the exchange block's tensor go to its other one, on another server, without a wait for it: 1 when that is done. */
+  relayTensor(device: number, sourceDevice: number, sizeBytes: number): number {
+    const target = this.states[device]!
+    const source = this.states[sourceDevice]!.connection
+    if (!target.connection.awaitRelayRoom(sizeBytes)) return 0
+    target.inputBytes += sizeBytes
+    putRelay(source, target.connection, this.exchange, sizeBytes)
+    // As graphs of prompts do: what it reads is computed next.
+    if (sizeBytes > EAGER_INPUT_BYTES) source.flush()
+    return 1
   }
 
   /** 1 when the exchange block's `size` holds the server's answer; the shim remembers it. */
@@ -213,6 +226,12 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
       "void",
     ),
     make((device: number) => operations.askSupport(device), ["i32"], "void"),
+    make(
+      (device: number, sourceDevice: number, sizeBytes: number) =>
+        operations.relayTensor(device, sourceDevice, sizeBytes),
+      ["i32", "i32", "f64"],
+      "i32",
+    ),
     make((count: number) => operations.groups.add(count), ["i32"], "i32"),
     make((group: number) => operations.groups.delete(group), ["i32"], "void"),
     make(

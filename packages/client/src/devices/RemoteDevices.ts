@@ -22,7 +22,7 @@ import {
   measuredSupport,
   setPhase,
 } from "./support.ts"
-import { WeightUpload } from "./WeightUpload.ts"
+import { comingWeights, WeightUpload } from "./WeightUpload.ts"
 
 const NO_LIMIT = 2n ** 64n - 1n
 
@@ -55,7 +55,7 @@ export class RemoteDevices {
    */
   constructor(connections: ReadonlyArray<RpcConnection>) {
     const exchange = new Exchange()
-    this.weights = new WeightUpload(exchange)
+    this.weights = new WeightUpload(exchange, () => comingWeights(exchange, this.states))
     this.operations = new DeviceOperations(this.states, exchange, this.weights)
     this.callbacks = makeCallbacks(this.operations)
     ggml().gs_remote_set_callbacks(
@@ -130,6 +130,11 @@ export class RemoteDevices {
   /** How fast each connection is; shorter when one breaks meanwhile. */
   speeds(): ReadonlyArray<LinkSpeed> {
     return this.connections.flatMap((connection) => measureLink(connection) ?? [])
+  }
+
+  /** Lets servers over which tensors are split be linked now, not at their first sum; why they are not, if so. */
+  prepareSums(): ReadonlyArray<string> {
+    return this.operations.groups.prepare()
   }
 
   /** Sends what has collected on all connections. */

@@ -7,7 +7,7 @@ import type { DeviceState } from "./device.ts"
 import { putGraphCompute, putGraphRecompute } from "./requests.ts"
 
 /** A graph whose inputs were larger than this belongs to a prompt: it starts at once, see below. */
-const EAGER_INPUT_BYTES = 32 * 1024
+export const EAGER_INPUT_BYTES = 32 * 1024
 
 /** ggml_status */
 const STATUS_SUCCESS = 0

@@ -67,6 +67,14 @@ export interface Placement {
   readonly unitCounts: ReadonlyArray<number>
 }
 
+/** A model, where it goes, and with which context. */
+export interface PlacedModel {
+  readonly path: string
+  readonly placement: Placement
+  readonly context: EngineContextOptions
+  readonly model: EngineModelOptions
+}
+
 /** How a model's weights are held. */
 export interface EngineModelOptions {
   readonly mmap: boolean
@@ -100,10 +108,35 @@ export interface EngineContextOptions {
   readonly pooling?: number
   /** Texts that can be at work at once: slots. Absent: 1. */
   readonly slotCount?: number
+  /** How tokens to come are guessed, so that several are computed at once; absent: they are not. */
+  readonly speculation?: SpeculationOptions
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
   /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */
   readonly positionCount?: number
+}
+
+export interface SpeculationOptions {
+  /** From what a text said before. */
+  readonly ngram?: NgramOptions
+  /** By a smaller model, where there is no guess from the text; of the smaller model itself neither is there. */
+  readonly draft?: DraftOptions
+}
+
+export interface DraftOptions {
+  /** Most tokens that are guessed at once. */
+  readonly draftCount: number
+  /** Fewer guesses than that are none. */
+  readonly leastCount: number
+  /** A guess that the smaller model gives less is none, and ends the others. */
+  readonly leastProbability: number
+}
+
+export interface NgramOptions {
+  /** The last so many tokens must have been there before. */
+  readonly lookupCount: number
+  /** Most tokens that are guessed at once. */
+  readonly draftCount: number
 }
 
 /** A server, and where the host has connected to it already, the descriptor that this process was given for that. */
@@ -129,20 +162,12 @@ export type EngineRequest =
   | { readonly type: "memory" }
   | { readonly type: "traffic" }
   | { readonly type: "speeds" }
-  | {
-      readonly type: "measure"
-      readonly path: string
-      readonly placement: Placement
-      readonly context: EngineContextOptions
-      readonly model: EngineModelOptions
-    }
-  | {
+  | ({ readonly type: "measure" } & PlacedModel)
+  | ({
       readonly type: "load"
-      readonly path: string
-      readonly placement: Placement
-      readonly context: EngineContextOptions
-      readonly model: EngineModelOptions
-    }
+      /** The smaller model that guesses for it. */
+      readonly draft?: PlacedModel
+    } & PlacedModel)
   | { readonly type: "unload" }
   | {
       readonly type: "tokenize"
@@ -188,6 +213,8 @@ export interface GenerateSettings {
   readonly contextShift?: boolean
   /** 0; -1 keeps the whole prompt. */
   readonly keepTokens?: number
+  /** Most tokens that are guessed at once, where the model was loaded with speculation: 0 for none; as many as seem worth it. */
+  readonly draftCount?: number
   /** Tokens that control a model, such as the marks around its thoughts, come with their text; false: without. */
   readonly controlText?: boolean
 }
@@ -234,6 +261,9 @@ export interface GenerateStats {
   readonly tokenCount: number
   /** From the end of the prompt to the last token. */
   readonly generateMs: number
+  /** Tokens that were guessed and computed beside others, and those of them that were right; absent: none. */
+  readonly draftedCount?: number
+  readonly acceptedCount?: number
   readonly stopReason: StopReason
   /** Which of the texts it was, for `stop-text`. */
   readonly stopText?: string
@@ -296,6 +326,8 @@ export type EngineEvent =
       readonly info: ModelInfo
       readonly contextSize: number
       readonly rows: ReadonlyArray<MeasuredRow>
+      /** Of the smaller model. */
+      readonly draftRows?: ReadonlyArray<MeasuredRow>
       readonly stats: LoadStats
     }
   | { readonly type: "unloaded" }

@@ -38,6 +38,8 @@ struct remote_buffer {
     remote_device * device;
     uint64_t        remote_ptr; // 0: the server could not give it, see g_dead_buffers
     uint64_t        base;
+    // What was placed here before anybody said what the buffer is for: of one for weights, those that are to come.
+    std::vector<ggml_tensor *> placed;
 };
 
 // Where a server has no memory libllama is told, and gives up the load; but ggml's meta device gives up the process. While that
@@ -50,8 +52,18 @@ constexpr uint64_t DEAD_BASE = 0x1000;
 
 std::vector<remote_device *> g_devices;
 
+std::vector<ggml_backend_buffer_t> g_buffers;
+
+struct coming_weight {
+    ggml_tensor *   tensor;
+    remote_device * device;
+};
+
+std::vector<coming_weight> g_coming;
+
 void remote_free_buffer(ggml_backend_buffer_t buffer) {
     auto * context = static_cast<remote_buffer *>(buffer->context);
+    g_buffers.erase(std::remove(g_buffers.begin(), g_buffers.end(), buffer), g_buffers.end());
     if (context->remote_ptr != 0) {
         g_exchange.remote_ptr = context->remote_ptr;
         g_remote.free_buffer(context->device->index);
@@ -120,6 +132,10 @@ ggml_status remote_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tenso
     if (!is_dead(buffer) && remote_of(buffer)->device->server.dialect.may_be_padded(tensor)) {
         record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
         g_remote.init_tensor(remote_of(buffer)->device->index);
+    }
+    // Of views of a KV cache, and whatever else comes later, nobody asks.
+    if (!is_dead(buffer) && buffer->usage == GGML_BACKEND_BUFFER_USAGE_ANY && tensor->view_src == nullptr) {
+        remote_of(buffer)->placed.push_back(tensor);
     }
     return GGML_STATUS_SUCCESS;
 }
@@ -220,7 +236,9 @@ ggml_backend_buffer_t remote_alloc_buffer(ggml_backend_buffer_type_t type, size_
     iface.get_tensor    = remote_get_tensor;
     iface.cpy_tensor    = remote_copy_tensor;
     iface.clear         = remote_clear;
-    return ggml_backend_buffer_init(type, iface, new remote_buffer{device, g_exchange.remote_ptr, g_exchange.base}, size_t(g_exchange.size));
+    auto * context = new remote_buffer{device, g_exchange.remote_ptr, g_exchange.base, {}};
+    g_buffers.push_back(ggml_backend_buffer_init(type, iface, context, size_t(g_exchange.size)));
+    return g_buffers.back();
 }
 
 size_t remote_alignment(ggml_backend_buffer_type_t type) {
@@ -299,14 +317,16 @@ void remote_backend_free(ggml_backend_t backend) {
     delete backend;
 }
 
+ggml_backend_buffer_t buffer_of(const ggml_tensor * tensor) {
+    return tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+}
+
 void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
-    remote_set_tensor(buffer, tensor, data, offset, size);
+    remote_set_tensor(buffer_of(tensor), tensor, data, offset, size);
 }
 
 void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
-    ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
-    if (is_dead(buffer)) {
+    if (is_dead(buffer_of(tensor))) {
         return;
     }
     record_from_tensor(tensor, device_of(backend)->server, g_exchange.tensor);
@@ -322,6 +342,29 @@ void remote_synchronize(ggml_backend_t backend) {
         context->last_ticket = 0;
         g_remote.synchronize(context->device->index, ticket);
     }
+}
+
+// What one server computed goes to another one, where ggml's scheduler copies it between two parts of a graph. With true it
+// does not wait for the data: the copy is a place in the order of both connections, as all else is. Between devices of one
+// server, which copies by itself, and from or to this host it is false: the scheduler waits then.
+bool remote_copy_async(ggml_backend_t, ggml_backend_t, const ggml_tensor * source, ggml_tensor * target) {
+    ggml_backend_buffer_t from = buffer_of(source);
+    ggml_backend_buffer_t to   = buffer_of(target);
+    if (!is_remote_buffer(from) || !is_remote_buffer(to) || is_dead(from) || is_dead(to)) {
+        return false;
+    }
+    remote_device * source_device = remote_of(from)->device;
+    remote_device * device        = remote_of(to)->device;
+    if (source_device->server.connection == device->server.connection) {
+        return false;
+    }
+    const size_t size = ggml_nbytes(source);
+    if (size == 0) {
+        return true;
+    }
+    record_from_tensor(source, source_device->server, g_exchange.tensor);
+    record_from_tensor(target, device->server, g_exchange.other);
+    return g_remote.relay(device->index, source_device->index, double(size)) != 0;
 }
 
 ggml_status remote_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
@@ -381,6 +424,7 @@ ggml_backend_t remote_device_init(ggml_backend_dev_t device, const char *) {
     backend->iface.free             = remote_backend_free;
     backend->iface.set_tensor_async = remote_set_tensor_async;
     backend->iface.get_tensor_async = remote_get_tensor_async;
+    backend->iface.cpy_tensor_async = remote_copy_async;
     backend->iface.synchronize      = remote_synchronize;
     backend->iface.graph_compute    = remote_graph_compute;
     return backend;
@@ -412,7 +456,7 @@ bool is_supported(remote_device * device, const ggml_tensor * op) {
 
 // Whether the result lies in the device's memory already, so that no other device can compute it.
 bool is_held(const remote_device * device, const ggml_tensor * tensor) {
-    const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+    const ggml_backend_buffer_t buffer = buffer_of(tensor);
     return buffer != nullptr && buffer->buft == &device->buffer_type;
 }
 
@@ -462,7 +506,7 @@ int remote_index_of(ggml_backend_t backend) {
 }
 
 API void gs_remote_set_callbacks(void * const * callbacks) {
-    static_assert(sizeof(remote_callbacks) == 16 * sizeof(void *), "the callbacks are an array of pointers");
+    static_assert(sizeof(remote_callbacks) == 17 * sizeof(void *), "the callbacks are an array of pointers");
     memcpy(&g_remote, callbacks, sizeof(g_remote));
 }
 
@@ -511,6 +555,30 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
     device->device.context = device;
     g_devices.push_back(device);
     return &device->device;
+}
+
+// Looks for weights that have places on remote devices and no data yet; returns how many there are. Only while a model is
+// loaded, before the first of them is set.
+API int gs_remote_coming_weights() {
+    g_coming.clear();
+    for (ggml_backend_buffer_t buffer : g_buffers) {
+        if (buffer->usage != GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
+            continue;
+        }
+        for (ggml_tensor * tensor : remote_of(buffer)->placed) {
+            g_coming.push_back({tensor, remote_of(buffer)->device});
+        }
+        remote_of(buffer)->placed.clear();
+    }
+    return int(g_coming.size());
+}
+
+// One of them: its record goes into the exchange's `other`, its size in bytes into `size`. Returns the index of its device.
+API int gs_remote_coming_weight(int index) {
+    const coming_weight & weight = g_coming[size_t(index)];
+    record_from_tensor(weight.tensor, weight.device->server, g_exchange.other);
+    g_exchange.size = ggml_nbytes(weight.tensor);
+    return weight.device->index;
 }
 
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.

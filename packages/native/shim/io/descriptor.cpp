@@ -118,7 +118,7 @@ constexpr int kHandedDescriptors = 2;
 
 // Hands a connection over a local socket: its descriptor (the receiver gets its own copy), a tag, and bytes that were read of
 // it; more_fd, unless negative, is a file with these instead. Never waits: -EAGAIN when the channel does not take it all, and
-// then the channel is of no use any more.
+// then the channel is of no use any more. With a negative fd it is a message without a connection, for io_receive_note.
 API int io_send_connection(int channel, int fd, int tag, const void * data, double size, int more_fd) {
     handed_connection head{tag, int32_t(size)};
     iovec parts[2] = {{&head, sizeof(head)}, {const_cast<void *>(data), size_t(size)}};
@@ -128,13 +128,15 @@ API int io_send_connection(int channel, int fd, int tag, const void * data, doub
     msghdr message{};
     message.msg_iov        = parts;
     message.msg_iovlen     = size > 0 ? 2 : 1;
-    message.msg_control    = control;
-    message.msg_controllen = CMSG_SPACE(fd_bytes);
-    cmsghdr * header   = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type  = SCM_RIGHTS;
-    header->cmsg_len   = CMSG_LEN(fd_bytes);
-    memcpy(CMSG_DATA(header), fds, fd_bytes);
+    if (fd >= 0) {
+        message.msg_control    = control;
+        message.msg_controllen = CMSG_SPACE(fd_bytes);
+        cmsghdr * header   = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type  = SCM_RIGHTS;
+        header->cmsg_len   = CMSG_LEN(fd_bytes);
+        memcpy(CMSG_DATA(header), fds, fd_bytes);
+    }
     for (;;) {
         const ssize_t sent = sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent == ssize_t(sizeof(head)) + ssize_t(size)) {
@@ -149,14 +151,15 @@ API int io_send_connection(int channel, int fd, int tag, const void * data, doub
     }
 }
 
-// Waits for a connection from io_send_connection. Returns its descriptor, with out[0] the tag, out[1] how many bytes are in
-// data, out[2] the descriptor of the file or -1. -EPIPE when the other end is gone.
-API int io_receive_connection(int channel, void * data, double room, int * out) {
+namespace {
+
+// Receives what io_send_connection sent; 0 with out[0] the tag, out[1] how many bytes are in data, and the descriptors or -1.
+int receive_handed(int channel, void * data, double room, int * out, int * fds) {
+    handed_connection head{};
+    alignas(cmsghdr) char control[CMSG_SPACE(kHandedDescriptors * sizeof(int))] = {};
+    fds[0] = fds[1] = -1;
     for (;;) {
-        handed_connection head{};
         iovec part{&head, sizeof(head)};
-        int fds[kHandedDescriptors] = {-1, -1};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(fds))] = {};
         msghdr message{};
         message.msg_iov        = &part;
         message.msg_iovlen     = 1;
@@ -170,30 +173,75 @@ API int io_receive_connection(int channel, void * data, double room, int * out) 
             return got == 0 ? -EPIPE : -errno;
         }
         cmsghdr * header = CMSG_FIRSTHDR(&message);
-        if (got != ssize_t(sizeof(head)) || header == nullptr || header->cmsg_type != SCM_RIGHTS ||
-            head.size < 0 || head.size > room) {
+        if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+            memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+        }
+        if (got != ssize_t(sizeof(head)) || head.size < 0 || head.size > room) {
             return -EPROTO;
         }
-        memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
-        for (int fd : fds) {
-            if (fd >= 0) {
-                fcntl(fd, F_SETFD, FD_CLOEXEC);
-            }
+        break;
+    }
+    for (int i = 0; i < kHandedDescriptors; i++) {
+        if (fds[i] >= 0) {
+            fcntl(fds[i], F_SETFD, FD_CLOEXEC);
         }
-        for (int32_t done = 0; done < head.size;) {
-            const ssize_t more = recv(channel, static_cast<char *>(data) + done, size_t(head.size - done), MSG_WAITALL);
-            if (more < 0 && errno == EINTR) {
-                continue;
-            }
-            if (more <= 0) {
-                return more == 0 ? -EPIPE : -errno;
-            }
-            done += int32_t(more);
+    }
+    for (int32_t done = 0; done < head.size;) {
+        const ssize_t more = recv(channel, static_cast<char *>(data) + done, size_t(head.size - done), MSG_WAITALL);
+        if (more < 0 && errno == EINTR) {
+            continue;
         }
-        out[0] = head.tag;
-        out[1] = head.size;
-        out[2] = fds[1];
-        return fds[0];
+        if (more <= 0) {
+            return more == 0 ? -EPIPE : -errno;
+        }
+        done += int32_t(more);
+    }
+    out[0] = head.tag;
+    out[1] = head.size;
+    return 0;
+}
+
+} // namespace
+
+// Waits for a connection from io_send_connection. Returns its descriptor, with out[0] the tag, out[1] how many bytes are in
+// data, out[2] the descriptor of the file or -1. -EPIPE when the other end is gone.
+API int io_receive_connection(int channel, void * data, double room, int * out) {
+    int fds[kHandedDescriptors];
+    const int result = receive_handed(channel, data, room, out, fds);
+    if (result < 0 || fds[0] < 0) {
+        return result < 0 ? result : -EPROTO;
+    }
+    out[2] = fds[1];
+    return fds[0];
+}
+
+// Waits for a message of io_send_connection, with or without a connection, as long as the client is there: 0 with out[0] the
+// tag, out[1] how many bytes are in data, out[2] the descriptor or -1. -ETIMEDOUT when none came in time, -ECANCELED when the client is
+// gone, -EPIPE when the other end of the channel is.
+API int io_receive_note(int channel, int client_fd, double timeout_ms, void * data, double room, int * out) {
+    const double deadline = now_ms() + timeout_ms;
+    for (;;) {
+        pollfd fds[2] = {{channel, POLLIN, 0}, {client_fd, short(POLLRDHUP), 0}};
+        const double left = deadline - now_ms();
+        const int ready = poll(fds, 2, left <= 0 ? 0 : int(left) + 1);
+        if (ready < 0 && errno == EINTR) {
+            continue;
+        }
+        if (ready < 0) {
+            return -errno;
+        }
+        if (fds[0].revents != 0) {
+            int handed[kHandedDescriptors];
+            const int result = receive_handed(channel, data, room, out, handed);
+            out[2] = handed[0];
+            return result;
+        }
+        if (fds[1].revents != 0) {
+            return -ECANCELED;
+        }
+        if (ready == 0) {
+            return -ETIMEDOUT;
+        }
     }
 }
 

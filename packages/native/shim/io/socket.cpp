@@ -175,43 +175,6 @@ API double io_recv_exact(int fd, void * target, double size) {
     return double(done);
 }
 
-// Receives one response: the u64 payload size, which must equal size, and the payload into target.
-// Returns 0; -EPIPE when the peer closed, -EPROTO when the announced size is another one.
-API int io_recv_response(int fd, void * target, double size) {
-    uint64_t announced = 0;
-    const size_t wanted = size_t(size);
-    const size_t total = sizeof(announced) + wanted;
-    size_t done = 0;
-    while (done < total) {
-        iovec parts[2];
-        int count = 0;
-        if (done < sizeof(announced)) {
-            parts[count++] = {reinterpret_cast<char *>(&announced) + done, sizeof(announced) - done};
-        }
-        const size_t payload_done = done < sizeof(announced) ? 0 : done - sizeof(announced);
-        if (payload_done < wanted) {
-            const size_t left = wanted - payload_done;
-            parts[count++] = {static_cast<char *>(target) + payload_done, left < kMaxChunk ? left : kMaxChunk};
-        }
-        const ssize_t got = readv(fd, parts, count);
-        if (got < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return -errno;
-        }
-        if (got == 0) {
-            return -EPIPE;
-        }
-        const bool had_size = done >= sizeof(announced);
-        done += size_t(got);
-        if (!had_size && done >= sizeof(announced) && announced != wanted) {
-            return -EPROTO;
-        }
-    }
-    return 0;
-}
-
 // Sends two blocks in one call where the kernel takes them; blocks until all is handed over.
 API double io_send2(int fd, const void * first, double first_size, const void * second, double second_size) {
     iovec parts[2] = {
@@ -257,6 +220,68 @@ API double io_send2(int fd, const void * first, double first_size, const void * 
 
 API double io_send(int fd, const void * data, double size) {
     return io_send2(fd, data, size, nullptr, 0);
+}
+
+// Sends what the socket takes of two blocks at once, without waiting. Returns how many bytes; 0 when it takes none now.
+API double io_send2_now(int fd, const void * first, double first_size, const void * second, double second_size) {
+    iovec parts[2] = {
+        {const_cast<void *>(first), std::min(size_t(first_size), kMaxChunk)},
+        {const_cast<void *>(second), std::min(size_t(second_size), kMaxChunk)},
+    };
+    msghdr message{};
+    message.msg_iov    = parts;
+    message.msg_iovlen = first_size <= double(kMaxChunk) ? 2 : 1;
+    for (;;) {
+        const ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            return double(sent);
+        }
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return 0;
+        }
+        if (errno != EINTR) {
+            return -double(errno);
+        }
+    }
+}
+
+// Receives into two blocks what is there, at most all of both; with `wait` it blocks until there is something.
+// Returns how many bytes; -EPIPE when the peer closed, -EAGAIN when there is nothing (or not within the silence limit).
+API double io_recv2(int fd, void * first, double first_size, void * second, double second_size, int wait) {
+    iovec parts[2] = {
+        {first, std::min(size_t(first_size), kMaxChunk)},
+        {second, std::min(size_t(second_size), kMaxChunk)},
+    };
+    msghdr message{};
+    message.msg_iov    = parts;
+    message.msg_iovlen = first_size <= double(kMaxChunk) ? 2 : 1;
+    for (;;) {
+        const ssize_t got = recvmsg(fd, &message, wait ? 0 : MSG_DONTWAIT);
+        if (got > 0) {
+            return double(got);
+        }
+        if (got == 0) {
+            return -double(EPIPE);
+        }
+        if (errno != EINTR) {
+            return errno == EWOULDBLOCK ? -double(EAGAIN) : -double(errno);
+        }
+    }
+}
+
+// poll(2) on an array of pollfd; timeout_ms < 0 waits for ever. Returns how many are ready.
+API int io_poll(void * descriptors, int count, double timeout_ms) {
+    const double deadline = now_ms() + timeout_ms;
+    for (;;) {
+        const double left = deadline - now_ms();
+        const int ready = poll(static_cast<pollfd *>(descriptors), nfds_t(count), timeout_ms < 0 ? -1 : left <= 0 ? 0 : int(left) + 1);
+        if (ready >= 0) {
+            return ready;
+        }
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
 }
 
 // 1 when a read would not block, 0 after timeout_ms, negative errno on failure. timeout_ms < 0 waits.

@@ -1,5 +1,10 @@
 import { io, Pump, type PumpedSocket } from "@ggml-rpc/native/bindings"
-import { formatEndpoint, type ProtocolSpec } from "@ggml-rpc/protocol"
+import {
+  encodeLinkKeyAnswer,
+  formatEndpoint,
+  LinkStatus,
+  type ProtocolSpec,
+} from "@ggml-rpc/protocol"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import type { Greeting, Verdict } from "./Greeting.ts"
 import { rememberedAddress } from "./VersionOffers.ts"
@@ -46,6 +51,11 @@ export interface AdmissionOptions {
   /** A connection's own descriptor, which a session gets; undefined where the front has to pass its bytes on. */
   readonly descriptorOf: ((socket: AcceptedSocket) => number) | undefined
   readonly onAdmitted: (admitted: Admitted) => void
+  /**
+   * Gives a connection to the session that expects this key, after `accept`; false when none does. Absent: there are no links
+   * between servers.
+   */
+  readonly onJoined?: (key: Uint8Array, fd: () => number, accept: () => void) => boolean
   readonly onEvent: ClientEventSink
 }
 
@@ -56,6 +66,8 @@ interface Handshake extends Peer {
   readonly deadline: ReturnType<typeof setTimeout>
   readonly openedAt: number
 }
+
+const linkAccepted = encodeLinkKeyAnswer(LinkStatus.DONE)
 
 const NO_TLS =
   "speaks no TLS, or does not trust this server's certificate: clients of ggml-rpc have --tls-fingerprint and --tls-ca"
@@ -133,6 +145,10 @@ export class Admission {
     }
     const verdict: Verdict = handshake.greeting.receive(bytes)
     if (verdict === "more") return
+    if (verdict.kind === "joins") {
+      this.#join(handshake, verdict.key)
+      return
+    }
     if (verdict.kind !== "admitted" && verdict.answer !== undefined) socket.write(verdict.answer)
     if (verdict.kind === "answer") return
     if (verdict.kind === "refused") {
@@ -154,6 +170,20 @@ export class Admission {
     this.#pumps.add(pump)
     onAdmitted({ ...admitted, fd: pump.far })
     io().io_close(pump.far)
+  }
+
+  #join(handshake: Handshake, key: Uint8Array): void {
+    const { socket } = handshake
+    const { descriptorOf, onJoined } = this.#options
+    const accept = (): void => {
+      this.#forget(handshake)
+      socket.write(linkAccepted)
+    }
+    if (descriptorOf === undefined || !onJoined?.(key, () => descriptorOf(socket), accept)) {
+      this.#drop(handshake, "shows the key of a link that nobody here expects", "refused")
+      return
+    }
+    socket.close()
   }
 
   #secured(socket: AcceptedSocket, isDone: boolean): void {

@@ -14,6 +14,7 @@ import {
   findOffer,
   formatEndpoint,
   isLoopback,
+  LinkStatus,
   newest,
   type ProtocolSpec,
   shortVersion,
@@ -26,6 +27,7 @@ import { listEntries, removeStaleParts, sizeOf, standardLimit } from "../cache/C
 import { cacheFolder } from "../cache/place.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
 import type { LinkLimits } from "../session/Link.ts"
+import type { GroupLimits } from "../session/LinkGroup.ts"
 import { MemoryLedger } from "../session/memory/MemoryLedger.ts"
 import type { ServerReport } from "../session/ServerReport.ts"
 import { newServerName, serverNumber } from "../session/serverName.ts"
@@ -40,6 +42,7 @@ import {
   shareDescriptors,
 } from "./descriptors.ts"
 import {
+  type AllowListError,
   CacheFolderError,
   type ServeError,
   SessionStartError,
@@ -111,7 +114,7 @@ export interface ServeOptions {
    * together, but at least what it is already.
    */
   readonly cacheLimitBytes?: number
-  /** Smaller weights are not kept. Default 10 MiB, above which upstream's clients ask; ggml-rpc.cpp `HASH_THRESHOLD` (7.0.0). */
+  /** Smaller weights are not kept. Default 1 KiB: below it, it takes fewer bytes to send one than to ask. */
   readonly cacheMinBytes?: number
   /**
    * Folder of this user alone, in which the servers of a machine that share it write down what memory they promised: what one
@@ -149,6 +152,14 @@ export interface ServeOptions {
    * dials whatever address the client names. Default false.
    */
   readonly allowComm?: boolean
+  /**
+   * Other servers of ours that this one may connect to, where a client wants the two to add up partial results by themselves:
+   * addresses and networks as in `allow`; an empty list makes no such links. Default: this machine, and where `host` is not an
+   * address of this machine alone, the private networks whose connections are taken.
+   */
+  readonly peers?: readonly string[]
+  /** How long such a link stays awake for a partial result before it sleeps, in microseconds. Default 50. */
+  readonly spinUs?: number
   /** How long the other server may take to come to the link. Default 5000. */
   readonly linkTimeoutMs?: number
   /** How long it may send nothing on it while a partial result is awaited. Default 120000. */
@@ -194,7 +205,8 @@ export interface RunningServer {
 /** The port of upstream's rpc-server. */
 export const DEFAULT_PORT = 50052
 
-const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
+/** See `ServeOptions.cacheMinBytes`. */
+const MIN_CACHED_BYTES = 1024
 
 const DEFAULT_MAX_CLIENTS = 64
 
@@ -220,6 +232,9 @@ const LINK_TIMEOUT_MS = 5000
 /** For the slower of the two to compute its part. */
 const LINK_SILENCE_MS = 120_000
 
+/** What two servers that compute as long as each other differ by. */
+const SPIN_US = 50
+
 /** Connections that have not said HELLO, in all and from one address. They cost a descriptor each. */
 const MAX_HANDSHAKES = 512
 const MAX_HANDSHAKES_PER_ADDRESS = 128
@@ -243,6 +258,17 @@ export const serve = (
     const cache = yield* prepareCache(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const serverName = newServerName()
+    const host = options.host ?? "127.0.0.1"
+    const allow = yield* AllowList.of(
+      options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
+    )
+    const mayDial = yield* peersOf(options.peers, host, allow)
+    const refusal =
+      options.peers?.length === 0
+        ? LinkStatus.OFF
+        : options.tls === undefined
+          ? undefined
+          : LinkStatus.TLS
     const config: Omit<SessionConfig, "describe" | "slot"> = {
       threadCount,
       directMemory: options.directMemory ?? true,
@@ -263,6 +289,7 @@ export const serve = (
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
       ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
+      groupLimits: { ...groupLimits(options), ...(refusal === undefined ? {} : { refusal }) },
     }
     const ledger = yield* ledgerFile(options.ledgerFolder ?? standardLedgerFolder(), log)
     const verified = yield* namelessFile("ax+")
@@ -303,6 +330,11 @@ export const serve = (
             },
             shared: [ledger, verified, board.readable],
             doing,
+            links: {
+              mayDial,
+              timeoutMs: options.linkTimeoutMs ?? LINK_TIMEOUT_MS,
+              ...(refusal === undefined ? {} : { refusal }),
+            },
             limits: (options.addressLimits ?? true) ? addressRates : undefined,
             ...rememberedVersions(options.versionsFile, log),
           }),
@@ -311,11 +343,7 @@ export const serve = (
     )
     const { devices, sandbox, repacked } = yield* startPool(pool)
     board.update()
-    const host = options.host ?? "127.0.0.1"
     const { token } = options
-    const allow = yield* AllowList.of(
-      options.allow ?? (isLoopback(host) ? anywhere : privateRanges),
-    )
     const admission = yield* Effect.acquireRelease(
       Effect.sync(
         () =>
@@ -323,11 +351,17 @@ export const serve = (
             timeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
             maxHandshakes: shares.handshakes,
             maxHandshakesPerAddress: Math.min(MAX_HANDSHAKES_PER_ADDRESS, shares.handshakes),
+            // In a full server a link of a session may still come.
             check: ({ host, address }) =>
-              allow.has(host) ? pool.fullnessFor(address) : NOT_ALLOWED,
+              !allow.has(host)
+                ? NOT_ALLOWED
+                : pool.links.expectedCount > 0
+                  ? undefined
+                  : pool.fullnessFor(address),
             greet: () => (token === undefined ? new HelloGreeting() : new TokenGreeting(token)),
             descriptorOf: options.tls === undefined ? ownDescriptor : undefined,
             onAdmitted: (connection) => pool.assign(connection),
+            onJoined: (key, fd, accept) => pool.links.join(key, fd, accept),
             onEvent,
           }),
       ),
@@ -389,6 +423,22 @@ const linkLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): LinkLimits 
   linkMs: linkTimeoutMs ?? LINK_TIMEOUT_MS,
   silenceMs: linkSilenceMs ?? LINK_SILENCE_MS,
 })
+
+const groupLimits = (options: ServeOptions): GroupLimits => ({
+  ...linkLimits(options),
+  spinMs: (options.spinUs ?? SPIN_US) / 1000,
+})
+
+/** Which addresses this server may connect to. */
+const peersOf = (
+  peers: readonly string[] | undefined,
+  host: string,
+  allow: AllowList,
+): Effect.Effect<(address: string) => boolean, AllowListError> =>
+  Effect.map(AllowList.of(peers ?? privateRanges), (list) => (address: string) => {
+    if (peers !== undefined || isLoopback(address)) return list.has(address)
+    return !isLoopback(host) && list.has(address) && allow.has(address)
+  })
 
 const AUTO = "auto"
 

@@ -9,8 +9,14 @@ import { ClientVersions, type ClientVersionsOptions } from "./ClientVersions.ts"
 import { type LogLevel, oneLine } from "./log.ts"
 import { type Member, Members, type MembersOptions } from "./Members.ts"
 import { OomWatch } from "./OomWatch.ts"
+import { PeerLinks, type PeerLinksOptions } from "./PeerLinks.ts"
 import { SessionNews } from "./SessionNews.ts"
-import { describeExit, type SessionExit, type SessionListener } from "./SessionProcess.ts"
+import {
+  describeExit,
+  type SessionExit,
+  type SessionListener,
+  type SessionProcess,
+} from "./SessionProcess.ts"
 import { WaitingRoom } from "./WaitingRoom.ts"
 
 export interface PoolOptions extends ClientVersionsOptions, MembersOptions {
@@ -20,6 +26,7 @@ export interface PoolOptions extends ClientVersionsOptions, MembersOptions {
   readonly spareCount: number
   readonly onEvent: ClientEventSink
   readonly onStats?: (stats: StatsCounts) => void
+  readonly links: Omit<PeerLinksOptions, "onFailure">
   /** What clients of one address may cost; absent: anything. */
   readonly limits: AddressRates | undefined
 }
@@ -80,6 +87,8 @@ export class SessionPool {
   readonly #costs: AddressCosts
   readonly #news: SessionNews
   readonly #oomWatch = new OomWatch()
+  /** Links of sessions to those of other servers. */
+  readonly links: PeerLinks
   /** When a process last got free for another client. */
   #freedAt = Number.NEGATIVE_INFINITY
   #closing = false
@@ -95,6 +104,17 @@ export class SessionPool {
     this.#versions = new ClientVersions(options)
     this.#costs = new AddressCosts(options.limits)
     this.#news = new SessionNews(options.log)
+    this.links = new PeerLinks({
+      ...options.links,
+      onFailure: (session, reason) => {
+        const member = this.#members.of(session as SessionProcess)
+        if (member === undefined) return
+        this.#news.link(
+          { client: nameOf(member), address: member.address },
+          { event: "unlinked", reason },
+        )
+      },
+    })
     this.#room = new WaitingRoom({
       patienceMs: START_PATIENCE_MS,
       onWanting: () => this.#serve(),
@@ -256,6 +276,7 @@ export class SessionPool {
       clearTimeout(timer)
     }
     this.#room.close()
+    this.links.close()
     await this.#members.end()
   }
 
@@ -323,6 +344,11 @@ export class SessionPool {
       case "unlinked":
         this.#news.link({ client: nameOf(member), address: member.address }, event)
         return
+      case "expect":
+      case "dial":
+      case "forget":
+        this.links.hear(member.process, event)
+        return
       case "stats":
         this.#options.onStats?.(event.stats)
         return
@@ -365,6 +391,7 @@ export class SessionPool {
   }
 
   #onClosed(member: Member, event: ClosedEvent): void {
+    this.links.forget(member.process)
     this.#versions.ended(member.address, member.offer, event)
     this.#options.onStats?.(event.stats)
     const { reason: kind, message: reason, summary } = event
@@ -397,6 +424,7 @@ export class SessionPool {
 
   #bury(member: Member, exit: SessionExit): void {
     this.#members.remove(member)
+    this.links.forget(member.process)
     const index = this.#idle.indexOf(member)
     if (index >= 0) this.#idle.splice(index, 1)
     if (this.#closing) return

@@ -1,7 +1,8 @@
 import { io, socketPair } from "@ggml-rpc/native/bindings"
 import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
 import type { SessionConfig, SessionEvent, SessionSummary } from "../session/events.ts"
-import { type HandedConnection, handOver } from "../session/handOver.ts"
+import { type HandedConnection, handOver, sendNote } from "../session/handOver.ts"
+import type { LinkingSession } from "./PeerLinks.ts"
 
 /** Lines that are kept for the log line about a death. */
 const KEPT_LINES = 8
@@ -27,7 +28,7 @@ export interface SessionListener {
 }
 
 /** The front's end of one session process: hands it connections, and hears what it says. */
-export class SessionProcess {
+export class SessionProcess implements LinkingSession {
   readonly #worker: Worker<SessionEvent>
   #channel: number
   #isReady = false
@@ -95,6 +96,10 @@ export class SessionProcess {
       this.#isReady = true
     }
     if (event.event === "spent") this.#isSpent = true
+    if (event.event === "expect" || event.event === "dial") {
+      if (!this.#hasClient) throw new Error("it wants a link without a client")
+      if (!this.#isSpent) throw new Error("it wants a link, and might have another client after")
+    }
     if (event.event !== "closed") return
     checkSummary(event.summary)
     if (!this.#hasClient) throw new Error("a client of it left that it did not have")
@@ -111,6 +116,13 @@ export class SessionProcess {
   send(connection: HandedConnection): string {
     this.#hasClient = true
     return handOver(this.#channel, connection)
+  }
+
+  /** Tells it what became of a link; see `sendNote`. */
+  note(id: number, status: number, fd = -1): void {
+    if (this.#channel < 0) return
+    // A channel that takes no more is of no use: its session does not wait for what it asked.
+    if (sendNote(this.#channel, { id, status, fd }) !== "") this.stop()
   }
 
   /** Ends the process at once, whatever it does: it watches for the end of this channel. */

@@ -53,7 +53,8 @@ export class TokenGreeting implements Greeting {
 
   #hello(): Verdict {
     const verdict = new HelloGreeting().receive(this.#held)
-    if (verdict === "more" || verdict.kind !== "admitted") return verdict
+    if (verdict === "more" || verdict.kind === "refused") return verdict
+    if (verdict.kind !== "admitted") return { kind: "refused", reason: noToken }
     const { helloBytes, early } = verdict
     // The answer to the older form has no place to ask for anything.
     if (helloBytes === 0) return { kind: "refused", reason: noToken }

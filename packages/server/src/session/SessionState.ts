@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, ggml, io } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
 import { type Doing, nobodyAsks } from "./Doing.ts"
@@ -10,6 +10,7 @@ import { StoredGraphs } from "./graph/StoredGraphs.ts"
 import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
 import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
 import type { Link, LinkLimits } from "./Link.ts"
+import type { GroupChannel, GroupLimits, LinkGroup } from "./LinkGroup.ts"
 import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
 import { HostMemory } from "./memory/HostMemory.ts"
@@ -40,6 +41,10 @@ export interface SessionOptions {
   readonly repack?: boolean
   /** Links to other servers are made where a client asks, within these limits; absent: none is. */
   readonly linkLimits?: LinkLimits | undefined
+  /** Groups of links are made within these; absent: none is. */
+  readonly groupLimits?: GroupLimits | undefined
+  /** How the front process is asked for links. */
+  readonly askFront?: Omit<GroupChannel, "clientFd">
   /** Default: none but those of formats. */
   readonly clientLimits?: ClientLimits
   /** Where the command under way is written. */
@@ -57,6 +62,7 @@ export interface SessionOptions {
 /** What the commands of a session work on, and what they ask of a request all the time. */
 export class SessionState {
   readonly ggml = ggml()
+  readonly io = io()
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
   readonly ledger: Ledger
@@ -68,6 +74,8 @@ export class SessionState {
   readonly repacks: boolean
   readonly linkLimits: LinkLimits | undefined
   readonly onLink: ((event: LinkEvent) => void) | undefined
+  readonly groupLimits: GroupLimits | undefined
+  readonly askFront: Omit<GroupChannel, "clientFd"> | undefined
   readonly clientLimits: ClientLimits
   readonly doing: Doing
   readonly wire: Wire
@@ -81,6 +89,8 @@ export class SessionState {
   blockAddress: Address = 0
   /** By device: its link to another server. */
   readonly links = new Map<number, Link>()
+  /** Its links to servers of ours; see commands/link.ts. */
+  group: LinkGroup | undefined
   /** Links that the client asked for. */
   linkCount = 0
   /**
@@ -101,6 +111,8 @@ export class SessionState {
     this.doing = options.doing ?? nobodyAsks()
     this.linkLimits = linkLimits
     this.onLink = onLink
+    this.groupLimits = options.groupLimits
+    this.askFront = options.askFront
     this.devices = devices
     this.cache = cache
     this.ledger = ledger

@@ -1,5 +1,6 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { LinkLimits } from "./Link.ts"
+import type { GroupLimits } from "./LinkGroup.ts"
 import type { MemoryLimits } from "./memory/MemoryQuota.ts"
 import type { StatsCounts } from "./SessionStats.ts"
 import type { SandboxReport } from "./sandbox.ts"
@@ -44,6 +45,8 @@ export interface SessionConfig {
   readonly repack: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
   readonly linkLimits?: LinkLimits
+  /** See `ServeOptions.peers`. */
+  readonly groupLimits: GroupLimits
   /** See `ServeOptions.sandbox`. */
   readonly sandbox: boolean
   /** See `ServeOptions.memoryLimitBytes` and `clientMemoryLimitBytes`. */
@@ -119,6 +122,7 @@ export type SessionEvent =
   | { readonly event: "spent" }
   | ClosedEvent
   | LinkEvent
+  | LinkRequest
   | StatsEvent
   /** Something was not stored in the cache. */
   | { readonly event: "uncached"; readonly reason: string }
@@ -131,3 +135,21 @@ export type LinkEvent =
   | { readonly event: "linked"; readonly peer: string }
   /** It was tried in vain. */
   | { readonly event: "unlinked"; readonly reason: string }
+
+/**
+ * What a session asks of its front process for a link to the session of the same client at another server; the answers are notes
+ * on its channel, see `FrontNote`.
+ */
+export type LinkRequest =
+  /** A connection will come that shows this key, in hex. Answered at once, and again with the connection. */
+  | { readonly event: "expect"; readonly id: number; readonly key: string }
+  /** To connect, and show this key. */
+  | {
+      readonly event: "dial"
+      readonly id: number
+      readonly key: string
+      readonly host: string
+      readonly port: number
+    }
+  /** Nothing is expected any more. */
+  | { readonly event: "forget" }

@@ -3,7 +3,7 @@
  * bytes that were read of it, HELLO first, whatever came behind that one.
  */
 import { fstatSync, readSync } from "node:fs"
-import { io, ioErrorText } from "@ggml-rpc/native/bindings"
+import { errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import { decodeOffer, encodeOffer, type Offer } from "./offer.ts"
 
 /** So many bytes fit the channel whatever happens; more go in a file in memory. A client as it should be sends 33. */
@@ -30,6 +30,33 @@ export const handOver = (channel: number, { fd, offer, early }: HandedConnection
   const result = io().io_send_connection(channel, fd, tag, noBytes, 0, file)
   io().io_close(file)
   return result < 0 ? ioErrorText(result) : ""
+}
+
+/** An answer of the front process to what a session asked for under a number; see `LinkRequest`. */
+export interface FrontNote {
+  readonly id: number
+  /** One of `LinkStatus`. */
+  readonly status: number
+  /** A connection, or -1. */
+  readonly fd: number
+}
+
+/** Never waits. As `handOver`, with the caller's own copy of the descriptor. */
+export const sendNote = (channel: number, { id, status, fd }: FrontNote): string => {
+  const result = io().io_send_connection(channel, fd, id, Uint8Array.of(status), 1, -1)
+  return result < 0 ? ioErrorText(result) : ""
+}
+
+/** Waits for the next note: "gone" when the client, or the front process, is; "late" when none came in time. */
+export const receiveNote = (
+  channel: number,
+  clientFd: number,
+  timeoutMs: number,
+): FrontNote | "gone" | "late" => {
+  const result = io().io_receive_note(channel, clientFd, timeoutMs, inline, INLINE_BYTES, words)
+  if (result === errno.timedOut) return "late"
+  if (result < 0 || words[1]! < 1) return "gone"
+  return { id: words[0]!, status: inline[0]!, fd: words[2]! }
 }
 
 const inline = new Uint8Array(INLINE_BYTES)

@@ -143,6 +143,8 @@ const main = (config: SessionConfig): void => {
     allowTraining: config.allowTraining,
     repack: config.repack,
     linkLimits: config.linkLimits,
+    groupLimits: config.groupLimits,
+    askFront: { channel: CHANNEL, ask: tell },
     onLink: tell,
     onSpent: () => tell({ event: "spent" }),
     onStats: tell,

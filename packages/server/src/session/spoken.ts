@@ -159,7 +159,7 @@ const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
       minBytes[command] = request.minSizeBytes
       maxBytes[command] = maxRequestBytes
       if (request.minSizeBytes === maxRequestBytes) fixedBytes[command] = maxRequestBytes
-      answerBytes[command] = response.minSizeBytes
+      answerBytes[command] = response?.minSizeBytes ?? -1
     }
   }
   const dialects = dialectsOf(spec, loaded)

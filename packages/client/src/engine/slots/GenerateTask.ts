@@ -7,8 +7,8 @@ import {
   SamplerError,
 } from "@ggml-rpc/native/bindings/llama"
 import { EngineRequestError, ModelError } from "../../errors.ts"
-import { type Loaded, roomOf } from "../Engine.ts"
 import { failedBy } from "../failure.ts"
+import { type Loaded, roomOf } from "../Loaded.ts"
 import type { EngineRequest, StopReason, TokenLogprobs } from "../messages.ts"
 import type { Send } from "../requests/index.ts"
 import { tokenLogprobs } from "./logprobs.ts"
@@ -44,6 +44,8 @@ export class GenerateTask implements Task {
   #place: Place | undefined
   #cachedCount = 0
   #tokenCount = 0
+  #draftedCount = 0
+  #acceptedCount = 0
   #startedAt = 0
   /** 0: the prompt is not computed yet. */
   #promptEndedAt = 0
@@ -98,6 +100,21 @@ export class GenerateTask implements Task {
     return false
   }
 
+  get draftRoom(): number {
+    const { request, loaded } = this.#options
+    const { maxTokens, settings } = request
+    const room = Math.min(
+      roomOf(loaded) - this.tokens.length - 1,
+      settings.draftCount ?? Number.POSITIVE_INFINITY,
+    )
+    return maxTokens < 0 ? room : Math.min(room, maxTokens - this.#tokenCount - 1)
+  }
+
+  drafted(count: number, acceptedCount: number): void {
+    this.#draftedCount += count
+    this.#acceptedCount += acceptedCount
+  }
+
   cancel(): void {
     if (this.#startedAt !== 0) this.#finish("cancelled")
     else this.fail(new EngineRequestError({ reason: "cancelled", detail: "" }))
@@ -138,6 +155,9 @@ export class GenerateTask implements Task {
         promptMs: promptEndedAt - this.#startedAt,
         tokenCount: this.#tokenCount,
         generateMs: now - promptEndedAt,
+        ...(this.#draftedCount === 0
+          ? {}
+          : { draftedCount: this.#draftedCount, acceptedCount: this.#acceptedCount }),
         stopReason,
         ...(stopText === undefined ? {} : { stopText }),
         slot: this.#place?.slot ?? -1,

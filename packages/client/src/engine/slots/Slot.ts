@@ -15,6 +15,8 @@ export class Slot {
   /** What the batch under way has of it: so many tokens from this index on. */
   batchIndex = 0
   batchCount = 0
+  /** Guesses of what follows its text, which are the last tokens that the batch has of it. */
+  readonly draft: Array<number> = []
   readonly #context: ModelContext
   readonly #info: ModelInfo
 
@@ -77,12 +79,4 @@ export class Slot {
     if (slidingWindow === 0) return true
     return this.#context.firstPosition(this.id) <= Math.max(0, count - slidingWindow)
   }
-}
-
-/** How many tokens two texts have in common at their beginning. */
-export const commonLength = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): number => {
-  const most = Math.min(a.length, b.length)
-  let length = 0
-  while (length < most && a[length] === b[length]) length++
-  return length
 }

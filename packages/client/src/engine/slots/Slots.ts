@@ -4,9 +4,12 @@
  */
 import { Batch, decodeStatusText, type ModelContext } from "@ggml-rpc/native/bindings/llama"
 import { ModelError } from "../../errors.ts"
-import type { Loaded } from "../Engine.ts"
+import type { Loaded } from "../Loaded.ts"
 import type { SlotState } from "../messages.ts"
-import { commonLength, Slot } from "./Slot.ts"
+import { commonLength } from "./commonLength.ts"
+import { draftersOf } from "./drafting/draftersOf.ts"
+import { Speculation } from "./drafting/Speculation.ts"
+import { Slot } from "./Slot.ts"
 import type { Task } from "./Task.ts"
 
 /** What steps look at. */
@@ -41,6 +44,7 @@ export class Slots {
   readonly #batch: Batch
   readonly #takesTurns: boolean
   readonly #putsAllOut: boolean
+  readonly #speculation: Speculation
   /** Without a slot, the first to get one first. */
   readonly #queue: Array<Task> = []
   /** What waits for a slot to be idle. */
@@ -48,16 +52,19 @@ export class Slots {
   #useCount = 0
 
   constructor(
-    { context, model, path }: Pick<Loaded, "context" | "model" | "path">,
+    loaded: Loaded,
     slotCount: number,
     host: SlotsHost,
+    draft: Loaded | undefined = undefined,
   ) {
+    const { context, model, path } = loaded
     this.#context = context
     this.#host = host
     this.#path = path
     this.#slots = Array.from({ length: slotCount }, (_, id) => new Slot(id, context, model.info))
     this.#takesTurns = oneTextABatch.has(model.info.architecture)
     this.#putsAllOut = allTokensOut.has(model.info.architecture)
+    this.#speculation = new Speculation(draftersOf(loaded, draft, host))
     this.#batch = new Batch(Math.min(context.batchSize, context.contextSize))
   }
 
@@ -79,6 +86,11 @@ export class Slots {
 
   states(): ReadonlyArray<SlotState> {
     return this.#slots.map((slot) => slot.state())
+  }
+
+  /** Frees what is native besides the models. */
+  release(): void {
+    this.#speculation.release()
   }
 
   submit(task: Task): void {
@@ -212,13 +224,17 @@ export class Slots {
   #fill(busy: ReadonlyArray<Slot>): void {
     const batch = this.#batch
     batch.clear()
-    for (const slot of busy) slot.batchCount = 0
+    for (const slot of busy) {
+      slot.batchCount = 0
+      slot.draft.length = 0
+    }
     const generating = busy.filter((slot) => slot.pendingCount === 1)
     const prompts = busy.filter((slot) => slot.pendingCount > 1)
     // Who waits for the next token does not wait for the whole of another's prompt; and whole texts are computed in one step.
     const isShort = generating.length > 0 || prompts.some(({ task }) => task!.isWhole)
     const most = isShort ? Math.min(batch.capacity, this.#context.ubatchSize) : batch.capacity
     prompts.sort((a, b) => a.usedAt - b.usedAt)
+    this.#draft(generating, prompts, most)
     const inTurn = [...generating, ...prompts]
     if (this.#takesTurns) inTurn.sort((a, b) => a.computedAt - b.computedAt)
     for (const slot of inTurn) {
@@ -233,6 +249,14 @@ export class Slots {
     }
   }
 
+  /** Guesses take room of the batch, and cells of the cache, that nobody else needs: half of it where prompts wait. */
+  #draft(generating: ReadonlyArray<Slot>, prompts: ReadonlyArray<Slot>, most: number): void {
+    let freeCount = this.#freeCount() - generating.length
+    for (const { pendingCount } of prompts) freeCount -= pendingCount
+    const room = most - generating.length
+    this.#speculation.draft(generating, Math.min(prompts.length > 0 ? room >> 1 : room, freeCount))
+  }
+
   #add(slot: Slot, { tokens, outputs }: Task, count: number): void {
     const batch = this.#batch
     const first = slot.tokens.length
@@ -243,6 +267,17 @@ export class Slots {
     for (let position = first; position < first + count; position++) {
       batch.add(tokens[position]!, position, slot.id, allOut || position === tokens.length - 1)
     }
+    for (const [index, token] of slot.draft.entries()) {
+      batch.add(token, first + count + index, slot.id, true)
+    }
+    slot.batchCount += slot.draft.length
+  }
+
+  /** Cells that hold nothing, by the least that all sequences may share. */
+  #freeCount(): number {
+    let taken = 0
+    for (const { tokens, batchCount } of this.#slots) taken += tokens.length + batchCount
+    return this.#context.contextSize - taken
   }
 
   /**
@@ -250,12 +285,7 @@ export class Slots {
    * slot from the text that got its own last. That one will be computed again, when there is room.
    */
   #makeRoom(slot: Slot, count: number): boolean {
-    const missing = (): boolean => {
-      let taken = count
-      for (const other of this.#slots) taken += other.tokens.length + other.batchCount
-      return taken > this.#context.contextSize
-    }
-    while (missing()) {
+    while (this.#freeCount() < count) {
       const idle = this.#least(({ task, tokens }) => task === undefined && tokens.length > 0)
       if (idle !== undefined) idle.clear()
       else if (!this.#preempt(slot)) return true
@@ -309,26 +339,53 @@ export class Slots {
   }
 
   #rollBack(slot: Slot): void {
-    if (!this.#context.removeFrom(slot.tokens.length, slot.id)) slot.clear()
+    if (this.#context.removeFrom(slot.tokens.length, slot.id)) return
+    slot.clear()
+    this.#speculation.giveUp()
   }
 
   #deliver(busy: ReadonlyArray<Slot>): void {
     for (const slot of busy) {
-      const { task, batchCount, batchIndex, tokens } = slot
-      if (task === undefined || batchCount === 0) continue
+      const { task, tokens, draft } = slot
+      if (task === undefined || slot.batchCount === 0) continue
       const first = tokens.length
-      for (let index = first; index < first + batchCount; index++) tokens.push(task.tokens[index]!)
+      const count = slot.batchCount - draft.length
+      for (let index = first; index < first + count; index++) tokens.push(task.tokens[index]!)
       const isLast = tokens.length === task.tokens.length
       if (task.outputs === "last" && !isLast) continue
       try {
         const hasEnded =
           task.outputs === "all"
-            ? task.take(this.#context, first, batchCount, batchIndex)
-            : task.take(this.#context, tokens.length - 1, 1, batchIndex + batchCount - 1)
+            ? task.take(this.#context, first, count, slot.batchIndex)
+            : this.#takeLast(slot, task, slot.batchIndex + count - 1)
         if (hasEnded) slot.task = undefined
       } catch (error) {
         this.#end(slot, () => task.fail(error))
       }
+    }
+  }
+
+  /**
+   * Takes the output of a text's last token, at an index of the batch; then those of guesses, as long as they are what the text
+   * chose, and forgets the others. Whether the text has ended.
+   */
+  #takeLast(slot: Slot, task: Task, index: number): boolean {
+    const { draft, tokens } = slot
+    if (draft.length === 0) return task.take(this.#context, tokens.length - 1, 1, index)
+    let acceptedCount = 0
+    task.drafted(draft.length, 0)
+    try {
+      let hasEnded = task.take(this.#context, tokens.length - 1, 1, index)
+      while (!hasEnded && acceptedCount < draft.length) {
+        if (task.tokens[tokens.length] !== draft[acceptedCount]) break
+        tokens.push(draft[acceptedCount]!)
+        task.drafted(0, 1)
+        hasEnded = task.take(this.#context, tokens.length - 1, 1, index + ++acceptedCount)
+      }
+      return hasEnded
+    } finally {
+      if (acceptedCount < draft.length) this.#rollBack(slot)
+      this.#speculation.learn(slot, draft.length, acceptedCount)
     }
   }
 

@@ -17,6 +17,8 @@ export interface Task {
   readonly reusesCache: boolean
   /** The slot that it must have; -1: any. */
   readonly slot: number
+  /** Tokens that may be guessed of its next ones, and computed with the last: what it takes at most without ending or shifting. */
+  readonly draftRoom: number
   /**
    * It has a slot, for the first time: checks what it was given, and does what comes before its tokens.
    *
@@ -31,6 +33,8 @@ export interface Task {
    * @throws {ClusterError}
    */
   take(context: ModelContext, first: number, count: number, index: number): boolean
+  /** So many more guesses of its tokens were computed, and so many more were what it chose. */
+  drafted(count: number, acceptedCount: number): void
   cancel(): void
   fail(error: unknown): void
 }

@@ -4,8 +4,8 @@ import {
   type ModelContext,
 } from "@ggml-rpc/native/bindings/llama"
 import { EngineRequestError, ModelError } from "../../errors.ts"
-import { type Loaded, roomOf } from "../Engine.ts"
 import { failedBy } from "../failure.ts"
+import { type Loaded, roomOf } from "../Loaded.ts"
 import type { Send } from "../requests/index.ts"
 import type { SlotsHost } from "./Slots.ts"
 import type { Place, Task } from "./Task.ts"
@@ -26,6 +26,7 @@ abstract class OutputTask implements Task {
   readonly isWhole: boolean
   readonly reusesCache = false
   readonly slot = -1
+  readonly draftRoom = 0
   protected readonly loaded: Loaded
   protected readonly host: SlotsHost
   protected readonly send: Send
@@ -46,6 +47,8 @@ abstract class OutputTask implements Task {
     this.#hasBegun = true
     return false
   }
+
+  drafted(): void {}
 
   abstract take(context: ModelContext, first: number, count: number, index: number): boolean
 

@@ -5,11 +5,10 @@
 import { asPointer } from "@ggml-rpc/native/bindings"
 import { answerResult } from "../answers.ts"
 import { LinkError, refuse } from "../errors.ts"
-import { word } from "../graph/tensorWords.ts"
 import { Link } from "../Link.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
-import { loadedTypeId } from "../spoken.ts"
+import { F32_BYTES, partialElements } from "./partial.ts"
 
 const LISTENS = 0
 const DIALS = 1
@@ -20,8 +19,6 @@ const MAX_LINKS = 4
 /** Ports below belong to the system's services. */
 const FIRST_PORT = 1024
 
-const F32 = loadedTypeId("F32")
-const F32_BYTES = 4
 const BF16_BYTES = 2
 
 /** From so many elements on partial results travel as bf16; ggml-rpc.cpp (8.0.0). */
@@ -93,29 +90,16 @@ export const commFree = (state: SessionState): void => {
 }
 
 export const commAllReduce = (state: SessionState): void => {
-  const { wire, tensor } = state
+  const { wire } = state
   const device = state.deviceIndex()
   const link = state.links.get(device)
   if (link === undefined) refuse("device", "has no link to another server", device)
   const record = state.spoken.offsets.commAllReduce.tensor
   const buffer = state.takeTensor(record, "tensor", "required")!
-  const count = elementsOf(state, record)
-  if (tensor.sizeBytes !== count * F32_BYTES) {
-    refuse("tensor.nb", `must leave no gaps between ${count} elements`, tensor.sizeBytes)
-  }
+  const count = partialElements(state, record)
   if (count === 0) return
   wire.flush()
   exchange(state, link, buffer, count)
-}
-
-/** Partial results are f32. */
-const elementsOf = ({ wire }: SessionState, record: number): number => {
-  const { words } = wire
-  const at = record / 4
-  const type = words[at + word.type]!
-  if (type !== F32) refuse("tensor.type", "must be F32", type)
-  const ne = at + word.ne
-  return words[ne]! * words[ne + 1]! * words[ne + 2]! * words[ne + 3]!
 }
 
 const exchange = (state: SessionState, link: Link, buffer: SessionBuffer, count: number): void => {

@@ -7,6 +7,8 @@ import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
 import { memoryDomain } from "./host.ts"
+import { allReduce, linkAwait, linkDial, linkExpect, linkFree } from "./link.ts"
+import { offerWeights, setTensorHash } from "./offers.ts"
 import { status } from "./status.ts"
 import { deviceSupports } from "./support.ts"
 import {
@@ -16,7 +18,6 @@ import {
   initTensor,
   memsetTensor,
   setTensor,
-  setTensorHash,
 } from "./tensor.ts"
 import { getTensor2d, setTensor2d } from "./tensor2d.ts"
 
@@ -54,8 +55,14 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   COMM_ALLREDUCE: commAllReduce,
   COMM_FREE: commFree,
   DEVICE_SUPPORTS: deviceSupports,
+  LINK_EXPECT: linkExpect,
+  LINK_DIAL: linkDial,
+  LINK_AWAIT: linkAwait,
+  LINK_FREE: linkFree,
+  ALL_REDUCE: allReduce,
   MEMORY_DOMAIN: memoryDomain,
   STATUS: status,
+  OFFER_WEIGHTS: offerWeights,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)

@@ -1,0 +1,443 @@
+// Sums over servers: each has a part of a tensor, and all put the sum of the parts in its place. The parts cross plain
+// sockets to the other servers, one each, on which everything is a message: a part_header, then so many floats.
+//
+// The sum of each element is made in the order in which ggml's own all-reduce adds (ggml-backend-meta.cpp): what is beyond the
+// largest power of two is folded into the first ones, then halves are added onto each other. Only the two sides of an addition
+// may be swapped, which changes no bit; so all servers hold the same sums.
+
+#include "api.h"
+#include "clock.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <vector>
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+
+namespace {
+
+constexpr int kMaxServers = 16;
+
+constexpr uint32_t kMagic = 0x4d555352; // "RSUM"
+
+// Up to so many bytes from each server, all send their parts to all and add for themselves: one latency. Beyond, each adds up
+// a share of the elements for all others: two, but a server's bytes do not grow with the number of servers.
+constexpr size_t kDirectBytes = size_t(128) << 10;
+
+// Floats that are added at a time, of one server: what there must be memory for.
+constexpr size_t kPiece = size_t(256) << 10;
+
+// A yield that takes longer has let somebody else run: this processor is wanted.
+constexpr double kYieldMs = 0.01;
+
+// Exchanges that do not spin after one in which it did not help; doubled each time.
+constexpr int kFirstPause = 8, kLongestPause = 4096;
+
+struct part_header {
+    uint32_t magic;
+    // Of the message on this link.
+    uint32_t sequence;
+    // Floats that follow, and those of the whole tensor.
+    uint32_t elements;
+    uint32_t total;
+};
+
+// Whether waiting awake for a short time is worth it. A machine without a free processor never does it for long: the first yield
+// tells that somebody else wants to run, and then it is left alone for a while.
+struct spinner {
+    double limit_ms = 0;
+    int    pause    = 0;
+    int    skip     = 0;
+
+    bool may_begin() {
+        if (limit_ms <= 0) {
+            return false;
+        }
+        if (skip > 0) {
+            skip--;
+            return false;
+        }
+        return true;
+    }
+
+    void helped() { pause /= 2; }
+
+    void did_not_help() {
+        pause = std::min(std::max(pause * 2, kFirstPause), kLongestPause);
+        skip  = pause;
+    }
+};
+
+struct group {
+    int                rank  = 0;
+    int                count = 0;
+    int                fds[kMaxServers];
+    uint32_t           sent[kMaxServers] = {};
+    spinner            spin;
+    std::vector<float> scratch;
+    // Exchanges that waited awake, and those that it spared a sleep.
+    uint32_t spins = 0, spared = 0;
+};
+
+// What goes to one server and comes from it, at the same time.
+struct transfer {
+    int          peer;
+    part_header  out, in;
+    const char * source;
+    char *       target;
+    // With the headers.
+    size_t to_send, to_receive;
+    size_t sent = 0, received = 0;
+};
+
+enum failure { kLeft = 1, kSilent = 2, kWrong = 3, kBroken = 4 };
+
+// What io_all_reduce tells of a failure.
+struct report {
+    int32_t peer;
+    int32_t kind;
+    int32_t error;
+};
+
+size_t parts_of(const char * header, const char * data, size_t done, size_t total, iovec * parts) {
+    size_t count = 0;
+    if (done < sizeof(part_header)) {
+        parts[count++] = {const_cast<char *>(header) + done, sizeof(part_header) - done};
+    }
+    const size_t data_done = done < sizeof(part_header) ? 0 : done - sizeof(part_header);
+    const size_t data_size = total - sizeof(part_header);
+    if (data_done < data_size) {
+        parts[count++] = {const_cast<char *>(data) + data_done, data_size - data_done};
+    }
+    return count;
+}
+
+// Sends what the socket takes. 1 when something moved, 0 when nothing could, or a negative errno.
+int push(const group & g, transfer & t) {
+    iovec parts[2];
+    msghdr message{};
+    message.msg_iov    = parts;
+    message.msg_iovlen = parts_of(reinterpret_cast<char *>(&t.out), t.source, t.sent, t.to_send, parts);
+    const ssize_t sent = sendmsg(g.fds[t.peer], &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0) {
+        t.sent += size_t(sent);
+        return sent > 0 ? 1 : 0;
+    }
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : -errno;
+}
+
+// Receives what is there, never more than is due. As push; -EPIPE when the other side ended.
+int pull(const group & g, transfer & t) {
+    iovec parts[2];
+    msghdr message{};
+    message.msg_iov    = parts;
+    message.msg_iovlen = parts_of(reinterpret_cast<char *>(&t.in), t.target, t.received, t.to_receive, parts);
+    const ssize_t got = recvmsg(g.fds[t.peer], &message, MSG_DONTWAIT);
+    if (got > 0) {
+        t.received += size_t(got);
+        return 1;
+    }
+    if (got == 0) {
+        return -EPIPE;
+    }
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : -errno;
+}
+
+bool client_is_gone(int client_fd) {
+    pollfd state{client_fd, short(POLLRDHUP), 0};
+    return client_fd >= 0 && poll(&state, 1, 0) > 0 && state.revents != 0;
+}
+
+int fail(report * out, int peer, failure kind, int error) {
+    *out = {peer, kind, error};
+    return -EPROTO;
+}
+
+// Why a link did not go on. A client that ends takes all its sessions along, in whatever order.
+int broken(int client_fd, report * out, int peer, int error) {
+    if (client_is_gone(client_fd)) {
+        return -ECANCELED;
+    }
+    return fail(out, peer, error == -EPIPE || error == -ECONNRESET ? kLeft : kBroken, error);
+}
+
+bool is_due(const transfer & t) {
+    return t.in.magic == kMagic && t.in.sequence == t.out.sequence && t.in.total == t.out.total &&
+        size_t(t.in.elements) * sizeof(float) + sizeof(part_header) == t.to_receive;
+}
+
+// Sleeps until a link can go on; 0, or what ends the exchange.
+int wait(const group & g, transfer * transfers, int count, int client_fd, double silence_ms, report * out) {
+    pollfd fds[kMaxServers + 1];
+    int waiting = -1;
+    for (int i = 0; i < count; i++) {
+        const transfer & t = transfers[i];
+        const bool sends = t.sent < t.to_send, receives = t.received < t.to_receive;
+        fds[i] = {sends || receives ? g.fds[t.peer] : -1, short((sends ? POLLOUT : 0) | (receives ? POLLIN : 0)), 0};
+        if (waiting < 0 && (sends || receives)) {
+            waiting = t.peer;
+        }
+    }
+    fds[count] = {client_fd, short(POLLRDHUP), 0};
+    const double deadline = now_ms() + silence_ms;
+    for (;;) {
+        const double left = deadline - now_ms();
+        const int ready = poll(fds, nfds_t(count) + 1, silence_ms <= 0 ? -1 : left <= 0 ? 0 : int(left) + 1);
+        if (ready < 0 && errno == EINTR) {
+            continue;
+        }
+        if (ready < 0) {
+            return fail(out, waiting, kBroken, -errno);
+        }
+        if (fds[count].revents != 0) {
+            return -ECANCELED;
+        }
+        return ready == 0 ? fail(out, waiting, kSilent, -ETIMEDOUT) : 0;
+    }
+}
+
+// Sends and receives with all of them at once, so that no two servers wait for each other with full sockets.
+int exchange(group & g, transfer * transfers, int count, int client_fd, double silence_ms, report * out) {
+    // When waiting awake ends; 0 before it has begun, negative when it is over.
+    double spin_until = 0;
+    for (;;) {
+        bool is_done = true, has_moved = false;
+        for (int i = 0; i < count; i++) {
+            transfer & t = transfers[i];
+            int result = 0;
+            if (t.sent < t.to_send) {
+                result = push(g, t);
+                has_moved |= result > 0;
+            }
+            if (result >= 0 && t.received < t.to_receive) {
+                const bool had_header = t.received >= sizeof(part_header);
+                result = pull(g, t);
+                has_moved |= result > 0;
+                if (!had_header && t.received >= sizeof(part_header) && !is_due(t)) {
+                    return fail(out, t.peer, kWrong, 0);
+                }
+            }
+            if (result < 0) {
+                return broken(client_fd, out, t.peer, result);
+            }
+            is_done &= t.sent == t.to_send && t.received == t.to_receive;
+        }
+        if (is_done) {
+            if (spin_until > 0) {
+                g.spared++;
+                g.spin.helped();
+            }
+            return 0;
+        }
+        if (has_moved) {
+            continue;
+        }
+        if (spin_until == 0 && g.spin.may_begin()) {
+            spin_until = now_ms() + g.spin.limit_ms;
+            g.spins++;
+        }
+        if (spin_until > 0) {
+            const double before = now_ms();
+            if (before < spin_until) {
+                sched_yield();
+                if (now_ms() - before < kYieldMs) {
+                    continue;
+                }
+            }
+            g.spin.did_not_help();
+        }
+        spin_until = -1;
+        const int result = wait(g, transfers, count, client_fd, silence_ms, out);
+        if (result < 0) {
+            return result;
+        }
+    }
+}
+
+void add_onto(float * __restrict target, const float * __restrict other, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        target[i] += other[i];
+    }
+}
+
+// Adds up all parts in ggml's order, into the one that is this server's.
+void add_up(float ** parts, int count, const float * own, size_t elements) {
+    const auto combine = [&](int into, int other) {
+        if (parts[other] == own) {
+            std::swap(parts[into], parts[other]);
+        }
+        add_onto(parts[into], parts[other], elements);
+    };
+    int whole = 1;
+    while (whole * 2 <= count) {
+        whole *= 2;
+    }
+    for (int j = whole; j < count; j++) {
+        combine(j - whole, j);
+    }
+    for (int offset = whole / 2; offset >= 1; offset /= 2) {
+        for (int j = 0; j < offset; j++) {
+            combine(j, j + offset);
+        }
+    }
+}
+
+struct run {
+    group &  g;
+    int      client_fd;
+    double   silence_ms;
+    uint32_t total;
+    report * out;
+
+    transfer between(int peer, const float * source, size_t to_send, float * target, size_t to_receive) {
+        transfer t{};
+        t.peer       = peer;
+        t.out        = {kMagic, g.sent[peer]++, uint32_t(to_send), total};
+        t.source     = reinterpret_cast<const char *>(source);
+        t.target     = reinterpret_cast<char *>(target);
+        t.to_send    = sizeof(part_header) + to_send * sizeof(float);
+        t.to_receive = sizeof(part_header) + to_receive * sizeof(float);
+        return t;
+    }
+
+    int with_all(transfer * transfers, int count) {
+        return exchange(g, transfers, count, client_fd, silence_ms, out);
+    }
+
+    // Floats that lie between what others sent: one server's part of a piece.
+    size_t room(size_t elements) const { return std::min(elements, kPiece); }
+
+    int direct(float * data, size_t elements) {
+        transfer transfers[kMaxServers];
+        float * parts[kMaxServers];
+        int others = 0;
+        for (int peer = 0; peer < g.count; peer++) {
+            parts[peer] = peer == g.rank ? data : g.scratch.data() + size_t(others) * elements;
+            if (peer != g.rank) {
+                transfers[others++] = between(peer, data, elements, parts[peer], elements);
+            }
+        }
+        const int result = with_all(transfers, others);
+        if (result == 0) {
+            add_up(parts, g.count, data, elements);
+        }
+        return result;
+    }
+
+    int shared(float * data, size_t elements) {
+        const auto first = [&](int rank) { return elements * size_t(rank) / size_t(g.count); };
+        const auto size_of = [&](int rank) { return first(rank + 1) - first(rank); };
+        const size_t own_size = size_of(g.rank);
+        float * own = data + first(g.rank);
+        transfer transfers[kMaxServers];
+        float * parts[kMaxServers];
+        int others = 0;
+        for (int peer = 0; peer < g.count; peer++) {
+            parts[peer] = peer == g.rank ? own : g.scratch.data() + size_t(others) * own_size;
+            if (peer != g.rank) {
+                transfers[others++] = between(peer, data + first(peer), size_of(peer), parts[peer], own_size);
+            }
+        }
+        int result = with_all(transfers, others);
+        if (result < 0) {
+            return result;
+        }
+        add_up(parts, g.count, own, own_size);
+        others = 0;
+        for (int peer = 0; peer < g.count; peer++) {
+            if (peer != g.rank) {
+                transfers[others++] = between(peer, own, own_size, data + first(peer), size_of(peer));
+            }
+        }
+        return with_all(transfers, others);
+    }
+
+    int all(float * data, size_t elements) {
+        const size_t others = size_t(g.count) - 1;
+        const bool is_direct = others == 1 || elements * sizeof(float) <= kDirectBytes;
+        const size_t step = is_direct ? kPiece : kPiece * size_t(g.count);
+        const size_t wanted = others * (is_direct ? room(elements) : room(elements / size_t(g.count) + 1));
+        if (g.scratch.size() < wanted) {
+            g.scratch.resize(wanted);
+        }
+        for (size_t done = 0; done < elements; done += step) {
+            const size_t part = std::min(step, elements - done);
+            const int result = is_direct ? direct(data + done, part) : shared(data + done, part);
+            if (result < 0) {
+                return result;
+            }
+        }
+        return 0;
+    }
+};
+
+} // namespace
+
+// A group of `count` servers in which this one has place `rank`; nothing links it yet. null when there is no memory.
+API void * io_group_new(int rank, int count, double spin_ms) {
+    if (count < 2 || count > kMaxServers || rank < 0 || rank >= count) {
+        return nullptr;
+    }
+    group * g = new (std::nothrow) group;
+    if (g != nullptr) {
+        g->rank          = rank;
+        g->count         = count;
+        g->spin.limit_ms = spin_ms;
+        std::fill(std::begin(g->fds), std::end(g->fds), -1);
+    }
+    return g;
+}
+
+// The socket to another server of the group; it stays the caller's.
+API void io_group_link(void * handle, int peer, int fd) {
+    static_cast<group *>(handle)->fds[peer] = fd;
+}
+
+API void io_group_free(void * handle) {
+    delete static_cast<group *>(handle);
+}
+
+// How often waiting awake was tried, and how often it spared a sleep.
+API void io_group_spins(void * handle, uint32_t * out) {
+    const group * g = static_cast<group *>(handle);
+    out[0] = g->spins;
+    out[1] = g->spared;
+}
+
+// Most bytes that a sum of so many floats needs besides them.
+API double io_all_reduce_bytes(void * handle, double elements) {
+    const group * g = static_cast<group *>(handle);
+    return double(std::min(size_t(elements), kPiece)) * sizeof(float) * double(g->count - 1);
+}
+
+// Puts the sum of all servers' floats in place of these; `counts` is 0 where this server's are none. Every server of the group
+// has to be linked. Waits for the others; a link on which no byte moves for silence_ms (0: no limit), another message than the one
+// that is due, and an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent
+// something else, 4 an error of the system, which is out[2]). -ECANCELED when the client is gone, -ENOMEM without memory.
+API int io_all_reduce(void * handle, float * data, double elements, int counts, int client_fd, double silence_ms, int32_t * out) {
+    group * g = static_cast<group *>(handle);
+    if (counts == 0) {
+        memset(data, 0, size_t(elements) * sizeof(float));
+    }
+    report told{};
+    try {
+        const int result = run{*g, client_fd, silence_ms, uint32_t(size_t(elements)), &told}.all(data, size_t(elements));
+        memcpy(out, &told, sizeof(told));
+        return result;
+    } catch (const std::bad_alloc &) {
+        return -ENOMEM;
+    }
+}

@@ -1,0 +1,104 @@
+import { lookup } from "node:dns/promises"
+import { isIP } from "node:net"
+import { encodeLinkKey, encodeLinkKeyAnswer, LinkStatus } from "@ggml-rpc/protocol"
+
+/** Whom to connect to, and what to show there. */
+export interface PeerTarget {
+  readonly host: string
+  readonly port: number
+  readonly key: Uint8Array
+}
+
+/** A connection that the other server has taken for a session of its own, or why there is none. */
+export type Dialled =
+  | { readonly socket: { close(): void }; readonly fd: number }
+  | { readonly status: number; readonly reason: string }
+
+const answered = encodeLinkKeyAnswer(LinkStatus.DONE)
+
+const lost = (reason: string): Dialled => ({ status: LinkStatus.UNREACHABLE, reason })
+
+const textOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+const addressesOf = async (host: string): Promise<readonly string[]> =>
+  isIP(host) !== 0 ? [host] : (await lookup(host, { all: true })).map(({ address }) => address)
+
+/**
+ * Connects to another server and shows it the key. Looks a name up, and connects to the very address that was looked at: a name may
+ * mean another one the next time. Never rejects; ends when `signal` does.
+ */
+export const dialPeer = async (
+  target: PeerTarget,
+  mayDial: (address: string) => boolean,
+  signal: AbortSignal,
+): Promise<Dialled> => {
+  const { promise, resolve } = Promise.withResolvers<Dialled>()
+  const lose = (reason: string): void => resolve(lost(reason))
+  signal.addEventListener("abort", () => lose("did not answer in time"), { once: true })
+  if (target.host === "") return lost("is no address")
+  addressesOf(target.host).then(
+    (addresses) => {
+      const address = addresses.find(mayDial)
+      if (signal.aborted) return
+      if (address !== undefined) connect(address, target, signal, resolve)
+      else {
+        const reason = `(${addresses.join(", ")}) is no address that this server may connect to (--peers)`
+        resolve({ status: LinkStatus.NOT_ALLOWED, reason })
+      }
+    },
+    (error: unknown) => lose(`cannot be looked up: ${textOf(error)}`),
+  )
+  return await promise
+}
+
+const connect = (
+  address: string,
+  { port, key }: PeerTarget,
+  signal: AbortSignal,
+  resolve: (result: Dialled) => void,
+): void => {
+  let held: Uint8Array = new Uint8Array(0)
+  let isHandedOver = false
+  const lose = (reason: string): void => resolve(lost(reason))
+  const handlers = {
+    open: (socket: PeerSocket) => {
+      const end = (): void => {
+        if (!isHandedOver) socket.terminate()
+      }
+      if (signal.aborted) end()
+      else signal.addEventListener("abort", end, { once: true })
+      socket.write(encodeLinkKey(key))
+    },
+    data: (socket: PeerSocket, bytes: Uint8Array) => {
+      held = Buffer.concat([held, bytes])
+      if (held.length < answered.length) return
+      if (signal.aborted || Buffer.compare(held, answered) !== 0) {
+        lose("does not take the link")
+        socket.terminate()
+        return
+      }
+      // What comes next is the session's to read.
+      socket.pause()
+      isHandedOver = true
+      resolve({ socket, fd: socket.fd })
+    },
+    close: () => lose("closed the connection: it expects no such link"),
+    end: (socket: PeerSocket) => {
+      lose("closed the connection: it expects no such link")
+      socket.terminate()
+    },
+    error: (_: PeerSocket, error: Error) => lose(`failed: ${error.message}`),
+  }
+  // `fd` is not in Bun's types.
+  const options = { hostname: address, port, socket: handlers } as never
+  Bun.connect(options).catch((error: unknown) => lose(`cannot be reached: ${textOf(error)}`))
+}
+
+/** A socket of Bun's. */
+interface PeerSocket {
+  readonly fd: number
+  write(bytes: Uint8Array): number
+  pause(): void
+  close(): void
+  terminate(): void
+}

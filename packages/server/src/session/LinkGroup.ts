@@ -1,0 +1,214 @@
+import { ptr } from "bun:ffi"
+import { type Address, asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
+import { LinkStatus } from "@ggml-rpc/protocol"
+import { ClientGone, ComputeError, LinkError } from "./errors.ts"
+import type { LinkRequest } from "./events.ts"
+import { type FrontNote, receiveNote } from "./handOver.ts"
+
+/** Links between the sessions of a client at several servers, which add up parts of tensors. */
+export interface GroupLimits {
+  /** Why there are none, as a `LinkStatus`; absent: there are. */
+  readonly refusal?: number
+  /** How long another server may take to come, or to let this one in. */
+  readonly linkMs: number
+  /** How long it may send nothing of a part that is awaited, for which it may have to compute first. */
+  readonly silenceMs: number
+  /** How long this process stays awake for a part before it sleeps. */
+  readonly spinMs: number
+}
+
+/** Where the front process answers, and whose end ends all waits. */
+export interface GroupChannel {
+  readonly channel: number
+  readonly clientFd: number
+  /** Tells the front process what is wanted. */
+  readonly ask: (request: LinkRequest) => void
+}
+
+/** What the front process takes for itself besides: its own limit comes first. */
+const FRONT_MS = 2000
+
+/** See `io_tune_socket`. */
+const KEEPALIVE_S = 10
+
+const ADDRESS_BYTES = 64
+
+interface Member {
+  /** Number of what was asked of the front process for it; 0: nothing. */
+  asked: number
+  fd: number
+  /** The other server, for messages. */
+  name: string
+}
+
+/** What each failure of the shim's io_all_reduce means. */
+const failures = {
+  1: "ended the link",
+  2: "sent nothing of its part in time",
+  3: "sent something else than its part of this sum",
+} as const
+
+/**
+ * One server's place in a group, and its links to the others. Nothing here opens or listens: the front process does, and hands over
+ * descriptors.
+ */
+export class LinkGroup {
+  readonly rank: number
+  readonly worldSize: number
+  readonly #limits: GroupLimits
+  readonly #channel: GroupChannel
+  readonly #native: Address
+  readonly #members: readonly Member[]
+  /** Answers that came before somebody waited for them. */
+  readonly #notes = new Map<number, FrontNote>()
+  readonly #report = new Int32Array(3)
+  /** What `workBytes` said at most, of the sums that there was memory for. */
+  workBytesGranted = 0
+  /** Of all groups of the process, so that an answer for one that is gone is known. */
+  static #lastAsked = 0
+
+  /** @throws {ComputeError} without memory */
+  constructor(rank: number, worldSize: number, limits: GroupLimits, channel: GroupChannel) {
+    this.rank = rank
+    this.worldSize = worldSize
+    this.#limits = limits
+    this.#channel = channel
+    this.#native = Number(io().io_group_new(rank, worldSize, limits.spinMs))
+    if (this.#native === 0) throw new ComputeError("out of memory for links to other servers")
+    this.#members = Array.from({ length: worldSize }, () => ({ asked: 0, fd: -1, name: "" }))
+  }
+
+  /** Has the front process expect a connection with this key; returns a `LinkStatus`. */
+  expect(peer: number, key: string): number {
+    const member = this.#members[peer]!
+    if (member.asked !== 0) return LinkStatus.TOO_MANY
+    const id = this.#ask(member)
+    this.#channel.ask({ event: "expect", id, key })
+    const { status } = this.#answer(id)
+    if (status !== LinkStatus.DONE) member.asked = 0
+    return status
+  }
+
+  /** Has the front process connect to another server; returns a `LinkStatus`. */
+  dial(peer: number, key: string, host: string, port: number): number {
+    const member = this.#members[peer]!
+    if (member.asked !== 0) return LinkStatus.TOO_MANY
+    const id = this.#ask(member)
+    this.#channel.ask({ event: "dial", id, key, host, port })
+    return this.#take(peer, this.#answer(id))
+  }
+
+  /** Waits for the connection that is expected; returns a `LinkStatus`. */
+  await(peer: number): number {
+    const member = this.#members[peer]!
+    if (member.fd >= 0) return LinkStatus.DONE
+    if (member.asked === 0) return LinkStatus.LATE
+    return this.#take(peer, this.#answer(member.asked))
+  }
+
+  #ask(member: Member): number {
+    member.asked = ++LinkGroup.#lastAsked
+    return member.asked
+  }
+
+  #answer(id: number): FrontNote {
+    const early = this.#notes.get(id)
+    if (early !== undefined) {
+      this.#notes.delete(id)
+      return early
+    }
+    const { channel, clientFd } = this.#channel
+    const deadline = performance.now() + this.#limits.linkMs + FRONT_MS
+    for (;;) {
+      const note = receiveNote(channel, clientFd, deadline - performance.now())
+      if (note === "gone") throw new ClientGone("closed while its server waited for another one")
+      if (note === "late") return { id, status: LinkStatus.LATE, fd: -1 }
+      if (note.id === id) return note
+      if (this.#members.some(({ asked }) => asked === note.id)) this.#notes.set(note.id, note)
+      // For a group that is gone.
+      else if (note.fd >= 0) io().io_close(note.fd)
+    }
+  }
+
+  #take(peer: number, { status, fd }: FrontNote): number {
+    const member = this.#members[peer]!
+    if (fd < 0) {
+      member.asked = 0
+      return status === LinkStatus.DONE ? LinkStatus.LATE : status
+    }
+    member.fd = fd
+    member.name = peerName(fd)
+    io().io_tune_socket(fd, KEEPALIVE_S)
+    io().io_watch_server(fd)
+    io().io_group_link(asPointer(this.#native), peer, fd)
+    return LinkStatus.DONE
+  }
+
+  /** Address of the other server; "" before it is linked. */
+  nameOf(peer: number): string {
+    return this.#members[peer]!.name
+  }
+
+  /** The first server that is not linked; undefined when all are. */
+  get missing(): number | undefined {
+    const found = this.#members.findIndex(({ fd }, peer) => fd < 0 && peer !== this.rank)
+    return found < 0 ? undefined : found
+  }
+
+  /** Bytes of host memory that adding up `count` floats takes besides them. */
+  workBytes(count: number): number {
+    return io().io_all_reduce_bytes(asPointer(this.#native), count)
+  }
+
+  /**
+   * Puts the sum of all servers' floats in place of `count` ones at `data`; this server's count as zero unless `counts`.
+   *
+   * @throws {LinkError} that names the server on which it failed @throws {ClientGone} @throws {ComputeError} without memory
+   */
+  allReduce(data: Address, count: number, counts: boolean): void {
+    const result = io().io_all_reduce(
+      asPointer(this.#native),
+      asPointer(data),
+      count,
+      counts ? 1 : 0,
+      this.#channel.clientFd,
+      this.#limits.silenceMs,
+      asPointer(ptr(this.#report) as number),
+    )
+    if (result === 0) return
+    if (result === errno.cancelled)
+      throw new ClientGone("closed while its server waited for another one")
+    if (result !== errno.protocol) throw new ComputeError("out of memory for a sum over servers")
+    this.#fail()
+  }
+
+  #fail(): never {
+    const [peer, kind, error] = this.#report
+    const { fd, name } = this.#members[peer!]!
+    const isSilent = io().io_unwatch_server(fd) === 1
+    const what = isSilent
+      ? "gives no sign of life"
+      : (failures[kind as keyof typeof failures] ??
+        `is not reached any more: ${ioErrorText(error!)}`)
+    throw new LinkError(`the other server, ${name} (number ${peer} of ${this.worldSize}), ${what}`)
+  }
+
+  /** Ends all links. */
+  close(): void {
+    for (const { fd } of this.#members) {
+      if (fd < 0) continue
+      io().io_unwatch_server(fd)
+      io().io_close(fd)
+    }
+    for (const { fd } of this.#notes.values()) if (fd >= 0) io().io_close(fd)
+    this.#notes.clear()
+    io().io_group_free(asPointer(this.#native))
+    this.#channel.ask({ event: "forget" })
+  }
+}
+
+const peerName = (fd: number): string => {
+  const text = new Uint8Array(ADDRESS_BYTES)
+  io().io_peer_address(fd, text, text.length)
+  return new TextDecoder().decode(text.subarray(0, text.indexOf(0)))
+}

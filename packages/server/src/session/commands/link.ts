@@ -1,0 +1,145 @@
+/**
+ * Links to the sessions of the same client at other servers of ours, and the sums that are made over them. This process opens
+ * nothing and listens for nothing: its front process connects, or takes the connection that shows a key, and hands it over.
+ */
+import { asPointer } from "@ggml-rpc/native/bindings"
+import {
+  AllReduceRequest,
+  LinkDialRequest,
+  LinkStatus,
+  MAX_LINKED_SERVERS,
+} from "@ggml-rpc/protocol"
+import { answerResult } from "../answers.ts"
+import { refuse } from "../errors.ts"
+import { LinkGroup } from "../LinkGroup.ts"
+import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
+import { F32_BYTES, partialElements } from "./partial.ts"
+
+const { offsets } = LinkDialRequest
+
+/** Ports below belong to the system's services. */
+const FIRST_PORT = 1024
+
+/** The group of the request's link, which is made with its first one; a `LinkStatus` where this server makes no links. */
+const groupOf = (state: SessionState): LinkGroup | number => {
+  const { words, descriptor } = state.wire
+  const rank = words[offsets.rank / 4]!
+  const worldSize = words[offsets.worldSize / 4]!
+  if (worldSize < 2 || worldSize > MAX_LINKED_SERVERS) {
+    refuse("world_size", `must be from 2 to ${MAX_LINKED_SERVERS}`, worldSize)
+  }
+  if (rank >= worldSize) refuse("rank", `must be below the world size ${worldSize}`, rank)
+  const peer = words[offsets.peer / 4]!
+  if (peer >= worldSize || peer === rank) {
+    refuse("peer", `must be another place below ${worldSize}`, peer)
+  }
+  const { groupLimits, askFront } = state
+  if (groupLimits === undefined || askFront === undefined) return LinkStatus.OFF
+  if (groupLimits.refusal !== undefined) return groupLimits.refusal
+  // The process has a connection from here on that no other client may inherit.
+  state.spend()
+  const { group } = state
+  if (group !== undefined) {
+    if (group.rank !== rank) refuse("rank", `is ${group.rank} in this group`, rank)
+    if (group.worldSize !== worldSize) {
+      refuse("world_size", `is ${group.worldSize} in this group`, worldSize)
+    }
+    return group
+  }
+  state.group = new LinkGroup(rank, worldSize, groupLimits, { ...askFront, clientFd: descriptor })
+  return state.group
+}
+
+const keyOf = ({ wire }: SessionState): string => {
+  const { buffer, byteOffset } = wire.view
+  return new Uint8Array(buffer, byteOffset + offsets.key, offsets.port - offsets.key).toHex()
+}
+
+const hostOf = ({ wire }: SessionState): string => {
+  const all = new Uint8Array(wire.view.buffer, wire.view.byteOffset + offsets.host, 256)
+  const end = all.indexOf(0)
+  return new TextDecoder().decode(end < 0 ? all : all.subarray(0, end))
+}
+
+export const linkExpect = (state: SessionState): void => {
+  const group = groupOf(state)
+  const peer = state.wire.words[offsets.peer / 4]!
+  // Answers that wait need not wait for the front process.
+  state.wire.flush()
+  answerResult(state.wire, typeof group === "number" ? group : group.expect(peer, keyOf(state)))
+}
+
+export const linkDial = (state: SessionState): void => {
+  const { wire } = state
+  const group = groupOf(state)
+  const peer = wire.words[offsets.peer / 4]!
+  const port = wire.words[offsets.port / 4]!
+  if (port < FIRST_PORT || port > 65535) {
+    refuse("port", `must be from ${FIRST_PORT} to 65535`, port)
+  }
+  wire.flush()
+  const status =
+    typeof group === "number" ? group : group.dial(peer, keyOf(state), hostOf(state), port)
+  noteLinked(state, status, peer)
+  answerResult(wire, status)
+}
+
+export const linkAwait = (state: SessionState): void => {
+  const { wire, group } = state
+  const peer = wire.words[0]!
+  if (group === undefined || peer >= group.worldSize || peer === group.rank) {
+    refuse("peer", "is no server that this one expects", peer)
+  }
+  wire.flush()
+  const status = group.await(peer)
+  noteLinked(state, status, peer)
+  answerResult(wire, status)
+}
+
+const noteLinked = ({ group, onLink }: SessionState, status: number, peer: number): void => {
+  if (status === LinkStatus.DONE) onLink?.({ event: "linked", peer: group!.nameOf(peer) })
+}
+
+export const linkFree = (state: SessionState): void => {
+  state.group?.close()
+  state.group = undefined
+}
+
+/** Elements that are read from a device at once. */
+const PART_ELEMENTS = STAGING_BYTES / F32_BYTES
+
+const tensorAt = AllReduceRequest.offsets.tensor
+
+export const allReduce = (state: SessionState): void => {
+  const { wire, group, tensor, ggml } = state
+  if (group === undefined) refuse("group", "is not linked: no server was asked for")
+  const { missing } = group
+  if (missing !== undefined) refuse("group", "lacks the link to server number", missing)
+  const counts = wire.words[AllReduceRequest.offsets.counts / 4]!
+  if (counts > 1) refuse("counts", "must be 0 or 1", counts)
+  const buffer = state.takeTensor(tensorAt, "tensor", "required")!
+  const count = partialElements(state, tensorAt)
+  if (count === 0) return
+  const workBytes = group.workBytes(count)
+  if (workBytes > group.workBytesGranted) {
+    if (!state.hostMemory.hasRoomFor(workBytes)) {
+      refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
+    }
+    group.workBytesGranted = workBytes
+  }
+  // Nobody waits for answers that the others have to come before.
+  wire.flush()
+  if (buffer.isHost) {
+    group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes, count, counts === 1)
+    return
+  }
+  const staging = state.stagingAddress()
+  const record = asPointer(wire.requestAddress + tensorAt)
+  for (let done = 0; done < count; done += PART_ELEMENTS) {
+    const part = Math.min(count - done, PART_ELEMENTS)
+    const at = done * F32_BYTES
+    if (counts === 1) ggml.gs_tensor_get(record, asPointer(staging), at, part * F32_BYTES)
+    group.allReduce(staging, part, counts === 1)
+    ggml.gs_tensor_set(record, asPointer(staging), at, part * F32_BYTES)
+  }
+}

@@ -1,0 +1,169 @@
+/** Servers of ours that are linked add up parts of tensors, with the bits of ggml's own all-reduce. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { allReduce, linkedClients, linkFree, linkPair } from "./linkedServers.ts"
+import { Random } from "./Random.ts"
+import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
+import { startServer, type TestServer, withServer } from "./withServer.ts"
+
+/** Both ways to a tensor's memory, in one group; and as full as a server can be with its client. */
+const options = [
+  { maxClients: 1 },
+  { maxClients: 1, directMemory: false },
+  { maxClients: 1, spinUs: 0 },
+  { maxClients: 1 },
+  { maxClients: 1 },
+]
+
+let servers: readonly (TestServer & { stop: () => Promise<void> })[] = []
+beforeAll(async () => {
+  servers = await Promise.all(options.map((each) => startServer(each)))
+})
+afterAll(async () => {
+  await Promise.all(servers.map(({ stop }) => stop()))
+})
+
+const put = async (client: TestClient, data: Uint8Array, ne: readonly number[]) => {
+  const tensor = f32Tensor(1, await client.allocate(data.length), 0, ne)
+  client.setTensor(tensor, data)
+  return tensor
+}
+
+const bytesOf = (values: Float32Array): Uint8Array => new Uint8Array(values.buffer)
+
+const areSame = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
+
+/** Signs, magnitudes from 2^-20 to 2^20, and among them zeros and what is smaller than normal. */
+const randomFloats = (random: Random, count: number): Float32Array =>
+  Float32Array.from({ length: count }, (_, index) => {
+    if (index % 97 === 0) return random.pick([0, -0, 1e-42, -1e-42, 3e38])
+    return (random.below(2 ** 24) / 2 ** 23 - 1) * 2 ** (random.below(41) - 20)
+  })
+
+/** What ggml's fallback leaves on every device, written as it is there: copies and ADDs, step by step (ggml-backend-meta.cpp). */
+const ggmlSum = (parts: readonly Float32Array[]): Float32Array => {
+  const now = parts.map((part) => part.slice())
+  const add = (into: number, from: Float32Array): void => {
+    const target = now[into]!
+    for (let i = 0; i < target.length; i++) target[i]! += from[i]!
+  }
+  let offset = Math.floor(now.length / 2)
+  while ((offset & (offset - 1)) !== 0) offset--
+  const whole = 2 * offset
+  for (let j = whole; j < now.length; j++) add(j - whole, now[j]!)
+  for (; offset >= 1; offset /= 2) {
+    const before = now.map((part) => part.slice())
+    for (let j = 0; j < whole; j++) add(j ^ offset, before[j]!)
+  }
+  for (let j = 1; j < whole; j++) expect(areSame(bytesOf(now[j]!), bytesOf(now[0]!))).toBe(true)
+  return now[0]!
+}
+
+// Alone in a message, at the borders of what all send to all, and of pieces; and with a share that is no whole number.
+const sizes: Readonly<Record<number, readonly number[]>> = {
+  2: [1, 32769, 270_001],
+  3: [1, 7, 32769, 786_440],
+  4: [5, 32769],
+  5: [3, 32771],
+}
+
+test.each([2, 3, 4, 5])("the bits of ggml's all-reduce over %d servers", async (count) => {
+  const random = new Random(count)
+  const group = servers.slice(0, count)
+  const clients = await linkedClients(group)
+  for (const size of sizes[count]!) {
+    const parts = clients.map(() => randomFloats(random, size))
+    const tensors = await Promise.all(
+      clients.map((client, rank) => put(client, bytesOf(parts[rank]!), [size])),
+    )
+    for (const [rank, client] of clients.entries()) allReduce(client, tensors[rank]!)
+    const sum = bytesOf(ggmlSum(parts))
+    for (const [rank, client] of clients.entries()) {
+      expect(areSame(await client.getTensor(tensors[rank]!, 4 * size), sum)).toBe(true)
+    }
+  }
+  for (const client of clients) client.close()
+  for (const server of group) await free(server)
+})
+
+/** Waits until the server's only client is gone. */
+const free = async (server: TestServer): Promise<void> => {
+  for (let tries = 0; server.clientCount() > 0 && tries < 1000; tries++) await Bun.sleep(5)
+}
+
+describe("two servers", () => {
+  let clients: readonly [TestClient, TestClient]
+  beforeAll(async () => {
+    clients = (await linkedClients(servers.slice(0, 2))) as [TestClient, TestClient]
+  })
+  afterAll(() => {
+    for (const client of clients) client.close()
+  })
+
+  const sumOf = async (
+    parts: readonly [Uint8Array, Uint8Array],
+    counts: readonly [number, number],
+    times = 1,
+  ) => {
+    const ne = [parts[0].length / 4]
+    const tensors = [await put(clients[0], parts[0], ne), await put(clients[1], parts[1], ne)]
+    for (let time = 0; time < times; time++) {
+      for (const [rank, client] of clients.entries()) {
+        allReduce(client, tensors[rank]!, counts[rank]!)
+      }
+    }
+    return Promise.all(
+      clients.map(async (client, rank) =>
+        toFloats(await client.getTensor(tensors[rank]!, parts[0].length)),
+      ),
+    )
+  }
+
+  test("a part that does not count is zero, whatever it is", async () => {
+    const nan = floats(Number.NaN, Number.POSITIVE_INFINITY, 7)
+    expect(await sumOf([nan, floats(1, 2, 3)], [0, 1])).toEqual([
+      [1, 2, 3],
+      [1, 2, 3],
+    ])
+    expect(await sumOf([nan, nan], [0, 0])).toEqual([
+      [0, 0, 0],
+      [0, 0, 0],
+    ])
+  })
+
+  test("many that were asked for at once, one after the other", async () => {
+    const [first, second] = await sumOf([floats(1), floats(1)], [1, 1], 100)
+    expect([first, second]).toEqual([[2 ** 100], [2 ** 100]])
+  })
+
+  test("the sum lies where the part lay, and nothing is exchanged of no elements", async () => {
+    const buffers = [await clients[0].allocate(64), await clients[1].allocate(64)]
+    for (const [rank, client] of clients.entries()) {
+      const buffer = buffers[rank]!
+      client.setTensor(f32Tensor(1, buffer, 0, [8]), floats(1, 2, 3, 4, 5, 6, 7, 8))
+      allReduce(client, f32Tensor(2, buffer, 8, [0]))
+      allReduce(client, f32Tensor(2, buffer, 8, [2, 2]))
+    }
+    for (const [rank, client] of clients.entries()) {
+      const all = await client.getTensor(f32Tensor(1, buffers[rank]!, 0, [8]), 32)
+      expect(toFloats(all)).toEqual([1, 2, 6, 8, 10, 12, 7, 8])
+    }
+  })
+
+  test("links that were given up are made anew, by the other one as well", async () => {
+    for (const client of clients) linkFree(client)
+    expect(await linkPair(clients, servers, 1, 0)).toEqual([0, 0, 0])
+    expect(await sumOf([floats(1), floats(2)], [1, 1])).toEqual([[3], [3]])
+  })
+})
+
+test("a server is looked up by its name", () =>
+  withServer({}, (first) =>
+    withServer({}, async (second) => {
+      const clients = [await TestClient.connect(first.port), await TestClient.connect(second.port)]
+      const named = [first, second].map(({ port }) => ({ port, host: "localhost" }))
+      expect(await linkPair(clients, named, 0, 1)).toEqual([0, 0, 0])
+      await first.logged("linked this server with 127.0.0.1")
+      await second.logged("linked this server with 127.0.0.1")
+      for (const client of clients) client.close()
+    }),
+  ))
