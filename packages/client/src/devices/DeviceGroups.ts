@@ -1,14 +1,26 @@
+import { ServerLinks } from "../connection/ServerLinks.ts"
 import type { AllReduce, AllReduceMaker } from "./AllReduce.ts"
 import { ClientSums } from "./ClientSums.ts"
 import type { DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
+import { ServerSums } from "./ServerSums.ts"
 
-/** The ways of adding up partial sums, best first; where none is right, ggml does it by copies and graphs of its own. */
-const MAKERS: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
+/** Who adds up partial sums; `ggml` and `client` are what others are compared with. */
+export type SumsBy = "best" | "client" | "ggml"
+
+/** This process does. */
+const BY_CLIENT: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
+
+/** ggml does, by copies and graphs of its own. */
+const BY_GGML: ReadonlyArray<AllReduceMaker> = []
 
 /** The groups of devices over which contexts split each tensor, by the numbers that the shim's callbacks give. */
 export class DeviceGroups {
-  private makers = MAKERS
+  private readonly links = new ServerLinks()
+  private readonly best: ReadonlyArray<AllReduceMaker> = [
+    (group) => new ServerSums(group, this.links),
+  ]
+  private makers = this.best
   private readonly states: ReadonlyArray<DeviceState>
   private readonly exchange: Exchange
   private readonly open = new Map<number, AllReduce>()
@@ -19,9 +31,9 @@ export class DeviceGroups {
     this.exchange = exchange
   }
 
-  /** Whether groups that are opened from now on add up as fast as can be, or ggml does, which others are compared with. */
-  useBest(isBest: boolean): void {
-    this.makers = isBest ? MAKERS : []
+  /** Who adds up in groups that are opened from now on. */
+  addUpBy(who: SumsBy): void {
+    this.makers = who === "best" ? this.best : who === "client" ? BY_CLIENT : BY_GGML
   }
 
   /** The number of a new group of the exchange block's members; -1 where ggml has to add up by itself. */
@@ -35,6 +47,11 @@ export class DeviceGroups {
       return this.count++
     }
     return -1
+  }
+
+  /** Why sums of open groups take a longer way than they could, each reason once; see `AllReduce.prepare`. */
+  prepare(): ReadonlyArray<string> {
+    return [...new Set([...this.open.values()].flatMap((each) => each.prepare?.() ?? []))]
   }
 
   delete(group: number): void {
