@@ -253,6 +253,8 @@ export interface LoadStats {
   /** Bytes of weights that went to servers, or were found in their caches. */
   readonly remoteWeightBytes: number
   readonly cachedWeightBytes: number
+  /** What makes the model slower than it could be on these devices, as sentences. */
+  readonly notes: ReadonlyArray<string>
 }
 
 /** Why a generation ended. */
