@@ -347,6 +347,7 @@ export const serve = (
             doing,
             links: {
               mayDial,
+              token: options.token,
               timeoutMs: options.linkTimeoutMs ?? LINK_TIMEOUT_MS,
               ...(refusal === undefined ? {} : { refusal }),
             },
