@@ -6,7 +6,6 @@
  */
 import { ptr } from "bun:ffi"
 import {
-  type BigIntStats,
   closeSync,
   mkdirSync,
   openSync,
@@ -76,8 +75,17 @@ export interface WeightSource {
   readonly state: string
 }
 
+/** Of node's `BigIntStats`, which its types alone would know. */
+interface FileStats {
+  readonly dev: bigint
+  readonly ino: bigint
+  readonly size: bigint
+  readonly mtimeNs: bigint
+  readonly ctimeNs: bigint
+}
+
 /** All that changes when a file does. */
-export const fileState = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string =>
+export const fileState = ({ dev, ino, size, mtimeNs, ctimeNs }: FileStats): string =>
   [dev, ino, size, mtimeNs, ctimeNs].join(" ")
 
 /** The files of a model; undefined where what they are like may still change. */
