@@ -104,6 +104,18 @@ test("as Markdown, JSON and CSV, and on a narrow terminal", async () => {
   expect(rows[1]!.split(",").every((cell) => /^".*"$/.test(cell))).toBe(true)
 })
 
+test("models are loaded in each of the ways that were asked for", async () => {
+  const flags = ["-p", "8", "-n", "0", "-r", "1", "-sm", "layer,tensor", "-ub", "32,64"]
+  const { stdout, stderr } = await bench(...servers(), ...flags, "-o", "jsonl")
+  expect(stderr).toBe("")
+  expect(jsonLines(stdout).map((row) => [row.split_mode, row.n_ubatch])).toEqual([
+    ["layer", 32],
+    ["layer", 64],
+    ["tensor", 32],
+    ["tensor", 64],
+  ])
+})
+
 test("a slow link shows in its round trip", async () => {
   using network = startNetwork(ours.port, { delayMs: 10 })
   const { stdout } = await bench(
