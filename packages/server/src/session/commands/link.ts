@@ -108,25 +108,27 @@ export const linkFree = (state: SessionState): void => {
 /** Elements that are read from a device at once. */
 const PART_ELEMENTS = STAGING_BYTES / F32_BYTES
 
+/** @throws {ProtocolError} when there is no memory to add up so many floats */
+const reserve = ({ hostMemory }: SessionState, group: LinkGroup, count: number): void => {
+  const workBytes = group.workBytes(count)
+  if (!hostMemory.hasRoomFor(workBytes)) {
+    refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
+  }
+  group.grantedCount = count
+}
+
 const tensorAt = AllReduceRequest.offsets.tensor
 
 export const allReduce = (state: SessionState): void => {
   const { wire, group, tensor, ggml } = state
   if (group === undefined) refuse("group", "is not linked: no server was asked for")
-  const { missing } = group
-  if (missing !== undefined) refuse("group", "lacks the link to server number", missing)
+  if (!group.isComplete) refuse("group", "lacks the link to server number", group.missing)
   const counts = wire.words[AllReduceRequest.offsets.counts / 4]!
   if (counts > 1) refuse("counts", "must be 0 or 1", counts)
   const buffer = state.takeTensor(tensorAt, "tensor", "required")!
   const count = partialElements(state, tensorAt)
   if (count === 0) return
-  const workBytes = group.workBytes(count)
-  if (workBytes > group.workBytesGranted) {
-    if (!state.hostMemory.hasRoomFor(workBytes)) {
-      refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
-    }
-    group.workBytesGranted = workBytes
-  }
+  if (count > group.grantedCount) reserve(state, group, count)
   // Nobody waits for answers that the others have to come before.
   wire.flush()
   if (buffer.isHost) {
