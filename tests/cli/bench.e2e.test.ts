@@ -71,9 +71,12 @@ test("each test has its tokens a second, and what it took of each link", async (
         expect(Number(link.waits_per_token)).toBeLessThan(1.5 / parallel)
       }
     }
-    // From the last server come the logits of the vocabulary.
-    if (n_gen === 12)
-      expect(Number(links[1]!.received_bytes_per_token)).toBeGreaterThanOrEqual(512 * 4)
+    // From the last server come the most likely tokens, as for 'run', not the logits of all 512.
+    if (n_gen === 12) {
+      const receivedBytes = Number(links[1]!.received_bytes_per_token)
+      expect(receivedBytes).toBeGreaterThan(100)
+      expect(receivedBytes).toBeLessThan(512 * 4)
+    }
   }
 })
 
