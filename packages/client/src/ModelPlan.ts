@@ -32,7 +32,7 @@ import {
   planSteps,
   poolsOf,
 } from "./planner/index.ts"
-import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
+import { cannotCutOver, describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
 /** How a text's embeddings become one, by llama-server's names; `rank` gives a classifier's scores. */
 export type Pooling = keyof typeof poolingTypes
@@ -225,7 +225,7 @@ const MAX_CUT_DEVICES = 16
 
 const cuttingProblem = (
   devices: ReadonlyArray<EngineDevice>,
-  { flashAttention, kvOffload }: PlanOptions,
+  { adapters = [], flashAttention, kvOffload }: PlanOptions,
   hasOverrides: boolean,
 ): string | undefined => {
   const listed = (found: ReadonlyArray<EngineDevice>) => found.map(({ name }) => name).join(", ")
@@ -238,6 +238,9 @@ const cuttingProblem = (
   }
   if (devices.length > MAX_CUT_DEVICES) {
     return `Tensors are cut over ${MAX_CUT_DEVICES} devices at most, and there are ${devices.length}: name those to use with --device, or split layers (--split-mode layer).`
+  }
+  if (adapters.length > 0) {
+    return "llama.cpp computes with adapters only where tensors are whole: leave out --lora and --lora-scaled, or split layers (--split-mode layer)."
   }
   if (hasOverrides) {
     return "Tensors that are cut over all devices (--split-mode tensor) cannot go elsewhere one by one: leave out --override-tensor, --cpu-moe and --n-cpu-moe, or split layers (--split-mode layer)."
@@ -295,9 +298,6 @@ const planOn = (
 ): Planning =>
   Effect.gen(function* () {
     const { path } = gguf
-    const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
-      loadAdapterHeader(adapter.path, gguf),
-    )
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const find = deviceFinder(memory.devices, places)
     const deviceIndexes = yield* orPlanError(() =>
@@ -307,6 +307,9 @@ const planOn = (
     const devices = deviceIndexes.map((index) => memory.devices[index]!)
     const layers = layerBytes(gguf)
     const cutsTensors = yield* orPlanError(() => cutsTensorsOf(options, devices, model))
+    const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
+      loadAdapterHeader(adapter.path, gguf),
+    )
     const input: PlannerInput = {
       devices,
       host: memory.host,
@@ -335,7 +338,7 @@ const planOn = (
       ...ops,
     })
     const measure = (candidate: Candidate) =>
-      Effect.map(
+      Effect.flatMap(
         engine.request({
           type: "measure",
           path,
@@ -349,7 +352,11 @@ const planOn = (
         }),
         ({ event }) => {
           unsupported = event.unsupported.map(named)
-          return measurementOf(event.rows, deviceIndexes)
+          const [first] = unsupported
+          // What goes elsewhere does not come back in parts.
+          return candidate.shares !== undefined && first !== undefined
+            ? Effect.fail(new PlanError({ reason: "split-mode", detail: cannotCutOver(first) }))
+            : Effect.succeed(measurementOf(event.rows, deviceIndexes))
         },
       )
     const plan = yield* Effect.mapError(runPlanner(input, measure), (error) =>
