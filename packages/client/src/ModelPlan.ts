@@ -24,6 +24,7 @@ import {
   planSteps,
   poolsOf,
 } from "./planner/index.ts"
+import { checkGroups, pipelinedContext } from "./stages.ts"
 import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
 /** How a text's embeddings become one, by llama-server's names; `rank` gives a classifier's scores. */
@@ -41,6 +42,11 @@ export interface PlanOptions {
   readonly typeV?: KvTypeName | undefined
   /** Texts that can be at work at once, which share the context's tokens; 1. */
   readonly slots?: number | undefined
+  /**
+   * Contexts that the slots are spread over, each with a cache of its own of as many tokens, so that several servers compute at the
+   * same time; at most as many as slots. Undefined: one for each stage that a batch goes through, as far as memory allows.
+   */
+  readonly groups?: number | undefined
   /** Guesses of tokens to come, so that several are computed at once; none. What is said stays the same. */
   readonly speculation?: SpeculationOptions | undefined
   /** Loads the model to embed texts, not to generate any; what the architecture is for. */
@@ -211,13 +217,19 @@ export const planModel = (
       place: places[device]!,
       ...ops,
     })
-    const measure = (candidate: Candidate) =>
+    const usedPlaces = deviceIndexes.map((index) => places[index]!)
+    const pipeline = {
+      ...{ context, places: usedPlaces, groups: options.groups },
+      unitCount: input.unitBytes.length,
+    }
+    yield* orPlanError(() => checkGroups(options.groups, context.slotCount ?? 1))
+    const measure = (mostGroups: number) => (candidate: Candidate) =>
       Effect.map(
         engine.request({
           type: "measure",
           path,
           placement: { devices: deviceIndexes, unitCounts: candidate.unitCounts },
-          context: { ...context, contextSize: candidate.contextSize },
+          context: pipelinedContext(pipeline, candidate, mostGroups),
           model,
         }),
         ({ event }) => {
@@ -225,9 +237,12 @@ export const planModel = (
           return measurementOf(event.rows, deviceIndexes)
         },
       )
-    const plan = yield* Effect.mapError(runPlanner(input, measure), (error) =>
-      withReasons(error, unsupported),
-    )
+    const { plan, context: planned } = yield* orFewerGroups((mostGroups) =>
+      Effect.map(runPlanner(input, measure(mostGroups)), (plan) => ({
+        plan,
+        context: pipelinedContext(pipeline, unitsOf(plan), mostGroups),
+      })),
+    ).pipe(Effect.mapError((error) => withReasons(error, unsupported)))
     const name = ggufString(gguf, "general.name")
     return {
       ...plan,
@@ -235,12 +250,38 @@ export const planModel = (
       architecture: ggufString(gguf, "general.architecture") ?? "unknown",
       ...(name === undefined ? {} : { name }),
       modelBytes: tensorBytes(gguf),
-      context: { ...context, contextSize: plan.contextSize },
+      context: planned,
       model,
       deviceIndexes,
-      places: deviceIndexes.map((index) => places[index]!),
+      places: usedPlaces,
       unsupported,
     }
+  })
+
+const unitsOf = ({ devices, contextSize }: Plan): Candidate => ({
+  unitCounts: devices.map(({ unitCount }) => unitCount),
+  contextSize,
+})
+
+interface Planned {
+  readonly plan: Plan
+  readonly context: EngineContextOptions
+}
+
+/** Plans for as many groups as there are stages; for one where caches of the others would keep layers from the devices. */
+const orFewerGroups = <E>(
+  plan: (mostGroups: number) => Effect.Effect<Planned, E | PlanError>,
+): Effect.Effect<Planned, E | PlanError> =>
+  Effect.matchEffect(plan(Number.POSITIVE_INFINITY), {
+    onFailure: (error) =>
+      error instanceof PlanError && error.reason === "does-not-fit" ? plan(1) : Effect.fail(error),
+    onSuccess: (most) =>
+      most.context.groupCount === undefined || most.plan.host.unitCount === 0
+        ? Effect.succeed(most)
+        : Effect.match(plan(1), {
+            onFailure: () => most,
+            onSuccess: (one) => (one.plan.host.unitCount < most.plan.host.unitCount ? one : most),
+          }),
   })
 
 /** What a device does not support takes memory elsewhere. */

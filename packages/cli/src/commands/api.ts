@@ -51,6 +51,7 @@ const modelOptions = (values: ApiValues, gguf: GgufFile): Cluster.PlanOptions =>
   ...planOptionsOf(values, gguf),
   ...speculationOf(values),
   slots: values.parallel,
+  groups: values.groups,
   ...(values.embeddings || values.reranking ? { embeddings: true } : {}),
   pooling: values.reranking ? "rank" : values.pooling,
 })

@@ -1,7 +1,6 @@
 /** One connection to a server: how it opens, says HELLO and fails. What goes over it is RequestStream.ts. */
 import { cString, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
-  Command,
   decodeExtensionResponse,
   decodeResponse,
   describeCommand,

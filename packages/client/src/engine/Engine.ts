@@ -41,7 +41,11 @@ const THIS_PROCESS = crypto.randomUUID()
 
 export interface Loaded {
   readonly model: LlamaModel
+  /** One for each group of slots, all alike; one alone where the model was loaded to be measured. */
+  readonly contexts: ReadonlyArray<ModelContext>
+  /** The first of them. */
   readonly context: ModelContext
+  readonly groupCount: number
   readonly path: string
   readonly options: EngineContextOptions
 }
@@ -67,6 +71,13 @@ const checkSpeculation = (
   throw new ModelError({ path, during: "load", detail })
 }
 
+/** What an encoder made of a text is there once a context, and for one slot. */
+const slotsOf = (model: LlamaModel, { slotCount }: EngineContextOptions): number =>
+  model.info.hasEncoder ? 1 : (slotCount ?? 1)
+
+const groupsOf = (model: LlamaModel, options: EngineContextOptions): number =>
+  Math.min(options.groupCount ?? 1, slotsOf(model, options))
+
 export class Engine {
   remote: RemoteDevices | undefined
   readonly servers: Array<EngineServer> = []
@@ -78,6 +89,7 @@ export class Engine {
     failIfLost: () => this.failIfLost(),
     isCancelled: (id) => this.isCancelled(id),
     setRunning: (id) => this.setRunning(id),
+    flush: () => this.remote?.flush(),
   }
   private loaded: Active | undefined
   private readonly abortFlag = io().io_abort_flag() as Address
@@ -221,13 +233,18 @@ export class Engine {
         abortFlag,
       })
       checkSpeculation(path, model.info, context)
-      const made = model.openContext({
+      const groupCount = groupsOf(model, context)
+      const contextOptions = {
         ...context,
         abortFlag,
-        sequenceCount: context.slotCount ?? 1,
+        sequenceCount: Math.ceil((context.slotCount ?? 1) / groupCount),
         ...(context.embeddings ? { pooling: context.pooling ?? 0 } : {}),
-      })
-      return { model, context: made, path, options: context }
+      }
+      const contexts: Array<ModelContext> = []
+      while (contexts.length < (noAlloc ? 1 : groupCount)) {
+        contexts.push(model.openContext(contextOptions))
+      }
+      return { model, contexts, context: contexts[0]!, groupCount, path, options: context }
     } catch (error) {
       model?.release()
       // What the server said is more telling than what libllama made of it.
@@ -263,16 +280,18 @@ export class Engine {
 
   /** What a model and its context take, by the indexes that the host knows devices by. */
   rows(loaded: Loaded): ReadonlyArray<MeasuredRow> {
-    return loaded.context.memoryBreakdown().map(({ deviceAddress, ...row }) => ({
+    const { context, groupCount } = loaded
+    return context.memoryBreakdown().map(({ deviceAddress, ...row }) => ({
       ...row,
+      contextBytes: row.contextBytes * groupCount,
+      computeBytes: row.computeBytes * groupCount,
       device: deviceAddress === null ? -1 : this.addresses.indexOf(deviceAddress),
     }))
   }
 
   /** Makes this the model that requests are about. */
   keep(loaded: Loaded): void {
-    // What an encoder made of a text is there once a context.
-    const slotCount = loaded.model.info.hasEncoder ? 1 : (loaded.options.slotCount ?? 1)
+    const slotCount = slotsOf(loaded.model, loaded.options)
     this.loaded = { ...loaded, slots: new Slots(loaded, slotCount, this.slotsHost) }
   }
 

@@ -102,6 +102,8 @@ export interface EngineContextOptions {
   readonly slotCount?: number
   /** How tokens to come are guessed, so that several are computed at once; absent: they are not. */
   readonly speculation?: SpeculationOptions
+  /** Contexts that share the slots and take turns, each with a cache of `contextSize` tokens. Absent: 1. */
+  readonly groupCount?: number
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
   /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */

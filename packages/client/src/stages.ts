@@ -1,0 +1,52 @@
+/**
+ * The stages that a batch goes through when a model's layers lie on several servers. One stage computes at a time for one batch:
+ * so that all of them compute, there have to be several batches, of groups of slots or of a prompt.
+ */
+import type { EngineContextOptions } from "./engine/messages.ts"
+import { PlanError } from "./errors.ts"
+import type { Candidate } from "./planner/index.ts"
+import { sum } from "./planner/types.ts"
+
+/** What computes while others do: each server, however many devices it has, each device of this host, and its CPU. */
+export const stageCountOf = (
+  /** Where each device is: its server, or `local`. */
+  places: ReadonlyArray<string>,
+  unitCounts: ReadonlyArray<number>,
+  unitCount: number,
+): number => {
+  const used = places.filter((_, index) => unitCounts[index]! > 0)
+  const servers = used.filter((place) => place !== "local")
+  const hasHost = sum(unitCounts) < unitCount
+  return new Set(servers).size + (used.length - servers.length) + (hasHost ? 1 : 0)
+}
+
+/** What there is of stages in a context. */
+export interface PipelineOptions {
+  readonly context: EngineContextOptions
+  readonly places: ReadonlyArray<string>
+  /** Blocks and the output layer. */
+  readonly unitCount: number
+  /** Groups that were asked for. */
+  readonly groups: number | undefined
+}
+
+/** The context of a candidate, with at most so many groups unless a count was asked for. */
+export const pipelinedContext = (
+  { context, places, unitCount, groups }: PipelineOptions,
+  { unitCounts, contextSize }: Candidate,
+  mostGroups: number,
+): EngineContextOptions => {
+  const stageCount = stageCountOf(places, unitCounts, unitCount)
+  const groupCount = groups ?? Math.min(context.slotCount ?? 1, stageCount, mostGroups)
+  return { ...context, contextSize, ...(groupCount > 1 && { groupCount }) }
+}
+
+/** @throws {PlanError} for groups that some slots would be missing for */
+export const checkGroups = (groups: number | undefined, slotCount: number): void => {
+  if (groups === undefined) return
+  if (Number.isInteger(groups) && groups >= 1 && groups <= slotCount) return
+  throw new PlanError({
+    reason: "slots",
+    detail: `${groups} groups cannot share ${slotCount === 1 ? "one slot" : `${slotCount} slots`}: give a whole number from 1 to ${slotCount}, or more slots.`,
+  })
+}
