@@ -89,9 +89,9 @@ const testFiles = (): ReadonlyArray<string> =>
 
 const isEndToEnd = (path: string): boolean => path.startsWith("tests/")
 
-/** Those that start servers first, which take long, or the last one runs alone. */
-const orderOf = (job: Job): number =>
-  job.kind === "e2e" || job.name.includes("/test/") ? 0 : job.kind === "unit" ? 1 : 2
+/** What says soonest that something is wrong; then tests that start servers, which take long, or the last one runs alone. */
+const orderOf = ({ kind, name }: Job): number =>
+  kind === "types" || kind === "lint" ? 0 : kind === "e2e" || name.includes("/test/") ? 1 : 2
 
 const tool = (name: "tsc" | "biome", ...args: ReadonlyArray<string>): ReadonlyArray<string> => [
   process.execPath,
@@ -276,13 +276,10 @@ const main = async (): Promise<void> => {
     show(outcome, options.isVerbose)
   }
   const started = performance.now()
-  const tests = jobs.filter((job) => job.reportPath !== undefined)
-  const others = jobs.filter((job) => job.reportPath === undefined)
-  const needsPeers = tests.some((job) => job.kind === "e2e")
   // The compilers run two at a time by themselves.
-  await runAll([...(needsPeers ? [peersJob] : []), ...others], 1, done)
+  if (jobs.some((job) => job.kind === "e2e")) await runAll([peersJob], 1, done)
   await runAll(
-    tests.sort((a, b) => orderOf(a) - orderOf(b)),
+    jobs.sort((a, b) => orderOf(a) - orderOf(b)),
     options.jobCount,
     done,
   )

@@ -7,8 +7,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Cluster, GenerateStats } from "@ggml-rpc/client"
+import { writeGguf } from "@ggml-rpc/gguf"
 import { Effect, Fiber, Option, type Scope } from "effect"
-import { ensureModel } from "./models/models.ts"
+import { ensureModel, randomModel, randomModels } from "./models/models.ts"
 import { type ArchitectureModel, ensureArchitectureModels } from "./peers/models.ts"
 import {
   type AnyClusterError,
@@ -256,7 +257,7 @@ describe("texts at once", () => {
 })
 
 describe("guesses", () => {
-  const speculation = { ngram: { lookupCount: 1, draftCount: 16 } }
+  const speculation: Cluster.Speculation = { ngram: { lookupCount: 1, draftCount: 16 } }
   const repeating = "One two three, one two three, one two"
 
   /** The same texts without guesses, with them, and with them beside each other. */
@@ -270,7 +271,7 @@ describe("guesses", () => {
     readonly [plain: ReadonlyArray<Said>, ...guessed: ReadonlyArray<ReadonlyArray<Said>>]
   > => {
     const generate = (draftCount: number, slots: number) =>
-      withModel(path, { ...plan, slots, speculation }, (model) =>
+      withModel(path, { speculation, ...plan, slots }, (model) =>
         Effect.forEach(
           texts,
           ([prompt, options]) => say(model, prompt, { cachePrompt: false, draftCount, ...options }),
@@ -380,10 +381,78 @@ describe("guesses", () => {
     )
   })
 
-  test("are refused for a memory that cannot forget", async () => {
-    const { path } = architectures.find(({ name }) => name.startsWith("mamba"))!
-    const failure = withModel(path, { contextSize: 256, speculation }, () => Effect.void)
-    await expect(failure).rejects.toThrow("no token can be taken back from")
+  test("come from a smaller model, on this host or on a server", async () => {
+    const smaller = join(scratch, "smaller.gguf")
+    writeGguf(smaller, await randomModel("smaller", { ...randomModels.tiny, layerCount: 3 }))
+    const texts = [1, 2, 3].map((seed) => [promptOf(seed), { maxTokens: 40 }] as const)
+    const generate = (path: string, more: Partial<Cluster.DraftModelOptions> = {}) =>
+      threeWays(
+        tiny,
+        { contextSize: 512, speculation: { draft: { path, draftCount: 6, ...more } } },
+        texts,
+      )
+    const [plain, ...same] = await generate(tiny, { devices: ["RPC1"] })
+    for (const guessed of same) {
+      expectAlike(guessed, plain)
+      const { drafted, accepted } = countsOf(guessed)
+      expect(accepted).toBeGreaterThan(80)
+      expect(drafted - accepted).toBeLessThan(accepted / 4)
+    }
+    const [, ...other] = await generate(smaller, { leastCount: 2 })
+    for (const guessed of other) {
+      expectAlike(guessed, plain)
+      const { drafted, accepted } = countsOf(guessed)
+      expect(drafted).toBeGreaterThan(accepted)
+      expect(accepted).toBeGreaterThan(5)
+    }
+  })
+
+  test("of both kinds take turns; a smaller model has its place in the plan, and its own room", async () => {
+    const draft = { path: tiny, draftCount: 4, devices: ["RPC0"] }
+    const both = { ...speculation, draft }
+    await withModel(tiny, { contextSize: 512, slots: 2, speculation: both }, (model) =>
+      Effect.gen(function* () {
+        const { plan, draftBreakdown } = model
+        expect(plan.draft).toMatchObject({
+          path: tiny,
+          contextSize: 512,
+          places: [servers[0]!.endpoint],
+        })
+        expect(draftBreakdown!.devices[0]!.contextBytes).toBe(plan.draft!.devices[0]!.contextBytes)
+        expect(plan.draft!.devices[0]!.weightBytes).toBeGreaterThan(0)
+        const alone = yield* say(model, promptOf(2, 300), { maxTokens: 60, draftCount: 0 })
+        const others = [promptOf(2, 300), promptOf(5, 100)]
+        const [guessed] = yield* Effect.forEach(
+          others,
+          (prompt) => say(model, prompt, { maxTokens: 60 }),
+          atOnce,
+        )
+        expectAlike([guessed!], [alone])
+        expect(guessed!.stats.acceptedCount).toBeGreaterThan(20)
+      }),
+    )
+  })
+
+  test("are refused where they could not be right, or not be taken back", async () => {
+    const named = (start: string): string =>
+      architectures.find(({ name }) => name.startsWith(start))!.path
+    const cases: ReadonlyArray<
+      readonly [path: string, speculation: Cluster.Speculation, reason: string]
+    > = [
+      [named("mamba"), speculation, "no token can be taken back from"],
+      [named("llama"), { draft: { path: named("mamba") } }, "no token can be taken back from"],
+      [
+        named("llama"),
+        { draft: { path: named("dream") } },
+        "does not generate text token by token",
+      ],
+      [named("llama"), { draft: { path: join(scratch, "none.gguf") } }, "none.gguf"],
+      [tiny, { draft: { path: demo } }, "so that it cannot guess"],
+    ]
+    for (const [path, given, reason] of cases) {
+      const failure = withModel(path, { contextSize: 256, speculation: given }, () => Effect.void)
+      await expect(failure).rejects.toThrow(reason)
+    }
   })
 })
 

@@ -1,5 +1,5 @@
 /** Every tensor cut over several servers: the sums of their parts, bit by bit, and what a token costs. */
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
 import { join } from "node:path"
 import type { Said } from "../packages/client/src/devices/tensorSplit.testChild.ts"
 import { ensureModel } from "./models/models.ts"
@@ -30,7 +30,7 @@ afterAll(() => stack.disposeAsync())
 interface Work {
   readonly servers: ReadonlyArray<ServerProcess>
   readonly path: string
-  readonly sums: "client" | "ggml" | "layer"
+  readonly sums: "servers" | "client" | "ggml" | "layer"
   readonly promptLength: number
   readonly ubatch: number
 }
@@ -51,19 +51,40 @@ const computed = async (work: Work): Promise<Said> => {
 // get none, so that not all parts count.
 const LAYERS = 8
 
-describe.each([2, 3, 4])("over %d servers", (count) => {
-  test("the sums through the client are those of ggml's own all-reduce", async () => {
+test.each([2, 3, 4])(
+  "over %d servers the sums are those of ggml's own all-reduce",
+  async (count) => {
     const path = await ensureModel("mixed")
     const work = { servers: servers.slice(0, count), path, promptLength: 80, ubatch: 32 }
     const byGgml = await computed({ ...work, sums: "ggml" })
     const byClient = await computed({ ...work, sums: "client" })
-    expect(byClient.hashes).toEqual(byGgml.hashes)
-    expect(byClient.tokens).toEqual(byGgml.tokens)
-    // One write and at most one read for each all-reduce; the graph, then the logits.
-    for (const [server, writes] of byClient.writes.entries()) {
-      expect(writes).toBe(2 * LAYERS + 1)
+    const byServers = await computed({ ...work, sums: "servers" })
+    expect(byServers.notes).toEqual([])
+    for (const { hashes, tokens } of [byClient, byServers]) {
+      expect(hashes).toEqual(byGgml.hashes)
+      expect(tokens).toEqual(byGgml.tokens)
+    }
+    for (const server of servers.slice(0, count).keys()) {
+      // Through the client: one write and at most one read for each all-reduce; the graph, then the logits.
+      expect(byClient.writes[server]).toBe(2 * LAYERS + 1)
       expect(byClient.answers[server]).toBeLessThanOrEqual(2 * LAYERS + 1)
       expect(byClient.sentBytes[server]).toBeLessThan(byGgml.sentBytes[server]! / 2)
+      // Between the servers a whole token is one write, and at most one read.
+      expect(byServers.writes[server]).toBe(1)
+      expect(byServers.answers[server]).toBeLessThanOrEqual(1)
     }
-  })
+  },
+)
+
+test("servers that may not be linked have their sums through the client, which says why", async () => {
+  await using alone = await startOurServer({ flags: ["--peers", "none"] })
+  const path = await ensureModel("mixed")
+  const work = { path, promptLength: 8, ubatch: 32 }
+  const group = [servers[0]!, alone]
+  const byClient = await computed({ ...work, servers: group, sums: "client" })
+  const fallen = await computed({ ...work, servers: group, sums: "servers" })
+  expect(fallen.notes).toEqual([
+    `127.0.0.1:${alone.port} makes no links to other servers (serve --peers)`,
+  ])
+  expect(fallen.hashes).toEqual(byClient.hashes)
 })

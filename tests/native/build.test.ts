@@ -132,7 +132,10 @@ test("every source of the shim is in one of its libraries", () => {
 
 test("two builds at once give one shim, which is not built again", async () => {
   const folder = buildFolder()
-  const both = await Promise.all([build(folder), build(folder)])
+  // Half the time; what the shim computes is tested elsewhere.
+  const quick = join(root, "quick-c++")
+  writeFileSync(quick, '#!/bin/sh\nexec c++ "$@" -O0\n', { mode: 0o755 })
+  const both = await Promise.all([build(folder, { CXX: quick }), build(folder, { CXX: quick })])
   expect(both.map(({ exitCode }) => exitCode)).toEqual([0, 0])
   for (const variant of readdirSync(join(folder, "shim"))) {
     expect(variant).not.toStartWith(".build-")

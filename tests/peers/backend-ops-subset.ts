@@ -28,8 +28,13 @@ const slowParameters = [
   String.raw`type=q.*,ne_a=\[128,12,13,14\],.*,v=(4|8|12)$`,
   // IM2COL_3D goes through two values of eleven parameters: 2048 cases of one kernel.
   String.raw`.*,ne_input=\[20,20,10,3\],.*,IC=\d,(?!s0=1,s1=3,s2=3,)`,
-  // Matrix times vector with a fused gate: iq2_xxs is ten times slower than the others.
+  // Tables for these are searched for seconds; iq2_xxs, which is like them, stays.
+  String.raw`type(_a|_src)?=iq(2_x?s|3_\w+),`,
+  // It is ten times slower than the others in products with a choice of experts, or with a fused gate.
+  String.raw`type_a=iq2_xxs,type_b=\w+,n_mats=`,
   "type=iq2_xxs,glu_op=",
+  // Fused gates have 1, 2, 4 or 8 rows in each of their forms.
+  String.raw`type=\w+,glu_op=\d+,m=[24],`,
   String.raw`.*,batch_dims=\[4,2\]`,
   // Recurrent ops over long sequences.
   String.raw`.*,n_seq_tokens=\d{3}`,

@@ -101,7 +101,7 @@ describe("readArgs", () => {
   test("mistakes name the flag and what may have been meant", () => {
     expect(messageOf("rum")).toBe("there is no command 'rum'; did you mean 'run'?")
     expect(messageOf("frobnicate")).toContain(
-      "run, chat, api, embed, serve, devices, status, plan, verify, pull, ls, rm, cache, service, demo",
+      "run, chat, api, embed, bench, serve, devices, status, plan, verify, pull, ls, rm, cache, service, demo",
     )
     expect(messageOf("--rpc", "a:1")).toContain("a command must come before '--rpc'")
     expect(messageOf("run", "--tensor-spilt", "1")).toBe(

@@ -69,7 +69,7 @@ test.each(installed)("%s completes commands, flags, their values and words", (sh
   const complete = completions[shell]
   expect(complete("ggml-rpc pl")).toBe("plan")
   expect(complete("ggml-rpc run --tensor-s")).toBe("--tensor-split")
-  expect(complete("ggml-rpc run -ng")).toBe("-ngl")
+  expect(complete("ggml-rpc run -cmo")).toBe("-cmoe")
   expect(complete("ggml-rpc serve --max-cl")).toBe("--max-clients")
   expect(complete("ggml-rpc run --max-cl")).toBe("--max-cl")
   expect(complete("ggml-rpc run -ctk iq")).toBe("iq4_nl")

@@ -141,7 +141,14 @@ const deviceJson = (plan: Cluster.ModelPlan, device: DevicePlan, place: string) 
 })
 
 /** The plan as JSON; sizes in bytes. `firstUnit` and `unitCount` count blocks, then the output layer. */
-export const planJson = (plan: Cluster.ModelPlan) => ({
+export const planJson = (plan: Cluster.ModelPlan): PlanJson => ({
+  ...modelJson(plan),
+  ...(plan.draft && { draft: modelJson(plan.draft) }),
+})
+
+type PlanJson = ReturnType<typeof modelJson> & { readonly draft?: ReturnType<typeof modelJson> }
+
+const modelJson = (plan: Cluster.ModelPlan) => ({
   model: {
     path: plan.path,
     architecture: plan.architecture,

@@ -104,6 +104,9 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
       paragraph(formatPlanTitle(plan))
       line(formatPlanTable(plan, table))
       for (const note of planNotes(plan, columns)) line(note)
+      if (plan.draft === undefined) return
+      paragraph(`\nguessing: ${formatPlanTitle(plan.draft)}`)
+      line(formatPlanTable(plan.draft, table))
     },
     progress: (progress) => {
       upload ??= new TransferProgress({
@@ -135,6 +138,9 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
       line("")
       for (const timing of timingLines(model, stats)) paragraph(timing)
       line(`\n${formatBreakdown(model.plan, model.breakdown, table)}`)
+      const { plan, draftBreakdown } = model
+      if (plan.draft === undefined || draftBreakdown === undefined) return
+      line(`\nguessing\n${formatBreakdown(plan.draft, draftBreakdown, table)}`)
     },
     close: () => {
       upload?.end()

@@ -175,3 +175,18 @@ describe("flags of llama.cpp that change nothing", () => {
     )
   })
 })
+
+test("flags of speculation that llama.cpp has no more say what came for them", () => {
+  expect(messageOf("run m.gguf --draft-max 8")).toContain("--spec-draft-n-max is")
+  expect(messageOf("api m.gguf", { env: { LLAMA_ARG_DRAFT_MIN: "2" } })).toContain(
+    "--spec-draft-n-min is",
+  )
+  expect(
+    valuesOf("chat m.gguf --spec-type ngram-simple --spec-type draft-simple -md d.gguf"),
+  ).toMatchObject({
+    specType: ["ngram-simple", "draft-simple"],
+    specDraftModel: "d.gguf",
+    specDraftNMax: 3,
+  })
+  expect(messageOf("run m.gguf --spec-type draft-eagle3")).toContain("not 'draft-eagle3'")
+})

@@ -44,7 +44,13 @@ export type {
   SlotsState,
   TokenizeOptions,
 } from "./Model.ts"
-export type { ModelPlan, PlanOptions, Pooling } from "./ModelPlan.ts"
+export type {
+  DraftModelOptions,
+  ModelPlan,
+  PlanOptions,
+  Pooling,
+  Speculation,
+} from "./ModelPlan.ts"
 export type { ServerWait } from "./serverWaits.ts"
 
 export interface ClusterOptions {

@@ -10,6 +10,7 @@ import type {
   GenerateSettings,
   GenerateStats,
   LoadStats,
+  PlacedModel,
   SlotAction,
   SlotState,
 } from "./engine/messages.ts"
@@ -66,6 +67,8 @@ export interface ClusterModel {
   readonly stats: LoadStats
   /** What it really took, per device of the plan, and on this host. */
   readonly breakdown: Measurement
+  /** The same of the smaller model that guesses for it, by the devices of its own plan. */
+  readonly draftBreakdown?: Measurement
   readonly tokenize: (
     text: string,
     options?: TokenizeOptions,
@@ -130,10 +133,7 @@ export const loadModel = (
         Effect.ensuring(Effect.sync(leave)),
       )
     })
-    const totalBytes = plan.devices.reduce(
-      (sum, device, index) => sum + (plan.places[index] === "local" ? 0 : device.weightBytes),
-      0,
-    )
+    const totalBytes = remoteBytes(plan) + (plan.draft ? remoteBytes(plan.draft) : 0)
     const load = Effect.async<ClusterModel, ClusterError>((resume) => {
       // What the caller's function throws is a defect; the finalizer stops the load.
       const report = (doneBytes: number, cachedBytes: number): void => {
@@ -152,13 +152,8 @@ export const loadModel = (
       const cancel = engine.begin(
         {
           type: "load",
-          path,
-          placement: {
-            devices: plan.deviceIndexes,
-            unitCounts: plan.devices.map((device) => device.unitCount),
-          },
-          context: plan.context,
-          model: plan.model,
+          ...placedModel(plan),
+          ...(plan.draft && { draft: placedModel(plan.draft) }),
         },
         (event) => {
           if (event.type === "progress") report(event.doneBytes, event.cachedBytes)
@@ -189,6 +184,23 @@ export const loadModel = (
   })
 
 const ignore = (): void => {}
+
+const placedModel = (plan: ModelPlan): PlacedModel => ({
+  path: plan.path,
+  placement: {
+    devices: plan.deviceIndexes,
+    unitCounts: plan.devices.map((device) => device.unitCount),
+  },
+  context: plan.context,
+  model: plan.model,
+})
+
+/** Weights that go to servers. */
+const remoteBytes = ({ devices, places }: ModelPlan): number =>
+  devices.reduce(
+    (sum, device, index) => sum + (places[index] === "local" ? 0 : device.weightBytes),
+    0,
+  )
 
 /** By the vocabulary of the file at `path`, or else of the loaded model. */
 export const tokenize = (
@@ -234,6 +246,9 @@ const modelOf = (
     contextSize: loaded.contextSize,
     stats: loaded.stats,
     breakdown: measurementOf(loaded.rows, plan.deviceIndexes),
+    ...(plan.draft && {
+      draftBreakdown: measurementOf(loaded.draftRows ?? [], plan.draft.deviceIndexes),
+    }),
     tokenize: ownTokens,
     generate: (prompt, options, onStats = () => {}) =>
       tokenStream((onToken) => generate(prompt, onToken, options), onStats),

@@ -3,16 +3,24 @@ import { type GgufError, type GgufFile, ggufString, layerBytes } from "@ggml-rpc
 import type { AdapterOptions, KvTypeName, RopeOptions } from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
 import { contextOptions, MIN_CONTEXT_SIZE, type poolingTypes } from "./contextOptions.ts"
+import {
+  checkDraft,
+  checkDraftContext,
+  draftPlanOptions,
+  type Memory,
+  memoryBeside,
+} from "./draftPlan.ts"
 import type { EngineHost } from "./EngineHost.ts"
 import type {
+  DraftOptions,
   EngineContextOptions,
   EngineDevice,
   EngineModelOptions,
   MeasuredRow,
-  SpeculationOptions,
+  NgramOptions,
   UnsupportedOps,
 } from "./engine/messages.ts"
-import { type ClusterError, PlanError } from "./errors.ts"
+import { type ClusterError, ModelError, PlanError } from "./errors.ts"
 import { loadAdapterHeader } from "./loadAdapterHeader.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
 import {
@@ -48,7 +56,7 @@ export interface PlanOptions {
    */
   readonly groups?: number | undefined
   /** Guesses of tokens to come, so that several are computed at once; none. What is said stays the same. */
-  readonly speculation?: SpeculationOptions | undefined
+  readonly speculation?: Speculation | undefined
   /** Loads the model to embed texts, not to generate any; what the architecture is for. */
   readonly embeddings?: boolean | undefined
   /** How the embeddings of a text's tokens become one; the model's way. Without `embeddings`: none. */
@@ -75,6 +83,25 @@ export interface PlanOptions {
   readonly headroomBytes?: number | undefined
 }
 
+/** How tokens to come are guessed. */
+export interface Speculation {
+  readonly ngram?: NgramOptions
+  /** By a smaller model, where there is no guess from the text. */
+  readonly draft?: DraftModelOptions
+}
+
+/** A smaller model with the same vocabulary. Defaults are llama-server's. */
+export interface DraftModelOptions extends Partial<DraftOptions> {
+  readonly path: string
+  /** As in `PlanOptions`; all devices of this host. */
+  readonly devices?: ReadonlyArray<string> | undefined
+  readonly gpuLayers?: number | undefined
+  readonly typeK?: KvTypeName | undefined
+  readonly typeV?: KvTypeName | undefined
+  /** As for the model. */
+  readonly threads?: number | undefined
+}
+
 export interface TensorPlace {
   /** A regular expression for names of tensors, such as `ffn_.*_exps`. */
   readonly pattern: string
@@ -97,6 +124,8 @@ export interface ModelPlan extends Plan {
   readonly places: ReadonlyArray<string>
   /** What devices do not support of the model, so that its graph falls into more pieces; empty as a rule. */
   readonly unsupported: ReadonlyArray<PlanUnsupported>
+  /** Of the smaller model that guesses for it. */
+  readonly draft?: ModelPlan
 }
 
 const HEADROOM_BYTES = 64 * 1024 * 1024
@@ -170,19 +199,52 @@ const modelOptions = (options: PlanOptions, find: DeviceFinder): EngineModelOpti
 const tensorBytes = ({ tensors }: GgufFile): number =>
   tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
 
+type Planning = Effect.Effect<ModelPlan, ClusterError | GgufError>
+
 /** Reads the model file and finds where its layers fit, measuring candidates on the devices. `places` is in the devices' order. */
 export const planModel = (
   engine: EngineHost,
   places: ReadonlyArray<string>,
   path: string,
   options: PlanOptions,
-): Effect.Effect<ModelPlan, ClusterError | GgufError> =>
+): Planning =>
   Effect.gen(function* () {
     const gguf = yield* loadModelHeader(path)
+    const { event: memory } = yield* engine.request({ type: "memory" })
+    const draft = options.speculation?.draft
+    if (draft === undefined) return yield* planOn({ engine, places, memory }, gguf, options)
+    const draftGguf = yield* loadModelHeader(draft.path)
+    yield* orPlanError(() => checkDraft(draftGguf, gguf))
+    const draftOptions = draftPlanOptions(draftGguf, draft, options, memory)
+    const first = yield* planOn({ engine, places, memory }, draftGguf, draftOptions)
+    yield* orPlanError(() => checkDraftContext(first))
+    const left = memoryBeside(memory, first)
+    const plan = yield* planOn({ engine, places, memory: left }, gguf, options)
+    // It needs no longer context than there is.
+    const { contextSize } = plan
+    const second =
+      first.contextSize <= contextSize
+        ? first
+        : yield* planOn({ engine, places, memory }, draftGguf, { ...draftOptions, contextSize })
+    return { ...plan, draft: second }
+  })
+
+interface Ground {
+  readonly engine: EngineHost
+  readonly places: ReadonlyArray<string>
+  readonly memory: Memory
+}
+
+const planOn = (
+  { engine, places, memory }: Ground,
+  gguf: GgufFile,
+  options: PlanOptions,
+): Planning =>
+  Effect.gen(function* () {
+    const { path } = gguf
     const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
       loadAdapterHeader(adapter.path, gguf),
     )
-    const { event: memory } = yield* engine.request({ type: "memory" })
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const find = deviceFinder(memory.devices, places)
     const deviceIndexes = yield* orPlanError(() =>
@@ -219,7 +281,7 @@ export const planModel = (
     })
     const usedPlaces = deviceIndexes.map((index) => places[index]!)
     const pipeline = {
-      ...{ context, places: usedPlaces, groups: options.groups },
+      ...{ context, places: usedPlaces, groups: options.groups, ubatchSize: options.ubatchSize },
       unitCount: input.unitBytes.length,
     }
     yield* orPlanError(() => checkGroups(options.groups, context.slotCount ?? 1))
@@ -299,16 +361,18 @@ const withReasons = <E>(
       })
     : error
 
-/** What plain code gives, or the `PlanError` that it throws; anything else is a defect. */
-const orPlanError = <A>(work: () => A): Effect.Effect<A, PlanError> =>
+/** What plain code gives, or the error that it throws about what was asked for; anything else is a defect. */
+const orPlanError = <A>(work: () => A): Effect.Effect<A, PlanError | ModelError> =>
   Effect.catchAll(Effect.try({ try: work, catch: (error) => error }), (error) =>
-    error instanceof PlanError ? Effect.fail(error) : Effect.die(error),
+    error instanceof PlanError || error instanceof ModelError
+      ? Effect.fail(error)
+      : Effect.die(error),
   )
 
 const runPlanner = <E>(
   input: PlannerInput,
   measure: (candidate: Candidate) => Effect.Effect<Measurement, E>,
-): Effect.Effect<Plan, E | PlanError> =>
+): Effect.Effect<Plan, E | PlanError | ModelError> =>
   Effect.gen(function* () {
     const steps = planSteps(input)
     const advance = (measured?: Measurement) =>

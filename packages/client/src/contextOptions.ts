@@ -1,9 +1,9 @@
 /** What a context is made with: llama-cli's defaults, and what the architecture asks for. */
 import { type GgufFile, ggufInteger, ggufString } from "@ggml-rpc/gguf"
 import { defaultThreadCount, kvTypes } from "@ggml-rpc/native/bindings/llama"
-import type { EngineContextOptions } from "./engine/messages.ts"
+import type { EngineContextOptions, SpeculationOptions } from "./engine/messages.ts"
 import { PlanError } from "./errors.ts"
-import type { PlanOptions } from "./ModelPlan.ts"
+import type { PlanOptions, Speculation } from "./ModelPlan.ts"
 
 /** llama.cpp shrinks a context that was not asked for no further than this. */
 export const MIN_CONTEXT_SIZE = 4096
@@ -57,6 +57,18 @@ const needsWholeBatch = (gguf: GgufFile, architecture: string): boolean => {
 const learnedPositions = (gguf: GgufFile): number | undefined =>
   gguf.tensors.find(({ name }) => name === "position_embd.weight")?.ne[1]
 
+/** llama-server's defaults (llama.cpp v0.5.0, common/common.h `common_params_speculative_draft`). */
+const guessing = ({ ngram, draft }: Speculation): SpeculationOptions => ({
+  ...(ngram && { ngram }),
+  ...(draft && {
+    draft: {
+      draftCount: draft.draftCount ?? 3,
+      leastCount: draft.leastCount ?? 0,
+      leastProbability: draft.leastProbability ?? 0,
+    },
+  }),
+})
+
 /** @throws {PlanError} for a context that the model cannot have */
 export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOptions => {
   const threads = options.threads ?? defaultThreadCount()
@@ -100,7 +112,7 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
     embeddings: isEmbedding,
     ...(isEmbedding && { pooling: pooling === "model" ? -1 : poolingTypes[pooling] }),
     ...(slotCount > 1 && { slotCount }),
-    ...(options.speculation && !isEmbedding && { speculation: options.speculation }),
+    ...(options.speculation && !isEmbedding && { speculation: guessing(options.speculation) }),
     wholeBatch,
     ...(positionCount === undefined ? {} : { positionCount }),
   }

@@ -21,7 +21,6 @@ export type {
   LoadStats,
   NgramOptions,
   SlotState,
-  SpeculationOptions,
   StopReason,
   TokenLogprob,
   TokenLogprobs,

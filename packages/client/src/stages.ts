@@ -26,19 +26,43 @@ export interface PipelineOptions {
   readonly places: ReadonlyArray<string>
   /** Blocks and the output layer. */
   readonly unitCount: number
-  /** Groups that were asked for. */
+  /** Groups, and tokens of a micro-batch, that were asked for. */
   readonly groups: number | undefined
+  readonly ubatchSize: number | undefined
 }
+
+/**
+ * Tokens of a micro-batch where there are several stages: the first one is at the next micro-batch while the second one computes
+ * this, so a prompt is to have many. Fewer tokens each would cost more than the stages gain; see docs/performance.md.
+ */
+const PIPELINED_UBATCH_SIZE = 128
+
+/** Text that comes at once is one micro-batch, as some models want it. */
+const ubatchOf = (
+  { context, ubatchSize }: PipelineOptions,
+  stageCount: number,
+): Partial<EngineContextOptions> =>
+  stageCount < 2 || ubatchSize !== undefined || context.wholeBatch
+    ? {}
+    : {
+        ubatchSize: Math.min(context.ubatchSize, PIPELINED_UBATCH_SIZE),
+        promptStepSize: context.ubatchSize,
+      }
 
 /** The context of a candidate, with at most so many groups unless a count was asked for. */
 export const pipelinedContext = (
-  { context, places, unitCount, groups }: PipelineOptions,
+  options: PipelineOptions,
   { unitCounts, contextSize }: Candidate,
   mostGroups: number,
 ): EngineContextOptions => {
+  const { context, places, unitCount, groups } = options
   const stageCount = stageCountOf(places, unitCounts, unitCount)
   const groupCount = groups ?? Math.min(context.slotCount ?? 1, stageCount, mostGroups)
-  return { ...context, contextSize, ...(groupCount > 1 && { groupCount }) }
+  return {
+    ...{ ...context, contextSize },
+    ...ubatchOf(options, stageCount),
+    ...(groupCount > 1 && { groupCount }),
+  }
 }
 
 /** @throws {PlanError} for groups that some slots would be missing for */

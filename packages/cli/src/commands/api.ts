@@ -12,7 +12,7 @@ import { noteLine, printLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
-import { type GivenModel, givenModel } from "./modelSources.ts"
+import { type GivenModel, givenModel, modelPath } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
 import { samplingOf } from "./sampling.ts"
 import { speculationOf } from "./speculation.ts"
@@ -25,6 +25,9 @@ export const api = (values: ApiValues) =>
       const given = yield* givenModel(values)
       const options = yield* optionsOf(values)
       const { path, gguf } = yield* openModel(given, values, false)
+      const speculation = yield* speculationOf(values, (draft) =>
+        modelPath(draft, values, {}, Effect.void),
+      )
       const server = yield* serveApi(options)
       warnOpen(options)
       noteLine(`${server.url} answers when the model is loaded`)
@@ -32,7 +35,7 @@ export const api = (values: ApiValues) =>
       const report = textReport()
       const cluster = yield* openCluster({ ...values, json: false }, report.waiting)
       const load = Effect.gen(function* () {
-        const plan = yield* cluster.plan(path, modelOptions(values, gguf))
+        const plan = yield* cluster.plan(path, { ...modelOptions(values, gguf), ...speculation })
         report.planned(plan)
         const model = yield* cluster.load(plan, report.progress)
         report.loaded(model)
@@ -49,7 +52,6 @@ const nameOf = (given: GivenModel): string =>
 
 const modelOptions = (values: ApiValues, gguf: GgufFile): Cluster.PlanOptions => ({
   ...planOptionsOf(values, gguf),
-  ...speculationOf(values),
   slots: values.parallel,
   groups: values.groups,
   ...(values.embeddings || values.reranking ? { embeddings: true } : {}),

@@ -10,7 +10,7 @@ import { textReport } from "../runReport.ts"
 import { UsageError } from "../UsageError.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
-import { type GivenModel, givenModel, hubModel } from "./modelSources.ts"
+import { type GivenModel, givenModel, hubModel, modelPath } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
 import { readPrompt, stopTextsOf } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
@@ -27,7 +27,10 @@ export const chat = (values: ChatValues) =>
       const first = isGiven ? yield* readPrompt(values) : undefined
       const sampling = { ...(yield* samplingOf(values)), ...stopTextsOf(values) }
       const model = yield* openModel(given, values, false)
-      yield* talkWith(model, values, sampling, first)
+      const speculation = yield* speculationOf(values, (draft) =>
+        modelPath(draft, values, {}, Effect.void),
+      )
+      yield* talkWith(model, values, sampling, first, speculation)
     }),
   )
 
@@ -37,6 +40,7 @@ export const talkWith = (
   values: Omit<ChatValues, "prompt" | "file" | "reversePrompt">,
   sampling: Cluster.GenerateOptions,
   first: string | undefined,
+  speculation: Pick<Cluster.PlanOptions, "speculation">,
 ) =>
   Effect.gen(function* () {
     const system = yield* systemMessage(values)
@@ -56,7 +60,7 @@ export const talkWith = (
         kwargs: { ...values.chatTemplateKwargs, ...affixes?.variables },
         thinks: values.reasoning !== "off",
         reasoningFormat: values.reasoningFormat,
-        planOptionsOf: (gguf) => ({ ...planOptionsOf(values, gguf), ...speculationOf(values) }),
+        planOptionsOf: (gguf) => ({ ...planOptionsOf(values, gguf), ...speculation }),
         find: (name) => openModel(named(name), values, false),
       },
       report,

@@ -23,7 +23,10 @@ export const plan = (values: PlanValues) =>
         const gguf = yield* named(loadModelHeader(path), path, name)
         yield* prepareNative
         const cluster = yield* openCluster(values)
-        const options = { ...planOptionsOf(values, gguf), ...speculationOf(values) }
+        const speculation = yield* speculationOf(values, (draft) =>
+          Effect.map(headerPath(draft, values), (header) => header.path),
+        )
+        const options = { ...planOptionsOf(values, gguf), ...speculation }
         const made = { ...(yield* named(cluster.plan(path, options), path, name)), path: name }
         if (values.json) {
           const download = isWhole ? {} : { downloadBytes: fileBytesOf(gguf) }
@@ -35,6 +38,10 @@ export const plan = (values: PlanValues) =>
         const columns = columnsOf(process.stdout)
         printLine(formatPlanTable(made, { columns, heading: bold }))
         for (const note of planNotes(made, columns)) printLine(note)
+        if (made.draft !== undefined) {
+          printLine(`\nguessing: ${formatPlanTitle(made.draft)}`)
+          printLine(formatPlanTable(made.draft, { columns, heading: bold }))
+        }
         if (!isWhole) {
           const size = formatBytes(fileBytesOf(gguf))
           noteLine(`${name} is not on this disk: a run would download ${size}`)

@@ -12,7 +12,7 @@ import { UsageError } from "../UsageError.ts"
 import { talkWith } from "./chat.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
-import { givenModel } from "./modelSources.ts"
+import { givenModel, modelPath } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
 import { noPrompt, readPrompt, stopTextsOf } from "./prompt.ts"
 import { samplingOf } from "./sampling.ts"
@@ -29,11 +29,14 @@ export const run = (values: RunValues) =>
         const options = { ...(yield* samplingOf(values)), ...stopTextsOf(values) }
         // Before any server is asked: a wrong file is the likelier mistake.
         const { path, gguf } = yield* openModel(given, values, values.json)
+        const speculation = yield* speculationOf(values, (draft) =>
+          modelPath(draft, values, { isJson: values.json }, Effect.void),
+        )
         const isChat =
           values.conversation ?? (hasAffixes(values) || (!values.json && hasChatTemplate(gguf)))
         if (isChat) {
           if (values.promptCache !== undefined) return yield* Effect.fail(cacheOfChat())
-          return yield* talkWith({ path, gguf }, values, options, prompt)
+          return yield* talkWith({ path, gguf }, values, options, prompt, speculation)
         }
         if (prompt === undefined) return yield* Effect.fail(noPrompt())
         yield* prepareNative
@@ -46,18 +49,12 @@ export const run = (values: RunValues) =>
         const cluster = yield* openCluster(values, report.waiting)
         yield* endingEngineFirst(
           cluster,
-          recite(
-            cluster,
-            path,
-            { ...planOptionsOf(values, gguf), ...speculationOf(values) },
-            report,
-            {
-              prompt,
-              options,
-              cache: values.promptCache,
-              isCacheKept: !values.promptCacheRo,
-            },
-          ),
+          recite(cluster, path, { ...planOptionsOf(values, gguf), ...speculation }, report, {
+            prompt,
+            options,
+            cache: values.promptCache,
+            isCacheKept: !values.promptCacheRo,
+          }),
         )
       }),
     ),

@@ -84,7 +84,33 @@ export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
   },
 ]
 
-export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [...generating, ...ignoredByLoading]
+/** A flag that llama.cpp had, and refuses with the name of the one that came for it. */
+const gone = (flag: Omit<IgnoredFlag, "kind">, instead: string): IgnoredFlag => ({
+  ...flag,
+  kind: {
+    value: "N",
+    read: (_, source) => {
+      throw new UsageError(`${source} is no flag any more, as in llama.cpp: ${instead} is`)
+    },
+  },
+})
+
+const goneFromSpeculation: ReadonlyArray<IgnoredFlag> = [
+  gone(
+    { name: "draft", aliases: ["--draft-n", "--draft-max"], env: "LLAMA_ARG_DRAFT_MAX" },
+    "--spec-draft-n-max",
+  ),
+  gone(
+    { name: "draft-min", aliases: ["--draft-n-min"], env: "LLAMA_ARG_DRAFT_MIN" },
+    "--spec-draft-n-min",
+  ),
+]
+
+export const ignoredByRun: ReadonlyArray<IgnoredFlag> = [
+  ...generating,
+  ...goneFromSpeculation,
+  ...ignoredByLoading,
+]
 
 /** llama-bench's. */
 export const ignoredByBench: ReadonlyArray<IgnoredFlag> = [
@@ -106,5 +132,6 @@ export const ignoredByApi: ReadonlyArray<IgnoredFlag> = [
     env: "LLAMA_ARG_THREADS_HTTP",
     kind: text("N"),
   },
+  ...goneFromSpeculation,
   ...ignoredByLoading,
 ]

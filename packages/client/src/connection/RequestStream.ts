@@ -63,6 +63,8 @@ export abstract class RequestStream {
   readonly blockView = new DataView(this.block.buffer)
   private readonly blockAddress = ptr(this.block) as Address
   private blockSize = 0
+  /** There is a request in the block in which the server waits for others; see `markSum`. */
+  private hasSum = false
   /** The socket. */
   fd = -1
   private readonly outbox = new Outbox<RequestStream>()
@@ -123,7 +125,17 @@ export abstract class RequestStream {
     else if (this.outbox.readyBytes > 0) this.sendHeld()
   }
 
+  /**
+   * In what was reserved last the server waits for others, whose requests are in the blocks of their connections, and reads nothing more:
+   * these leave before a send that waits.
+   */
+  markSum(): void {
+    this.hasSum = true
+  }
+
   private send(data: Address, dataSize: number): void {
+    this.hasSum = false
+    if (dataSize > 0) for (const peer of this.peers) if (peer.hasSum) peer.flush()
     const { blockSize } = this
     this.blockSize = 0
     if (this.failure !== undefined) return

@@ -53,7 +53,8 @@ export class RpcConnection extends RequestStream {
   /** How long an answer may take, all of it; undefined while a computation may lie before it. */
   private patienceMs: number | undefined
 
-  private readonly target: EngineEndpoint
+  /** Where it is. */
+  readonly target: EngineEndpoint
 
   private readonly token: string | undefined
 
@@ -276,6 +277,12 @@ export class RpcConnection extends RequestStream {
     return payload && decodeExtensionResponse(name, payload)
   }
 
+  /** Collects a silent extension command, which the server has to know. */
+  postExtension(name: "LINK_FREE", value: Parameters<typeof encodeExtensionRequest>[1]): void {
+    const request = encodeExtensionRequest(name, value)
+    this.block.set(request, this.reserve(request.length))
+  }
+
   /** Collects a request through the codec, for silent commands that are not hot. */
   post<C extends MessageId>(command: C, value: RequestOf<C>): void {
     const request = encodeRequest(command, value, this.dialect.spec)
@@ -307,7 +314,7 @@ export class RpcConnection extends RequestStream {
 }
 
 /** Those whose answer is of one size. */
-type FixedExtensionName = "MEMORY_DOMAIN"
+type FixedExtensionName = "MEMORY_DOMAIN" | "LINK_EXPECT" | "LINK_DIAL" | "LINK_AWAIT"
 
 /** Longest text of an address, with a scope. */
 const ADDRESS_BYTES = 256

@@ -28,6 +28,8 @@ export interface AllReduce {
    * What goes wrong breaks a connection (`RpcConnection.broken`), and the next graph on it fails.
    */
   reduce(elementCount: number, counting: number): void
+  /** Does now what `reduce` would have to do at its first time; why the sums take a longer way than they could, if so. */
+  prepare?(): string | undefined
   /** The context is gone, and has nothing on its way any more. Connections may be broken. */
   close(): void
 }

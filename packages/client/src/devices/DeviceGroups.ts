@@ -1,18 +1,24 @@
+import { ServerLinks } from "../connection/ServerLinks.ts"
 import type { AllReduce, AllReduceMaker } from "./AllReduce.ts"
 import { ClientSums } from "./ClientSums.ts"
 import type { DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
+import { ServerSums } from "./ServerSums.ts"
 
-/** The ways of adding up partial sums, best first; where none is right, ggml does it by copies and graphs of its own. */
-const MAKERS: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
+/** This process adds up. */
+export const BY_CLIENT: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
 
 /** ggml adds up by itself, on whatever devices: slow, and what others are compared with. */
 export const BY_GGML: ReadonlyArray<AllReduceMaker> = []
 
 /** The groups of devices over which contexts split each tensor, by the numbers that the shim's callbacks give. */
 export class DeviceGroups {
-  /** For the groups that are opened from now on. */
-  makers = MAKERS
+  private readonly links = new ServerLinks()
+  /**
+   * The ways of adding up partial sums, best first, for the groups that are opened from now on; where none is right, ggml does it by
+   * copies and graphs of its own.
+   */
+  makers: ReadonlyArray<AllReduceMaker> = [(group) => new ServerSums(group, this.links)]
   private readonly states: ReadonlyArray<DeviceState>
   private readonly exchange: Exchange
   private readonly open = new Map<number, AllReduce>()
@@ -34,6 +40,11 @@ export class DeviceGroups {
       return this.count++
     }
     return -1
+  }
+
+  /** Why sums of open groups take a longer way than they could, each reason once; see `AllReduce.prepare`. */
+  prepare(): ReadonlyArray<string> {
+    return [...new Set([...this.open.values()].flatMap((each) => each.prepare?.() ?? []))]
   }
 
   delete(group: number): void {

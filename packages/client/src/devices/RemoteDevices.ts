@@ -132,6 +132,11 @@ export class RemoteDevices {
     return this.connections.flatMap((connection) => measureLink(connection) ?? [])
   }
 
+  /** Lets servers over which tensors are split be linked now, not at their first sum; why they are not, if so. */
+  prepareSums(): ReadonlyArray<string> {
+    return this.operations.groups.prepare()
+  }
+
   /** Sends what has collected on all connections. */
   flush(): void {
     for (const connection of this.connections) connection.flush()

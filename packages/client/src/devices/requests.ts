@@ -5,6 +5,7 @@
 import { ptr } from "bun:ffi"
 import type { Address } from "@ggml-rpc/native/bindings"
 import {
+  AllReduceRequest,
   Command,
   ExtensionCommand,
   extensionCommands,
@@ -243,6 +244,20 @@ export const putGraphRecompute = (
   const { dialect } = connection
   const at = connection.reserve(dialect.graphRecomputeBytes)
   dialect.writeGraphRecompute(connection.block, at, deviceIndex, uidLow, uidHigh)
+}
+
+/** ALL_REDUCE of a record, for a server that is linked with the others; see ServerSums.ts. */
+export const putAllReduce = (
+  connection: RpcConnection,
+  record: Uint8Array,
+  counts: number,
+): void => {
+  const { offsets, size } = AllReduceRequest
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + size)
+  writeRequestHeader(connection.blockView, at, ExtensionCommand.ALL_REDUCE, size)
+  const payload = at + REQUEST_HEADER_SIZE_BYTES
+  connection.blockView.setUint32(payload + offsets.counts, counts, true)
+  connection.block.set(record, payload + offsets.tensor)
 }
 
 /** Asks something that needs no work, after what came before: the answer comes when all of that is done. */

@@ -1,12 +1,12 @@
 /**
  * One model cut over the devices of several servers, for tests/tensorSplit.test.ts: a prompt, then token by token the likeliest
- * one. Arguments: the servers' ports, the model's path, and who adds up the partial sums: `client`, `ggml` or `layer`, which cuts
- * no tensor.
+ * one. Arguments: the servers' ports, the model's path, and who adds up the partial sums: `servers`, `client`, `ggml`, or `layer`,
+ * which cuts no tensor.
  */
 import { type Address, io, LlamaModel, loadBackends } from "@ggml-rpc/native/bindings/llama"
 import { send } from "@ggml-rpc/native/worker/child"
 import { RpcConnection } from "../connection/RpcConnection.ts"
-import { BY_GGML } from "./DeviceGroups.ts"
+import { BY_CLIENT, BY_GGML } from "./DeviceGroups.ts"
 import type { DeviceOperations } from "./DeviceOperations.ts"
 import { RemoteDevices } from "./RemoteDevices.ts"
 
@@ -21,12 +21,14 @@ export interface Said {
   readonly answers: ReadonlyArray<number>
   readonly sentBytes: ReadonlyArray<number>
   readonly failure: string | null
+  /** Why sums take a longer way than they could. */
+  readonly notes: ReadonlyArray<string>
 }
 
 const [ports, path, sums, promptLength, ubatch] = process.argv.slice(2) as [
   string,
   string,
-  "client" | "ggml" | "layer",
+  "servers" | "client" | "ggml" | "layer",
   string,
   string,
 ]
@@ -40,10 +42,9 @@ const connections = ports.split(",").map((port) => {
 })
 const remote = new RemoteDevices(connections)
 remote.beginWork()
-if (sums === "ggml") {
-  const { operations } = remote as unknown as { readonly operations: DeviceOperations }
-  operations.groups.makers = BY_GGML
-}
+const { groups } = (remote as unknown as { readonly operations: DeviceOperations }).operations
+if (sums === "ggml") groups.makers = BY_GGML
+if (sums === "client") groups.makers = BY_CLIENT
 const model = LlamaModel.open(path, {
   devices: remote.devices.map(({ address }) => address),
   splitMode: sums === "layer" ? "layer" : "tensor",
@@ -56,6 +57,7 @@ const context = model.openContext({
   ubatchSize: Number(ubatch),
 })
 remote.settle()
+const notes = remote.prepareSums()
 
 const writes = connections.map(() => 0)
 const answers = connections.map(() => 0)
@@ -101,5 +103,6 @@ send({
   answers,
   sentBytes: connections.map(({ traffic }, at) => traffic.sentBytes - sentBefore[at]!),
   failure: remote.failure?.message ?? null,
+  notes,
 } satisfies Said)
 process.exit(0)

@@ -20,16 +20,16 @@ import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
 import { domainsOf } from "../memoryDomains.ts"
+import type { Loaded } from "./Loaded.ts"
 import type {
   EngineContextOptions,
   EngineDevice,
   EngineEndpoint,
   EngineEvent,
-  EngineModelOptions,
   EngineServer,
   MeasuredRow,
   Numbered,
-  Placement,
+  PlacedModel,
   UnsupportedOps,
 } from "./messages.ts"
 import { Slots, type SlotsHost } from "./slots/Slots.ts"
@@ -39,25 +39,12 @@ import { unsupportedOp, unsupportedOps } from "./unsupported.ts"
 /** What devices that do not say which ones of the machine they are have in common. */
 const THIS_PROCESS = crypto.randomUUID()
 
-export interface Loaded {
-  readonly model: LlamaModel
-  /** One for each group of slots, all alike; one alone where the model was loaded to be measured. */
-  readonly contexts: ReadonlyArray<ModelContext>
-  /** The first of them. */
-  readonly context: ModelContext
-  readonly groupCount: number
-  readonly path: string
-  readonly options: EngineContextOptions
-}
-
 /** What is loaded, and the texts at work on it. */
 export interface Active extends Loaded {
+  /** The smaller model that guesses for it. */
+  readonly draft: Loaded | undefined
   readonly slots: Slots
 }
-
-/** Tokens that a text can have: a context is made larger than was asked for, and a table of positions is not. */
-export const roomOf = ({ context, options }: Loaded): number =>
-  Math.min(context.contextSize, options.positionCount ?? Number.POSITIVE_INFINITY)
 
 /** @throws {ModelError} for a model whose memory does not let go of wrong guesses */
 const checkSpeculation = (
@@ -67,7 +54,7 @@ const checkSpeculation = (
 ): void => {
   if (speculation === undefined || !(isRecurrent || isHybrid)) return
   const detail =
-    "what it remembers of a text is a state that no token can be taken back from, so that its next tokens cannot be guessed; leave out --spec-type."
+    "what it remembers of a text is a state that no token can be taken back from, and guesses of tokens are taken back where they are wrong; leave out --spec-type and --spec-draft-model."
   throw new ModelError({ path, during: "load", detail })
 }
 
@@ -202,12 +189,9 @@ export class Engine {
     this.writer.flushIfDue()
   }
 
-  /** Model and context of a placement; `release` of the model frees both. */
+  /** Model and context as placed; `release` of the model frees both. */
   acquire(
-    path: string,
-    placement: Placement,
-    context: EngineContextOptions,
-    weights: EngineModelOptions,
+    { path, placement, context, model: weights }: PlacedModel,
     { noAlloc }: { readonly noAlloc: boolean },
   ): Loaded {
     const { abortFlag } = this
@@ -290,16 +274,19 @@ export class Engine {
   }
 
   /** Makes this the model that requests are about. */
-  keep(loaded: Loaded): void {
+  keep(loaded: Loaded, draft: Loaded | undefined): void {
     const slotCount = slotsOf(loaded.model, loaded.options)
-    this.loaded = { ...loaded, slots: new Slots(loaded, slotCount, this.slotsHost) }
+    const slots = new Slots(loaded, slotCount, this.slotsHost, draft)
+    this.loaded = { ...loaded, draft, slots }
   }
 
   /** Frees that model, if there is one. */
   unload(): void {
     if (this.loaded === undefined) return
-    const { model } = this.loaded
+    const { model, draft, slots } = this.loaded
     this.loaded = undefined
+    slots.release()
+    draft?.model.release()
     model.release()
     this.remote?.flush()
   }

@@ -67,6 +67,14 @@ export interface Placement {
   readonly unitCounts: ReadonlyArray<number>
 }
 
+/** A model, where it goes, and with which context. */
+export interface PlacedModel {
+  readonly path: string
+  readonly placement: Placement
+  readonly context: EngineContextOptions
+  readonly model: EngineModelOptions
+}
+
 /** How a model's weights are held. */
 export interface EngineModelOptions {
   readonly mmap: boolean
@@ -85,6 +93,8 @@ export interface EngineContextOptions {
   readonly contextSize: number
   readonly batchSize: number
   readonly ubatchSize: number
+  /** Tokens of prompts that one step computes while somebody waits for a token. Absent: `ubatchSize`. */
+  readonly promptStepSize?: number
   readonly threads: number
   readonly threadsBatch: number
   readonly flashAttention: -1 | 0 | 1
@@ -113,6 +123,17 @@ export interface EngineContextOptions {
 export interface SpeculationOptions {
   /** From what a text said before. */
   readonly ngram?: NgramOptions
+  /** By a smaller model, where there is no guess from the text; of the smaller model itself neither is there. */
+  readonly draft?: DraftOptions
+}
+
+export interface DraftOptions {
+  /** Most tokens that are guessed at once. */
+  readonly draftCount: number
+  /** Fewer guesses than that are none. */
+  readonly leastCount: number
+  /** A guess that the smaller model gives less is none, and ends the others. */
+  readonly leastProbability: number
 }
 
 export interface NgramOptions {
@@ -145,20 +166,12 @@ export type EngineRequest =
   | { readonly type: "memory" }
   | { readonly type: "traffic" }
   | { readonly type: "speeds" }
-  | {
-      readonly type: "measure"
-      readonly path: string
-      readonly placement: Placement
-      readonly context: EngineContextOptions
-      readonly model: EngineModelOptions
-    }
-  | {
+  | ({ readonly type: "measure" } & PlacedModel)
+  | ({
       readonly type: "load"
-      readonly path: string
-      readonly placement: Placement
-      readonly context: EngineContextOptions
-      readonly model: EngineModelOptions
-    }
+      /** The smaller model that guesses for it. */
+      readonly draft?: PlacedModel
+    } & PlacedModel)
   | { readonly type: "unload" }
   | {
       readonly type: "tokenize"
@@ -317,6 +330,8 @@ export type EngineEvent =
       readonly info: ModelInfo
       readonly contextSize: number
       readonly rows: ReadonlyArray<MeasuredRow>
+      /** Of the smaller model. */
+      readonly draftRows?: ReadonlyArray<MeasuredRow>
       readonly stats: LoadStats
     }
   | { readonly type: "unloaded" }

@@ -1,5 +1,6 @@
 import type { Engine } from "../Engine.ts"
-import type { EngineRequest } from "../messages.ts"
+import type { Loaded } from "../Loaded.ts"
+import type { EngineRequest, PlacedModel } from "../messages.ts"
 import type { Send } from "./index.ts"
 
 const PROGRESS_INTERVAL_MS = 50
@@ -10,10 +11,9 @@ export const measure = (
   request: EngineRequest & { type: "measure" },
   send: Send,
 ): void => {
-  const { path, placement, context } = request
   const model = { ...request.model, mmap: false }
   const measured = engine.measured(
-    () => engine.acquire(path, placement, context, model, { noAlloc: true }),
+    () => engine.acquire({ ...request, model }, { noAlloc: true }),
     (loaded, unsupported) => ({
       rows: engine.rows(loaded),
       contextSize: loaded.context.contextSize,
@@ -62,9 +62,10 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
       })
     }
   }
-  const { path, placement, context, model } = request
-  const loaded = engine.acquire(path, placement, context, model, { noAlloc: false })
-  engine.keep(loaded)
+  // The smaller one first: it is loaded in no time, and may be the one that does not.
+  const draft = request.draft && engine.acquire(request.draft, { noAlloc: false })
+  const loaded = acquireBeside(engine, request, draft)
+  engine.keep(loaded, draft)
   remote?.settle()
   engine.failIfLost()
   send({
@@ -72,12 +73,22 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
     info: loaded.model.info,
     contextSize: loaded.context.contextSize,
     rows: engine.rows(loaded),
+    ...(draft === undefined ? {} : { draftRows: engine.rows(draft) }),
     stats: {
       loadMs: performance.now() - started,
       remoteWeightBytes: (weights?.doneBytes ?? 0) - doneBefore,
       cachedWeightBytes: (weights?.cachedBytes ?? 0) - cachedBefore,
     },
   })
+}
+
+const acquireBeside = (engine: Engine, placed: PlacedModel, draft: Loaded | undefined): Loaded => {
+  try {
+    return engine.acquire(placed, { noAlloc: false })
+  } catch (error) {
+    draft?.model.release()
+    throw error
+  }
 }
 
 export const unload = (engine: Engine, _: EngineRequest & { type: "unload" }, send: Send): void => {

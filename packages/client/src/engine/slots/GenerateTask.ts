@@ -7,8 +7,8 @@ import {
   SamplerError,
 } from "@ggml-rpc/native/bindings/llama"
 import { EngineRequestError, ModelError } from "../../errors.ts"
-import { type Loaded, roomOf } from "../Engine.ts"
 import { failedBy } from "../failure.ts"
+import { type Loaded, roomOf } from "../Loaded.ts"
 import type { EngineRequest, StopReason, TokenLogprobs } from "../messages.ts"
 import type { Send } from "../requests/index.ts"
 import { tokenLogprobs } from "./logprobs.ts"

@@ -6,8 +6,9 @@
  */
 import { Batch, decodeStatusText, type ModelContext } from "@ggml-rpc/native/bindings/llama"
 import { ModelError } from "../../errors.ts"
+import { commonLength } from "./commonLength.ts"
 import type { Speculation } from "./drafting/Speculation.ts"
-import { commonLength, type Slot } from "./Slot.ts"
+import type { Slot } from "./Slot.ts"
 import type { SlotsHost } from "./Slots.ts"
 import type { Task } from "./Task.ts"
 
@@ -33,6 +34,8 @@ export interface GroupOptions {
   readonly path: string
   readonly host: SlotsHost
   readonly speculation: Speculation
+  /** Tokens of a batch while somebody waits for the next one. */
+  readonly promptStepSize: number
   /** Counts up over all groups. */
   readonly count: () => number
   /** A text lost its slot: it is the next to get one. */
@@ -204,7 +207,7 @@ export class Group {
     const prompts = busy.filter((slot) => slot.pendingCount > 1)
     // Who waits for the next token does not wait for the whole of another's prompt; and whole texts are computed in one step.
     const isShort = !mayBeLong || generating.length > 0 || prompts.some(({ task }) => task!.isWhole)
-    const most = isShort ? Math.min(batch.capacity, this.#context.ubatchSize) : batch.capacity
+    const most = isShort ? Math.min(batch.capacity, this.#options.promptStepSize) : batch.capacity
     prompts.sort((a, b) => a.usedAt - b.usedAt)
     this.#draft(generating, prompts, most)
     const inTurn = [...generating, ...prompts]

@@ -3,9 +3,9 @@
  * as many contexts, whose groups of slots take turns: while one server computes a batch of one, the next server computes that of
  * another.
  */
-import type { Loaded } from "../Engine.ts"
-import type { EngineContextOptions, SlotState } from "../messages.ts"
-import { NgramDrafter } from "./drafting/NgramDrafter.ts"
+import type { Loaded } from "../Loaded.ts"
+import type { SlotState } from "../messages.ts"
+import { draftersOf } from "./drafting/draftersOf.ts"
 import { Speculation } from "./drafting/Speculation.ts"
 import { Group } from "./Group.ts"
 import { Slot } from "./Slot.ts"
@@ -33,6 +33,7 @@ export class Slots {
   readonly #host: SlotsHost
   readonly #groups: ReadonlyArray<Group>
   readonly #slots: ReadonlyArray<Slot>
+  readonly #speculation: Speculation
   /** Without a slot, the first to get one first. */
   readonly #queue: Array<Task> = []
   /** What waits for a slot to be idle. */
@@ -43,13 +44,16 @@ export class Slots {
 
   /** Each context gets its share of the slots, in turn: slot 0 the first one, slot 1 the second. */
   constructor(
-    { contexts, model, path, options }: Pick<Loaded, "contexts" | "model" | "path" | "options">,
+    loaded: Loaded,
     slotCount: number,
     host: SlotsHost,
+    draft: Loaded | undefined = undefined,
   ) {
+    const { contexts, model, path } = loaded
     const { info } = model
     const { length: groupCount } = contexts
     this.#host = host
+    this.#speculation = new Speculation(draftersOf(loaded, draft, host))
     this.#slots = Array.from({ length: slotCount }, (_, id) => {
       const sequence = Math.floor(id / groupCount)
       return new Slot(id, contexts[id % groupCount]!, sequence, info)
@@ -62,7 +66,8 @@ export class Slots {
           architecture: info.architecture,
           path,
           host,
-          speculation: speculationOf(options),
+          speculation: this.#speculation,
+          promptStepSize: loaded.options.promptStepSize ?? context.ubatchSize,
           count: () => ++this.#useCount,
           requeue: (task) => this.#queue.unshift(task),
         }),
@@ -87,6 +92,11 @@ export class Slots {
 
   states(): ReadonlyArray<SlotState> {
     return this.#slots.map((slot) => slot.state())
+  }
+
+  /** Frees what is native besides the models. */
+  release(): void {
+    this.#speculation.release()
   }
 
   submit(task: Task): void {
@@ -174,7 +184,8 @@ export class Slots {
     let bestCost = Infinity
     for (const group of withRoom.length > 0 ? withRoom : open) {
       const cost = COMPANY_COST_TOKENS * group.busyCount - group.reusableCount(task)
-      const isBetter = cost < bestCost || (cost === bestCost && group.idleSince < best!.idleSince)
+      const isBetter =
+        cost < bestCost || (cost === bestCost && group.idleSince < best!.idleSince)
       if (best !== undefined && !isBetter) continue
       best = group
       bestCost = cost
@@ -182,6 +193,3 @@ export class Slots {
     return best
   }
 }
-
-const speculationOf = ({ speculation }: EngineContextOptions): Speculation =>
-  new Speculation(speculation?.ngram === undefined ? [] : [new NgramDrafter(speculation.ngram)])

@@ -4,8 +4,8 @@ import {
   type ModelContext,
 } from "@ggml-rpc/native/bindings/llama"
 import { EngineRequestError, ModelError } from "../../errors.ts"
-import { type Loaded, roomOf } from "../Engine.ts"
 import { failedBy } from "../failure.ts"
+import { type Loaded, roomOf } from "../Loaded.ts"
 import type { Send } from "../requests/index.ts"
 import type { SlotsHost } from "./Slots.ts"
 import type { Place, Task } from "./Task.ts"

@@ -28,6 +28,10 @@ test("pauses longer and longer while nothing is right, and starts anew when some
   expect(depths(depth, 4, 100)).toEqual([2, 4, 8, 16])
 })
 
+test("falls no further than guesses are any use", () => {
+  expect(depths(new DraftDepth(8, 16, 3), 5, 1)).toEqual([8, 3, 3, 3, 3])
+})
+
 test("a draft that had no room says nothing of a longer one", () => {
   const depth = new DraftDepth(8, 48)
   depth.learn(3, 3)

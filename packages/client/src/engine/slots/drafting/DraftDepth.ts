@@ -6,12 +6,14 @@ const LONGEST_PAUSE = 32
  * and one after some were not, and none for a while after none were.
  */
 export class DraftDepth {
+  readonly #least: number
   readonly #most: number
   #depth: number
   #pause = 0
   #wrongInRow = 0
 
-  constructor(first: number, most: number) {
+  constructor(first: number, most: number, least = 1) {
+    this.#least = least
     this.#most = most
     this.#depth = Math.min(first, most)
   }
@@ -29,7 +31,8 @@ export class DraftDepth {
     else if (++this.#wrongInRow > 1) {
       this.#pause = Math.min(LONGEST_PAUSE, 2 ** (this.#wrongInRow - 2))
     }
-    if (acceptedCount < draftedCount) this.#depth = Math.min(this.#most, acceptedCount + 1)
+    if (acceptedCount < draftedCount)
+      this.#depth = Math.min(this.#most, Math.max(this.#least, acceptedCount + 1))
     // Guesses that were fewer than could be had say nothing of more.
     else if (draftedCount >= this.#depth) this.#depth = Math.min(this.#most, this.#depth * 2)
   }

@@ -14,8 +14,12 @@ export interface DraftedText {
 export interface Drafter {
   /** Appends to the draft of each text, or leaves it empty. */
   draft(texts: ReadonlyArray<DraftedText>): void
+  /** Frees what is native of it; the model is another's. */
+  release(): void
   /** Guesses to begin a text with, before it is known how good they are. */
   readonly firstDepth: number
+  /** Fewest guesses of a step that are any use. */
+  readonly leastDepth: number
   /** Most guesses of a step. */
   readonly mostDepth: number
 }

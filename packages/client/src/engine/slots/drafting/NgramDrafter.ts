@@ -14,6 +14,7 @@ interface Known {
 /** Guesses that a text goes on as it did behind the same n-gram before (llama.cpp's `ngram-simple`, v0.5.0). */
 export class NgramDrafter implements Drafter {
   readonly firstDepth: number
+  readonly leastDepth = 1
   readonly mostDepth: number
   readonly #size: number
   /** By the id of the text. */
@@ -24,6 +25,8 @@ export class NgramDrafter implements Drafter {
     this.mostDepth = draftCount
     this.firstDepth = Math.min(FIRST_DEPTH, draftCount)
   }
+
+  release(): void {}
 
   draft(texts: ReadonlyArray<DraftedText>): void {
     for (const text of texts) this.#draft(text)

@@ -57,13 +57,17 @@ export class Speculation {
     this.#isOff = true
   }
 
+  release(): void {
+    for (const drafter of this.#drafters) drafter.release()
+  }
+
   #courseOf(slot: Slot): Course {
     // At work as long as it has guesses.
     const task = slot.task!
     let course = this.#courses[slot.id]
     if (course?.task !== task) {
       const depths = this.#drafters.map(
-        (drafter) => new DraftDepth(drafter.firstDepth, drafter.mostDepth),
+        (drafter) => new DraftDepth(drafter.firstDepth, drafter.mostDepth, drafter.leastDepth),
       )
       course = { task, depths, drafter: 0 }
       this.#courses[slot.id] = course
