@@ -1,7 +1,7 @@
 /** Slots in groups: servers that hold one model compute at the same time. Time is counted in rounds of all servers. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import type { Cluster } from "@ggml-rpc/client"
-import { Effect } from "effect"
+import { Deferred, Effect, Fiber } from "effect"
 import { ensureModel } from "./models/models.ts"
 import { type Rounds, startRounds } from "./rounds.ts"
 import { failureOf, type OurServer, openCluster, run, startOurServer } from "./servers.ts"
@@ -88,6 +88,59 @@ describe("texts in groups", () => {
     // The first prompt may be at work before the second one is there.
     expect(rounds).toBeLessThanOrEqual(2 * (tokens + 1))
   })
+})
+
+test("a prompt is at work on all servers, micro-batch by micro-batch", async () => {
+  using doors = startRounds(portsOf(3))
+  const { endpoints, rounds, graphs } = doors
+  await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpoints)
+      const options = { threads: 1, contextSize: 1280, tensorSplit: [1, 1, 1] }
+      const plan = yield* cluster.plan(path, options)
+      const { ubatchSize } = plan.context
+      expect(ubatchSize).toBeLessThan(512)
+      const model = yield* cluster.load(plan)
+      const batches = 8
+      const prompt = Array.from({ length: batches * ubatchSize }, (_, at) => 3 + (at % 400))
+      yield* model.generateEach(prompt, () => {}, { temp: 0, maxTokens: 1 })
+      expect(graphs()).toBe(3 * batches)
+      // The last server begins two rounds later.
+      expect(rounds()).toBeLessThanOrEqual(batches + 2 + 2)
+    }),
+  )
+})
+
+test("a text goes where much of it is in the cache, else where least is to do", async () => {
+  await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(servers.slice(0, 2).map(({ endpoint }) => endpoint))
+      const options = { threads: 1, contextSize: 4096, slots: 4, tensorSplit: [1, 1] }
+      const model = yield* cluster.load(yield* cluster.plan(path, options))
+      const say = (tokens: ReadonlyArray<number>, maxTokens: number) =>
+        model.generateEach(tokens, () => {}, { temp: 0, ignoreEos: true, maxTokens })
+      const prompt = (seed: number, length: number) =>
+        Array.from({ length }, (_, at) => 3 + ((seed * 131 + at * 37) % 500))
+      /** The slots of a text that runs for a while, and of one that comes meanwhile. */
+      const slotsOf = (first: ReadonlyArray<number>, second: ReadonlyArray<number>) =>
+        Effect.gen(function* () {
+          const started = yield* Deferred.make<void>()
+          const running = yield* Effect.fork(
+            model.generateEach(first, () => Deferred.unsafeDone(started, Effect.void), {
+              ...{ temp: 0, ignoreEos: true, maxTokens: 40 },
+            }),
+          )
+          yield* Deferred.await(started)
+          const { slot, cachedTokenCount } = yield* say(second, 1)
+          return { slots: [(yield* Fiber.join(running)).slot, slot], cachedTokenCount }
+        })
+      const short = yield* slotsOf(prompt(1, 100), [...prompt(1, 100), 5, 6])
+      expect(short.slots.map((slot) => slot % 2).sort()).toEqual([0, 1])
+      const long = yield* slotsOf(prompt(2, 1200), [...prompt(2, 1200), 5, 6])
+      expect(long.slots[0]! % 2).toBe(long.slots[1]! % 2)
+      expect(long.cachedTokenCount).toBe(1200)
+    }),
+  )
 })
 
 describe("a plan", () => {

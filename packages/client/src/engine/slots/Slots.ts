@@ -184,8 +184,7 @@ export class Slots {
     let bestCost = Infinity
     for (const group of withRoom.length > 0 ? withRoom : open) {
       const cost = COMPANY_COST_TOKENS * group.busyCount - group.reusableCount(task)
-      const isBetter =
-        cost < bestCost || (cost === bestCost && group.idleSince < best!.idleSince)
+      const isBetter = cost < bestCost || (cost === bestCost && group.idleSince < best!.idleSince)
       if (best !== undefined && !isBetter) continue
       best = group
       bestCost = cost
