@@ -11,6 +11,7 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { readGguf } from "@ggml-rpc/gguf"
 import { Effect, Stream } from "effect"
 import { ensureModel } from "./models/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
@@ -19,19 +20,34 @@ import { openCluster, recite, run, startOurServer } from "./servers.ts"
 
 setDefaultTimeout(60_000)
 
-/** The one tensor that is large enough to be offered by its hash first: 32000 × 512 in Q8_0. */
+/** The one tensor that upstream's clients offer by its hash: 32000 × 512 in Q8_0. */
 const OUTPUT_BYTES = (32000 * 512 * 34) / 32
+
+/** Of the weights on servers, those of at least so many bytes: their bytes, and how many files they make. */
+const weightsFrom = (leastBytes: number) => {
+  const weights = readGguf(path).tensors.filter(
+    ({ name, sizeBytes }) => name !== "token_embd.weight" && sizeBytes >= leastBytes,
+  )
+  // All norms are the same.
+  const names = new Set(weights.map(({ name }) => (name.includes("norm") ? "norm" : name)))
+  return { count: names.size, bytes: weights.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) }
+}
 
 const request = { prompt: [1, 17, 290, 3], maxTokens: 6 }
 let path: string
 let upstreamClient: string
 let expected: readonly number[]
 let folder: string
+/** What our client offers to a server of ours, and to others. */
+let all: ReturnType<typeof weightsFrom>
+let large: ReturnType<typeof weightsFrom>
 
 beforeAll(async () => {
   path = await ensureModel("q8_0")
   upstreamClient = (await ensurePeers(["upstream-client"]))["upstream-client"]
   await ensurePeers(["rpc-server"])
+  all = weightsFrom(0)
+  large = weightsFrom(256 * 1024)
   expected = (await recite([], path, request)).tokens
 }, 300_000)
 
@@ -58,16 +74,20 @@ const cacheFiles = (): readonly string[] =>
   readdirSync(join(folder, "rpc")).filter((name) => /^[0-9a-f]+$/.test(name))
 
 /** Bytes that our client found in the cache; its tokens must be right. */
-const cachedBytes = (endpoint: string): Promise<number> =>
+const cachedBytes = async (endpoint: string): Promise<number> => (await load(endpoint)).cachedBytes
+
+const load = (endpoint: string) =>
   run(
     Effect.gen(function* () {
       const cluster = yield* openCluster([endpoint])
       const model = yield* cluster.load(yield* cluster.plan(path, { threads: 1 }))
+      const [link] = (yield* cluster.memory).links
       const pieces = yield* Stream.runCollect(
         model.generate(request.prompt, { maxTokens: request.maxTokens, temp: 0 }),
       )
       expect([...pieces].map(({ id }) => id).filter((id) => id >= 0)).toEqual([...expected])
-      return model.stats.cachedWeightBytes
+      const { cachedWeightBytes: cachedBytes, remoteWeightBytes: weightBytes } = model.stats
+      return { cachedBytes, weightBytes, wireBytes: link!.sentBytes + link!.receivedBytes }
     }),
   )
 
@@ -83,12 +103,12 @@ test("our server serves a second client from it, and upstream's server then does
   await using server = await ours()
   expect(server.stdout()).toContain(join(folder, "rpc"))
   expect(await cachedBytes(server.endpoint)).toBe(0)
-  expect(cacheFiles()).toHaveLength(1)
-  expect(await cachedBytes(server.endpoint)).toBe(OUTPUT_BYTES)
+  expect(cacheFiles()).toHaveLength(all.count)
+  expect(await cachedBytes(server.endpoint)).toBe(all.bytes)
   await runUpstreamClient(server.endpoint)
   await using upstream = await theirs()
-  expect(await cachedBytes(upstream.endpoint)).toBe(OUTPUT_BYTES)
-  expect(cacheFiles()).toHaveLength(1)
+  expect(await cachedBytes(upstream.endpoint)).toBe(large.bytes)
+  expect(cacheFiles()).toHaveLength(all.count)
 })
 
 test("what upstream's client and server left is served by ours", async () => {
@@ -99,7 +119,41 @@ test("what upstream's client and server left is served by ours", async () => {
   expect(cacheFiles()).toHaveLength(1)
   await using server = await ours()
   expect(await cachedBytes(server.endpoint)).toBe(OUTPUT_BYTES)
+  expect(await cachedBytes(server.endpoint)).toBe(all.bytes)
   await runUpstreamClient(server.endpoint)
+})
+
+test.each([
+  ["ours", ours, () => all.bytes, 0.001],
+  ["upstream's", theirs, () => large.bytes, 0.003],
+] as const)(
+  "a start after the first sends next to nothing to %s, and reads no weight again",
+  async (_, start, expectedBytes, most) => {
+    await using server = await start()
+    process.env.GGML_RPC_WEIGHT_HASHES = join(folder, "hashes")
+    try {
+      const first = await load(server.endpoint)
+      expect(first.wireBytes).toBeGreaterThan(first.weightBytes)
+      // Whether the first start had the time to find out all hashes or not.
+      for (let round = 0; round < 2; round++) {
+        const { cachedBytes, weightBytes, wireBytes } = await load(server.endpoint)
+        expect(cachedBytes).toBe(expectedBytes())
+        expect(wireBytes).toBeLessThan(most * weightBytes)
+      }
+    } finally {
+      process.env.GGML_RPC_WEIGHT_HASHES = "none"
+    }
+  },
+)
+
+test("what a server lost of a model is sent again, and nothing else", async () => {
+  await using server = await ours()
+  await cachedBytes(server.endpoint)
+  const small = cacheFiles().find((name) => statSync(join(folder, "rpc", name)).size < 1_000_000)!
+  const lost = statSync(join(folder, "rpc", small)).size
+  rmSync(join(folder, "rpc", small))
+  expect(await cachedBytes(server.endpoint)).toBe(all.bytes - lost)
+  expect(await cachedBytes(server.endpoint)).toBe(all.bytes)
 })
 
 test("a full disk is told once, and the model runs", async () => {
@@ -110,7 +164,9 @@ test("a full disk is told once, and the model runs", async () => {
     flags: ["--cache", "--cache-size", "1G"],
     env: { LLAMA_CACHE: folder, XDG_CACHE_HOME: undefined },
   })
-  for (let round = 0; round < 2; round++) expect(await cachedBytes(server.endpoint)).toBe(0)
+  expect(await cachedBytes(server.endpoint)).toBe(0)
+  // The large weight did not fit, and a client that knows no hashes asks for it first.
+  expect(await cachedBytes(server.endpoint)).toBe(0)
   expect(server.stderr().match(/the cache does not take all weights: .*ENOSPC/g)).toHaveLength(1)
 })
 
@@ -129,10 +185,9 @@ test("a folder on a disk that is only read is told once, serves what it has, and
     })
   {
     await using server = await start()
-    expect(await cachedBytes(server.endpoint)).toBe(OUTPUT_BYTES)
+    expect(await cachedBytes(server.endpoint)).toBe(all.bytes)
   }
-  const [name] = cacheFiles()
-  truncateSync(join(folder, "rpc", name!), 1000)
+  for (const name of cacheFiles()) truncateSync(join(folder, "rpc", name), 1000)
   await using server = await start()
   for (let round = 0; round < 2; round++) expect(await cachedBytes(server.endpoint)).toBe(0)
   expect(server.stderr().match(/the cache does not take all weights: .*EROFS/g)).toHaveLength(1)
@@ -143,12 +198,12 @@ test("two servers on one folder serve what either stored, both at once", async (
   await using second = await ours()
   const endpoints = [first.endpoint, second.endpoint]
   expect(await Promise.all(endpoints.map(cachedBytes))).toContain(0)
-  expect(cacheFiles()).toHaveLength(1)
-  expect(await Promise.all(endpoints.map(cachedBytes))).toEqual([OUTPUT_BYTES, OUTPUT_BYTES])
+  expect(cacheFiles()).toHaveLength(all.count)
+  expect(await Promise.all(endpoints.map(cachedBytes))).toEqual([all.bytes, all.bytes])
   // Gone for both, and stored by one again.
-  rmSync(join(folder, "rpc", cacheFiles()[0]!))
+  for (const name of cacheFiles()) rmSync(join(folder, "rpc", name))
   expect(await cachedBytes(first.endpoint)).toBe(0)
-  expect(await cachedBytes(second.endpoint)).toBe(OUTPUT_BYTES)
+  expect(await cachedBytes(second.endpoint)).toBe(all.bytes)
 })
 
 test("without --cache nothing is written, and our client asks for no hash", async () => {
@@ -160,6 +215,7 @@ test("without --cache nothing is written, and our client asks for no hash", asyn
   expect(readdirSync(folder)).toEqual([])
   expect(server.stderr()).toContain("[SET_TENSOR]")
   expect(server.stderr()).not.toContain("[SET_TENSOR_HASH]")
+  expect(server.stderr()).not.toContain("[OFFER_WEIGHTS]")
   await runUpstreamClient(server.endpoint)
   expect(server.stderr()).toContain("[SET_TENSOR_HASH]")
 })
@@ -169,8 +225,9 @@ test.each(["truncated", "changed", "empty"] as const)(
   async (damage) => {
     await using server = await ours()
     await cachedBytes(server.endpoint)
-    const [name] = cacheFiles()
-    const file = join(folder, "rpc", name!)
+    const file = cacheFiles()
+      .map((name) => join(folder, "rpc", name))
+      .find((path) => statSync(path).size === OUTPUT_BYTES)!
     const whole = readFileSync(file)
     if (damage === "truncated") truncateSync(file, whole.length - 1)
     else if (damage === "empty") truncateSync(file, 0)
@@ -179,9 +236,10 @@ test.each(["truncated", "changed", "empty"] as const)(
       changed[changed.length >> 1]! ^= 1
       writeFileSync(file, changed)
     }
+    // It is the one by which a client without hashes finds out whether there is anything.
     expect(await cachedBytes(server.endpoint)).toBe(0)
     expect(statSync(file).size).toBe(OUTPUT_BYTES)
     expect(readFileSync(file).equals(whole)).toBe(true)
-    expect(await cachedBytes(server.endpoint)).toBe(OUTPUT_BYTES)
+    expect(await cachedBytes(server.endpoint)).toBe(all.bytes)
   },
 )

@@ -96,8 +96,7 @@ test("a prompt is at work on all servers, micro-batch by micro-batch", async () 
   await run(
     Effect.gen(function* () {
       const cluster = yield* openCluster(endpoints)
-      const options = { threads: 1, contextSize: 1280, tensorSplit: [1, 1, 1] }
-      const plan = yield* cluster.plan(path, options)
+      const plan = yield* cluster.plan(path, { threads: 1, contextSize: 1280 })
       const { ubatchSize } = plan.context
       expect(ubatchSize).toBeLessThan(512)
       const model = yield* cluster.load(plan)

@@ -30,6 +30,9 @@ export const ggmlRpc: readonly string[] = [
  */
 export const noState = { XDG_STATE_HOME: "/dev/null", XDG_CONFIG_HOME: "/dev/null" } as const
 
+// Clients remember nothing either: what they start inherits it.
+process.env.GGML_RPC_WEIGHT_HASHES ??= "none"
+
 export interface OurServerOptions extends StartOptions {
   /** Default 1: the interop tests compare bits, and sums depend on the order of additions. */
   readonly threads?: number

@@ -10,12 +10,13 @@ import { ensureModel } from "../models/models.ts"
 import { measureCommands } from "./commands.ts"
 import { compareWithLlamaBench } from "./llamaBench.ts"
 import { describeMachine, loadAverage } from "./machine.ts"
+import { formatNumber } from "./markdown.ts"
 import { type Case, type MeasureOptions, measure, type Sample, type Samples } from "./measure.ts"
 import { measureMemory } from "./memory.ts"
 import {
   type CommandRow,
-  formatNumber,
   formatReport,
+  gainsTable,
   type LlamaBenchRow,
   linesOf,
   type Measured,
@@ -26,17 +27,40 @@ import {
 } from "./report.ts"
 import type { PairingName } from "./sides.ts"
 import { pairings, setCheckoutBefore } from "./sides.ts"
+import {
+  type ComparisonOptions,
+  comparisonsOf,
+  speedParts,
+  trafficWays,
+} from "./speed/comparisons.ts"
+import {
+  measureSpeed,
+  measureTraffic,
+  type SpeedMeasured,
+  type TrafficRow,
+} from "./speed/measureSpeed.ts"
 import { type BenchModel, benchModels, jobFor, workloads } from "./workloads.ts"
 
+const parts = [
+  ...speedParts,
+  ...(["times", "cache", "commands", "memory", "llama-bench"] as const),
+] as const
+
 const usage = `bun run bench [options]
-  --quick            tiny and q8_0, two rounds, one core, no memory: whether it all works
-  --models A,B       of ${benchModels.join(", ")} (default: all)
+  --quick            small models, one round, one core: whether it all works, in three minutes
+  --models A,B       of times, cache, commands, memory and llama-bench: ${benchModels.join(", ")} (default: all)
   --servers 1,2      how many servers share the model (default: 1,2)
   --rounds N         rounds of each pairing in turn (default: 5)
   --pinning P        one-core, free or both (default: both)
   --before DIR       our own of another checkout, set up, in the place of upstream
   --cross            also our client on upstream's server and the other way round
-  --only A,B         of times, cache, commands, memory, llama-bench (default: all)
+  --only A,B         of ${parts.join(", ")} (default: all)
+                       split: one and two servers, layers and tensors, a prompt, 1, 8 and 32 texts; best: the same in Q4_0
+                       groups: 2, 8 and 32 texts over layers on one and two servers; prefill: a prompt of 2048 tokens
+                       repack: Q4_0, Q4_K and experts over one server against one's own process
+                       delay: 0.2, 1 and 5 ms between client and servers; traffic: bytes, writes and waits a token
+                       times, cache, commands, memory: start, load, prompt and tokens of one text, and what they take
+                       llama-bench: upstream's clients against each other
   --noise CORES      take a sample again, up to three times, while other programs use more (default: off)
   --json FILE        everything measured
   --merge A,B,...    measure nothing: the tables of such files together, measured on the same machine;
@@ -92,11 +116,12 @@ if (values.help) {
   process.exit(0)
 }
 
-const parts = ["times", "cache", "commands", "memory", "llama-bench"] as const
-const models = listOf(values.models, benchModels, values.quick ? ["tiny", "q8_0"] : benchModels)
+const models = listOf(values.models, benchModels, values.quick ? ["tiny"] : benchModels)
 const serverCounts = (values.servers ?? "1,2").split(",").map((text) => countOf(text, 1))
-const rounds = countOf(values.rounds, values.quick ? 2 : 5)
-const only = listOf(values.only, parts, values.quick ? ["times"] : parts)
+const rounds = countOf(values.rounds, values.quick ? 1 : 5)
+/** A run of a large model takes a minute. */
+const speedRounds = countOf(values.rounds, values.quick ? 1 : 3)
+const only = listOf(values.only, parts, values.quick ? [...speedParts, "times", "commands"] : parts)
 const pinning = listOf(
   values.pinning,
   ["one-core", "free", "both"] as const,
@@ -111,6 +136,28 @@ const measuredPairings: readonly PairingName[] = values.cross
 
 const note = (text: string): void => {
   process.stderr.write(`${text}\n`)
+}
+
+const speedOptions: ComparisonOptions = { isQuick: values.quick, canCut: false }
+
+const measureSpeeds = async (): Promise<readonly SpeedMeasured[]> => {
+  const measured: SpeedMeasured[] = []
+  // They are about upstream: another checkout of ours may have no such command.
+  if (values.before !== undefined) return measured
+  for (const part of speedParts) {
+    if (part === "traffic" || !only.includes(part)) continue
+    for (const comparison of comparisonsOf(part, speedOptions)) {
+      note(`${comparison.title} (load average ${loadAverage().toFixed(2)})`)
+      measured.push(await measureSpeed(comparison, speedRounds, note))
+    }
+  }
+  return measured
+}
+
+const measureAllTraffic = async (): Promise<readonly TrafficRow[]> => {
+  if (values.before !== undefined || !only.includes("traffic")) return []
+  note("bytes, writes and waits a token")
+  return measureTraffic(values.quick ? "q8_0" : "middle", trafficWays(speedOptions), note)
 }
 
 const describe = (given: Case): string =>
@@ -222,6 +269,8 @@ const measureLlamaBench = async (): Promise<readonly LlamaBenchRow[]> => {
 
 const measureAll = async (): Promise<Report> => {
   const before = loadAverage()
+  const speeds = await measureSpeeds()
+  const traffic = await measureAllTraffic()
   const measured = await measureTimes()
   const commands = only.includes("commands") ? await measureAllCommands() : []
   const memory = only.includes("memory") ? await measureAllMemory() : []
@@ -231,6 +280,8 @@ const measureAll = async (): Promise<Report> => {
     llamaVersion,
     rounds,
     loadAverage: { before, after: loadAverage() },
+    speeds,
+    traffic,
     measured,
     memory,
     llamaBench,
@@ -254,7 +305,8 @@ if (values.json !== undefined) {
 if (values["write-docs"]) {
   const root = join(import.meta.dir, "..", "..")
   const path = join(root, "docs", "performance.md")
-  writeFileSync(path, replaceBetweenMarks(readFileSync(path, "utf8"), text))
+  const withTables = replaceBetweenMarks(readFileSync(path, "utf8"), "bench", text)
+  writeFileSync(path, replaceBetweenMarks(withTables, "gains", gainsTable(report)))
   // As `bun run lint` wants tables to look.
   const format = Bun.spawnSync([process.execPath, "x", "biome", "format", "--write", path], {
     cwd: root,

@@ -1,11 +1,11 @@
 import { describe, expect, test } from "bun:test"
+import { formatNumber } from "./markdown.ts"
 import type { Sample } from "./measure.ts"
 import {
-  BEGIN_MARK,
-  END_MARK,
-  formatNumber,
   formatReport,
+  gainsTable,
   linesOf,
+  marksOf,
   mergeReports,
   type Report,
   replaceBetweenMarks,
@@ -97,18 +97,20 @@ test.each([
   expect(formatNumber(value)).toBe(text)
 })
 
+const [BEGIN_MARK, END_MARK] = marksOf("bench")
+
 describe("replaceBetweenMarks", () => {
   test("changes nothing else", () => {
     const document = `# Title\n\n${BEGIN_MARK}\nold\n${END_MARK}\n\nrest\n`
-    const once = replaceBetweenMarks(document, "| new |")
+    const once = replaceBetweenMarks(document, "bench", "| new |")
     expect(once).toBe(`# Title\n\n${BEGIN_MARK}\n\n| new |\n\n${END_MARK}\n\nrest\n`)
-    expect(replaceBetweenMarks(once, "| new |")).toBe(once)
+    expect(replaceBetweenMarks(once, "bench", "| new |")).toBe(once)
   })
 
   test.each(["none", `${END_MARK} ${BEGIN_MARK}`, `${BEGIN_MARK}${BEGIN_MARK}${END_MARK}`])(
     "refuses a document with other marks: %p",
     (document) => {
-      expect(() => replaceBetweenMarks(document, "text")).toThrow("once each")
+      expect(() => replaceBetweenMarks(document, "bench", "text")).toThrow("once each")
     },
   )
 })
@@ -126,6 +128,8 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
     llamaVersion: "v0.5.0",
     rounds,
     loadAverage: { before: 0, after: 1 },
+    speeds: [],
+    traffic: [],
     measured: [{ ...measured, case: { ...measured.case, model } }],
     memory: [],
     llamaBench: [],
@@ -148,6 +152,12 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
     "| large | 2 | prompt 3, ms | 7.00 (5.00–8.00) | 3.50 (1.00–4.00) | 2.00 |",
   )
   expect(text).toContain("| large | one core | 50.0 (40.0–60.0) | 100 (90.0–110) | 0.50 |")
+  const gains = gainsTable(merged).split("\n")
+  expect(gains.slice(2)).toEqual([
+    "| Loading tiny, nothing cached, one core; ours against llama.cpp | 2 servers 1.00× |",
+    "| Loading large, nothing cached, one core; ours against llama.cpp | 2 servers 1.00× |",
+    "| A whole command with one token, one core; ours against llama.cpp | tiny 0.50×, large 0.50× |",
+  ])
   const again = mergeReports([report(5, "tiny"), report(3, "tiny")])
   expect(again.measured.map(({ samples }) => samples.upstream?.length)).toEqual([6])
   expect(again.measured.map(({ samples }) => samples.ours?.length)).toEqual([6])

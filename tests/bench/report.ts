@@ -1,8 +1,10 @@
 /** The measurements as Markdown. */
 import type { Machine } from "./machine.ts"
+import { formatNumber, formatSummary, table } from "./markdown.ts"
 import type { Case, Sample, Samples } from "./measure.ts"
 import type { MemoryRow } from "./memory.ts"
 import type { Breakdown, DeviceBytes, PairingName } from "./sides.ts"
+import { joinSpeeds, type SpeedReport, speedGains, speedSections } from "./speed/speedReport.ts"
 import { median, pairedSpeedup, type Summary, speedup, summarize } from "./statistics.ts"
 
 export interface Measured {
@@ -31,7 +33,7 @@ export interface CommandRow {
   readonly ggmlRpcRun: readonly number[]
 }
 
-export interface Report {
+export interface Report extends SpeedReport {
   readonly machine: Machine
   readonly llamaVersion: string
   readonly rounds: number
@@ -108,21 +110,6 @@ export const linesOf = ({ case: given, samples }: Measured): readonly Line[] =>
       pairedSpeedup: both ? pairedSpeedup(valuesOf(reference), valuesOf("ours")) : undefined,
     }
   })
-
-/** Three digits that count, no exponent. */
-export const formatNumber = (value: number): string => {
-  if (value === 0) return "0"
-  const decimals = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))))
-  return value.toFixed(Math.min(decimals, 3))
-}
-
-const formatSummary = (summary: Summary | undefined): string =>
-  summary === undefined
-    ? ""
-    : `${formatNumber(summary.median)} (${formatNumber(summary.min)}–${formatNumber(summary.max)})`
-
-const table = (header: readonly string[], rows: ReadonlyArray<readonly string[]>): string =>
-  [header, header.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n")
 
 export const timesTable = (measured: readonly Measured[]): string => {
   const lines = measured.flatMap(linesOf)
@@ -211,10 +198,12 @@ const machineLine = ({ machine, llamaVersion }: Report): string => {
   return `${machine.processor}, ${cores}, ${gigabytes} GiB, ${machine.system}; llama.cpp ${llamaVersion}, Bun ${machine.bunVersion}.`
 }
 
+const part = (title: string, body: string): string => `### ${title}\n\n${body}`
+
 /** How often each case was measured, which differs in merged reports. */
 const roundsText = (report: Report): string => {
-  const counts = report.measured.flatMap(({ samples }) =>
-    Object.values(samples).map(({ length }) => length),
+  const counts = [...report.measured, ...report.speeds].flatMap(({ samples }) =>
+    Object.values<readonly unknown[]>(samples).map(({ length }) => length),
   )
   const [least, most] = [Math.min(...counts), Math.max(...counts)]
   if (counts.length === 0) return String(report.rounds)
@@ -225,7 +214,6 @@ export const formatReport = (report: Report): string => {
   const noise = report.measured.flatMap(({ samples }) =>
     Object.values(samples).flatMap((list) => list.map((sample) => sample.noiseCores)),
   )
-  const part = (title: string, body: string): string => `### ${title}\n\n${body}`
   const cases = (pinned: boolean, warm: boolean): readonly Measured[] =>
     report.measured.filter(
       ({ case: { pinned: isPinned, cacheWarm } }) => isPinned === pinned && cacheWarm === warm,
@@ -239,13 +227,14 @@ export const formatReport = (report: Report): string => {
   return [
     [
       machineLine(report),
-      `${roundsText(report)} rounds.`,
+      `${roundsText(report)} ${roundsText(report) === "1" ? "round" : "rounds"}.`,
       noise.length === 0
         ? ""
         : `Other programs used ${formatNumber(median(noise))} cores during a sample (median; at most ${formatNumber(Math.max(...noise))}).`,
     ]
       .join(" ")
       .trim(),
+    ...speedSections(report).map(([title, body]) => part(title, body)),
     ...times.flatMap(([title, list]) => (list.length > 0 ? [part(title, timesTable(list))] : [])),
     ...(report.commands.length > 0
       ? [part("Whole commands, load and one token, milliseconds", commandTable(report.commands))]
@@ -287,25 +276,57 @@ export const mergeReports = (reports: readonly Report[]): Report => {
     ...first,
     rounds: Math.min(...reports.map((report) => report.rounds)),
     measured: joinCases(reports.flatMap((report) => report.measured)),
+    speeds: joinSpeeds(reports.flatMap((report) => report.speeds)),
+    traffic: reports.flatMap((report) => report.traffic),
     memory: reports.flatMap((report) => report.memory),
     llamaBench: reports.flatMap((report) => report.llamaBench),
     commands: reports.flatMap((report) => report.commands),
   }
 }
 
-export const BEGIN_MARK = "<!-- bench: begin -->"
-export const END_MARK = "<!-- bench: end -->"
+/** What a user gains, in one table: only what was measured. */
+export const gainsTable = (report: Report): string => {
+  const loads = report.measured.flatMap((measured) =>
+    linesOf(measured)
+      .filter(({ metric, speedup }) => metric === "load call" && speedup !== undefined)
+      .map(({ case: { model, serverCount, pinned, cacheWarm }, speedup }) => ({
+        what: `Loading ${model}, ${cacheWarm ? "servers' caches warm" : "nothing cached"}, ${pinned ? "one core" : "not pinned"}; ours against llama.cpp`,
+        cell: `${serverCount} server${serverCount > 1 ? "s" : ""} ${speedup!.toFixed(2)}×`,
+      })),
+  )
+  const commands = report.commands.map(({ model, pinned, reference, ggmlRpcRun }) => ({
+    what: `A whole command with one token, ${pinned ? "one core" : "not pinned"}; ours against llama.cpp`,
+    cell: `${model} ${speedup(summarize(reference), summarize(ggmlRpcRun)).toFixed(2)}×`,
+  }))
+  const rows = Map.groupBy([...loads, ...commands], ({ what }) => what)
+  return table(
+    ["what", "how much faster"],
+    [
+      ...speedGains(report.speeds),
+      ...[...rows].map(([what, cells]) => [what, cells.map(({ cell }) => cell).join(", ")]),
+    ],
+  )
+}
+
+/** Around what is written into a document. */
+export const marksOf = (what: "bench" | "gains") =>
+  [`<!-- ${what}: begin -->`, `<!-- ${what}: end -->`] as const
 
 /**
  * The document with what is between the marks replaced.
  *
  * @throws {Error} when the marks are not there, once each and in order
  */
-export const replaceBetweenMarks = (document: string, text: string): string => {
-  const [before, rest, ...moreBegins] = document.split(BEGIN_MARK)
-  const [, after, ...moreEnds] = rest?.split(END_MARK) ?? []
+export const replaceBetweenMarks = (
+  document: string,
+  what: "bench" | "gains",
+  text: string,
+): string => {
+  const [begin, end] = marksOf(what)
+  const [before, rest, ...moreBegins] = document.split(begin)
+  const [, after, ...moreEnds] = rest?.split(end) ?? []
   if (after === undefined || moreBegins.length + moreEnds.length > 0) {
-    throw new Error(`the document needs "${BEGIN_MARK}" and then "${END_MARK}", once each`)
+    throw new Error(`the document needs "${begin}" and then "${end}", once each`)
   }
-  return `${before}${BEGIN_MARK}\n\n${text}\n\n${END_MARK}${after}`
+  return `${before}${begin}\n\n${text}\n\n${end}${after}`
 }

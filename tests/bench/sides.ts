@@ -31,6 +31,8 @@ export interface ServerSetup {
   readonly prefix: readonly string[]
   /** Folder of the server's cache; undefined: none. */
   readonly cacheDir?: string | undefined
+  /** More flags, of one of ours. */
+  readonly flags?: readonly string[]
 }
 
 /** A server with one thread, and every other option left at its default. */
@@ -38,7 +40,10 @@ export const startBenchServer = async (setup: ServerSetup): Promise<ServerProces
   const program = await serverProgram(setup.side)
   const cache = setup.cacheDir === undefined ? [] : ["-c"]
   return startServer(
-    (port) => [...setup.prefix, ...program, "-p", String(port), "-t", "1", ...cache],
+    (port) => [
+      ...[...setup.prefix, ...program, "-p", String(port), "-t", "1", ...cache],
+      ...(setup.flags ?? []),
+    ],
     { env: { LLAMA_CACHE: setup.cacheDir } },
   )
 }

@@ -7,8 +7,7 @@ import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { constantTensor, type GgufTensorToWrite, type GgufToWrite, writeGguf } from "@ggml-rpc/gguf"
 import { demoModel } from "ggml-rpc/demo-model"
-import type { WritableType } from "./quantize.ts"
-import { randomTensor } from "./random.ts"
+import { type RandomType, randomTensor } from "./random.ts"
 import {
   llamaVocabulary,
   numberedVocabulary,
@@ -30,12 +29,12 @@ export interface RandomModel {
   readonly vocabulary: "llama" | number
   readonly contextLength: number
   /** Types of the layers' matrices, by layer, repeated. */
-  readonly layerTypes: readonly WritableType[]
-  readonly embeddingType: WritableType
-  readonly outputType: WritableType
+  readonly layerTypes: readonly RandomType[]
+  readonly embeddingType: RandomType
+  readonly outputType: RandomType
 }
 
-const uniform = (type: WritableType) => ({
+const uniform = (type: RandomType) => ({
   layerTypes: [type],
   embeddingType: type,
   outputType: type,
@@ -50,6 +49,26 @@ const dim512 = {
   vocabulary: "llama",
   contextLength: 4096,
 } as const
+
+const dim2048 = {
+  layerCount: 16,
+  dim: 2048,
+  headDim: 64,
+  kvHeadCount: 4,
+  ffnDim: 5632,
+  vocabulary: "llama",
+  contextLength: 4096,
+} as const
+
+const dim1024 = { ...dim2048, dim: 1024, ffnDim: 2816 } as const
+
+const experts = (layerCount: number) =>
+  ({
+    ...{ layerCount, dim: 1024, headDim: 64, kvHeadCount: 4, ffnDim: 1024 },
+    experts: { count: 16, usedCount: 4 },
+    vocabulary: 4096,
+    contextLength: 4096,
+  }) as const
 
 export const randomModels = {
   /** 260 K parameters, 1 MB: shows what RPC itself costs. */
@@ -92,6 +111,20 @@ export const randomModels = {
     contextLength: 4096,
     ...uniform("Q8_0"),
   },
+  /** 836 M parameters, 16 layers that can be cut: for speed over several servers. 889 MB. */
+  deep: { ...dim2048, ...uniform("Q8_0") },
+  /** 471 MB. */
+  deep_q4_0: { ...dim2048, ...uniform("Q4_0") },
+  /** 471 MB. */
+  deep_q4_k: { ...dim2048, ...uniform("Q4_K") },
+  /** The same with a quarter of the parameters: for quick looks. */
+  middle: { ...dim1024, ...uniform("Q8_0") },
+  middle_q4_0: { ...dim1024, ...uniform("Q4_0") },
+  middle_q4_k: { ...dim1024, ...uniform("Q4_K") },
+  /** 16 experts a layer, of which a token meets 4: matrices of experts that a server repacks. 243 MB and 64 MB. */
+  experts_q4_0: { ...experts(8), ...uniform("Q4_0") },
+  experts_q4_k: { ...experts(8), ...uniform("Q4_K") },
+  few_experts_q4_0: { ...experts(2), ...uniform("Q4_0") },
   /** 890 MB: for loading. */
   large: {
     layerCount: 8,

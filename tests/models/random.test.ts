@@ -1,5 +1,7 @@
+import { dlopen, FFIType } from "bun:ffi"
 import { describe, expect, test } from "bun:test"
 import type { GgufTensorToWrite } from "@ggml-rpc/gguf"
+import { librarySet } from "@ggml-rpc/native/bindings"
 import { quantize } from "./quantize.ts"
 import { randomTensor } from "./random.ts"
 
@@ -30,6 +32,22 @@ describe("random tensors", () => {
       expect(Math.sqrt(square)).toBeLessThan(0.06)
     }
   })
+})
+
+test("random Q4_K is what ggml reads as such, with the deviation asked for", () => {
+  const { symbols } = dlopen(librarySet().ggmlBase, {
+    dequantize_row_q4_K: { args: ["ptr", "ptr", FFIType.i64], returns: "void" },
+  })
+  const tensor = randomTensor("w", "Q4_K", [512, 32], 9, 0.05)
+  const values = new Float32Array(512 * 32)
+  const bytes = new Uint8Array((values.length / 256) * 144)
+  tensor.fill(bytes, 0)
+  symbols.dequantize_row_q4_K(bytes, values, values.length)
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length
+  const square = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length
+  expect(Math.abs(mean)).toBeLessThan(0.007)
+  expect(Math.sqrt(square)).toBeGreaterThan(0.04)
+  expect(Math.sqrt(square)).toBeLessThan(0.06)
 })
 
 /** Unpacks the four types, independently of the packing under test. */

@@ -1,6 +1,9 @@
 import { type GgufTensorToWrite, seedFor } from "@ggml-rpc/gguf"
 import type { WritableType } from "./quantize.ts"
 
+/** Types whose values can be random bits, besides those that values are packed into. */
+export type RandomType = WritableType | "Q4_K"
+
 /**
  * A tensor of random weights, uniform around 0 with standard deviation `sigma` (default: 1 over the
  * root of the row length, which keeps activations of order 1). Made for speed: 900 MB take about a
@@ -8,7 +11,7 @@ import type { WritableType } from "./quantize.ts"
  */
 export const randomTensor = (
   name: string,
-  type: WritableType,
+  type: RandomType,
   ne: readonly number[],
   seed: number,
   sigma = 1 / Math.sqrt(ne[0]!),
@@ -29,7 +32,8 @@ const UNIT = {
   F16: { elements: 1, sizeBytes: 2 },
   Q8_0: { elements: 32, sizeBytes: 34 },
   Q4_0: { elements: 32, sizeBytes: 18 },
-} as const satisfies Record<WritableType, { elements: number; sizeBytes: number }>
+  Q4_K: { elements: 256, sizeBytes: 144 },
+} as const satisfies Record<RandomType, { elements: number; sizeBytes: number }>
 
 /** Writes one row's 16-bit words from `at` on. */
 type FillRow = (words: Uint16Array, at: number, state: number) => void
@@ -51,7 +55,7 @@ const fillRows = (
   }
 }
 
-const rowFiller = (type: WritableType, elements: number, sigma: number): RowFiller => {
+const rowFiller = (type: RandomType, elements: number, sigma: number): RowFiller => {
   const words = ((elements / UNIT[type].elements) * UNIT[type].sizeBytes) / 2
   switch (type) {
     case "F32":
@@ -62,6 +66,8 @@ const rowFiller = (type: WritableType, elements: number, sigma: number): RowFill
       return { words, fill: fillBlocks(words, 17, sigma / Q8_0_DEVIATION) }
     case "Q4_0":
       return { words, fill: fillBlocks(words, 9, sigma / Q4_0_DEVIATION) }
+    case "Q4_K":
+      return { words, fill: fillQ4_K(words, sigma / Q4_K_DEVIATION) }
   }
 }
 
@@ -80,6 +86,29 @@ const fillBlocks = (words: number, blockWords: number, scale: number): FillRow =
       state = step(state)
       target[at] = scales[state & 15]!
       for (let i = 1; i < blockWords; i += 2) {
+        state = step(state)
+        target[at + i] = state
+        target[at + i + 1] = state >>> 16
+      }
+    }
+  }
+}
+
+/** What takes the mean off: of a random scale times a random nibble, in random minima. */
+const Q4_K_MIN_FACTOR = 7.5
+/** Of scale × nibble - 7.5 × minimum, with random ones of 6, 4 and 6 bits. */
+const Q4_K_DEVIATION = 258.3
+
+/** ggml-common.h `block_q4_K` (llama.cpp v0.5.0): the fp16 scales of scales and of minima, then random words. */
+const fillQ4_K = (words: number, scale: number): FillRow => {
+  const heads = new Uint16Array(2)
+  new Float16Array(heads.buffer).set([scale, scale * Q4_K_MIN_FACTOR])
+  const blockWords = UNIT.Q4_K.sizeBytes / 2
+  return (target, from, seed) => {
+    let state = seed
+    for (let at = from; at < from + words; at += blockWords) {
+      target.set(heads, at)
+      for (let i = 2; i < blockWords; i += 2) {
         state = step(state)
         target[at + i] = state
         target[at + i + 1] = state >>> 16

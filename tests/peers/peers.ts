@@ -41,7 +41,10 @@ export type PeerName =
   | "test-backend-ops"
   | "test-llama-archs"
   | "llama-bench"
+  | "llama-batched-bench"
   | "llama-completion"
+  | "delay-relay"
+  | "libcount-traffic.so"
 
 /** A peer could not be compiled; the message holds the compiler's output. */
 export class PeerBuildError extends Data.TaggedError("PeerBuildError")<{
@@ -119,6 +122,19 @@ const recipes: Record<PeerName, Recipe> = {
     own: [],
     flags: ["-O1"],
     links: ["llamaCommon", "llama", "ggml", "ggmlBase"],
+  },
+  "llama-batched-bench": {
+    upstream: ["tools/batched-bench/batched-bench.cpp", "tools/batched-bench/main.cpp"],
+    own: ["flush-log.cpp"],
+    flags: ["-O1"],
+    links: ["llamaCommon", "llama", "ggml", "ggmlBase"],
+  },
+  "delay-relay": { upstream: [], own: ["delay-relay.cpp"], flags: ["-O2"], links: [] },
+  "libcount-traffic.so": {
+    upstream: [],
+    own: ["count-traffic.cpp"],
+    flags: ["-O2", "-fPIC", "-shared"],
+    links: [],
   },
   "llama-completion": {
     upstream: ["tools/completion/completion.cpp", "tools/completion/main.cpp"],

@@ -39,6 +39,7 @@ const device = (name: string, firstUnit: number, unitCount: number): DevicePlan 
 const plan: Cluster.ModelPlan = {
   devices: [device("RPC0", 1, 4), device("RPC1", 5, 4)],
   host: device("CPU", 0, 1),
+  splitMode: "layer",
   unitCount: 9,
   contextSize: 24_576,
   path: "model.gguf",
@@ -64,6 +65,21 @@ test("the table shows where each layer goes, and what stays", () => {
       "CPU     local            input, 0     1.00 MiB  2.00 MiB  3.00 MiB    80.0 MiB",
     ].join("\n"),
   )
+})
+
+test("the table shows how much of each tensor a device has, where tensors are cut", () => {
+  const devices = [
+    { ...device("RPC0", 1, 8), share: 0.25 },
+    { ...device("RPC1", 1, 8), share: 0.75 },
+  ]
+  const cut = { ...plan, splitMode: "tensor", devices } as const
+  const rows = formatPlanTable(cut).split("\n")
+  expect(rows[1]).toContain("25% of 1–7, output")
+  expect(rows[2]).toContain("75% of 1–7, output")
+  expect(planJson(cut)).toMatchObject({
+    splitMode: "tensor",
+    devices: [{ share: 0.25 }, { share: 0.75 }],
+  })
 })
 
 test("memory that several devices draw from is told, in lines that fit", () => {

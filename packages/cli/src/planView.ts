@@ -28,6 +28,14 @@ export const formatLayers = (firstUnit: number, count: number, unitCount: number
   return parts.join(", ")
 }
 
+/** What a device has: whole layers, or so much of each tensor of these. */
+const deviceLayers = ({ firstUnit, unitCount, share }: DevicePlan, ofUnits: number): string => {
+  const layers = formatLayers(firstUnit, unitCount, ofUnits)
+  return share === undefined || unitCount === 0
+    ? layers
+    : `${Math.round(share * 100)}% of ${layers}`
+}
+
 /** This host's part: the input embedding, and the layers that no device got. */
 const hostLayers = (plan: Cluster.ModelPlan): string => {
   const layers = formatLayers(plan.host.firstUnit, plan.host.unitCount, plan.unitCount)
@@ -62,11 +70,7 @@ export const formatPlanTable = (plan: Cluster.ModelPlan, options: TableOptions =
     planColumns,
     [
       ...plan.devices.map((device, index) =>
-        planRow(
-          device,
-          plan.places[index]!,
-          formatLayers(device.firstUnit, device.unitCount, plan.unitCount),
-        ),
+        planRow(device, plan.places[index]!, deviceLayers(device, plan.unitCount)),
       ),
       planRow(plan.host, "local", hostLayers(plan)),
     ],
@@ -139,7 +143,7 @@ export const formatBreakdown = (
 const deviceJson = (plan: Cluster.ModelPlan, device: DevicePlan, place: string) => ({
   ...device,
   place,
-  layers: formatLayers(device.firstUnit, device.unitCount, plan.unitCount),
+  layers: deviceLayers(device, plan.unitCount),
 })
 
 /** The plan as JSON; sizes in bytes. `firstUnit` and `unitCount` count blocks, then the output layer. */
@@ -162,6 +166,7 @@ const modelJson = (plan: Cluster.ModelPlan) => ({
   ...(plan.wantedContextSize === undefined ? {} : { wantedContextSize: plan.wantedContextSize }),
   ...(plan.context.groupCount && { groupCount: plan.context.groupCount }),
   unitCount: plan.unitCount,
+  splitMode: plan.splitMode,
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
   host: { ...deviceJson(plan, plan.host, "local"), layers: hostLayers(plan) },
   shared: plan.shared,

@@ -161,7 +161,7 @@ describe("the file of settings", () => {
 
 describe("flags of llama.cpp that change nothing", () => {
   test("are read past, with a word where one might wait for their effect", () => {
-    const { values, notes } = settings("run m.gguf -no-cnv -tb 4 -sm layer --mmap -p hi")
+    const { values, notes } = settings("run m.gguf -no-cnv -tb 4 --fit on --mmap -p hi")
     expect(values).toMatchObject({ prompt: "hi", mmap: true, files: ["m.gguf"] })
     expect(notes).toEqual([
       "--threads-batch changes nothing: prompts take as many threads as tokens: --threads",
@@ -169,9 +169,9 @@ describe("flags of llama.cpp that change nothing", () => {
   })
 
   test("but not with a value that asks for something else", () => {
-    expect(messageOf("run m.gguf -sm row")).toContain("--split-mode row is not what")
-    expect(messageOf("run m.gguf", { env: { LLAMA_ARG_SPLIT_MODE: "row" } })).toContain(
-      "LLAMA_ARG_SPLIT_MODE row is not what",
+    expect(messageOf("run m.gguf --fit off")).toContain("--fit off is not what")
+    expect(messageOf("run m.gguf", { env: { LLAMA_ARG_FIT: "off" } })).toContain(
+      "LLAMA_ARG_FIT off is not what",
     )
   })
 })

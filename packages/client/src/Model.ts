@@ -11,6 +11,7 @@ import type {
   GenerateStats,
   LoadStats,
   PlacedModel,
+  Placement,
   SlotAction,
   SlotState,
 } from "./engine/messages.ts"
@@ -185,12 +186,15 @@ export const loadModel = (
 
 const ignore = (): void => {}
 
+const placementOf = ({ devices, deviceIndexes, splitMode }: ModelPlan): Placement => ({
+  devices: deviceIndexes,
+  unitCounts: devices.map(({ unitCount }) => unitCount),
+  ...(splitMode === "tensor" && { shares: devices.map(({ share = 0 }) => share) }),
+})
+
 const placedModel = (plan: ModelPlan): PlacedModel => ({
   path: plan.path,
-  placement: {
-    devices: plan.deviceIndexes,
-    unitCounts: plan.devices.map((device) => device.unitCount),
-  },
+  placement: placementOf(plan),
   context: plan.context,
   model: plan.model,
 })

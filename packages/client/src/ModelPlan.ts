@@ -63,7 +63,14 @@ export interface PlanOptions {
   readonly pooling?: Pooling | undefined
   /** Layers on devices, the output layer included; undefined: all that fit. */
   readonly gpuLayers?: number | undefined
-  /** Proportions, one a device in the cluster's order; undefined: by free memory. */
+  /**
+   * `layer`, the default: each device gets whole layers, one computes after the other. `tensor`: each gets a part of every tensor,
+   * and all compute at once; not for all architectures.
+   */
+  readonly splitMode?: "layer" | "tensor" | undefined
+  /** Where tensors are cut, `ggml` adds up partial sums as llama.cpp does: slow, for comparisons. */
+  readonly sums?: "ggml" | undefined
+  /** Proportions, one a device in the cluster's order; undefined: of layers by free memory, of tensors the same to each. */
   readonly tensorSplit?: ReadonlyArray<number> | undefined
   /** Map the file; true. */
   readonly mmap?: boolean | undefined
@@ -193,7 +200,54 @@ const modelOptions = (options: PlanOptions, find: DeviceFinder): EngineModelOpti
     })),
   }),
   ...(options.adapters && { adapters: options.adapters }),
+  ...(options.sums && { sums: options.sums }),
 })
+
+/**
+ * Whether tensors are cut: as told, and where there is more than one device.
+ *
+ * @throws {PlanError} where that cannot be
+ */
+const cutsTensorsOf = (
+  options: PlanOptions,
+  devices: ReadonlyArray<EngineDevice>,
+  { overrides = [] }: EngineModelOptions,
+): boolean => {
+  const { splitMode, tensorSplit } = options
+  const used = tensorSplit === undefined ? devices : devices.filter((_, at) => tensorSplit[at]! > 0)
+  if (splitMode !== "tensor" || used.length < 2) return false
+  const problem = cuttingProblem(used, options, overrides.length > 0)
+  if (problem === undefined) return true
+  throw new PlanError({ reason: "split-mode", detail: problem })
+}
+
+/** ggml-backend.h `GGML_BACKEND_META_MAX_DEVICES` (v0.5.0). */
+const MAX_CUT_DEVICES = 16
+
+const cuttingProblem = (
+  devices: ReadonlyArray<EngineDevice>,
+  { flashAttention, kvOffload }: PlanOptions,
+  hasOverrides: boolean,
+): string | undefined => {
+  const listed = (found: ReadonlyArray<EngineDevice>) => found.map(({ name }) => name).join(", ")
+  const local = devices.filter(({ endpoint }) => endpoint === undefined)
+  if (flashAttention === "off") {
+    return "Tensors can be cut over devices (--split-mode tensor) with flash attention only: leave out '--flash-attn off', or split layers (--split-mode layer)."
+  }
+  if (local.length > 0 && local.length < devices.length) {
+    return `Tensors are cut over devices of servers, or over this machine's, not over both, since these would wait for the network (--split-mode tensor): leave out ${listed(local)} with --device none or name the devices to use (--device), or split layers (--split-mode layer).`
+  }
+  if (devices.length > MAX_CUT_DEVICES) {
+    return `Tensors are cut over ${MAX_CUT_DEVICES} devices at most, and there are ${devices.length}: name those to use with --device, or split layers (--split-mode layer).`
+  }
+  if (hasOverrides) {
+    return "Tensors that are cut over all devices (--split-mode tensor) cannot go elsewhere one by one: leave out --override-tensor, --cpu-moe and --n-cpu-moe, or split layers (--split-mode layer)."
+  }
+  if (kvOffload === false) {
+    return "Where tensors are cut over devices (--split-mode tensor), each has its part of the KV cache: leave out --no-kv-offload, or split layers (--split-mode layer)."
+  }
+  return undefined
+}
 
 /** What its tensors take. */
 const tensorBytes = ({ tensors }: GgufFile): number =>
@@ -253,12 +307,14 @@ const planOn = (
     const model = yield* orPlanError(() => modelOptions(options, find))
     const devices = deviceIndexes.map((index) => memory.devices[index]!)
     const layers = layerBytes(gguf)
+    const cutsTensors = yield* orPlanError(() => cutsTensorsOf(options, devices, model))
     const input: PlannerInput = {
       devices,
       host: memory.host,
       pools: poolsOf(devices, memory.host),
       unitBytes: [...layers.layers, layers.outputBytes],
       tensorSplit: options.tensorSplit,
+      cutsTensors,
       gpuLayers:
         options.gpuLayers === undefined || options.gpuLayers < 0 ? undefined : options.gpuLayers,
       contextSize: context.contextSize,
@@ -290,7 +346,11 @@ const planOn = (
         engine.request({
           type: "measure",
           path,
-          placement: { devices: deviceIndexes, unitCounts: candidate.unitCounts },
+          placement: {
+            devices: deviceIndexes,
+            unitCounts: candidate.unitCounts,
+            ...(candidate.shares && { shares: candidate.shares }),
+          },
           context: pipelinedContext(pipeline, candidate, mostGroups),
           model,
         }),
@@ -302,7 +362,7 @@ const planOn = (
     const { plan, context: planned } = yield* orFewerGroups((mostGroups) =>
       Effect.map(runPlanner(input, measure(mostGroups)), (plan) => ({
         plan,
-        context: pipelinedContext(pipeline, unitsOf(plan), mostGroups),
+        context: pipelinedContext(pipeline, candidateOf(plan), mostGroups),
       })),
     ).pipe(Effect.mapError((error) => withReasons(error, unsupported)))
     const name = ggufString(gguf, "general.name")
@@ -320,8 +380,9 @@ const planOn = (
     }
   })
 
-const unitsOf = ({ devices, contextSize }: Plan): Candidate => ({
+const candidateOf = ({ devices, contextSize, splitMode }: Plan): Candidate => ({
   unitCounts: devices.map(({ unitCount }) => unitCount),
+  ...(splitMode === "tensor" && { shares: devices.map(({ share = 0 }) => share) }),
   contextSize,
 })
 

@@ -50,6 +50,16 @@ describe("a condition of llama.cpp's that does not hold", () => {
     expect(error.message).toContain("gave up on the model /m.gguf: GGML_ASSERT(n_layer > 0)")
   })
 
+  test("of tensors that were to be cut, is told with what to do instead", () => {
+    const placement = { devices: [0, 1], unitCounts: [5, 5], shares: [0.5, 0.5] }
+    const error = errorOfEnd(exit, {
+      ...{ type: "load", path: "/m.gguf", placement, model: { mmap: true } },
+      context: {} as never,
+    })
+    expect(error).toMatchObject({ reason: "cannot-cut", path: "/m.gguf" })
+    expect(error.message).toContain("Split layers (--split-mode layer)")
+  })
+
   test("is told of what was computed, too", () => {
     const error = errorOfEnd(exit, { type: "tokenize", ...text })
     expect(error).not.toHaveProperty("path")

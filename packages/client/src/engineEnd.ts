@@ -30,7 +30,7 @@ export const errorOfEnd = (
   if (condition !== undefined) {
     const path = pathOf(during)
     return new EngineEndedError({
-      reason: "gave-up",
+      reason: isCut(during) ? "cannot-cut" : "gave-up",
       detail: `${condition.replace(/\.?$/, "")} (${place})`,
       ...(path === undefined ? {} : { path }),
     })
@@ -42,6 +42,10 @@ export const errorOfEnd = (
     detail: said === "" ? how : `${how}; it said: ${said}`,
   })
 }
+
+/** Whether it was about a model whose tensors are cut, of which not every one can be. */
+const isCut = (request: EngineRequest | undefined): boolean =>
+  request !== undefined && "placement" in request && request.placement.shares !== undefined
 
 /** The file that a request has libllama read. */
 const pathOf = (request: EngineRequest | undefined): string | undefined =>

@@ -165,7 +165,13 @@ export class ModelError extends TaggedError("ModelError")<{
 
 /** The model does not fit into the memory of the devices, or the wanted split is impossible. */
 export class PlanError extends TaggedError("PlanError")<{
-  readonly reason: "does-not-fit" | "tensor-split" | "unknown-device" | "positions" | "slots"
+  readonly reason:
+    | "does-not-fit"
+    | "tensor-split"
+    | "split-mode"
+    | "unknown-device"
+    | "positions"
+    | "slots"
   readonly detail: string
   /** Bytes that are missing over all devices, when it does not fit. */
   readonly missingBytes?: number
@@ -186,11 +192,14 @@ export class EngineStartError extends TaggedError("EngineStartError")<{
 
 /** The process that runs the model ended by itself: open a new cluster. */
 export class EngineEndedError extends TaggedError("EngineEndedError")<{
-  /** `gave-up`: a condition of llama.cpp's did not hold; `killed`: by SIGKILL; `other`: as `detail` says. */
-  readonly reason: "gave-up" | "killed" | "other"
+  /**
+   * `gave-up`: a condition of llama.cpp's did not hold; `cannot-cut`: one did not for a model whose tensors were to be cut;
+   * `killed`: by SIGKILL; `other`: as `detail` says.
+   */
+  readonly reason: "gave-up" | "cannot-cut" | "killed" | "other"
   /** The condition and its place; else the signal or exit code, and its last words. */
   readonly detail: string
-  /** The model's file that was being read, for `gave-up`. */
+  /** The model's file that was being read, for `gave-up` and `cannot-cut`. */
   readonly path?: string
 }> {
   override get message() {
@@ -199,6 +208,7 @@ export class EngineEndedError extends TaggedError("EngineEndedError")<{
         this.path === undefined
           ? `llama.cpp gave up on what it computed: ${this.detail}. The model's file may be damaged; if it is not, please report this with the log that GGML_RPC_DEBUG=1 gives.`
           : `llama.cpp gave up on the model ${this.path}: ${this.detail}. As a rule the file is damaged, or was made by another program than llama.cpp's: compare its checksum, or download it again.`,
+      "cannot-cut": `llama.cpp cannot cut the tensors of the model ${this.path} over these devices: ${this.detail}. Split layers (--split-mode layer); other shares (--tensor-split) or fewer devices may do, too.`,
       killed: `The process that runs the model was killed (SIGKILL), as the system does when memory runs out; 'dmesg' tells on this machine. Then a shorter context (--ctx-size), or more layers on other devices, takes less.${this.detail === "" ? "" : ` It said: ${this.detail}`}`,
       other: `The process that runs the model ended unexpectedly: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`,
     }[this.reason]

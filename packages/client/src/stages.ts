@@ -52,11 +52,12 @@ const ubatchOf = (
 /** The context of a candidate, with at most so many groups unless a count was asked for. */
 export const pipelinedContext = (
   options: PipelineOptions,
-  { unitCounts, contextSize }: Candidate,
+  { unitCounts, contextSize, shares }: Candidate,
   mostGroups: number,
 ): EngineContextOptions => {
   const { context, places, unitCount, groups } = options
-  const stageCount = stageCountOf(places, unitCounts, unitCount)
+  // Devices that each have a part of every tensor compute at the same time.
+  const stageCount = shares === undefined ? stageCountOf(places, unitCounts, unitCount) : 1
   const groupCount = groups ?? Math.min(context.slotCount ?? 1, stageCount, mostGroups)
   return {
     ...{ ...context, contextSize },

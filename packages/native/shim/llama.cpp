@@ -2,7 +2,6 @@
 
 #include "abort_flag.h"
 #include "api.h"
-#include "llama-ext.h"
 #include "llama.h"
 
 #include <algorithm>
@@ -164,39 +163,6 @@ API llama_context * ls_context_new(llama_model * model, const context_options * 
         g_error = error.what();
         return nullptr;
     }
-}
-
-struct breakdown_row {
-    double buffer_type; // ggml_backend_buffer_type_t
-    double device;      // ggml_backend_dev_t, 0: none
-    double is_host;
-    double model;       // bytes of weights
-    double context;     // bytes of KV cache and recurrent state
-    double compute;     // bytes of compute buffers
-};
-
-// Fills at most capacity rows, one a buffer type; returns how many there are.
-API int ls_memory_breakdown(const llama_context * context, breakdown_row * rows, int capacity) {
-    int count = 0;
-    try {
-        for (const auto & [type, data] : llama_get_memory_breakdown(context)) {
-            if (count < capacity) {
-                rows[count] = {
-                    double(reinterpret_cast<uintptr_t>(type)),
-                    double(reinterpret_cast<uintptr_t>(ggml_backend_buft_get_device(type))),
-                    ggml_backend_buft_is_host(type) ? 1.0 : 0.0,
-                    double(data.model),
-                    double(data.context),
-                    double(data.compute),
-                };
-            }
-            count++;
-        }
-    } catch (const std::exception & error) {
-        g_error = error.what();
-        return -1;
-    }
-    return count;
 }
 
 namespace {

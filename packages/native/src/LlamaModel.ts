@@ -93,6 +93,8 @@ export interface ModelSource {
   readonly path: string
   readonly noAlloc: boolean
   readonly vocabOnly: boolean
+  /** Devices that each tensor is cut over; none where it is not. */
+  readonly cutOver: ReadonlyArray<Address>
 }
 
 /** The methods throw when they are used after `release`. */
@@ -102,6 +104,8 @@ export class LlamaModel {
   readonly info: ModelInfo
   readonly noAlloc: boolean
   readonly vocabOnly: boolean
+  /** Devices that each tensor is cut over; none where layers are split. */
+  readonly cutOver: ReadonlyArray<Address>
   readonly #library = llama()
   readonly #vocab: Pointer
   readonly #contexts = new Set<ModelContext>()
@@ -115,6 +119,7 @@ export class LlamaModel {
     this.path = source.path
     this.noAlloc = source.noAlloc
     this.vocabOnly = source.vocabOnly
+    this.cutOver = source.cutOver
     this.info = modelInfo(asPointer(address))
     this.#vocab = this.#library.llama_model_get_vocab(asPointer(address)) as Pointer
   }
@@ -151,6 +156,7 @@ export class LlamaModel {
       path,
       noAlloc: options.noAlloc ?? false,
       vocabOnly: options.vocabOnly ?? false,
+      cutOver: options.splitMode === "tensor" ? (options.devices ?? []) : [],
     })
     try {
       model.#addAdapters(options.adapters ?? [])
@@ -408,6 +414,9 @@ const adapterError = (path: string, modelPath: string): ModelLoadError => {
 /** What newer models have, and later versions of llama.cpp know (llama-model.cpp, llama-vocab.cpp). */
 const UNKNOWN = /(?:unknown|unsupported) (model architecture|pre-tokenizer type|tokenizer): '(.*)'/
 
+/** Architectures whose tensors it does not cut (llama-model.cpp, llama_model_create). */
+const UNCUT = /SPLIT_MODE_TENSOR not implemented for architecture '(.*)'/
+
 const loadError = (path: string, options: ModelOptions): ModelLoadError => {
   const log = takeFailureLog()
   if (options.abortFlag !== undefined && io().io_abort_requested() !== 0) {
@@ -424,6 +433,15 @@ const loadError = (path: string, options: ModelOptions): ModelLoadError => {
       reason: "model",
       path,
       message: `The llama.cpp that is used here (${llamaVersion}) does not know the ${what} '${name}' of ${path}: a newer release of ggml-rpc may.`,
+      log,
+    })
+  }
+  const [, uncut] = UNCUT.exec(log) ?? []
+  if (uncut !== undefined) {
+    return new ModelLoadError({
+      reason: "options",
+      path,
+      message: `llama.cpp (${llamaVersion}) cannot cut the tensors of a model of the architecture '${uncut}' over devices: split layers (--split-mode layer).`,
       log,
     })
   }

@@ -132,9 +132,11 @@ export interface ContextModel {
   readonly info: ModelInfo
   /** The weights are simulated: memory can be measured, nothing can be computed. */
   readonly noAlloc: boolean
+  /** Devices that each tensor is cut over; none where layers are split. */
+  readonly cutOver: ReadonlyArray<Address>
 }
 
-/** Doubles per row of `ls_memory_breakdown`, in the order of shim/llama.cpp `breakdown_row`. */
+/** Doubles per row of `ls_memory_breakdown`, in the order of shim/llama_memory.cpp `breakdown_row`. */
 const rowFields = 6
 
 /**
@@ -338,14 +340,24 @@ export class ModelContext {
     return Number(size) === 0 ? undefined : tokens.slice(0, Number(count[0]))
   }
 
-  /** What the model and this context take, one row a buffer type. */
+  /** What the model and this context take, one row a buffer type; before it computes anything. */
   memoryBreakdown(): ReadonlyArray<MemoryBreakdownRow> {
     const pointer = this.#open()
+    const devices = this.#model.cutOver
+    const addresses = BigUint64Array.from([...devices, 0], BigInt)
+    const fill = (block: Float64Array): number =>
+      this.#library.ls_memory_breakdown(
+        pointer,
+        addresses,
+        devices.length,
+        block,
+        block.length / rowFields,
+      )
     let block = new Float64Array(rowFields * 32)
-    let count = this.#library.ls_memory_breakdown(pointer, block, 32)
+    let count = fill(block)
     if (count > 32) {
       block = new Float64Array(rowFields * count)
-      count = this.#library.ls_memory_breakdown(pointer, block, count)
+      count = fill(block)
     }
     return Array.from({ length: Math.max(0, count) }, (_, index) => {
       const [bufferType, device, isHost, modelBytes, contextBytes, computeBytes] = block.subarray(

@@ -77,6 +77,8 @@ const openGgml = (set: LibrarySet) => {
     gs_remote_support_measured: { args: ["ptr", "ptr"], returns: "void" },
     gs_remote_support_questions: { args: ["ptr", "ptr"], returns: "void" },
     gs_remote_support_answer: { args: ["ptr", "ptr"], returns: "i32" },
+    gs_remote_coming_weights: { args: [], returns: "i32" },
+    gs_remote_coming_weight: { args: ["i32"], returns: "i32" },
     gs_remote_device_free: { args: ["ptr"], returns: "void" },
     gs_graph_flatten: { args: ["ptr", "ptr", "ptr"], returns: "i32" },
     gs_flat_nodes: { args: [], returns: "ptr" },

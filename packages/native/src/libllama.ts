@@ -94,7 +94,7 @@ const openLlama = (set: LibrarySet) => {
     ls_init: { args: ["ptr"], returns: "void" },
     ls_model_load: { args: ["ptr", "ptr"], returns: "ptr" },
     ls_context_new: { args: ["ptr", "ptr"], returns: "ptr" },
-    ls_memory_breakdown: { args: ["ptr", "ptr", "i32"], returns: "i32" },
+    ls_memory_breakdown: { args: ["ptr", "ptr", "i32", "ptr", "i32"], returns: "i32" },
     ls_graph_survey: { args: ["ptr", "ptr", "i32", "ptr", "ptr", "i32"], returns: "i32" },
     ls_decode: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
     ls_decode_batch: { args: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32"], returns: "i32" },

@@ -3,9 +3,10 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly, empty, fixed } from "./codec/payload.ts"
+import { dataOnly, empty, fixed, records } from "./codec/payload.ts"
 import { bytes, cstring, record, u8, u32 } from "./codec/record.ts"
 import { RpcTensor } from "./codec/tensor.ts"
+import { SetTensorHashRequest } from "./versions/layouts/tensor.ts"
 import type { CommandSpec } from "./versions/spec.ts"
 
 /**
@@ -14,7 +15,7 @@ import type { CommandSpec } from "./versions/spec.ts"
  */
 export const HelloExtension = {
   /** What these packages speak: 1, the flags; then the commands of `extensionCommands` up to their levels as well. */
-  LEVEL: 4,
+  LEVEL: 5,
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
@@ -37,6 +38,7 @@ export const ExtensionCommand = {
   LINK_FREE: 136,
   ALL_REDUCE: 137,
   LINK_KEY: 138,
+  OFFER_WEIGHTS: 140,
 } as const
 
 /** The extension commands by name. */
@@ -120,6 +122,9 @@ export const AllReduceRequest = record("AllReduceRequest", {
   tensor: RpcTensor,
 })
 
+/** Weights that one OFFER_WEIGHTS offers at most. */
+export const MAX_OFFERED_WEIGHTS = 128
+
 /** Every extension command with its request and response payload. */
 export const extensionCommands = {
   /** Whether a device has a kernel for each of the nodes, with these types, shapes and parameters: a byte a node, 1 or 0. */
@@ -144,6 +149,16 @@ export const extensionCommands = {
     level: 3,
     request: empty,
     maxRequestBytes: 0,
+    response: dataOnly,
+  },
+  /**
+   * Many weights by their hashes at once: what SET_TENSOR_HASH asks, one after the other, 1 to `MAX_OFFERED_WEIGHTS` times. The
+   * answer has a byte for each, 1 where the server had the data and has put it into the tensor.
+   */
+  OFFER_WEIGHTS: {
+    level: 5,
+    request: records(SetTensorHashRequest, MAX_OFFERED_WEIGHTS),
+    maxRequestBytes: MAX_OFFERED_WEIGHTS * SetTensorHashRequest.size,
     response: dataOnly,
   },
   /** The server will give this session the connection that shows the key, for a while; it knows the key when it answers. */

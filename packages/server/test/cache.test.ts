@@ -1,8 +1,8 @@
-import { afterEach, beforeEach, expect, test } from "bun:test"
+import { afterEach, beforeEach, describe, expect, test } from "bun:test"
 import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Command, encodeRequest, type RpcTensor } from "@ggml-rpc/protocol"
+import { Command, encodeExtensionRequest, encodeRequest, type RpcTensor } from "@ggml-rpc/protocol"
 import { fnv1a64 } from "../../protocol/fixtures/fnv1a64.ts"
 import { f32Tensor, TestClient } from "./TestClient.ts"
 import { withServer } from "./withServer.ts"
@@ -83,10 +83,10 @@ test("a server removes what others, that were killed, have left unfinished long 
   })
 })
 
-test("nor is data that upstream's clients would not ask for, unless the server shall", () =>
+test("data that costs less to send than to ask for is not stored", () =>
   withServer({ cacheDir: folder }, async ({ port }) => {
     const { client, tensor } = await open(port)
-    client.setTensor(tensor, data, 0, 1)
+    client.setTensor(tensor, data.subarray(0, 1020), 0, 1)
     await client.getTensor(tensor, 1)
     expect(readdirSync(folder)).toEqual([])
     client.close()
@@ -180,3 +180,80 @@ test("a bad tensor in an offer that the cache could serve is refused", () =>
       await logged(`SET_TENSOR_HASH: ${expected}`)
     }
   }))
+
+describe("many offers at once", () => {
+  const payload = (seed: number): Uint8Array<ArrayBuffer> => data.map((byte) => byte ^ seed)
+
+  const answerOf = async (client: TestClient): Promise<readonly number[]> => {
+    const header = await client.read(8)
+    return [
+      ...(await client.read(new DataView(header.buffer, header.byteOffset).getUint32(0, true))),
+    ]
+  }
+
+  test.each([true, false])(
+    "are answered one by one, and none for another (direct: %p)",
+    (directMemory) =>
+      withServer({ cacheDir: folder, ...cached, directMemory }, async ({ port }) => {
+        const count = 20
+        // Of every third nothing is there, and of some another thing than the name says.
+        for (let index = 0; index < count; index++) {
+          const bytes = payload(index)
+          const file = join(folder, fnv1a64(bytes).toString(16).padStart(16, "0"))
+          if (index % 3 > 0) writeFileSync(file, index % 7 === 1 ? payload(index + 1) : bytes)
+        }
+        const client = await TestClient.connect(port)
+        const buffer = await client.allocate(count * data.length)
+        const tensors = Array.from({ length: count }, (_, index) =>
+          f32Tensor(index + 1, buffer, index * data.length, [data.length / 4]),
+        )
+        const expected = tensors.map((_, index) => (index % 3 > 0 && index % 7 !== 1 ? 1 : 0))
+        // The second time some are known to be good.
+        for (let round = 0; round < 2; round++) {
+          client.write(
+            encodeExtensionRequest(
+              "OFFER_WEIGHTS",
+              tensors.map((tensor, index) => ({
+                ...{ tensor, offsetBytes: 0n, hash: fnv1a64(payload(index)) },
+              })),
+            ),
+          )
+          expect(await answerOf(client)).toEqual(expected)
+          for (const [index, tensor] of tensors.entries()) {
+            if (expected[index] === 0) continue
+            const loaded = await client.getTensor(tensor, data.length)
+            expect(Buffer.compare(loaded, payload(index))).toBe(0)
+          }
+          for (const tensor of tensors) client.setTensor(tensor, new Uint8Array(data.length))
+        }
+        client.close()
+      }),
+  )
+
+  test("are refused when one of them is bad, or their bytes are no whole number", () =>
+    withServer({ cacheDir: folder, ...cached }, async ({ port, logged }) => {
+      writeFileSync(join(folder, name), data)
+      const first = await open(port)
+      const good = { tensor: first.tensor, offsetBytes: 0n, hash }
+      const bad = { ...good, tensor: { ...first.tensor, type: 99 } }
+      first.client.write(encodeExtensionRequest("OFFER_WEIGHTS", [good, bad]))
+      await first.client.closed
+      await logged("OFFER_WEIGHTS: tensor.type is no type of ggml (got 99)")
+      const second = await open(port)
+      const request = encodeExtensionRequest("OFFER_WEIGHTS", [good])
+      new DataView(request.buffer).setUint32(1, request.length - 9 + 8, true)
+      second.client.write(request)
+      second.client.write(new Uint8Array(8))
+      await second.client.closed
+      await logged("OFFER_WEIGHTS: payload_size must be a multiple of 312 (got 320)")
+      const third = await open(port)
+      third.client.write(
+        encodeExtensionRequest(
+          "OFFER_WEIGHTS",
+          Array.from({ length: 129 }, () => good),
+        ),
+      )
+      await third.client.closed
+      await logged("OFFER_WEIGHTS: payload_size exceeds the limit of 39936 bytes")
+    }))
+})

@@ -252,6 +252,13 @@ const validRequests = (random: Random, writer: Writer, buffer: TestBuffer): Uint
           () => linkRequest(random),
           () => encodeExtensionRequest("LINK_AWAIT", { peer: random.below(3) }),
           () => encodeExtensionRequest("LINK_FREE", {}),
+          () =>
+            encodeExtensionRequest(
+              "OFFER_WEIGHTS",
+              Array.from({ length: 1 + random.below(3) }, () => ({
+                ...{ tensor, offsetBytes: BigInt(random.below(64)), hash: BigInt(random.below(4)) },
+              })),
+            ),
           () => encodeExtensionRequest("ALL_REDUCE", { counts: random.below(2), tensor }),
         ]
       : []),

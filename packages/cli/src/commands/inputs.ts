@@ -158,7 +158,10 @@ export const openCluster = (
 /** Flags that say how a model is split and computed, as the planner takes them. */
 export const planOptionsOf = (
   values: FlagValues<typeof contextFlags> &
-    Pick<FlagValues<typeof clusterFlags>, "device" | "gpuLayers" | "tensorSplit" | "threads">,
+    Pick<
+      FlagValues<typeof clusterFlags>,
+      "device" | "gpuLayers" | "splitMode" | "tensorSplit" | "threads"
+    >,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
   contextSize: values.contextSize === 0 ? trainedContextSize(gguf) : values.contextSize,
@@ -169,6 +172,7 @@ export const planOptionsOf = (
   typeK: values.typeK,
   typeV: values.typeV,
   gpuLayers: values.gpuLayers,
+  splitMode: values.splitMode,
   tensorSplit: values.tensorSplit,
   devices: deviceChoice(values.device).devices,
   kvOffload: values.kvOffload,

@@ -1,6 +1,6 @@
 /** Servers and devices: what a model is spread over. Names are llama-cli's (llama.cpp v0.5.0, common/arg.cpp) where it has them. */
 import { flag, toggle } from "./Flag.ts"
-import { integer, integerOr, joined, names, number, numbers, path, text } from "./kinds.ts"
+import { choice, integer, integerOr, joined, names, number, numbers, path, text } from "./kinds.ts"
 
 /** All of a model's layers, whatever their number. */
 const ALL_LAYERS = 1_000_000
@@ -81,13 +81,23 @@ export const clusterFlags = {
     about: "list this machine's and the servers' devices, and do nothing else",
     group: cluster,
   }),
+  splitMode: flag({
+    name: "split-mode",
+    aliases: ["-sm"],
+    env: "LLAMA_ARG_SPLIT_MODE",
+    kind: choice(["layer", "tensor"], { none: "layer" }),
+    about:
+      "layer: each device gets whole layers, and they compute one after the other; tensor: each gets a part of every tensor, and they compute at once",
+    unset: "layer",
+    group: cluster,
+  }),
   tensorSplit: flag({
     name: "tensor-split",
     aliases: ["-ts"],
     env: "LLAMA_ARG_TENSOR_SPLIT",
     kind: numbers("X,Y,…", { min: 0 }, { isInteger: false, separator: /[,/]/ }),
-    about: "share of the layers for each device, as listed by 'plan'",
-    unset: "by free memory",
+    about: "share of the layers, or of each tensor, for each device, as listed by 'plan'",
+    unset: "layers by free memory, of tensors the same to each",
     group: cluster,
   }),
   gpuLayers: flag({

@@ -88,6 +88,7 @@ export const verifyFlags = {
   ...accessFlags,
   timeout,
   device: clusterFlags.device,
+  splitMode: clusterFlags.splitMode,
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,
   threads: clusterFlags.threads,

@@ -47,12 +47,6 @@ const generating: ReadonlyArray<IgnoredFlag> = [
 
 /** For every command that loads a model. */
 export const ignoredByLoading: ReadonlyArray<IgnoredFlag> = [
-  {
-    name: "split-mode",
-    aliases: ["-sm"],
-    env: "LLAMA_ARG_SPLIT_MODE",
-    kind: known(["layer", "none"]),
-  },
   { name: "fit", env: "LLAMA_ARG_FIT", kind: known(["on", "1", "true"]) },
   {
     name: "threads-batch",

@@ -5,20 +5,22 @@ import type { DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
 import { ServerSums } from "./ServerSums.ts"
 
-/** This process adds up. */
-export const BY_CLIENT: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
+/** Who adds up partial sums; `ggml` and `client` are what others are compared with. */
+export type SumsBy = "best" | "client" | "ggml"
 
-/** ggml adds up by itself, on whatever devices: slow, and what others are compared with. */
-export const BY_GGML: ReadonlyArray<AllReduceMaker> = []
+/** This process does. */
+const BY_CLIENT: ReadonlyArray<AllReduceMaker> = [(group) => new ClientSums(group)]
+
+/** ggml does, by copies and graphs of its own. */
+const BY_GGML: ReadonlyArray<AllReduceMaker> = []
 
 /** The groups of devices over which contexts split each tensor, by the numbers that the shim's callbacks give. */
 export class DeviceGroups {
   private readonly links = new ServerLinks()
-  /**
-   * The ways of adding up partial sums, best first, for the groups that are opened from now on; where none is right, ggml does it by
-   * copies and graphs of its own.
-   */
-  makers: ReadonlyArray<AllReduceMaker> = [(group) => new ServerSums(group, this.links)]
+  private readonly best: ReadonlyArray<AllReduceMaker> = [
+    (group) => new ServerSums(group, this.links),
+  ]
+  private makers = this.best
   private readonly states: ReadonlyArray<DeviceState>
   private readonly exchange: Exchange
   private readonly open = new Map<number, AllReduce>()
@@ -27,6 +29,11 @@ export class DeviceGroups {
   constructor(states: ReadonlyArray<DeviceState>, exchange: Exchange) {
     this.states = states
     this.exchange = exchange
+  }
+
+  /** Who adds up in groups that are opened from now on. */
+  addUpBy(who: SumsBy): void {
+    this.makers = who === "best" ? this.best : who === "client" ? BY_CLIENT : BY_GGML
   }
 
   /** The number of a new group of the exchange block's members; -1 where ggml has to add up by itself. */

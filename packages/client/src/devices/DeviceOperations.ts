@@ -91,8 +91,8 @@ export class DeviceOperations {
     const state = this.states[device]!
     const { connection } = state
     state.inputBytes += sizeBytes
+    if (isWeight && this.weights.isThere(connection, data, offset, sizeBytes)) return
     const isCacheable = isWeight && this.weights.isCacheable(connection, sizeBytes)
-    if (isCacheable && this.weights.offer(connection, data, offset, sizeBytes)) return
     putSetTensor(connection, this.exchange.tensor, isCacheable ? 1 : 0, offset, sizeBytes)
     connection.append(data, sizeBytes)
     if (isWeight) this.weights.done(sizeBytes)

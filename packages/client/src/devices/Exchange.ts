@@ -1,6 +1,6 @@
 import { toArrayBuffer } from "bun:ffi"
 import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
-import { RpcTensor, writeU64FromNumber } from "@ggml-rpc/protocol"
+import { RpcTensor, readU64AsNumber, writeU64FromNumber } from "@ggml-rpc/protocol"
 
 /** The shim's `tensor_record`, which has the layout of the protocol's tensor. */
 const RECORD_SIZE_BYTES = RpcTensor.size
@@ -55,6 +55,27 @@ export class Exchange {
   /** The server's handle of a buffer. */
   get remotePtr(): bigint {
     return this.view.getBigUint64(REMOTE_PTR_OFFSET, true)
+  }
+
+  /** Id of the tensor of an operation. */
+  get tensorId(): number {
+    return readU64AsNumber(this.view, RpcTensor.offsets.id)
+  }
+
+  /** Id and name of the other one. */
+  get otherId(): number {
+    return readU64AsNumber(this.view, OTHER_OFFSET + RpcTensor.offsets.id)
+  }
+
+  get otherName(): string {
+    const name = this.other.subarray(RpcTensor.offsets.name)
+    const end = name.indexOf(0)
+    return new TextDecoder().decode(end < 0 ? name : name.subarray(0, end))
+  }
+
+  /** Bytes of what the shim tells of. */
+  get size(): number {
+    return readU64AsNumber(this.view, SIZE_OFFSET)
   }
 
   /** The numbers of the first `count` devices of a group. */

@@ -8,6 +8,7 @@ import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
+import type { SumsBy } from "./DeviceGroups.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
 import { setDialect } from "./dialectTables.ts"
@@ -22,7 +23,7 @@ import {
   measuredSupport,
   setPhase,
 } from "./support.ts"
-import { WeightUpload } from "./WeightUpload.ts"
+import { comingWeights, WeightUpload } from "./WeightUpload.ts"
 
 const NO_LIMIT = 2n ** 64n - 1n
 
@@ -55,7 +56,7 @@ export class RemoteDevices {
    */
   constructor(connections: ReadonlyArray<RpcConnection>) {
     const exchange = new Exchange()
-    this.weights = new WeightUpload(exchange)
+    this.weights = new WeightUpload(exchange, () => comingWeights(exchange, this.states))
     this.operations = new DeviceOperations(this.states, exchange, this.weights)
     this.callbacks = makeCallbacks(this.operations)
     ggml().gs_remote_set_callbacks(
@@ -183,6 +184,14 @@ export class RemoteDevices {
     } finally {
       enter(MeasurePhase.OVER)
     }
+  }
+
+  /**
+   * From now on there may be tensors that are cut over devices, and who adds up their partial sums; undefined: there are none.
+   */
+  cutTensors(sums: SumsBy | undefined): void {
+    ggml().gs_remote_dead_buffers(sums === undefined ? 0 : 1)
+    this.operations.groups.addUpBy(sums ?? "best")
   }
 
   clearMemoryFailure(): void {

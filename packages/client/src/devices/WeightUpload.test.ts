@@ -1,99 +1,227 @@
-/** Which weights are offered to a server's cache before they are sent. */
-import { ptr } from "bun:ffi"
-import { expect, test } from "bun:test"
-import { asPointer, io } from "@ggml-rpc/native/bindings"
+/** Which weights are offered to a server before they are sent, and what is remembered of it. */
+import { toArrayBuffer } from "bun:ffi"
+import { afterAll, afterEach, beforeEach, expect, spyOn, test } from "bun:test"
+import {
+  appendFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { writeGguf } from "@ggml-rpc/gguf"
+import { type Address, asPointer, io } from "@ggml-rpc/native/bindings"
+import {
+  Command,
+  Dialect,
+  ExtensionCommand,
+  Fnv1a64,
+  newest,
+  REQUEST_HEADER_SIZE_BYTES,
+  RpcTensor,
+  SetTensorHashRequest,
+} from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { Exchange } from "./Exchange.ts"
-import { WeightUpload } from "./WeightUpload.ts"
+import { type ComingWeight, WeightUpload } from "./WeightUpload.ts"
 
-const data = new Uint8Array(64)
+let root: string
+let model: string
 
-/** Milliseconds that hashing and asking take, and sending. */
-const HASH_MS = 10
+// A file that was written a moment ago may change again: of one nothing is remembered.
+const now = Date.now
+const later = spyOn(Date, "now").mockImplementation(() => now() + 10_000)
+afterAll(() => later.mockRestore())
 
-/** A server that has weights of these numbers, by a clock that only offers and uploads move. */
-const loadOf = (sendMs: number) => {
-  let clockMs = 0
-  let asked = 0
-  let has = false
-  const connection = {
-    failure: undefined,
-    block: new Uint8Array(0),
-    dialect: { writeSetTensorHash: () => {} },
-    reserve: () => 0,
-    roundTrip: () => {
-      asked++
-      clockMs += HASH_MS
-      return Uint8Array.of(has ? 1 : 0)
-    },
-  } as unknown as RpcConnection
-  const weights = new WeightUpload({} as Exchange, () => clockMs)
-  /** Loads weights; which of them were sent, and how many were asked about. */
-  const load = (count: number, cached: (index: number) => boolean) => {
-    weights.begin()
-    asked = 0
-    const sent: number[] = []
-    for (let index = 0; index < count; index++) {
-      has = cached(index)
-      if (weights.offer(connection, ptr(data) as number, 0, data.length)) continue
-      sent.push(index)
-      clockMs += sendMs
-    }
-    return { sent, asked }
-  }
-  return { load, connection, weights }
+beforeEach(() => {
+  io().io_clear_abort()
+  root = mkdtempSync(join(tmpdir(), "ggml-rpc-upload-"))
+  model = join(root, "model.gguf")
+  process.env.GGML_RPC_WEIGHT_HASHES = join(root, "hashes")
+})
+
+afterEach(() => {
+  io().io_stop_hashing()
+  process.env.GGML_RPC_WEIGHT_HASHES = "none"
+  rmSync(root, { recursive: true })
+})
+
+const WEIGHT_COUNT = 40
+/** Elements of an F32 weight: more than anybody finds too small to be offered. */
+const LENGTH = 128 * 1024
+const nameOf = (index: number): string => `blk.${index}.weight`
+const dataOf = (index: number): Uint8Array =>
+  new Uint8Array(new Float32Array(LENGTH).fill(index + 1).buffer)
+const hashOf = (index: number): string => new Fnv1a64().update(dataOf(index)).digestHex()
+
+const writeModel = (): void => {
+  writeGguf(model, {
+    metadata: [["general.architecture", { type: "string", value: "test" }]],
+    tensors: Array.from({ length: WEIGHT_COUNT }, (_, index) => ({
+      name: nameOf(index),
+      type: "F32",
+      ne: [LENGTH],
+      fill: (target) => void target.set(dataOf(index).subarray(0, target.length)),
+    })),
+  })
 }
 
-test("a server that has all is sent nothing", () => {
-  const { sent, asked } = loadOf(10).load(100, () => true)
-  expect(sent).toEqual([])
-  expect(asked).toBe(100)
-})
-
-test.each([
-  [10, 6],
-  [100, 60],
-])("one that has nothing costs a twentieth of the time: %p ms to send", (sendMs, most) => {
-  const { sent, asked } = loadOf(sendMs).load(100, () => false)
-  expect(sent).toHaveLength(100)
-  expect(asked).toBeLessThanOrEqual(most)
-})
-
-test("a file that is missing costs itself alone", () => {
-  const { sent } = loadOf(100).load(100, (index) => index !== 40)
-  expect(sent).toEqual([40])
-})
-
-test("layers that are new to it cost little more than themselves, and the others are found", () => {
-  const { sent } = loadOf(100).load(100, (index) => index >= 14)
-  expect(sent.slice(0, 14)).toEqual(Array.from({ length: 14 }, (_, index) => index))
-  expect(sent.length).toBeLessThanOrEqual(17)
-})
-
-test("the next load finds what this one sent", () => {
-  const { load } = loadOf(10)
-  expect(load(50, () => false).sent).toHaveLength(50)
-  expect(load(50, () => true).sent).toEqual([])
-})
-
-test("without a cache nothing is asked", () => {
-  const { load, connection, weights } = loadOf(10)
-  weights.expectNoCache(connection)
-  expect(load(10, () => true)).toEqual({
-    sent: Array.from({ length: 10 }, (_, at) => at),
-    asked: 0,
-  })
-})
-
-test("a tensor above 4 GiB is offered as well", () => {
-  const sizeBytes = 2 ** 32 + 4096
-  // Zeros that take no memory.
-  const memory = Number(io().io_reserve_memory(sizeBytes))
-  try {
-    const { connection, weights } = loadOf(1)
-    expect(weights.offer(connection, memory, 0, sizeBytes)).toBe(false)
-    expect(weights.cachedBytes).toBe(0)
-  } finally {
-    io().io_release_memory(asPointer(memory), sizeBytes)
+/** A server that has weights of these hashes; what it was asked is in `asked`. */
+const serverWith = (has: (hash: string) => boolean, level = 15) => {
+  const block = new Uint8Array(256 * 1024)
+  const view = new DataView(block.buffer)
+  const asked: string[] = []
+  const commands: number[] = []
+  let answered = 0
+  const pending: Array<{ target: Address; answers: readonly number[] }> = []
+  const connection = {
+    failure: undefined,
+    level,
+    dialect: new Dialect(newest),
+    block,
+    blockView: view,
+    reserve: () => 0,
+    flush: () => {},
+    expect: (target: Address, sizeBytes: number, command: number) => {
+      commands.push(command)
+      expect(block[0]).toBe(command)
+      const answers = Array.from({ length: sizeBytes }, (_, index) => {
+        const at =
+          REQUEST_HEADER_SIZE_BYTES +
+          index * SetTensorHashRequest.size +
+          SetTensorHashRequest.offsets.hash
+        const hash = view.getBigUint64(at, true).toString(16).padStart(16, "0")
+        asked.push(hash)
+        return has(hash) ? 1 : 0
+      })
+      pending.push({ target, answers })
+      return answered + pending.length
+    },
+    drainTo: (ticket: number) => {
+      while (answered < ticket) {
+        const { target, answers } = pending.shift()!
+        new Uint8Array(toArrayBuffer(asPointer(target), 0, answers.length)).set(answers)
+        answered++
+      }
+    },
   }
-}, 60_000)
+  return { connection: connection as unknown as RpcConnection, asked, commands }
+}
+
+const all = Array.from({ length: WEIGHT_COUNT }, (_, index) => index)
+
+/** Loads the model, weights to servers in turn; which of them were sent. */
+const load = (connections: readonly RpcConnection[], change = (weight: ComingWeight) => weight) => {
+  const exchange = { tensorId: 0 }
+  const coming = all.map((index) =>
+    change({
+      id: 1000 + index,
+      name: nameOf(index),
+      sizeBytes: 4 * LENGTH,
+      connection: connections[index % connections.length]!,
+      record: new Uint8Array(RpcTensor.size),
+    }),
+  )
+  const weights = new WeightUpload(exchange as Exchange, () => coming)
+  weights.begin(model)
+  const sent = all.filter((index) => {
+    exchange.tensorId = coming[index]!.id
+    return !weights.isThere(coming[index]!.connection, 0, 0, 4 * LENGTH)
+  })
+  weights.end(true)
+  return { sent, weights }
+}
+
+const remembered = (): number =>
+  readdirSync(join(root, "hashes")).flatMap((file) =>
+    readFileSync(join(root, "hashes", file), "utf8")
+      .trim()
+      .split("\n")
+      .slice(1),
+  ).length
+
+/** Waits until all hashes of the model are known. */
+const settle = async (): Promise<void> => {
+  while (remembered() < WEIGHT_COUNT) await Bun.sleep(5)
+}
+
+test("a start after the first asks for everything, and reads no weight but one", async () => {
+  writeModel()
+  const cold = serverWith(() => false)
+  const first = load([cold.connection])
+  expect(first.sent).toEqual(all)
+  // A few, to find out whether it has any.
+  expect(cold.asked).toHaveLength(3)
+  await settle()
+  const warm = serverWith(() => true)
+  const second = load([warm.connection])
+  expect(second.sent).toEqual([])
+  expect(second.weights.cachedBytes).toBe(4 * LENGTH * WEIGHT_COUNT)
+  expect(second.weights.doneBytes).toBe(4 * LENGTH * WEIGHT_COUNT)
+  expect(warm.asked).toEqual(all.map(hashOf))
+  expect(warm.commands).toEqual([ExtensionCommand.OFFER_WEIGHTS])
+  // Others are asked one by one, and all before the first answer is waited for.
+  const theirs = serverWith(() => true, 0)
+  expect(load([theirs.connection]).sent).toEqual([])
+  expect(theirs.commands).toEqual(all.map(() => Command.SET_TENSOR_HASH))
+  // What it lacks is sent, and nothing else.
+  const lacking = new Set([3, 17, 39].map(hashOf))
+  expect(load([serverWith((hash) => !lacking.has(hash)).connection]).sent).toEqual([3, 17, 39])
+  // A tensor of another size is not what was hashed.
+  const others = serverWith(() => true)
+  const { sent } = load([others.connection], (weight) => ({ ...weight, sizeBytes: 2 * LENGTH }))
+  expect(sent).toEqual(all)
+  expect(others.asked).toEqual([])
+})
+
+test("a client that knows no hashes finds what a server has, of each server", async () => {
+  writeModel()
+  const warm = serverWith(() => true)
+  const cold = serverWith(() => false)
+  expect(load([warm.connection, cold.connection]).sent).toEqual(
+    all.filter((index) => index % 2 === 1),
+  )
+  expect(warm.asked).toHaveLength(WEIGHT_COUNT / 2)
+  expect(cold.asked).toHaveLength(3)
+  await settle()
+})
+
+test("one that has no cache is asked nothing, and nothing is hashed for it", () => {
+  writeModel()
+  const { connection, asked } = serverWith(() => true)
+  const weights = new WeightUpload({ tensorId: 1 } as Exchange, () => [
+    { id: 1, name: nameOf(0), sizeBytes: 4 * LENGTH, connection, record: new Uint8Array(296) },
+  ])
+  weights.expectNoCache(connection)
+  weights.begin(model)
+  expect(weights.isThere(connection, 0, 0, 4 * LENGTH)).toBe(false)
+  weights.end(true)
+  expect(asked).toEqual([])
+  expect(() => readdirSync(join(root, "hashes"))).toThrow("ENOENT")
+})
+
+test("what was remembered and is not true is forgotten", async () => {
+  writeModel()
+  load([serverWith(() => false).connection])
+  await settle()
+  const file = join(root, "hashes", readdirSync(join(root, "hashes"))[0]!)
+  const [title] = readFileSync(file, "utf8").split("\n")
+  writeFileSync(file, `${title}\n`)
+  for (const index of all) {
+    const line = `${hashOf(index + 1)} ${4 * LENGTH} 0 ${1024 + index} ${nameOf(index)}`
+    const check = new Fnv1a64().update(new TextEncoder().encode(line)).digestHex()
+    appendFileSync(file, `${line} ${check}\n`)
+  }
+  const { connection, asked } = serverWith(() => true)
+  expect(load([connection]).sent).toEqual([])
+  expect(asked.toSorted()).toEqual(all.map(hashOf).toSorted())
+})
+
+test("a model that cannot be read is left to libllama", () => {
+  writeFileSync(model, "no model")
+  const { connection, asked } = serverWith(() => true)
+  expect(load([connection]).sent).toEqual(all)
+  expect(asked).toEqual([])
+})

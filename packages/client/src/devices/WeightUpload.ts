@@ -1,58 +1,85 @@
-import { toArrayBuffer } from "bun:ffi"
-import { type Address, asPointer } from "@ggml-rpc/native/bindings"
-import { Fnv1a64 } from "@ggml-rpc/protocol"
+import { ptr } from "bun:ffi"
+import { type Address, ggml, io } from "@ggml-rpc/native/bindings"
+import {
+  Command,
+  ExtensionCommand,
+  extensionCommands,
+  MAX_OFFERED_WEIGHTS,
+} from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
+import type { DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
-import { askSetTensorHash } from "./requests.ts"
+import { putOfferedWeights, putSetTensorHash } from "./requests.ts"
+import { WeightFile, type WeightPlace } from "./WeightFile.ts"
+import { type WeightHash, WeightHashes } from "./WeightHashes.ts"
+
+/** Smaller weights cost more to be asked about than to be sent: by one of ours, which takes many questions at once, and others. */
+const LEAST_OFFERED_BYTES = { ours: 1024, others: 256 * 1024 } as const
+
+/** What one question offers at most: a server says nothing until it has read all of it, and may be taken for lost. */
+const OFFER_BYTES = 256 * 1024 * 1024
+
+/** Weights of a server that are hashed to find out whether it has any of the model. */
+const SAMPLE_COUNT = 3
+
+/** So much is hashed before the servers are told, and get to work on it. */
+const HASHED_BYTES = 64 * 1024 * 1024
+
+/** A weight of at most this size is hashed before what was remembered is believed. */
+const CHECKED_BYTES = 4 * 1024 * 1024
+
+/** A weight that has a place on a server and no data yet. */
+export interface ComingWeight {
+  /** The tensor's id, as in its record. */
+  readonly id: number
+  readonly name: string
+  readonly sizeBytes: number
+  readonly connection: RpcConnection
+  /** Encoded as the protocol's tensor. */
+  readonly record: Uint8Array
+}
+
+/** A weight whose server was asked for it. */
+interface Offer {
+  readonly connection: RpcConnection
+  readonly sizeBytes: number
+  /** Of the answer. */
+  readonly ticket: number
+  /** Where the answer says 1 when the server had it. */
+  readonly answers: Uint8Array
+  readonly at: number
+}
 
 /**
- * Part of a load's time that may go into hashes of weights that a server turns out not to have: it takes as long to hash as to
- * send where the network is fast, and a tenth of that where it is slow.
+ * How weights reach their servers: counts them, and asks each server for all that it may have, before the first is sent and
+ * without waiting. A weight is sent when its turn comes and the answer is no.
  */
-const WASTE_SHARE = 0.05
-
-/** Where a server had weights of this model before, what it lacks is a file or two as a rule. */
-const PATIENT_MISSES = 2
-
-/** How offers to a server went, in this load. */
-interface Luck {
-  hits: number
-  /** Since the last hit. */
-  misses: number
-  wastedMs: number
-}
-
-/** Native memory is looked at through windows of this size: one ArrayBuffer has no more than 4 GiB. */
-const WINDOW_BYTES = 64 * 1024 * 1024
-
-const hashOf = (data: Address, sizeBytes: number): Fnv1a64 => {
-  const hash = new Fnv1a64()
-  for (let at = 0; at < sizeBytes; at += WINDOW_BYTES) {
-    const part = Math.min(WINDOW_BYTES, sizeBytes - at)
-    hash.update(new Uint8Array(toArrayBuffer(asPointer(data + at), 0, part)))
-  }
-  return hash
-}
-
-/** How weights reach their servers: counts them, and offers large ones by their hash. */
 export class WeightUpload {
-  /** Bytes of weights that need not be sent any more: sent, or found in a server's cache. */
+  /** Bytes of weights that need not be sent any more: sent, or found at a server. */
   doneBytes = 0
-  /** Of those, bytes that a server had in its cache. */
+  /** Of those, bytes that a server had. */
   cachedBytes = 0
   /** Called after each weight; the engine reports progress from it. */
   onWeight: (() => void) | undefined
   private readonly exchange: Exchange
-  private readonly now: () => number
+  private readonly coming: () => readonly ComingWeight[]
   private readonly withoutCache = new Set<RpcConnection>()
-  private readonly luck = new Map<RpcConnection, Luck>()
-  private startedMs: number
+  private readonly offers = new Map<number, Offer>()
+  /** Of the model that is loaded; undefined while none is. */
+  private path: string | undefined
+  private isPlanned = false
+  private hashes: WeightHashes | undefined
+  /** Tensors that are not as they lie in the model's file. */
+  private readonly cut = new Set<number>()
+  /** Servers that lacked a part of one in this load. */
+  private readonly lacking = new Set<RpcConnection>()
+  /** Names of weights that might be offered, and that nobody has hashed. */
+  private readonly unhashed = new Set<string>()
 
-  /** `now` gives milliseconds. */
-  constructor(exchange: Exchange, now: () => number = () => performance.now()) {
+  /** `coming` gives weights that have places and no data yet, in the order in which libllama sets them. */
+  constructor(exchange: Exchange, coming: () => readonly ComingWeight[]) {
     this.exchange = exchange
-    this.now = now
-    this.startedMs = now()
+    this.coming = coming
   }
 
   /** The server of this connection has no cache. */
@@ -60,51 +87,244 @@ export class WeightUpload {
     this.withoutCache.add(connection)
   }
 
-  /** Another load begins: what a server lacked before, it may have got by now. */
-  begin(): void {
-    this.luck.clear()
-    this.startedMs = this.now()
+  /** The load of a model begins. */
+  begin(path: string): void {
+    this.end(false)
+    io().io_stop_hashing()
+    this.path = path
+    this.isPlanned = false
+  }
+
+  /** It is over. Of a model that is there what its weights hash to is found out while nobody waits, for the next time. */
+  end(isLoaded: boolean): void {
+    const { path, hashes } = this
+    const names = new Set(isLoaded ? this.unhashed : [])
+    this.path = undefined
+    this.hashes = undefined
+    // Of a load that ended before its time: the answers have places that nobody may take from them.
+    for (const { connection, ticket } of this.offers.values()) connection.drainTo(ticket)
+    this.offers.clear()
+    this.unhashed.clear()
+    this.cut.clear()
+    this.lacking.clear()
+    if (path === undefined || hashes === undefined || names.size === 0) return
+    const file = WeightFile.open(path)
+    if (file === undefined) return
+    const places = [...file.places()].filter(([name]) => names.has(name))
+    file.hashBeside(new Map(places), hashes)
   }
 
   /** Whether a weight of this size is worth a place in a cache. */
-  isCacheable({ dialect }: RpcConnection, sizeBytes: number): boolean {
-    return sizeBytes > dialect.features.hashThresholdBytes
+  isCacheable(connection: RpcConnection, sizeBytes: number): boolean {
+    const { features } = connection.dialect
+    return features.setTensorCacheFlag
+      ? sizeBytes >= leastOffered(connection)
+      : sizeBytes > features.hashThresholdBytes
   }
 
-  /** Offers a large weight by its hash; true when the server had the data, and nothing is left to send. */
-  offer(connection: RpcConnection, data: Address, offset: number, sizeBytes: number): boolean {
-    if (this.withoutCache.has(connection) || connection.failure !== undefined) return false
-    const luck = this.luckOf(connection)
-    const startedMs = this.now()
-    if (!this.isWorthIt(luck, startedMs)) return false
-    // The request is built from the exchange block, which the hash does not touch.
-    if (askSetTensorHash(connection, this.exchange, offset, hashOf(data, sizeBytes))) {
-      luck.hits++
-      luck.misses = 0
-      this.cachedBytes += sizeBytes
-      this.done(sizeBytes)
-      return true
-    }
-    luck.misses++
-    luck.wastedMs += this.now() - startedMs
-    return false
+  /** Whether the server has this data of the exchange block's tensor, so that nothing is left to send. */
+  isThere(connection: RpcConnection, data: Address, offset: number, sizeBytes: number): boolean {
+    if (!this.isPlanned) this.plan()
+    const id = this.exchange.tensorId
+    const offer = this.offers.get(id)
+    this.offers.delete(id)
+    const isWhole = offset === 0 && offer?.sizeBytes === sizeBytes
+    if (isWhole ? !isHit(offer) : !this.askForPart(connection, data, offset, sizeBytes))
+      return false
+    this.cachedBytes += sizeBytes
+    this.done(sizeBytes)
+    return true
   }
 
-  private luckOf(connection: RpcConnection): Luck {
-    const known = this.luck.get(connection)
-    if (known !== undefined) return known
-    const made = { hits: 0, misses: 0, wastedMs: 0 }
-    this.luck.set(connection, made)
-    return made
-  }
-
-  private isWorthIt({ hits, misses, wastedMs }: Luck, nowMs: number): boolean {
-    if (misses === 0 || (hits > 0 && misses < PATIENT_MISSES)) return true
-    return wastedMs <= WASTE_SHARE * (nowMs - this.startedMs)
+  /** Of a tensor that is cut over servers only this much is known, and now: asks until the server lacks one. */
+  private askForPart(
+    connection: RpcConnection,
+    data: Address,
+    offset: number,
+    sizeBytes: number,
+  ): boolean {
+    if (!this.cut.has(this.exchange.tensorId) || this.lacking.has(connection)) return false
+    if (sizeBytes <= connection.dialect.features.hashThresholdBytes) return false
+    const [low, high] = hashOf(data, sizeBytes)
+    putSetTensorHash(connection, this.exchange.tensor, { low, high }, offset)
+    const isHit = connection.roundTrip(Command.SET_TENSOR_HASH, 1)?.[0] === 1
+    if (!isHit) this.lacking.add(connection)
+    return isHit
   }
 
   done(sizeBytes: number): void {
     this.doneBytes += sizeBytes
     this.onWeight?.()
   }
+
+  /** Before the first weight: all places are known then. */
+  private plan(): void {
+    this.isPlanned = true
+    const { path } = this
+    if (path === undefined) return
+    const coming = this.coming().filter(
+      ({ connection, sizeBytes }) =>
+        !this.withoutCache.has(connection) && this.isCacheable(connection, sizeBytes),
+    )
+    if (coming.length === 0) return
+    const hashes = WeightHashes.open(path)
+    this.hashes = hashes
+    if (hashes.all().size > 0 && !isTrue(path, hashes)) hashes.forget()
+    const known = coming.flatMap((weight) => {
+      const hash = hashes.find(weight.name, weight.sizeBytes)
+      return hash === undefined ? [] : [{ weight, hash }]
+    })
+    this.offer(known)
+    const rest = coming.filter(({ name, sizeBytes }) => !hashes.find(name, sizeBytes))
+    if (rest.length > 0) this.offerUnknown(path, hashes, rest)
+  }
+
+  /** Asks for weights of which the hash is known; nobody waits for the answers. */
+  private offer(weights: readonly { weight: ComingWeight; hash: WeightHash }[]): void {
+    const byConnection = Map.groupBy(weights, ({ weight }) => weight.connection)
+    for (const [connection, own] of byConnection) {
+      if (connection.failure !== undefined) continue
+      if (connection.level >= extensionCommands.OFFER_WEIGHTS.level) this.offerMany(connection, own)
+      else for (const one of own) this.offerOne(connection, one)
+    }
+    for (const connection of byConnection.keys()) connection.flush()
+  }
+
+  private offerMany(
+    connection: RpcConnection,
+    weights: readonly { weight: ComingWeight; hash: WeightHash }[],
+  ): void {
+    for (let first = 0; first < weights.length; ) {
+      let bytes = 0
+      let end = first
+      while (end < weights.length && end - first < MAX_OFFERED_WEIGHTS && bytes < OFFER_BYTES) {
+        bytes += weights[end++]!.weight.sizeBytes
+      }
+      const some = weights.slice(first, end)
+      putOfferedWeights(connection, some)
+      const answers = new Uint8Array(some.length)
+      const { OFFER_WEIGHTS } = ExtensionCommand
+      const ticket = connection.expect(ptr(answers) as Address, answers.length, OFFER_WEIGHTS)
+      for (const [at, { weight }] of some.entries()) {
+        const { id, sizeBytes } = weight
+        this.offers.set(id, { connection, sizeBytes, ticket, answers, at })
+      }
+      first = end
+    }
+  }
+
+  private offerOne(
+    connection: RpcConnection,
+    { weight, hash }: { weight: ComingWeight; hash: WeightHash },
+  ): void {
+    const { id, sizeBytes } = weight
+    putSetTensorHash(connection, weight.record, hash)
+    const answers = new Uint8Array(1)
+    const ticket = connection.expect(ptr(answers) as Address, 1, Command.SET_TENSOR_HASH)
+    this.offers.set(id, { connection, sizeBytes, ticket, answers, at: 0 })
+  }
+
+  /** Asks for a few of each server's, and where it has one of them for the rest. */
+  private offerUnknown(path: string, hashes: WeightHashes, rest: readonly ComingWeight[]): void {
+    for (const { name } of rest) this.unhashed.add(name)
+    const file = WeightFile.open(path)
+    if (file === undefined) return
+    try {
+      const places = file.places()
+      for (const { id, name, sizeBytes } of rest) {
+        if (places.get(name)?.sizeBytes === sizeBytes) continue
+        this.cut.add(id)
+        this.unhashed.delete(name)
+      }
+      const findable = rest.filter(
+        ({ name, sizeBytes }) => places.get(name)?.sizeBytes === sizeBytes,
+      )
+      const sampled = [...Map.groupBy(findable, ({ connection }) => connection).values()].flatMap(
+        sampleOf,
+      )
+      if (!this.hashAndOffer(file, hashes, places, sampled)) return
+      const known = new Set<RpcConnection>()
+      for (const { id, connection } of sampled) {
+        const offer = this.offers.get(id)
+        if (offer !== undefined && isHit(offer)) known.add(connection)
+      }
+      const left = findable.filter(
+        (weight) => known.has(weight.connection) && !sampled.includes(weight),
+      )
+      for (let first = 0; first < left.length && io().io_abort_requested() === 0; ) {
+        let bytes = 0
+        let end = first
+        while (end < left.length && bytes < HASHED_BYTES) bytes += left[end++]!.sizeBytes
+        if (!this.hashAndOffer(file, hashes, places, left.slice(first, end))) return
+        first = end
+      }
+    } finally {
+      file.close()
+    }
+  }
+
+  /** False when the file cannot be read any more. */
+  private hashAndOffer(
+    file: WeightFile,
+    hashes: WeightHashes,
+    places: ReadonlyMap<string, WeightPlace>,
+    weights: readonly ComingWeight[],
+  ): boolean {
+    const found = file.hash(weights.map(({ name }) => places.get(name)!))
+    if (found === undefined) return false
+    hashes.add(weights.map(({ name }, index) => [name, found[index]!]))
+    for (const { name } of weights) this.unhashed.delete(name)
+    this.offer(weights.map((weight, index) => ({ weight, hash: found[index]! })))
+    return true
+  }
+}
+
+/** By halves, the low one first. */
+const hashOf = (data: Address, sizeBytes: number): readonly [number, number] => {
+  const words = new Uint32Array(2)
+  io().io_hash(1, Float64Array.of(data), Float64Array.of(sizeBytes), words)
+  return [words[0]!, words[1]!]
+}
+
+/** What the shim knows of; see `WeightUpload`. */
+export const comingWeights = (
+  exchange: Exchange,
+  states: ReadonlyArray<DeviceState>,
+): readonly ComingWeight[] =>
+  Array.from({ length: ggml().gs_remote_coming_weights() }, (_, index) => {
+    const { connection } = states[ggml().gs_remote_coming_weight(index)]!
+    const { otherId: id, otherName: name, size: sizeBytes } = exchange
+    return { id, name, sizeBytes, connection, record: exchange.other.slice() }
+  })
+
+const leastOffered = ({ level }: RpcConnection): number =>
+  level >= extensionCommands.OFFER_WEIGHTS.level
+    ? LEAST_OFFERED_BYTES.ours
+    : LEAST_OFFERED_BYTES.others
+
+/** Waits for the answer. */
+const isHit = ({ connection, ticket, answers, at }: Offer): boolean => {
+  connection.drainTo(ticket)
+  return connection.failure === undefined && answers[at] === 1
+}
+
+/**
+ * The smallest ones of those that every kind of client and server keeps in caches; of a model without such weights, the largest.
+ */
+const sampleOf = (weights: readonly ComingWeight[]): readonly ComingWeight[] => {
+  const rising = [...weights].sort((a, b) => a.sizeBytes - b.sizeBytes)
+  const { hashThresholdBytes } = weights[0]!.connection.dialect.features
+  const large = rising.filter(({ sizeBytes }) => sizeBytes > hashThresholdBytes)
+  return large.length > 0 ? large.slice(0, SAMPLE_COUNT) : rising.slice(-SAMPLE_COUNT)
+}
+
+/** Looks at one weight of what was remembered, another one each time. */
+const isTrue = (path: string, hashes: WeightHashes): boolean => {
+  const small = [...hashes.all().values()].filter(({ sizeBytes }) => sizeBytes <= CHECKED_BYTES)
+  const checked = small[Math.floor(Math.random() * small.length)]
+  if (checked === undefined) return true
+  const file = WeightFile.open(path)
+  const found = file?.hash([checked])?.[0]
+  file?.close()
+  return found?.high === checked.high && found.low === checked.low
 }

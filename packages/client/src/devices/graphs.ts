@@ -48,6 +48,8 @@ const sendGraph = (state: DeviceState, graph: Address, uidLow: number, uidHigh: 
     connection.broken(new UnsupportedOpError({ endpoint, op: opName(missing)!, version }))
     return
   }
+  // Of tensors that are cut the device may have no part.
+  if (counts[0] === 0) return
   state.storedGraphs.sending(uidLow, uidHigh)
   putGraphCompute(
     state.connection,

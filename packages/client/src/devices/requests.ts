@@ -9,7 +9,6 @@ import {
   Command,
   ExtensionCommand,
   extensionCommands,
-  type Fnv1a64,
   GetTensorRequest,
   MemsetTensorRequest,
   type MessageId,
@@ -23,6 +22,7 @@ import {
 import { COPY_LIMIT_BYTES } from "../connection/RequestStream.ts"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { Exchange } from "./Exchange.ts"
+import type { WeightHash } from "./WeightHashes.ts"
 
 /** Header and room of a request; returns where its payload begins. */
 const begin = (connection: RpcConnection, command: MessageId, sizeBytes: number): number => {
@@ -122,23 +122,35 @@ export const putRelay = (
   source.expectRelay(receiver, position, sizeBytes)
 }
 
-/** Asks whether the server has data of this hash in its cache, and takes it from there: true when it had. */
-export const askSetTensorHash = (
+/** SET_TENSOR_HASH of an encoded tensor from `offset` on; its answer is 1 when the server had it in its cache, and has put it there. */
+export const putSetTensorHash = (
   connection: RpcConnection,
-  exchange: Exchange,
-  offset: number,
-  hash: Fnv1a64,
-): boolean => {
+  tensor: Uint8Array,
+  { low, high }: Pick<WeightHash, "low" | "high">,
+  offset = 0,
+): void => {
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + SetTensorHashRequest.size)
-  connection.dialect.writeSetTensorHash(
-    connection.block,
-    at,
-    exchange.tensor,
-    offset,
-    hash.digestLo(),
-    hash.digestHi(),
-  )
-  return connection.roundTrip(Command.SET_TENSOR_HASH, 1)?.[0] === 1
+  connection.dialect.writeSetTensorHash(connection.block, at, tensor, offset, low, high)
+}
+
+/** OFFER_WEIGHTS, for a server that announced it; its answer has a byte for each. */
+export const putOfferedWeights = (
+  connection: RpcConnection,
+  weights: readonly { weight: { record: Uint8Array }; hash: WeightHash }[],
+): void => {
+  const { size, offsets } = SetTensorHashRequest
+  const { blockView, block } = connection
+  const payloadBytes = weights.length * size
+  const start = connection.reserve(REQUEST_HEADER_SIZE_BYTES + payloadBytes)
+  writeRequestHeader(blockView, start, ExtensionCommand.OFFER_WEIGHTS, payloadBytes)
+  let at = start + REQUEST_HEADER_SIZE_BYTES
+  for (const { weight, hash } of weights) {
+    block.set(weight.record, at + offsets.tensor)
+    writeU64FromNumber(blockView, at + offsets.offsetBytes, 0)
+    blockView.setUint32(at + offsets.hash, hash.low, true)
+    blockView.setUint32(at + offsets.hash + 4, hash.high, true)
+    at += size
+  }
 }
 
 export const putGetTensor = (

@@ -6,8 +6,6 @@
 import { type Address, io, LlamaModel, loadBackends } from "@ggml-rpc/native/bindings/llama"
 import { send } from "@ggml-rpc/native/worker/child"
 import { RpcConnection } from "../connection/RpcConnection.ts"
-import { BY_CLIENT, BY_GGML } from "./DeviceGroups.ts"
-import type { DeviceOperations } from "./DeviceOperations.ts"
 import { RemoteDevices } from "./RemoteDevices.ts"
 
 /** What each step's logits are, and what it took. */
@@ -42,9 +40,7 @@ const connections = ports.split(",").map((port) => {
 })
 const remote = new RemoteDevices(connections)
 remote.beginWork()
-const { groups } = (remote as unknown as { readonly operations: DeviceOperations }).operations
-if (sums === "ggml") groups.makers = BY_GGML
-if (sums === "client") groups.makers = BY_CLIENT
+remote.cutTensors(sums === "layer" ? undefined : sums === "servers" ? "best" : sums)
 const model = LlamaModel.open(path, {
   devices: remote.devices.map(({ address }) => address),
   splitMode: sums === "layer" ? "layer" : "tensor",

@@ -65,6 +65,12 @@ const slotsOf = (model: LlamaModel, { slotCount }: EngineContextOptions): number
 const groupsOf = (model: LlamaModel, options: EngineContextOptions): number =>
   Math.min(options.groupCount ?? 1, slotsOf(model, options))
 
+/** Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts. */
+const splitLayers = (unitCounts: ReadonlyArray<number>) => ({
+  tensorSplit: unitCounts,
+  gpuLayers: unitCounts.reduce((sum, count) => sum + count, 0),
+})
+
 export class Engine {
   remote: RemoteDevices | undefined
   readonly servers: Array<EngineServer> = []
@@ -195,20 +201,26 @@ export class Engine {
     { noAlloc }: { readonly noAlloc: boolean },
   ): Loaded {
     const { abortFlag } = this
-    const { devices } = placement
+    const { devices, shares } = placement
+    const { sums, ...held } = weights
     const overrides = weights.overrides ?? []
     // Only the devices that get something: one without layers would still get compute buffers.
     const used = placement.unitCounts.flatMap((count, at) =>
       count > 0 || overrides.some(({ device }) => device === devices[at]) ? [at] : [],
     )
+    if (!noAlloc && shares !== undefined) this.remote?.cutTensors(sums ?? "best")
     let model: LlamaModel | undefined
     try {
       model = LlamaModel.open(path, {
-        ...weights,
+        ...held,
         devices: used.map((at) => this.addresses[devices[at]!]!),
-        // Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts.
-        tensorSplit: used.map((at) => placement.unitCounts[at]!),
-        gpuLayers: used.reduce((sum, at) => sum + placement.unitCounts[at]!, 0),
+        ...(shares === undefined
+          ? splitLayers(used.map((at) => placement.unitCounts[at]!))
+          : {
+              splitMode: "tensor" as const,
+              tensorSplit: used.map((at) => shares[at]!),
+              gpuLayers: Math.max(...placement.unitCounts),
+            }),
         overrides: overrides.map(({ pattern, device }) => ({
           pattern,
           device: this.addresses[device] ?? null,
@@ -228,6 +240,8 @@ export class Engine {
       while (contexts.length < (noAlloc ? 1 : groupCount)) {
         contexts.push(model.openContext(contextOptions))
       }
+      // A device without memory is noticed by whoever asks; see the shim's `gs_remote_dead_buffers`.
+      this.failIfLost()
       return { model, contexts, context: contexts[0]!, groupCount, path, options: context }
     } catch (error) {
       model?.release()
@@ -282,13 +296,15 @@ export class Engine {
 
   /** Frees that model, if there is one. */
   unload(): void {
-    if (this.loaded === undefined) return
-    const { model, draft, slots } = this.loaded
-    this.loaded = undefined
-    slots.release()
-    draft?.model.release()
-    model.release()
-    this.remote?.flush()
+    if (this.loaded !== undefined) {
+      const { model, draft, slots } = this.loaded
+      this.loaded = undefined
+      slots.release()
+      draft?.model.release()
+      model.release()
+      this.remote?.flush()
+    }
+    this.remote?.cutTensors(undefined)
   }
 
   /** @throws {EngineRequestError} when nothing is loaded */

@@ -65,6 +65,8 @@ export interface Placement {
   readonly devices: ReadonlyArray<number>
   /** Units for each of them; the rest stays on the CPU of this host. */
   readonly unitCounts: ReadonlyArray<number>
+  /** How much of each tensor each device has, where tensors are cut; the counts are those of the units that are cut then. */
+  readonly shares?: ReadonlyArray<number>
 }
 
 /** A model, where it goes, and with which context. */
@@ -86,6 +88,8 @@ export interface EngineModelOptions {
     readonly device: number
   }>
   readonly adapters?: ReadonlyArray<AdapterOptions>
+  /** Where tensors are cut: `ggml` adds up partial sums by ggml's own all-reduce; for comparisons. Absent: as fast as can be. */
+  readonly sums?: "ggml"
 }
 
 export interface EngineContextOptions {

@@ -50,7 +50,7 @@ export const learn = (input: PlannerInput, candidate: Candidate, measured: Measu
  * Memory of this host that libllama takes for each token of a context besides all buffers, its table of
  * KV cells: 52 bytes measured (v0.5.0), doubled for safety. It takes it in a measurement too.
  */
-const CELL_BYTES = 104
+export const CELL_BYTES = 104
 
 /**
  * What can be measured in place of a candidate: one whose context is so absurdly long that its table of

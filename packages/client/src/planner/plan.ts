@@ -7,22 +7,13 @@
  * embedding always stays on the CPU. This is llama.cpp's layer split (llama-model.cpp, `load_tensors`).
  */
 import { doesNotFit } from "./advice.ts"
+import { cutSteps } from "./cut.ts"
 import { fits, learn, measurable, tighten } from "./estimate.ts"
 import { largestContext, rebalance } from "./fit.ts"
 import { leftOutOf, without } from "./limit.ts"
-import { HOST, leastOf, leftInPools } from "./pools.ts"
-import { checkTensorSplit, firstCandidate, firstUnits } from "./split.ts"
-import {
-  type Candidate,
-  type DevicePlan,
-  type DeviceUse,
-  type Measurement,
-  type Plan,
-  type PlannerDevice,
-  type PlannerInput,
-  sum,
-  totalOf,
-} from "./types.ts"
+import { planOf } from "./planOf.ts"
+import { checkTensorSplit, firstCandidate } from "./split.ts"
+import type { Candidate, Measurement, Plan, PlannerInput } from "./types.ts"
 
 /** Estimates get better with each measurement; this many are enough for every layout met so far. */
 const MAX_MEASUREMENTS = 6
@@ -34,6 +25,7 @@ const MAX_MEASUREMENTS = 6
  */
 export function* planSteps(given: PlannerInput): Generator<Candidate, Plan, Measurement> {
   checkTensorSplit(given)
+  if (given.cutsTensors) return yield* cutSteps(given)
   const leftOut = leftOutOf(given)
   const input = without(given, leftOut)
   let candidate = firstCandidate(input)
@@ -64,53 +56,5 @@ export function* planSteps(given: PlannerInput): Generator<Candidate, Plan, Meas
     }
     tried = measurable(input, candidate)
     measured = yield tried
-  }
-}
-
-const planOf = (
-  input: PlannerInput,
-  candidate: Candidate,
-  measured: Measurement,
-): Omit<Plan, "leftOut"> => {
-  const unitCount = input.unitBytes.length
-  const firsts = firstUnits(unitCount, candidate.unitCounts)
-  const left = leftInPools(input, measured.devices.map(totalOf), totalOf(measured.host))
-  const planFor = (
-    member: number,
-    device: PlannerDevice,
-    use: DeviceUse,
-    firstUnit: number,
-    count: number,
-  ): DevicePlan => ({
-    name: device.name,
-    firstUnit,
-    unitCount: count,
-    weightBytes: use.weightBytes,
-    contextBytes: use.contextBytes,
-    computeBytes: use.computeBytes,
-    freeBytes: device.freeBytes,
-    totalBytes: device.totalBytes,
-    freeAfterBytes: Math.max(0, leastOf(input, left, member, device.freeBytes - totalOf(use))),
-  })
-  return {
-    devices: input.devices.map((device, index) =>
-      planFor(
-        index,
-        device,
-        measured.devices[index]!,
-        firsts[index]!,
-        candidate.unitCounts[index]!,
-      ),
-    ),
-    host: planFor(HOST, input.host, measured.host, 0, unitCount - sum(candidate.unitCounts)),
-    shared: (input.pools ?? []).flatMap(({ members, freeBytes, isInner }) => {
-      const devices = members.flatMap((index) => input.devices[index]?.name ?? [])
-      return isInner ? [] : [{ devices, hasHost: members.includes(HOST), freeBytes }]
-    }),
-    unitCount,
-    contextSize: candidate.contextSize,
-    ...(candidate.contextSize === input.contextSize
-      ? {}
-      : { wantedContextSize: input.contextSize }),
   }
 }

@@ -23,7 +23,16 @@ export interface DeviceUse {
 export interface Candidate {
   readonly unitCounts: ReadonlyArray<number>
   readonly contextSize: number
+  /**
+   * How much of each tensor each device gets; they add up to 1. Devices have parts of the same units then, as many as their counts
+   * say. Absent: each has whole units.
+   */
+  readonly shares?: ReadonlyArray<number>
 }
+
+/** Units that are not on this host's CPU. */
+export const unitsOnDevices = ({ unitCounts, shares }: Candidate): number =>
+  shares === undefined ? sum(unitCounts) : Math.max(0, ...unitCounts)
 
 /** What a candidate takes: one entry a device, and the CPU of this host. */
 export interface Measurement {
@@ -46,6 +55,8 @@ export interface PlannerInput {
   readonly unitBytes: ReadonlyArray<number>
   /** The wanted proportions, one a device; undefined: in proportion to free memory. */
   readonly tensorSplit?: ReadonlyArray<number> | undefined
+  /** Every tensor is cut over the devices, instead of layers being split. Needs two devices or more. */
+  readonly cutsTensors?: boolean | undefined
   /** How many units go to devices; undefined: all, fewer when they do not fit. */
   readonly gpuLayers?: number | undefined
   /** Tokens. */
@@ -68,6 +79,8 @@ export interface DevicePlan extends DeviceUse {
   readonly totalBytes: number
   /** Free bytes once the model is loaded. */
   readonly freeAfterBytes: number
+  /** How much of each tensor it has, where tensors are cut. */
+  readonly share?: number
 }
 
 /** A memory that several devices of a plan draw from. */
@@ -79,6 +92,8 @@ export interface SharedMemory {
 }
 
 export interface Plan {
+  /** Whether devices get whole layers, or a part of every tensor. */
+  readonly splitMode: "layer" | "tensor"
   readonly devices: ReadonlyArray<DevicePlan>
   /** The CPU of this host: input embedding, and the units that no device got. */
   readonly host: DevicePlan

@@ -232,9 +232,15 @@ void flatten_tensor(const ggml_tensor * root, const ggml_cgraph * graph, const r
     }
 }
 
+// Backends skip the others (ggml-backend.cpp, ggml-cpu.c, v0.5.0): where tensors are cut, those of which a device has no part. Older
+// servers know no flag, and some kernels end them when there is nothing to compute.
+bool is_computed(const ggml_tensor * node) {
+    return (node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_is_empty(node);
+}
+
 } // namespace
 
-// Flattens a graph for the server of a device: node ids in execution order, and a record for every tensor that
+// Flattens a graph for the server of a device: ids of nodes that compute something in execution order, and a record for every tensor that
 // they reach, sources before users (the order of GRAPH_COMPUTE, all protocol versions). counts receives the
 // number of nodes and of records; the arrays stay valid until the next call. Returns -1, or the operation of
 // a node that the server has no number for: the graph must not be sent then.
@@ -246,6 +252,9 @@ API int gs_graph_flatten(const ggml_cgraph * graph, ggml_backend_dev_t device, u
     g_flat.nodes.clear();
     g_flat.records.clear();
     for (int i = 0; i < graph->n_nodes; i++) {
+        if (!is_computed(graph->nodes[i])) {
+            continue;
+        }
         g_flat.nodes.push_back(reinterpret_cast<uint64_t>(graph->nodes[i]));
         flatten_tensor(graph->nodes[i], graph, server, seen);
         if (missing < 0 && !server.dialect.has_number(graph->nodes[i])) {

@@ -38,6 +38,8 @@ struct remote_buffer {
     remote_device * device;
     uint64_t        remote_ptr; // 0: the server could not give it, see g_dead_buffers
     uint64_t        base;
+    // What was placed here before anybody said what the buffer is for: of one for weights, those that are to come.
+    std::vector<ggml_tensor *> placed;
 };
 
 // Where a server has no memory libllama is told, and gives up the load; but ggml's meta device gives up the process. While that
@@ -50,8 +52,18 @@ constexpr uint64_t DEAD_BASE = 0x1000;
 
 std::vector<remote_device *> g_devices;
 
+std::vector<ggml_backend_buffer_t> g_buffers;
+
+struct coming_weight {
+    ggml_tensor *   tensor;
+    remote_device * device;
+};
+
+std::vector<coming_weight> g_coming;
+
 void remote_free_buffer(ggml_backend_buffer_t buffer) {
     auto * context = static_cast<remote_buffer *>(buffer->context);
+    g_buffers.erase(std::remove(g_buffers.begin(), g_buffers.end(), buffer), g_buffers.end());
     if (context->remote_ptr != 0) {
         g_exchange.remote_ptr = context->remote_ptr;
         g_remote.free_buffer(context->device->index);
@@ -104,6 +116,13 @@ void record_from_tensor(const ggml_tensor * tensor, const remote_server & server
     }
     record.view_src  = reinterpret_cast<uint64_t>(tensor->view_src);
     record.view_offs = uint64_t(tensor->view_offs);
+    if (record.data != 0 && ggml_is_empty(tensor)) {
+        // Where tensors are cut, views of what a device has no part of begin where the whole would have it: outside of the buffer,
+        // on which upstream's server ends itself.
+        record.data      = remote_of(tensor->buffer)->base;
+        record.view_src  = 0;
+        record.view_offs = 0;
+    }
     // Not the whole array: what lies behind the terminator is uninitialised memory.
     memset(record.name, 0, sizeof(record.name));
     memcpy(record.name, tensor->name, strnlen(tensor->name, sizeof(record.name) - 1));
@@ -120,6 +139,10 @@ ggml_status remote_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tenso
     if (!is_dead(buffer) && remote_of(buffer)->device->server.dialect.may_be_padded(tensor)) {
         record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
         g_remote.init_tensor(remote_of(buffer)->device->index);
+    }
+    // Of views of a KV cache, and whatever else comes later, nobody asks.
+    if (!is_dead(buffer) && buffer->usage == GGML_BACKEND_BUFFER_USAGE_ANY && tensor->view_src == nullptr) {
+        remote_of(buffer)->placed.push_back(tensor);
     }
     return GGML_STATUS_SUCCESS;
 }
@@ -220,7 +243,9 @@ ggml_backend_buffer_t remote_alloc_buffer(ggml_backend_buffer_type_t type, size_
     iface.get_tensor    = remote_get_tensor;
     iface.cpy_tensor    = remote_copy_tensor;
     iface.clear         = remote_clear;
-    return ggml_backend_buffer_init(type, iface, new remote_buffer{device, g_exchange.remote_ptr, g_exchange.base}, size_t(g_exchange.size));
+    auto * context = new remote_buffer{device, g_exchange.remote_ptr, g_exchange.base, {}};
+    g_buffers.push_back(ggml_backend_buffer_init(type, iface, context, size_t(g_exchange.size)));
+    return g_buffers.back();
 }
 
 size_t remote_alignment(ggml_backend_buffer_type_t type) {
@@ -537,6 +562,30 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
     device->device.context = device;
     g_devices.push_back(device);
     return &device->device;
+}
+
+// Looks for weights that have places on remote devices and no data yet; returns how many there are. Only while a model is
+// loaded, before the first of them is set.
+API int gs_remote_coming_weights() {
+    g_coming.clear();
+    for (ggml_backend_buffer_t buffer : g_buffers) {
+        if (buffer->usage != GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
+            continue;
+        }
+        for (ggml_tensor * tensor : remote_of(buffer)->placed) {
+            g_coming.push_back({tensor, remote_of(buffer)->device});
+        }
+        remote_of(buffer)->placed.clear();
+    }
+    return int(g_coming.size());
+}
+
+// One of them: its record goes into the exchange's `other`, its size in bytes into `size`. Returns the index of its device.
+API int gs_remote_coming_weight(int index) {
+    const coming_weight & weight = g_coming[size_t(index)];
+    record_from_tensor(weight.tensor, weight.device->server, g_exchange.other);
+    g_exchange.size = ggml_nbytes(weight.tensor);
+    return weight.device->index;
 }
 
 // Frees a device made by gs_remote_device_new; no model, buffer or backend of it may be left.

@@ -69,6 +69,32 @@ export const dataOnly: PayloadCodec<{ readonly data: Uint8Array }> = withData(
   record("TensorData", {}),
 )
 
+/** One record after the other, 1 to `maxCount`. */
+export const records = <F extends Fields>(
+  layout: RecordLayout<F>,
+  maxCount: number,
+): PayloadCodec<readonly ValueOf<RecordLayout<F>>[]> => ({
+  name: `${layout.name}[]`,
+  minSizeBytes: layout.size,
+  maxSizeBytes: layout.size * maxCount,
+  sizeOf: (values) => layout.size * values.length,
+  encode(values, view, offset) {
+    for (const [index, value] of values.entries()) {
+      layout.encode(value, view, offset + index * layout.size)
+    }
+  },
+  decode(view, offset, sizeBytes) {
+    if (sizeBytes % layout.size !== 0) {
+      const reason = `must be a multiple of ${layout.size}`
+      throw new ProtocolError({ field: "payload_size", reason, value: sizeBytes })
+    }
+    const count = sizeBytes / layout.size
+    return Array.from({ length: count }, (_, index) =>
+      layout.decode(view, offset + index * layout.size),
+    )
+  },
+})
+
 /**
  * A payload of an older version whose wire lacks some fields of today's value: they are left out when written, and are what
  * `absent` says when read. A field of `fixed` must have just that value, since to leave it out would change the meaning.

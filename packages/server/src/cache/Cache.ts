@@ -10,7 +10,7 @@ import {
   unlinkSync,
 } from "node:fs"
 import { join } from "node:path"
-import { type Address, asPointer, formatBytes } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, formatBytes, io } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
 import { openEntry, PART, shrinkTo } from "./CacheFolder.ts"
 import { attempt, readAll, writeAll } from "./files.ts"
@@ -18,6 +18,9 @@ import { keyOf, type VerifiedFiles } from "./VerifiedFiles.ts"
 
 /** Native memory is looked at through windows of this size: one ArrayBuffer has a size limit. */
 const WINDOW_BYTES = 64 * 1024 * 1024
+
+/** How long what others have written meanwhile need not be known. */
+const LOOK_INTERVAL_MS = 1000
 
 /** A file's last use is noted when the note is older than this: each changes what `VerifiedFiles` knows it by. */
 const USE_PRECISION_MS = 60_000
@@ -29,19 +32,24 @@ const windowAt = (address: Address, sizeBytes: number): Uint8Array =>
 const hexName = (high: number, low: number): string =>
   high.toString(16).padStart(8, "0") + low.toString(16).padStart(8, "0")
 
-/** A file of the cache, open. */
+/** Data of a known hash and size, open: a file of the cache. */
 export interface CachedFile {
   readonly sizeBytes: number
-  /**
-   * Gives the bytes in order, in pieces of at most `pieceBytes`, to be stored at once: `target` says where a
-   * piece goes, `stored` is told that it is there. False when the bytes turn out not to hash to the name;
-   * what was stored is worthless then.
-   */
-  readonly read: (
+  /** Whether its bytes are known to hash to its name. */
+  readonly isVerified: boolean
+  /** The hash by its name. */
+  readonly high: number
+  readonly low: number
+  /** Puts all of it at a native address that the host can write; false when it cannot be read, or changed since it was opened. */
+  readonly fill: (address: Address) => boolean
+  /** The same in pieces of at most `pieceBytes`: `target` says where one goes, `stored` is told that it is there. */
+  readonly fillPieces: (
     pieceBytes: number,
     target: (offsetBytes: number, sizeBytes: number) => Address,
     stored: (offsetBytes: number, sizeBytes: number) => void,
   ) => boolean
+  /** It was served: its bytes hash to its name. */
+  readonly confirm: () => void
   readonly close: () => void
 }
 
@@ -78,6 +86,9 @@ export class Cache {
   /** What this client's models are made of. Files of it that made room for others of it would be gone when it comes back. */
   readonly #inUse = new Set<string>()
   #serial = 0
+  /** Bytes that fit without others going, as of the last look at the folder; others may have written since. */
+  #room = 0
+  #lookedAt = Number.NEGATIVE_INFINITY
 
   constructor(options: CacheOptions) {
     this.#options = options
@@ -103,29 +114,31 @@ export class Cache {
       return undefined
     }
     const key = keyOf(name, stats)
-    const read: CachedFile["read"] = (pieceBytes, target, stored) => {
-      const hash = this.#verified.has(key) ? undefined : new Fnv1a64()
-      for (let offset = 0; offset < sizeBytes; ) {
-        const part = Math.min(sizeBytes - offset, pieceBytes, WINDOW_BYTES)
-        const bytes = windowAt(target(offset, part), part)
-        if (!readAll(descriptor, bytes, offset)) return false
-        hash?.update(bytes)
-        stored(offset, part)
-        offset += part
-      }
-      // Changed while it was read: then it was not the file that had been verified.
-      const isSame = keyOf(name, fstatSync(descriptor, { bigint: true })) === key
-      if (hash === undefined ? !isSame : hash.digestHi() !== high || hash.digestLo() !== low) {
-        return false
-      }
-      this.#inUse.add(name)
-      if (isSame) {
-        const used = this.#noteUse(descriptor)
-        if (hash !== undefined || used) this.#addVerified(name, descriptor)
-      }
-      return true
+    const isVerified = this.#verified.has(key)
+    // Changed while it was read: then it was not the file that had been verified.
+    const isSame = (): boolean => keyOf(name, fstatSync(descriptor, { bigint: true })) === key
+    return {
+      ...{ sizeBytes, isVerified, high, low, close },
+      fill: (address) =>
+        io().io_read_file(descriptor, asPointer(address), 0, sizeBytes) === sizeBytes && isSame(),
+      fillPieces: (pieceBytes, target, stored) => {
+        const hash = isVerified ? undefined : new Fnv1a64()
+        for (let offset = 0; offset < sizeBytes; ) {
+          const part = Math.min(sizeBytes - offset, pieceBytes, WINDOW_BYTES)
+          const bytes = windowAt(target(offset, part), part)
+          if (!readAll(descriptor, bytes, offset)) return false
+          hash?.update(bytes)
+          stored(offset, part)
+          offset += part
+        }
+        const isRight = hash === undefined || (hash.digestHi() === high && hash.digestLo() === low)
+        return isRight && isSame()
+      },
+      confirm: () => {
+        this.#inUse.add(name)
+        if (this.#noteUse(descriptor) || !isVerified) this.#addVerified(name, descriptor)
+      },
     }
-    return { sizeBytes, read, close }
   }
 
   /** Stores the bytes at a native address. */
@@ -184,7 +197,16 @@ export class Cache {
     const { limitBytes } = this.#options
     const limit = `the limit of ${formatBytes(limitBytes)} (--cache-size)`
     if (sizeBytes > limitBytes) return `a weight of ${formatBytes(sizeBytes)} is above ${limit}`
-    if (shrinkTo(this.#folder, limitBytes - sizeBytes, this.#inUse)) return undefined
+    // To look at all files for each would take longer than to write them.
+    const now = performance.now()
+    if (now - this.#lookedAt < LOOK_INTERVAL_MS && sizeBytes <= this.#room) {
+      this.#room -= sizeBytes
+      return undefined
+    }
+    this.#lookedAt = now
+    const left = shrinkTo(this.#folder, limitBytes - sizeBytes, this.#inUse)
+    this.#room = limitBytes - sizeBytes - left
+    if (this.#room >= 0) return undefined
     return `a client's weights are more than ${limit}`
   }
 

@@ -60,22 +60,22 @@ export const sizeOf = (entries: readonly CacheEntry[]): number =>
   entries.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
 
 /**
- * Removes files, least recently used first, until the rest is at most `limitBytes`, but none of `kept`. True when it
- * is.
+ * Removes files, least recently used first, until the rest is at most `limitBytes`, but none of `kept`. Returns how many bytes
+ * are left, which may be more.
  */
 export const shrinkTo = (
   folder: string,
   limitBytes: number,
   kept: ReadonlySet<string> = new Set(),
-): boolean => {
+): number => {
   const entries = listEntries(folder)
   let left = sizeOf(entries)
   for (const { name, sizeBytes } of entries) {
-    if (left <= limitBytes) return true
+    if (left <= limitBytes) return left
     if (kept.has(name)) continue
     if (isRemoved(join(folder, name))) left -= sizeBytes
   }
-  return left <= limitBytes
+  return left
 }
 
 export const isRemoved = (path: string): boolean =>

@@ -114,7 +114,7 @@ export interface ServeOptions {
    * together, but at least what it is already.
    */
   readonly cacheLimitBytes?: number
-  /** Smaller weights are not kept. Default 10 MiB, above which upstream's clients ask; ggml-rpc.cpp `HASH_THRESHOLD` (7.0.0). */
+  /** Smaller weights are not kept. Default 1 KiB: below it, it takes fewer bytes to send one than to ask. */
   readonly cacheMinBytes?: number
   /**
    * Folder of this user alone, in which the servers of a machine that share it write down what memory they promised: what one
@@ -205,7 +205,8 @@ export interface RunningServer {
 /** The port of upstream's rpc-server. */
 export const DEFAULT_PORT = 50052
 
-const MIN_CACHED_BYTES = newest.features.hashThresholdBytes + 1
+/** See `ServeOptions.cacheMinBytes`. */
+const MIN_CACHED_BYTES = 1024
 
 const DEFAULT_MAX_CLIENTS = 64
 

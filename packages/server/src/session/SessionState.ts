@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { type Address, asPointer, ggml } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, ggml, io } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
 import { type Doing, nobodyAsks } from "./Doing.ts"
@@ -62,6 +62,7 @@ export interface SessionOptions {
 /** What the commands of a session work on, and what they ask of a request all the time. */
 export class SessionState {
   readonly ggml = ggml()
+  readonly io = io()
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
   readonly ledger: Ledger

@@ -37,7 +37,10 @@ export const load = (
     engine.unload()
     throw error
   } finally {
-    if (engine.remote !== undefined) engine.remote.weights.onWeight = undefined
+    const weights = engine.remote?.weights
+    if (weights !== undefined) weights.onWeight = undefined
+    // What is left to do after a load that succeeded is done there.
+    weights?.end(false)
   }
 }
 
@@ -45,7 +48,7 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   const started = performance.now()
   const { remote } = engine
   const weights = remote?.weights
-  weights?.begin()
+  weights?.begin(request.path)
   const doneBefore = weights?.doneBytes ?? 0
   const cachedBefore = weights?.cachedBytes ?? 0
   if (weights !== undefined) {
@@ -80,6 +83,7 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
       cachedWeightBytes: (weights?.cachedBytes ?? 0) - cachedBefore,
     },
   })
+  weights?.end(true)
 }
 
 const acquireBeside = (engine: Engine, placed: PlacedModel, draft: Loaded | undefined): Loaded => {

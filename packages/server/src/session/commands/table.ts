@@ -8,6 +8,7 @@ import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } fr
 import { graphCompute, graphRecompute } from "./graph.ts"
 import { memoryDomain } from "./host.ts"
 import { allReduce, linkAwait, linkDial, linkExpect, linkFree } from "./link.ts"
+import { offerWeights, setTensorHash } from "./offers.ts"
 import { status } from "./status.ts"
 import { deviceSupports } from "./support.ts"
 import {
@@ -17,7 +18,6 @@ import {
   initTensor,
   memsetTensor,
   setTensor,
-  setTensorHash,
 } from "./tensor.ts"
 import { getTensor2d, setTensor2d } from "./tensor2d.ts"
 
@@ -62,6 +62,7 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   ALL_REDUCE: allReduce,
   MEMORY_DOMAIN: memoryDomain,
   STATUS: status,
+  OFFER_WEIGHTS: offerWeights,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)

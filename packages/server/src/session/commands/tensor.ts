@@ -1,7 +1,7 @@
 import { ptr } from "bun:ffi"
 import { asPointer } from "@ggml-rpc/native/bindings"
 import { RpcTensor, readU64AsNumber } from "@ggml-rpc/protocol"
-import type { CachedFile, CacheWriter } from "../../cache/Cache.ts"
+import type { CacheWriter } from "../../cache/Cache.ts"
 import { answerNumber, answerResult } from "../answers.ts"
 import { ComputeError, refuse } from "../errors.ts"
 import { isZeroU64, readU64 } from "../graph/tensorWords.ts"
@@ -65,51 +65,6 @@ const setStaged = (
   } finally {
     writer?.abandon()
   }
-}
-
-export const setTensorHash = (state: SessionState): void => {
-  const { wire } = state
-  const hash = state.spoken.offsets.setTensorHash.hash / 4
-  const file = state.cache?.open(wire.words[hash + 1]!, wire.words[hash]!)
-  const isLoaded = file !== undefined && loadAndClose(state, file)
-  if (isLoaded) wire.stats.cacheHits++
-  else wire.stats.cacheMisses++
-  answerResult(wire, isLoaded ? 1 : 0)
-}
-
-const loadAndClose = (state: SessionState, file: CachedFile): boolean => {
-  try {
-    return loadCached(state, file)
-  } finally {
-    file.close()
-  }
-}
-
-/** Whether the file's bytes are in the tensor now; if not, the client sends them. */
-const loadCached = (state: SessionState, file: CachedFile): boolean => {
-  const { wire, tensor, ggml } = state
-  const offsets = state.spoken.offsets.setTensorHash
-  const buffer = state.takeTensor(offsets.tensor, "tensor", "required")!
-  const offset = readU64(wire.words, offsets.offsetBytes / 4)
-  tensor.checkRange(offset, 0, "offset", "size")
-  // A client offers all from there to the tensor's end. A file of another size is damaged, or of other data that a hash of
-  // 64 bits does not tell apart.
-  if (file.sizeBytes !== tensor.sizeBytes - offset) return false
-  if (buffer.isHost) {
-    const start = buffer.nativeBase + tensor.dataOffsetBytes + offset
-    return file.read(
-      file.sizeBytes,
-      (done) => start + done,
-      () => {},
-    )
-  }
-  const staging = state.stagingAddress()
-  const record = asPointer(wire.requestAddress + offsets.tensor)
-  return file.read(
-    STAGING_BYTES,
-    () => staging,
-    (done, part) => ggml.gs_tensor_set(record, asPointer(staging), offset + done, part),
-  )
 }
 
 export const memsetTensor = (state: SessionState): void => {

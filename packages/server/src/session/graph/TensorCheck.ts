@@ -2,7 +2,7 @@ import { type Dialect, formatVersion, TYPE_BLOCK_SIZE, TYPE_SIZE } from "@ggml-r
 import { refuse } from "../errors.ts"
 import type { Buffers, SessionBuffer } from "../memory/buffers.ts"
 import { loadedOpId } from "../spoken.ts"
-import { byteSize, hexU64, isZeroU64, readU64, type Words, word } from "./tensorWords.ts"
+import { byteSize, hexU64, isZeroU64, readU64, type Words, word, writeU64 } from "./tensorWords.ts"
 
 const OP_UNARY = loadedOpId("UNARY")
 const OP_GLU = loadedOpId("GLU")
@@ -61,6 +61,10 @@ export class TensorCheck {
     const data = readU64(words, at + word.data)
     const start = data - buffer.base
     if (data < 0 || start < 0 || start > buffer.sizeBytes) {
+      if (this.sizeBytes === 0) {
+        this.#putAtStart(words, at)
+        return
+      }
       refuse(
         `${name}.data`,
         `lies outside its buffer of ${buffer.sizeBytes} bytes at 0x${buffer.base.toString(16)}`,
@@ -75,6 +79,16 @@ export class TensorCheck {
       )
     }
     this.dataOffsetBytes = start
+  }
+
+  /**
+   * An empty tensor has its place as a view, and a client with `-sm tensor` views what its device has no part of, with the offset
+   * of the whole: nothing of it is ever touched, so it is put where its buffer begins.
+   */
+  #putAtStart(words: Words, at: number): void {
+    writeU64(words, at + word.viewSrc, 0)
+    writeU64(words, at + word.viewOffset, 0)
+    this.dataOffsetBytes = 0
   }
 
   /**

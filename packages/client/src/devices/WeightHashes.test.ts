@@ -1,0 +1,186 @@
+import { afterEach, beforeEach, expect, test } from "bun:test"
+import {
+  appendFileSync,
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { type WeightHash, WeightHashes } from "./WeightHashes.ts"
+
+let root: string
+let model: string
+let folder: string
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "ggml-rpc-hashes-"))
+  model = join(root, "model.gguf")
+  folder = join(root, "cache", "weights")
+  writeModel("weights")
+})
+
+afterEach(() => rmSync(root, { recursive: true }))
+
+/** As if it had been long ago: one that was written a moment ago may change again. */
+const writeModel = (text: string): void => {
+  writeFileSync(model, text)
+  now = Date.now() + 10_000
+}
+
+/** What `Date.now` says while something is opened. */
+let now = 0
+
+const open = (path = model): WeightHashes => {
+  const real = Date.now
+  Date.now = () => now
+  try {
+    return WeightHashes.open(path, folder)
+  } finally {
+    Date.now = real
+  }
+}
+
+const hash = (low: number): WeightHash => ({
+  ...{ sizeBytes: 4096, part: 0, offsetBytes: 32, high: 0xfedcba98, low },
+})
+
+const fileOf = (): string => join(folder, readdirSync(folder)[0]!)
+
+test("what was added is found by the next process, by name and size", () => {
+  expect(open().all().size).toBe(0)
+  open().add([
+    ["blk.0.weight", hash(1)],
+    ["a name with blanks", hash(0)],
+  ])
+  const later = open()
+  expect(later.find("blk.0.weight", 4096)).toEqual(hash(1))
+  expect(later.find("a name with blanks", 4096)).toEqual(hash(0))
+  expect(later.find("blk.0.weight", 4095)).toBeUndefined()
+  expect(later.find("blk.1.weight", 4096)).toBeUndefined()
+})
+
+test.each([
+  ["has other bytes", () => writeModel("weightz")],
+  ["has another size", () => writeModel("weight")],
+  [
+    "was put in its place",
+    () => {
+      writeFileSync(join(root, "other"), "weights")
+      renameSync(join(root, "other"), model)
+    },
+  ],
+  ["was touched", () => utimesSync(model, 1, 1)],
+] as const)("a file that %s is another model", async (_, change) => {
+  open().add([["w", hash(1)]])
+  // Past the precision of the file's times.
+  await Bun.sleep(20)
+  change()
+  expect(open().all().size).toBe(0)
+})
+
+test("of a split model each file counts", async () => {
+  const parts = [1, 2].map((part) => join(root, `m-0000${part}-of-00002.gguf`))
+  for (const part of parts) writeFileSync(part, "part")
+  open(parts[0]!).add([["w", hash(1)]])
+  expect(open(parts[0]!).all().size).toBe(1)
+  await Bun.sleep(20)
+  writeFileSync(parts[1]!, "trap")
+  expect(open(parts[0]!).all().size).toBe(0)
+  rmSync(parts[1]!)
+  open(parts[0]!).add([["w", hash(1)]])
+  expect(open(parts[0]!).all().size).toBe(0)
+})
+
+test("a file that was just written is not believed to stay as it is", () => {
+  now = Date.now()
+  open().add([["w", hash(1)]])
+  expect(open().all().size).toBe(0)
+})
+
+test("a line with any other character is not read, and the others are", () => {
+  open().add([
+    ["first", hash(1)],
+    ["second", hash(2)],
+  ])
+  const whole = readFileSync(fileOf(), "utf8")
+  const start = whole.indexOf("\n") + 1
+  const end = whole.indexOf("\n", start)
+  for (let at = start; at < end; at += 3) {
+    const other = whole[at] === "0" ? "1" : "0"
+    writeFileSync(fileOf(), whole.slice(0, at) + other + whole.slice(at + 1))
+    expect([...open().all().keys()]).toEqual(["second"])
+  }
+  writeFileSync(fileOf(), whole.slice(0, -5))
+  expect([...open().all().keys()]).toEqual(["first"])
+})
+
+test("a file that is none of ours is not read", () => {
+  open().add([["w", hash(1)]])
+  const whole = readFileSync(fileOf(), "utf8")
+  for (const text of [`x${whole}`, "", "\n\n", "\0".repeat(1000), "x".repeat(17 * 1024 * 1024)]) {
+    writeFileSync(fileOf(), text)
+    expect(open().all().size).toBe(0)
+  }
+})
+
+test("two processes may write at once", () => {
+  const [first, second] = [open(), open()]
+  first.add([["a", hash(1)]])
+  second.add([["b", hash(2)]])
+  first.add([["c", hash(3)]])
+  expect([...open().all().keys()]).toEqual(["a", "b", "c"])
+  // What one of them began and the other finished.
+  appendFileSync(fileOf(), "0000")
+  open().add([["d", hash(4)]])
+  expect([...open().all().keys()]).toEqual(["a", "b", "c"])
+  open().add([["d", hash(4)]])
+  expect(open().find("d", 4096)).toEqual(hash(4))
+})
+
+test("where nothing can be written or read nothing is known, and nobody minds", () => {
+  writeFileSync(join(root, "cache"), "")
+  open().add([["w", hash(1)]])
+  expect(open().all().size).toBe(0)
+  expect(open(join(root, "nothing.gguf")).all().size).toBe(0)
+  rmSync(join(root, "cache"))
+  mkdirSync(folder, { recursive: true })
+  chmodSync(folder, 0o500)
+  open().add([["w", hash(1)]])
+  chmodSync(folder, 0o700)
+  WeightHashes.open(model, undefined).add([["w", hash(1)]])
+})
+
+test("forgotten is forgotten for all", () => {
+  const hashes = open()
+  hashes.add([["w", hash(1)]])
+  hashes.forget()
+  expect(hashes.all().size).toBe(0)
+  expect(open().all().size).toBe(0)
+})
+
+test("the least recently used files go when there are many", () => {
+  open().add([["w", hash(1)]])
+  const path = fileOf()
+  utimesSync(path, 1, 1)
+  for (let index = 0; index < 64; index++) {
+    writeFileSync(join(folder, `${index}.hashes`), "")
+    utimesSync(join(folder, `${index}.hashes`), 100 + index, 100 + index)
+  }
+  writeFileSync(join(folder, "something else"), "")
+  const another = join(root, "another.gguf")
+  writeFileSync(another, "")
+  open(another).add([["w", hash(1)]])
+  const left = readdirSync(folder)
+  expect(left).toHaveLength(65)
+  expect(left).toContain("something else")
+  expect(left).toContain("63.hashes")
+  expect(left).not.toContain("0.hashes")
+  expect(open().all().size).toBe(0)
+})

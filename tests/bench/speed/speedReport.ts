@@ -1,0 +1,121 @@
+/** Comparisons of speed as Markdown. */
+import { formatNumber, formatSummary, table } from "../markdown.ts"
+import { median, summarize } from "../statistics.ts"
+import type { Comparison, Quotient } from "./comparisons.ts"
+import type { SpeedMeasured, SpeedSamples, TrafficRow } from "./measureSpeed.ts"
+import { promptName, type SpeedTests, streamsName, type Way } from "./ways.ts"
+
+const testNames = ({ prompts, streams }: SpeedTests): readonly string[] => [
+  ...prompts.map(promptName),
+  ...streams.map(streamsName),
+]
+
+/** A way's tokens a second in a round; undefined when it was not run, or failed. */
+const rateIn = (
+  samples: SpeedSamples,
+  way: Way,
+  test: string,
+  round: number,
+): number | undefined => {
+  const values = samples[way.name]?.[round]?.rates[test]
+  return values === undefined ? undefined : median(values)
+}
+
+/**
+ * The fastest of some ways by the fastest of others: the median over the rounds, in each of which all ran one after the other.
+ * Undefined when one of the two has no result.
+ */
+export const quotientOf = (
+  samples: SpeedSamples,
+  { of, by }: Quotient,
+  test: string,
+): number | undefined => {
+  const best = (ways: readonly Way[], round: number): number | undefined => {
+    const rates = ways.flatMap((way) => rateIn(samples, way, test, round) ?? [])
+    return rates.length === 0 ? undefined : Math.max(...rates)
+  }
+  const roundCount = Math.max(0, ...Object.values(samples).map((list) => list.length))
+  const quotients = Array.from({ length: roundCount }, (_, round) => {
+    const [upper, lower] = [best(of, round), best(by, round)]
+    return upper === undefined || lower === undefined ? [] : [upper / lower]
+  }).flat()
+  return quotients.length === 0 ? undefined : median(quotients)
+}
+
+const factor = (value: number | undefined): string =>
+  value === undefined ? "–" : `${value.toFixed(2)}×`
+
+export const speedTable = ({ comparison, samples }: SpeedMeasured): string => {
+  const tests = testNames(comparison.tests)
+  const ways = comparison.ways.map((way) => {
+    const list = samples[way.name] ?? []
+    const cells = tests.map((test) => {
+      const values = list.flatMap((sample) => sample.rates[test] ?? [])
+      return values.length === 0 ? "–" : formatSummary(summarize(values))
+    })
+    const cpu = list.map(({ cpuSeconds }) => cpuSeconds)
+    return [way.name, ...cells, cpu.length === 0 ? "–" : formatNumber(median(cpu))]
+  })
+  const quotients = comparison.quotients.map((quotient) => [
+    `**${quotient.title}**`,
+    ...tests.map((test) => factor(quotientOf(samples, quotient, test))),
+    "",
+  ])
+  return table(["tokens/s", ...tests, "CPU, whole job, s"], [...ways, ...quotients])
+}
+
+export const trafficTable = (rows: readonly TrafficRow[]): string =>
+  table(
+    ["model", "a token", "sent, bytes", "received, bytes", "writes", "waits"],
+    rows.map(({ model, way, traffic }) => [
+      ...[model, way, traffic.sentBytes.toFixed(0), traffic.receivedBytes.toFixed(0)],
+      ...[traffic.writes.toFixed(1), traffic.waits.toFixed(1)],
+    ]),
+  )
+
+export interface SpeedReport {
+  readonly speeds: readonly SpeedMeasured[]
+  readonly traffic: readonly TrafficRow[]
+}
+
+/** Titles and tables. */
+export const speedSections = ({
+  speeds,
+  traffic,
+}: SpeedReport): ReadonlyArray<readonly [string, string]> => [
+  ...speeds.map((measured) => [measured.comparison.title, speedTable(measured)] as const),
+  ...(traffic.length === 0
+    ? []
+    : ([["What a token moves, all links together", trafficTable(traffic)]] as const)),
+]
+
+/** What somebody gains: a line a quotient, with all its tests. */
+export const speedGains = (
+  speeds: readonly SpeedMeasured[],
+): ReadonlyArray<readonly [string, string]> =>
+  speeds.flatMap(({ comparison, samples }) =>
+    comparison.quotients.flatMap((quotient) => {
+      const cells = testNames(comparison.tests).flatMap((test) => {
+        const value = quotientOf(samples, quotient, test)
+        return value === undefined ? [] : [`${test} ${factor(value)}`]
+      })
+      return cells.length === 0
+        ? []
+        : [[`${comparison.title}; ${quotient.title}`, cells.join(", ")] as const]
+    }),
+  )
+
+/** Measured several times, in several reports: all samples count. */
+export const joinSpeeds = (speeds: readonly SpeedMeasured[]): readonly SpeedMeasured[] => {
+  const joined = new Map<string, SpeedMeasured>()
+  for (const { comparison, samples } of speeds) {
+    const key = keyOf(comparison)
+    const before = joined.get(key)?.samples ?? {}
+    const all = { ...before }
+    for (const [way, more] of Object.entries(samples)) all[way] = [...(before[way] ?? []), ...more]
+    joined.set(key, { comparison, samples: all })
+  }
+  return [...joined.values()]
+}
+
+const keyOf = ({ part, title, tests }: Comparison): string => JSON.stringify([part, title, tests])
