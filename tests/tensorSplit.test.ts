@@ -1,7 +1,9 @@
 /** Every tensor cut over several servers: the sums of their parts, bit by bit, and what a token costs. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
+import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import type { Said } from "../packages/client/src/devices/tensorSplit.testChild.ts"
+import { temporaryFolder } from "./cli/program.ts"
 import { ensureModel } from "./models/models.ts"
 import { runProcess, type ServerProcess } from "./peers/process.ts"
 import { startOurServer } from "./servers.ts"
@@ -33,12 +35,14 @@ interface Work {
   readonly sums: "servers" | "client" | "ggml" | "layer"
   readonly promptLength: number
   readonly ubatch: number
+  readonly token?: string
 }
 
 const computed = async (work: Work): Promise<Said> => {
   const result = await runProcess([
     ...[process.execPath, child, work.servers.map(({ port }) => port).join(","), work.path],
     ...[work.sums, String(work.promptLength), String(work.ubatch)],
+    ...(work.token === undefined ? [] : [work.token]),
   ])
   expect(result).toMatchObject({ exitCode: 0, stderr: "" })
   const said = JSON.parse(result.stdout) as Said
@@ -75,6 +79,22 @@ test.each([2, 3, 4])(
     }
   },
 )
+
+test("servers with one token are linked", async () => {
+  using folder = temporaryFolder()
+  const tokenFile = join(folder.path, "token")
+  writeFileSync(tokenFile, "some secret of the servers\n", { mode: 0o600 })
+  const flags = ["--token-file", tokenFile]
+  await using first = await startOurServer({ flags })
+  await using second = await startOurServer({ flags })
+  const path = await ensureModel("mixed")
+  const said = await computed({
+    ...{ path, servers: [first, second], sums: "servers", promptLength: 8, ubatch: 32 },
+    token: "some secret of the servers",
+  })
+  expect(said.notes).toEqual([])
+  expect(said.writes).toEqual([1, 1])
+})
 
 test("servers that may not be linked have their sums through the client, which says why", async () => {
   await using alone = await startOurServer({ flags: ["--peers", "none"] })

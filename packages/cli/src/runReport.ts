@@ -120,6 +120,7 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
     },
     loaded: (model) => {
       upload?.end()
+      for (const note of model.stats.notes) paragraph(`note: ${note}`)
       paragraph(`${uploadSummary(model.stats, serverCountOf(model.plan))}\n`)
     },
     prompt: (text) => {

@@ -1,6 +1,7 @@
 /** What a context is made with: llama-cli's defaults, and what the architecture asks for. */
 import { type GgufFile, ggufInteger, ggufString } from "@ggml-rpc/gguf"
 import { defaultThreadCount, kvTypes } from "@ggml-rpc/native/bindings/llama"
+import { allTokensOut } from "./allTokensOut.ts"
 import type { EngineContextOptions, SpeculationOptions } from "./engine/messages.ts"
 import { PlanError } from "./errors.ts"
 import type { PlanOptions, Speculation } from "./ModelPlan.ts"
@@ -69,6 +70,18 @@ const guessing = ({ ngram, draft }: Speculation): SpeculationOptions => ({
   }),
 })
 
+/** Each text has one output a step, and one for each guess; and some tokens of texts that are evaluated after all have, too. */
+const outputsOf = (
+  slotCount: number,
+  batchSize: number,
+  { ngram, draft }: SpeculationOptions = {},
+): number => {
+  const guessCount = Math.max(ngram?.draftCount ?? 0, draft?.draftCount ?? 0)
+  return Math.min(batchSize, slotCount * (2 + guessCount) + EVALUATED_OUTPUTS)
+}
+
+const EVALUATED_OUTPUTS = 16
+
 /** @throws {PlanError} for a context that the model cannot have */
 export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineContextOptions => {
   const threads = options.threads ?? defaultThreadCount()
@@ -98,6 +111,12 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
     options.ubatchSize ??
     (wholeBatch ? (options.batchSize ?? Math.min(contextSize, DEFAULT_BATCH_SIZE)) : 512)
   const batchSize = wholeBatch ? ubatchSize : (options.batchSize ?? DEFAULT_BATCH_SIZE)
+  const speculation =
+    options.speculation && !isEmbedding ? guessing(options.speculation) : undefined
+  const outputCount =
+    options.generatesOnly && !isEmbedding && !wholeBatch && !allTokensOut.has(architecture)
+      ? outputsOf(slotCount, batchSize, speculation)
+      : undefined
   return {
     contextSize,
     batchSize,
@@ -112,7 +131,8 @@ export const contextOptions = (gguf: GgufFile, options: PlanOptions): EngineCont
     embeddings: isEmbedding,
     ...(isEmbedding && { pooling: pooling === "model" ? -1 : poolingTypes[pooling] }),
     ...(slotCount > 1 && { slotCount }),
-    ...(options.speculation && !isEmbedding && { speculation: guessing(options.speculation) }),
+    ...(speculation !== undefined && { speculation }),
+    ...(outputCount !== undefined && { outputCount }),
     wholeBatch,
     ...(positionCount === undefined ? {} : { positionCount }),
   }

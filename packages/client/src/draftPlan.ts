@@ -46,6 +46,7 @@ export const draftPlanOptions = (
     gpuLayers: draft.gpuLayers,
     typeK: draft.typeK,
     typeV: draft.typeV,
+    generatesOnly: true,
     // Its own tokens are taken back.
     speculation: {},
     headroomBytes: options.headroomBytes,

@@ -109,6 +109,8 @@ struct context_options {
     double offload_kqv;
     double swa_full;
     double abort_flag;      // address of an abort_flag, 0: none
+    double output_count;    // most outputs of a decode; 0: as many as tokens
+    double candidates;      // llama_sampler *[sequence_count] of ls_candidates_new; 0: none
     // NaN: the default.
     double rope_scaling;    // llama_rope_scaling_type
     double rope_freq_base;
@@ -143,6 +145,17 @@ API llama_context * ls_context_new(llama_model * model, const context_options * 
     params.offload_kqv     = options->offload_kqv != 0;
     params.swa_full        = options->swa_full != 0;
     params.no_perf         = true;
+    params.n_outputs_max   = uint32_t(options->output_count);
+    std::vector<llama_sampler_seq_config> samplers;
+    if (options->candidates != 0) {
+        auto * chains = reinterpret_cast<llama_sampler **>(uintptr_t(options->candidates));
+        for (int sequence = 0; sequence < int(options->sequence_count); sequence++) {
+            samplers.push_back({sequence, chains[sequence]});
+        }
+        params.samplers              = samplers.data();
+        params.n_samplers            = samplers.size();
+        params.n_outputs_max_per_seq = 0;
+    }
     if (!std::isnan(options->rope_scaling)) {
         params.rope_scaling_type = static_cast<enum llama_rope_scaling_type>(int(options->rope_scaling));
     }
@@ -264,6 +277,20 @@ llama_token_data_array candidates_of(const float * logits, int count) {
     return {g_candidates.data(), g_candidates.size(), -1, false};
 }
 
+// What a device found of them (llama_candidates.cpp), by their numbers: of equally likely ones the first comes first, as of all.
+llama_token_data_array found_candidates(llama_context * context, int index, int count) {
+    const llama_token * tokens = llama_get_sampled_candidates_ith(context, index);
+    const float *       logits = llama_get_sampled_logits_ith(context, index);
+    g_candidates.resize(size_t(count));
+    for (int place = 0; place < count; place++) {
+        g_candidates[size_t(place)] = {tokens[place], logits[place], 0.0f};
+    }
+    std::sort(g_candidates.begin(), g_candidates.end(), [](const llama_token_data & a, const llama_token_data & b) {
+        return a.id < b.id;
+    });
+    return {g_candidates.data(), g_candidates.size(), -1, false};
+}
+
 bool grammar_allows(llama_sampler * grammar, llama_token token) {
     llama_token_data       one   = {token, 1.0f, 0.0f};
     llama_token_data_array array = {&one, 1, -1, false};
@@ -281,7 +308,8 @@ API int ls_sample(llama_sampler * chain, llama_sampler * grammar, llama_context 
     try {
         const float * logits = llama_get_logits_ith(context, index);
         const int     count  = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
-        llama_token_data_array candidates = candidates_of(logits, count);
+        const int     found  = int(llama_get_sampled_candidates_count_ith(context, index));
+        llama_token_data_array candidates = found > 0 ? found_candidates(context, index, found) : candidates_of(logits, count);
         llama_sampler_apply(chain, &candidates);
         if (candidates.selected < 0) {
             g_error = "the samplers leave no token to choose";

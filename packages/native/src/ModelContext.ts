@@ -1,6 +1,7 @@
 /** A llama context: the KV cache and compute buffers of one conversation with a model. */
-import { type Pointer, toArrayBuffer } from "bun:ffi"
+import { type Pointer, ptr, toArrayBuffer } from "bun:ffi"
 import type { Batch } from "./Batch.ts"
+import { DeviceCandidates } from "./DeviceCandidates.ts"
 import { logTail, saysOutOfMemory, takeFailureLog } from "./failureLog.ts"
 import { type GraphShare, surveyGraph } from "./graphSurvey.ts"
 import { type Address, asPointer, cString } from "./io.ts"
@@ -57,6 +58,13 @@ export interface ContextOptions {
   readonly abortFlag?: Address
   /** Independent sequences, which share the cells of the cache; 1, at most 256. */
   readonly sequenceCount?: number
+  /** Most outputs of a `decode`, for which the devices keep room; as many as tokens. */
+  readonly outputCount?: number
+  /**
+   * Outputs are the most likely tokens alone, found where the logits are, until `wantCandidates` says otherwise. The output's device
+   * must be one of which `findsCandidates` says that it can.
+   */
+  readonly candidates?: boolean
 }
 
 /** Rotary position embedding and its YaRN extension; what is absent is the model's. */
@@ -151,6 +159,9 @@ export class ModelContext {
   readonly ubatchSize: number
   /** llama_pooling_type in use: 0 none, 1 mean, 2 first token, 3 last, 4 rank. */
   readonly pooling: number
+  /** Most outputs of a `decode`. */
+  readonly outputCount: number
+  readonly #candidates: DeviceCandidates | undefined
   readonly #library = llama()
   readonly #pointer: Pointer
   readonly #memory: Pointer | null
@@ -159,7 +170,12 @@ export class ModelContext {
   #view = new Float32Array(0)
   #viewAddress: Address = 0
 
-  constructor(address: Address, model: ContextModel) {
+  constructor(
+    address: Address,
+    model: ContextModel,
+    outputCount: number,
+    candidates: DeviceCandidates | undefined,
+  ) {
     const pointer = asPointer(address)
     this.address = address
     this.contextSize = this.#library.llama_n_ctx(pointer)
@@ -169,6 +185,8 @@ export class ModelContext {
     this.#pointer = pointer
     this.#memory = this.#library.llama_get_memory(pointer) as Pointer | null
     this.#model = model
+    this.outputCount = outputCount
+    this.#candidates = candidates
   }
 
   /**
@@ -244,6 +262,14 @@ export class ModelContext {
     const logprobs = new Float32Array(size)
     this.#library.ls_logprobs(this.#pointer, index, token, size - 1, tokens, logprobs)
     return Array.from(tokens, (found, place) => [found, logprobs[place]!] as const)
+  }
+
+  /**
+   * What a sequence needs of its outputs from the next `decode` on: at least `count` of the most likely tokens with their
+   * logits, or 0, all logits. Nothing for a context without `candidates`, whose outputs are always all.
+   */
+  wantCandidates(sequence: number, count: number): void {
+    this.#candidates?.want(this.#open(), sequence, count)
   }
 
   /** Logits of the last `count` outputs, row after row; valid as long as those of `logits`. */
@@ -400,6 +426,7 @@ export class ModelContext {
     // After a failure answers of remote devices may be on their way, to memory that is freed here.
     this.#library.llama_synchronize(this.#pointer)
     this.#library.llama_free(this.#pointer)
+    this.#candidates?.release()
   }
 
   #open(): Pointer {
@@ -443,7 +470,10 @@ const noOutput = (what: string, index: number): string =>
   `There are no ${what} at index ${index}: the last batch gave no output there.`
 
 /** In the order of shim/llama.cpp `context_options`. */
-const contextBlock = (options: ContextOptions): Float64Array => {
+const contextBlock = (
+  options: ContextOptions,
+  chains: BigUint64Array | undefined,
+): Float64Array => {
   const threads = options.threads ?? defaultThreadCount()
   return Float64Array.of(
     options.contextSize ?? 0,
@@ -460,6 +490,8 @@ const contextBlock = (options: ContextOptions): Float64Array => {
     options.offloadKqv === false ? 0 : 1,
     options.swaFull ? 1 : 0,
     options.abortFlag ?? 0,
+    options.outputCount ?? 0,
+    chains === undefined ? 0 : ptr(chains),
     ...ropeFields(options.rope ?? {}),
   )
 }
@@ -479,9 +511,18 @@ const ropeFields = (rope: RopeOptions): ReadonlyArray<number> =>
  */
 export const openModelContext = (model: ContextModel, options: ContextOptions): ModelContext => {
   takeLog()
-  const address = llama().ls_context_new(asPointer(model.address), contextBlock(options))
-  if (address === null) throw contextError(model, options)
-  return new ModelContext(address as Address, model)
+  const candidates = options.candidates
+    ? new DeviceCandidates(options.sequenceCount ?? 1)
+    : undefined
+  const chains = candidates?.chains
+  const block = contextBlock(options, chains)
+  const address = llama().ls_context_new(asPointer(model.address), block)
+  if (address === null) {
+    candidates?.release()
+    throw contextError(model, options)
+  }
+  const outputCount = options.outputCount || Number.POSITIVE_INFINITY
+  return new ModelContext(address as Address, model, outputCount, candidates)
 }
 
 const contextError = (model: ContextModel, options: ContextOptions): ContextError => {

@@ -108,8 +108,12 @@ export class Sampler {
   readonly #grammar: Pointer | null
   #released = false
 
+  /** It chooses among so many of the most likely tokens, and needs the logits of no others; 0: of all. */
+  readonly candidateCount: number
+
   /** Takes over a llama_sampler_chain and, where the text has a grammar, that sampler. */
-  constructor(chain: Address, grammar: Address | null) {
+  constructor(chain: Address, grammar: Address | null, candidateCount: number) {
+    this.candidateCount = candidateCount
     this.#chain = asPointer(chain)
     this.#grammar = grammar === null ? null : asPointer(grammar)
   }
@@ -162,7 +166,8 @@ export class Sampler {
 export const openSampler = (model: SampledModel, options: SamplerOptions): Sampler => {
   const settings = settingsOf(model, options)
   const grammar = options.grammar === undefined ? null : openGrammar(model, options.grammar)
-  return new Sampler(buildChain(model, options, settings), grammar)
+  const candidateCount = grammar === null ? candidatesOf(model, options, settings) : 0
+  return new Sampler(buildChain(model, options, settings), grammar, candidateCount)
 }
 
 type Numbers = { [Key in keyof typeof defaults]: number }
@@ -289,13 +294,9 @@ const buildChain = (model: SampledModel, options: SamplerOptions, numbers: Numbe
     )
     return chain as Address
   }
-  const names = (options.samplers ?? modelSamplers(model) ?? defaultSamplers).filter(
-    (name) => name !== "adaptive_p",
-  )
-  const isAdaptive = options.samplers?.includes("adaptive_p") ?? false
-  // What is likeliest stays so under all but penalties and XTC.
-  const isGreedy = temp <= 0 && numbers.xtcProbability <= 0 && !isAdaptive
-  for (const name of names) {
+  const isAdaptive = isAdaptiveChain(options)
+  const isGreedy = isGreedyChain(options, numbers)
+  for (const name of namesOf(model, options)) {
     if (isGreedy && name !== "penalties" && name !== "dry" && name !== "infill") continue
     add(makeSampler(name, model, options, numbers, seed))
   }
@@ -307,6 +308,60 @@ const buildChain = (model: SampledModel, options: SamplerOptions, numbers: Numbe
   }
   return chain as Address
 }
+
+/** Among how many of the most likely tokens a chain chooses; 0: it may look at all. */
+const candidatesOf = (model: SampledModel, options: SamplerOptions, numbers: Numbers): number => {
+  if (numbers.mirostat !== 0 || biasesOf(model, options).length > 0) return 0
+  const names = namesOf(model, options)
+  const isGreedy = isGreedyChain(options, numbers)
+  for (const name of names) {
+    if (name === "top_k" && !isGreedy && numbers.topK > 0) {
+      return Math.min(numbers.topK, model.vocabSize)
+    }
+    if (changesNothing(name, numbers)) continue
+    if (!isGreedy || name === "penalties" || name === "dry" || name === "infill") return 0
+  }
+  return isGreedy ? 1 : 0
+}
+
+/** With these settings a sampler leaves logits and tokens as they are. */
+const changesNothing = (name: SamplerName, numbers: Numbers): boolean => {
+  switch (name) {
+    case "penalties":
+      return (
+        numbers.repeatLastN === 0 ||
+        (numbers.repeatPenalty === 1 &&
+          numbers.presencePenalty === 0 &&
+          numbers.frequencyPenalty === 0)
+      )
+    case "dry":
+      return numbers.dryMultiplier === 0 || numbers.dryPenaltyLastN === 0
+    case "top_n_sigma":
+      return numbers.topNSigma <= 0
+    case "top_k":
+      return numbers.topK <= 0
+    case "typ_p":
+      return numbers.typicalP >= 1
+    case "top_p":
+      return numbers.topP >= 1
+    case "min_p":
+      return numbers.minP <= 0
+    case "xtc":
+      return numbers.xtcProbability <= 0
+    default:
+      return false
+  }
+}
+
+const namesOf = (model: SampledModel, { samplers }: SamplerOptions): ReadonlyArray<SamplerName> =>
+  (samplers ?? modelSamplers(model) ?? defaultSamplers).filter((name) => name !== "adaptive_p")
+
+const isAdaptiveChain = ({ samplers }: SamplerOptions): boolean =>
+  samplers?.includes("adaptive_p") ?? false
+
+/** What is likeliest stays so under all but penalties and XTC. */
+const isGreedyChain = (options: SamplerOptions, { temp, xtcProbability }: Numbers): boolean =>
+  temp <= 0 && xtcProbability <= 0 && !isAdaptiveChain(options)
 
 /** libllama takes memory for all tokens that could be looked back at, and no text has that many. */
 const MAX_LAST_TOKENS = 2 ** 22

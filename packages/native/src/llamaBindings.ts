@@ -6,6 +6,7 @@
 export * from "./Batch.ts"
 export * from "./bindings.ts"
 export { Detokenizer } from "./Detokenizer.ts"
+export { findsCandidates } from "./DeviceCandidates.ts"
 export type { GraphShare, RefusedOp } from "./graphSurvey.ts"
 export * from "./LlamaModel.ts"
 export * from "./ModelContext.ts"

@@ -363,12 +363,11 @@ describe("a link is not made, and the client told why,", () => {
   )
 
   test("with a server that asks for a token, which this one does not have", () =>
-    withServer({}, (server) =>
-      withServer({ token: "secret" }, async (other) => {
-        expect(await dial(server, other.port)).toBe(LinkStatus.UNREACHABLE)
-        await server.logged("closed the connection")
-      }),
-    ))
+    withServer({ token: "secret" }, async (other) => {
+      expect(await dial(shared, other.port)).toBe(LinkStatus.UNREACHABLE)
+      await shared.logged("closed the connection")
+      await other.logged("showed no token")
+    }))
 
   test(
     "twice to one server",

@@ -1,6 +1,11 @@
 /** Servers of ours that are linked add up parts of tensors, with the bits of ggml's own all-reduce. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { allReduce, linkedClients, linkFree, linkPair } from "./linkedServers.ts"
+import { encodeLinkKey, encodeLinkKeyAnswer, LinkStatus } from "@ggml-rpc/protocol"
+import { type Greeting, HelloGreeting } from "../src/front/Greeting.ts"
+import { LinkGreeting } from "../src/front/LinkGreeting.ts"
+import { PeerLinks } from "../src/front/PeerLinks.ts"
+import { TokenGreeting } from "../src/front/TokenGreeting.ts"
+import { allReduce, askLink, linkedClients, linkFree, linkPair, newKey } from "./linkedServers.ts"
 import { Random } from "./Random.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
 import { startServer, type TestServer, withServer } from "./withServer.ts"
@@ -167,3 +172,72 @@ test("a server is looked up by its name", () =>
       for (const client of clients) client.close()
     }),
   ))
+
+/** A client of a server with a token cannot be one of these tests' plain ones: a session is reached by what comes behind the gate. */
+describe("tokens", () => {
+  const greet = (key: Uint8Array, token: string | undefined, answers: Greeting) => {
+    const greeting = new LinkGreeting(key, token)
+    let toServer = greeting.first
+    for (;;) {
+      const verdict = answers.receive(toServer)
+      if (verdict === "more") throw new Error("nothing to say")
+      if (verdict.kind === "joins") {
+        expect(verdict.key).toEqual(key)
+        return greeting.receive(encodeLinkKeyAnswer(LinkStatus.DONE))
+      }
+      if (verdict.kind === "refused" && verdict.answer === undefined) return verdict.reason
+      if (verdict.kind === "admitted") return "admitted"
+      const next = greeting.receive(verdict.answer!)
+      if (typeof next !== "object" || "reason" in next) return next
+      toServer = next.send
+    }
+  }
+  const key = newKey()
+
+  test("a server shows another one its own first, and then the key", () => {
+    expect(greet(key, "secret", new TokenGreeting("secret"))).toBe("linked")
+    expect(greet(key, undefined, new HelloGreeting())).toBe("linked")
+  })
+
+  test("another one, or none, is not let in", () => {
+    expect(greet(key, "other", new TokenGreeting("secret"))).toEqual({
+      reason: "has another token than this server, or none",
+    })
+    expect(greet(key, undefined, new TokenGreeting("secret"))).toContain("showed no token")
+  })
+
+  test("a key before the proof is none", () => {
+    const greeting = new TokenGreeting("secret")
+    const hello = new LinkGreeting(key, "secret").first
+    expect(greeting.receive(hello)).toMatchObject({ kind: "answer" })
+    expect(greeting.receive(encodeLinkKey(key))).toMatchObject({ kind: "refused" })
+  })
+})
+
+test("a server with a token is linked with one that asks for none", () =>
+  withServer({}, async (open) => {
+    const heard: number[] = []
+    const links = new PeerLinks({
+      ...{ mayDial: () => true, timeoutMs: 5000, token: "secret", onFailure: () => {} },
+    })
+    const client = await TestClient.connect(open.port)
+    const key = newKey()
+    const places = { rank: 1, worldSize: 2, peer: 0, key }
+    expect(await askLink(client, "LINK_EXPECT", places)).toBe(LinkStatus.DONE)
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const session = {
+      note: (_: number, status: number, fd = -1) => {
+        heard.push(status)
+        expect(fd).toBeGreaterThan(0)
+        resolve()
+      },
+    }
+    links.hear(session, {
+      ...{ event: "dial", id: 1, key: key.toHex(), host: "127.0.0.1", port: open.port },
+    })
+    await promise
+    expect(heard).toEqual([LinkStatus.DONE])
+    expect(await askLink(client, "LINK_AWAIT", { peer: 0 })).toBe(LinkStatus.DONE)
+    client.close()
+    links.close()
+  }))

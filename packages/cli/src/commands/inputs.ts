@@ -177,6 +177,7 @@ export const planOptionsOf = (
   devices: deviceChoice(values.device).devices,
   kvOffload: values.kvOffload,
   rope: ropeOf(values),
+  generatesOnly: true,
   ...weightOptionsOf(values),
 })
 

@@ -1,7 +1,7 @@
 /**
  * One model cut over the devices of several servers, for tests/tensorSplit.test.ts: a prompt, then token by token the likeliest
  * one. Arguments: the servers' ports, the model's path, and who adds up the partial sums: `servers`, `client`, `ggml`, or `layer`,
- * which cuts no tensor.
+ * which cuts no tensor; how long the prompt and its parts are; and the servers' token, if they have one.
  */
 import { type Address, io, LlamaModel, loadBackends } from "@ggml-rpc/native/bindings/llama"
 import { send } from "@ggml-rpc/native/worker/child"
@@ -23,18 +23,19 @@ export interface Said {
   readonly notes: ReadonlyArray<string>
 }
 
-const [ports, path, sums, promptLength, ubatch] = process.argv.slice(2) as [
+const [ports, path, sums, promptLength, ubatch, token] = process.argv.slice(2) as [
   string,
   string,
   "servers" | "client" | "ggml" | "layer",
   string,
   string,
+  string | undefined,
 ]
 const STEPS = 4
 
 loadBackends(0)
 const connections = ports.split(",").map((port) => {
-  const connection = new RpcConnection({ host: "127.0.0.1", port: Number(port) })
+  const connection = new RpcConnection({ host: "127.0.0.1", port: Number(port) }, token)
   connection.open(5000)
   return connection
 })

@@ -5,6 +5,7 @@ import {
   type Device,
   deviceDomain,
   deviceMemory,
+  findsCandidates,
   hostDomain,
   hostMemory,
   io,
@@ -234,6 +235,12 @@ export class Engine {
         ...context,
         abortFlag,
         sequenceCount: Math.ceil((context.slotCount ?? 1) / groupCount),
+        candidates:
+          context.outputCount !== undefined &&
+          this.findsCandidates(
+            used.map((at) => devices[at]!),
+            model.info,
+          ),
         ...(context.embeddings ? { pooling: context.pooling ?? 0 } : {}),
       }
       const contexts: Array<ModelContext> = []
@@ -253,6 +260,17 @@ export class Engine {
       }
       throw error
     }
+  }
+
+  /** The output layer, which the last device has, is on a server that can tell which tokens are most likely. */
+  private findsCandidates(
+    used: ReadonlyArray<number>,
+    { vocabSize, hasEncoder }: ModelInfo,
+  ): boolean {
+    const last = used.at(-1)
+    const remoteCount = this.remote?.devices.length ?? 0
+    if (last === undefined || last >= remoteCount || hasEncoder) return false
+    return findsCandidates(this.addresses[last]!, vocabSize)
   }
 
   /**

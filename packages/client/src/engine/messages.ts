@@ -114,6 +114,8 @@ export interface EngineContextOptions {
   readonly pooling?: number
   /** Texts that can be at work at once: slots. Absent: 1. */
   readonly slotCount?: number
+  /** Most tokens of a batch that give logits, for which devices keep room; absent: all can. */
+  readonly outputCount?: number
   /** How tokens to come are guessed, so that several are computed at once; absent: they are not. */
   readonly speculation?: SpeculationOptions
   /** Contexts that share the slots and take turns, each with a cache of `contextSize` tokens. Absent: 1. */
@@ -255,6 +257,8 @@ export interface LoadStats {
   /** Bytes of weights that went to servers, or were found in their caches. */
   readonly remoteWeightBytes: number
   readonly cachedWeightBytes: number
+  /** What makes the model slower than it could be on these devices, as sentences. */
+  readonly notes: ReadonlyArray<string>
 }
 
 /** Why a generation ended. */

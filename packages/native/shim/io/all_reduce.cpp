@@ -43,8 +43,9 @@ constexpr size_t kPiece = size_t(256) << 10;
 // A yield that takes longer has let somebody else run: this processor is wanted.
 constexpr double kYieldMs = 0.01;
 
-// Exchanges that do not spin after one in which it did not help; doubled each time.
-constexpr int kFirstPause = 8, kLongestPause = 4096;
+// Exchanges that do not spin after one in which it did not help; doubled each time. What it costs is nothing on a processor that
+// nobody else wants, and much on another.
+constexpr int kFirstPause = 2, kLongestPause = 64, kLongestPauseContended = 4096;
 
 struct part_header {
     uint32_t magic;
@@ -73,10 +74,11 @@ struct spinner {
         return true;
     }
 
-    void helped() { pause /= 2; }
+    void helped() { pause = 0; }
 
-    void did_not_help() {
-        pause = std::min(std::max(pause * 2, kFirstPause), kLongestPause);
+    void did_not_help(bool is_contended) {
+        const int longest = is_contended ? kLongestPauseContended : std::max(pause, kLongestPause);
+        pause = std::min(std::max(pause * 2, kFirstPause), longest);
         skip  = pause;
     }
 };
@@ -251,13 +253,14 @@ int exchange(group & g, transfer * transfers, int count, int client_fd, double s
         }
         if (spin_until > 0) {
             const double before = now_ms();
-            if (before < spin_until) {
+            const bool has_time = before < spin_until;
+            if (has_time) {
                 sched_yield();
                 if (now_ms() - before < kYieldMs) {
                     continue;
                 }
             }
-            g.spin.did_not_help();
+            g.spin.did_not_help(has_time);
         }
         spin_until = -1;
         const int result = wait(g, transfers, count, client_fd, silence_ms, out);

@@ -12,6 +12,8 @@ export interface LinkingSession {
 export interface PeerLinksOptions {
   /** Whether this server may connect to an address. */
   readonly mayDial: (address: string) => boolean
+  /** This server's, which others may ask for. */
+  readonly token?: string | undefined
   /** How long a link may take to come about. */
   readonly timeoutMs: number
   /** Why this server makes no links, as a `LinkStatus`; absent: it does. */
@@ -100,8 +102,8 @@ export class PeerLinks {
     }
     this.#dialCount++
     this.#dials.set(session, id)
-    const target = { host, port, key: Uint8Array.fromHex(request.key) }
-    const { mayDial, timeoutMs } = this.#options
+    const { mayDial, timeoutMs, token } = this.#options
+    const target = { host, port, key: Uint8Array.fromHex(request.key), token }
     const signal = AbortSignal.any([this.#closing.signal, AbortSignal.timeout(timeoutMs)])
     void dialPeer(target, mayDial, signal).then((result) => {
       this.#dialCount--

@@ -332,6 +332,7 @@ export const serve = (
             doing,
             links: {
               mayDial,
+              token: options.token,
               timeoutMs: options.linkTimeoutMs ?? LINK_TIMEOUT_MS,
               ...(refusal === undefined ? {} : { refusal }),
             },

@@ -7,10 +7,10 @@ import {
   HelloExtension,
   newest,
   noConnCaps,
-  proofText,
   REQUEST_HEADER_SIZE_BYTES,
 } from "@ggml-rpc/protocol"
 import { type Greeting, HelloGreeting, type Verdict } from "./Greeting.ts"
+import { tokenProof } from "./tokenProof.ts"
 
 const NONCE_BYTES = gateCommands.CHALLENGE.request.minSizeBytes
 
@@ -102,7 +102,6 @@ export class TokenGreeting implements Greeting {
   }
 
   #proofOf(side: "client" | "server"): Uint8Array {
-    const text = proofText(side, this.#clientNonce!, this.#serverNonce)
-    return new Bun.CryptoHasher("sha256", this.#token).update(text).digest()
+    return tokenProof(this.#token, side, this.#clientNonce!, this.#serverNonce)
   }
 }

@@ -1,20 +1,21 @@
 import { lookup } from "node:dns/promises"
 import { isIP } from "node:net"
-import { encodeLinkKey, encodeLinkKeyAnswer, LinkStatus } from "@ggml-rpc/protocol"
+import { LinkStatus } from "@ggml-rpc/protocol"
+import { LinkGreeting } from "./LinkGreeting.ts"
 
 /** Whom to connect to, and what to show there. */
 export interface PeerTarget {
   readonly host: string
   readonly port: number
   readonly key: Uint8Array
+  /** This server's, which the other one may ask for. */
+  readonly token: string | undefined
 }
 
 /** A connection that the other server has taken for a session of its own, or why there is none. */
 export type Dialled =
   | { readonly socket: { close(): void }; readonly fd: number }
   | { readonly status: number; readonly reason: string }
-
-const answered = encodeLinkKeyAnswer(LinkStatus.DONE)
 
 const lost = (reason: string): Dialled => ({ status: LinkStatus.UNREACHABLE, reason })
 
@@ -53,13 +54,19 @@ export const dialPeer = async (
 
 const connect = (
   address: string,
-  { port, key }: PeerTarget,
+  target: PeerTarget,
   signal: AbortSignal,
   resolve: (result: Dialled) => void,
 ): void => {
-  let held: Uint8Array = new Uint8Array(0)
+  const { port, key, token } = target
+  const greeting = new LinkGreeting(key, token)
   let isHandedOver = false
   const lose = (reason: string): void => resolve(lost(reason))
+  // By this side, which goes on elsewhere.
+  let isLeft = false
+  const hangUp = (reason = "closed the connection: it expects no such link"): void => {
+    if (!isLeft) lose(reason)
+  }
   const handlers = {
     open: (socket: PeerSocket) => {
       const end = (): void => {
@@ -67,27 +74,31 @@ const connect = (
       }
       if (signal.aborted) end()
       else signal.addEventListener("abort", end, { once: true })
-      socket.write(encodeLinkKey(key))
+      socket.write(greeting.first)
     },
     data: (socket: PeerSocket, bytes: Uint8Array) => {
-      held = Buffer.concat([held, bytes])
-      if (held.length < answered.length) return
-      if (signal.aborted || Buffer.compare(held, answered) !== 0) {
-        lose("does not take the link")
+      const verdict = greeting.receive(bytes)
+      if (verdict === "more") return
+      if (verdict === "linked" && !signal.aborted) {
+        // What comes next is the session's to read.
+        socket.pause()
+        isHandedOver = true
+        resolve({ socket, fd: socket.fd })
+      } else if (typeof verdict === "object" && "send" in verdict) socket.write(verdict.send)
+      else {
+        if (verdict === "no gate")
+          connect(address, { ...target, token: undefined }, signal, resolve)
+        else if (typeof verdict === "object") lose(verdict.reason)
+        isLeft = true
         socket.terminate()
-        return
       }
-      // What comes next is the session's to read.
-      socket.pause()
-      isHandedOver = true
-      resolve({ socket, fd: socket.fd })
     },
-    close: () => lose("closed the connection: it expects no such link"),
+    close: () => hangUp(),
     end: (socket: PeerSocket) => {
-      lose("closed the connection: it expects no such link")
+      hangUp()
       socket.terminate()
     },
-    error: (_: PeerSocket, error: Error) => lose(`failed: ${error.message}`),
+    error: (_: PeerSocket, error: Error) => hangUp(`failed: ${error.message}`),
   }
   // `fd` is not in Bun's types.
   const options = { hostname: address, port, socket: handlers } as never

@@ -70,6 +70,7 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   const loaded = acquireBeside(engine, request, draft)
   engine.keep(loaded, draft)
   remote?.settle()
+  const notes = remote?.prepareSums().map(sumsNote) ?? []
   engine.failIfLost()
   send({
     type: "loaded",
@@ -81,10 +82,14 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
       loadMs: performance.now() - started,
       remoteWeightBytes: (weights?.doneBytes ?? 0) - doneBefore,
       cachedWeightBytes: (weights?.cachedBytes ?? 0) - cachedBefore,
+      notes,
     },
   })
   weights?.end(true)
 }
+
+const sumsNote = (reason: string): string =>
+  `Partial sums are added up by this machine, not between the servers, which would be faster: ${reason}.`
 
 const acquireBeside = (engine: Engine, placed: PlacedModel, draft: Loaded | undefined): Loaded => {
   try {

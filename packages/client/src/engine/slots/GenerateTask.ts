@@ -35,6 +35,7 @@ export class GenerateTask implements Task {
   readonly tokens: Array<number>
   readonly outputs = "last"
   readonly isWhole = false
+  readonly candidateCount: number
   readonly reusesCache: boolean
   readonly slot: number
   readonly #options: GenerateTaskOptions
@@ -63,6 +64,9 @@ export class GenerateTask implements Task {
     this.#detokenizer = loaded.model.detokenizer(request.settings.controlText)
     this.#stops = new StopTexts(request.settings.stop ?? [])
     this.#sampler = this.#openSampler()
+    // Probabilities are among all tokens.
+    const needsAll = request.settings.topLogprobs !== undefined
+    this.candidateCount = needsAll ? 0 : this.#sampler.candidateCount
   }
 
   begin(place: Place): boolean {

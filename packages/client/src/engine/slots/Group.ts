@@ -5,6 +5,7 @@
  * A batch is started and finished apart: between the two the servers compute it, and what other groups have started.
  */
 import { Batch, decodeStatusText, type ModelContext } from "@ggml-rpc/native/bindings/llama"
+import { allTokensOut } from "../../allTokensOut.ts"
 import { ModelError } from "../../errors.ts"
 import { commonLength } from "./commonLength.ts"
 import type { Speculation } from "./drafting/Speculation.ts"
@@ -17,12 +18,6 @@ import type { Task } from "./Task.ts"
  * src/models/plamo2.cpp), which ends the process. Their texts take turns, a batch each.
  */
 const oneTextABatch: ReadonlySet<string> = new Set(["plamo2"])
-
-/**
- * Architectures whose graphs put out the first tokens of a batch, whichever were asked for (llama.cpp v0.5.0,
- * src/models/cogvlm.cpp, which has no `inp_out_ids`): they are right where all are.
- */
-const allTokensOut: ReadonlySet<string> = new Set(["cogvlm"])
 
 /** The part of a prompt that a slot's cache must have for the slot to be preferred to one that was not used for longer. */
 const LEAST_SIMILARITY = 0.1
@@ -129,6 +124,7 @@ export class Group {
   begin(slot: Slot, task: Task): void {
     slot.task = task
     slot.usedAt = this.#options.count()
+    this.#context.wantCandidates(slot.sequence, this.#putsAllOut ? 0 : task.candidateCount)
     try {
       if (task.reusesCache) this.#reuse(slot, task)
       else slot.clear()
@@ -211,16 +207,24 @@ export class Group {
     prompts.sort((a, b) => a.usedAt - b.usedAt)
     this.#draft(generating, prompts, most)
     const inTurn = [...generating, ...prompts]
+    // Each slot may have an output, and so has each guess.
+    let outputsLeft = this.#context.outputCount - this.slots.length
+    for (const { draft } of generating) outputsLeft -= draft.length
     if (this.#takesTurns) inTurn.sort((a, b) => a.computedAt - b.computedAt)
     for (const slot of inTurn) {
       const { task, pendingCount } = slot
       // It may have lost its slot to make room for another.
       if (task === undefined) continue
       if (this.#takesTurns && batch.count > 0) break
-      const count = Math.min(pendingCount, most - batch.count)
+      const count = Math.min(
+        pendingCount,
+        most - batch.count,
+        task.outputs === "all" ? outputsLeft : most,
+      )
       if (count === 0 || (task.isWhole && count < pendingCount)) continue
       if (!this.#makeRoom(slot, count)) continue
       this.#add(slot, task, count)
+      outputsLeft -= task.outputs === "all" ? count : 0
     }
   }
 

@@ -146,7 +146,7 @@ export class Slots {
     for (let index = 0; index < this.#chores.length; ) {
       const { slot: id, run } = this.#chores[index]!
       const slot = this.#slots[id]!
-      if (slot.task !== undefined) {
+      if (slot.task !== undefined || this.#groupOf(id).isUnderWay) {
         index++
         continue
       }
@@ -166,10 +166,15 @@ export class Slots {
         index++
         continue
       }
-      if (!group!.hasRoomFor(task)) return
+      // What a batch is about stays as it is until that is finished, and a group's turn comes soon.
+      if (group!.isUnderWay || !group!.hasRoomFor(task)) return
       this.#queue.splice(index, 1)
       group!.begin(slot, task)
     }
+  }
+
+  #groupOf(slot: number): Group {
+    return this.#groups[slot % this.#groups.length]!
   }
 
   /**
@@ -177,7 +182,7 @@ export class Slots {
    * `COMPANY_COST_TOKENS`.
    */
   #groupFor(task: Task): Group | undefined {
-    if (task.slot >= 0) return this.#groups[task.slot % this.#groups.length]
+    if (task.slot >= 0) return this.#groupOf(task.slot)
     const open = this.#groups.filter(({ hasIdleSlot }) => hasIdleSlot)
     const withRoom = open.filter((group) => group.hasRoomFor(task))
     let best: Group | undefined

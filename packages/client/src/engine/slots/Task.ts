@@ -11,6 +11,8 @@ export interface Task {
   readonly tokens: Array<number>
   /** Which of them give an output. */
   readonly outputs: "last" | "all"
+  /** Its outputs are so many of the most likely tokens at least; 0: all logits, or embeddings. */
+  readonly candidateCount: number
   /** All tokens must be in one step. */
   readonly isWhole: boolean
   /** Whether the beginning may come from a slot's cache. */

@@ -23,6 +23,7 @@ abstract class OutputTask implements Task {
   readonly id: number
   readonly tokens: Array<number>
   readonly outputs = "all"
+  readonly candidateCount = 0
   readonly isWhole: boolean
   readonly reusesCache = false
   readonly slot = -1
