@@ -33,7 +33,7 @@ import {
   poolsOf,
 } from "./planner/index.ts"
 import { checkGroups, pipelinedContext } from "./stages.ts"
-import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
+import { cannotCutOver, describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
 /** How a text's embeddings become one, by llama-server's names; `rank` gives a classifier's scores. */
 export type Pooling = keyof typeof poolingTypes
@@ -231,7 +231,7 @@ const MAX_CUT_DEVICES = 16
 
 const cuttingProblem = (
   devices: ReadonlyArray<EngineDevice>,
-  { flashAttention, kvOffload }: PlanOptions,
+  { adapters = [], flashAttention, kvOffload }: PlanOptions,
   hasOverrides: boolean,
 ): string | undefined => {
   const listed = (found: ReadonlyArray<EngineDevice>) => found.map(({ name }) => name).join(", ")
@@ -244,6 +244,9 @@ const cuttingProblem = (
   }
   if (devices.length > MAX_CUT_DEVICES) {
     return `Tensors are cut over ${MAX_CUT_DEVICES} devices at most, and there are ${devices.length}: name those to use with --device, or split layers (--split-mode layer).`
+  }
+  if (adapters.length > 0) {
+    return "llama.cpp computes with adapters only where tensors are whole: leave out --lora and --lora-scaled, or split layers (--split-mode layer)."
   }
   if (hasOverrides) {
     return "Tensors that are cut over all devices (--split-mode tensor) cannot go elsewhere one by one: leave out --override-tensor, --cpu-moe and --n-cpu-moe, or split layers (--split-mode layer)."
@@ -301,9 +304,6 @@ const planOn = (
 ): Planning =>
   Effect.gen(function* () {
     const { path } = gguf
-    const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
-      loadAdapterHeader(adapter.path, gguf),
-    )
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const find = deviceFinder(memory.devices, places)
     const deviceIndexes = yield* orPlanError(() =>
@@ -313,6 +313,9 @@ const planOn = (
     const devices = deviceIndexes.map((index) => memory.devices[index]!)
     const layers = layerBytes(gguf)
     const cutsTensors = yield* orPlanError(() => cutsTensorsOf(options, devices, model))
+    const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
+      loadAdapterHeader(adapter.path, gguf),
+    )
     const input: PlannerInput = {
       devices,
       host: memory.host,
@@ -347,7 +350,7 @@ const planOn = (
     }
     yield* orPlanError(() => checkGroups(options.groups, context.slotCount ?? 1))
     const measure = (mostGroups: number) => (candidate: Candidate) =>
-      Effect.map(
+      Effect.flatMap(
         engine.request({
           type: "measure",
           path,
@@ -361,7 +364,11 @@ const planOn = (
         }),
         ({ event }) => {
           unsupported = event.unsupported.map(named)
-          return measurementOf(event.rows, deviceIndexes)
+          const [first] = unsupported
+          // What goes elsewhere does not come back in parts.
+          return candidate.shares !== undefined && first !== undefined
+            ? Effect.fail(new PlanError({ reason: "split-mode", detail: cannotCutOver(first) }))
+            : Effect.succeed(measurementOf(event.rows, deviceIndexes))
         },
       )
     const { plan, context: planned } = yield* orFewerGroups((mostGroups) =>

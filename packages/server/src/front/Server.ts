@@ -15,7 +15,6 @@ import {
   formatEndpoint,
   isLoopback,
   LinkStatus,
-  newest,
   type ProtocolSpec,
   shortVersion,
 } from "@ggml-rpc/protocol"
