@@ -65,10 +65,11 @@ test("each test has its tokens a second, and what it took of each link", async (
       expect(Number(link.round_trip_ms)).toBeGreaterThan(0)
       expect(Number(link.upload_bytes_per_second)).toBeGreaterThan(1e6)
       expect(Number(link.download_bytes_per_second)).toBeGreaterThan(1e6)
-      // One read a token and server, for as many texts as there are: requests may come one batch apart.
+      // One read a token and server; for several texts one each of their two groups, and answers may be there before the wait.
       if (n_gen === 12) {
-        expect(Number(link.waits_per_token)).toBeGreaterThanOrEqual(1 / parallel)
-        expect(Number(link.waits_per_token)).toBeLessThan(1.5 / parallel)
+        const groups = Math.min(2, parallel)
+        if (groups === 1) expect(Number(link.waits_per_token)).toBeGreaterThanOrEqual(1)
+        expect(Number(link.waits_per_token)).toBeLessThan((1.5 * groups) / parallel)
       }
     }
     // From the last server come the most likely tokens, as for 'run', not the logits of all 512.
