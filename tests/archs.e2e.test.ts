@@ -59,6 +59,26 @@ test("ggml-rpc verify passes for all of them over two servers", async () => {
   expect(result.exitCode).toBe(0)
 })
 
+/** One of each kind of memory, attention, feed-forward network and output. */
+const cutNames: ReadonlySet<string> = new Set([
+  ...["llama-dense", "llama-moe", "gemma3-dense", "gpt-oss-moe", "qwen35-dense", "qwen3next-moe"],
+  ...["deepseek4-moe", "lfm2-dense", "falcon-dense", "gpt2-dense", "phi3-dense"],
+])
+
+test("ggml-rpc verify passes with tensors cut over two servers, and the sums are exact", async () => {
+  const chosen = models.filter(({ name }) => cutNames.has(name))
+  expect(chosen.length).toBeGreaterThanOrEqual(10)
+  const flags = ["--json", "--threads", "1", "-sm", "tensor", "--rpc", endpoints().join(",")]
+  const result = await runProcess(
+    [...ggmlRpc, "verify", ...flags, ...chosen.map(({ path }) => path)],
+    { timeoutMs: 100_000 },
+  )
+  for (const line of result.stdout.trim().split("\n")) {
+    expect(JSON.parse(line)).toMatchObject({ isPassed: true, sumsNmse: 0 })
+  }
+  expect(result.exitCode).toBe(0)
+})
+
 test("a server's CPU supports every operation of all of them, as it says itself", async () => {
   const refused = await run(
     Effect.gen(function* () {

@@ -32,7 +32,8 @@ import {
   planSteps,
   poolsOf,
 } from "./planner/index.ts"
-import { describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
+import { checkGroups, pipelinedContext } from "./stages.ts"
+import { cannotCutOver, describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
 /** How a text's embeddings become one, by llama-server's names; `rank` gives a classifier's scores. */
 export type Pooling = keyof typeof poolingTypes
@@ -49,6 +50,11 @@ export interface PlanOptions {
   readonly typeV?: KvTypeName | undefined
   /** Texts that can be at work at once, which share the context's tokens; 1. */
   readonly slots?: number | undefined
+  /**
+   * Contexts that the slots are spread over, each with a cache of its own of as many tokens, so that several servers compute at the
+   * same time; at most as many as slots. Undefined: one for each stage that a batch goes through, as far as memory allows.
+   */
+  readonly groups?: number | undefined
   /** Guesses of tokens to come, so that several are computed at once; none. What is said stays the same. */
   readonly speculation?: Speculation | undefined
   /**
@@ -225,7 +231,7 @@ const MAX_CUT_DEVICES = 16
 
 const cuttingProblem = (
   devices: ReadonlyArray<EngineDevice>,
-  { flashAttention, kvOffload }: PlanOptions,
+  { adapters = [], flashAttention, kvOffload }: PlanOptions,
   hasOverrides: boolean,
 ): string | undefined => {
   const listed = (found: ReadonlyArray<EngineDevice>) => found.map(({ name }) => name).join(", ")
@@ -238,6 +244,9 @@ const cuttingProblem = (
   }
   if (devices.length > MAX_CUT_DEVICES) {
     return `Tensors are cut over ${MAX_CUT_DEVICES} devices at most, and there are ${devices.length}: name those to use with --device, or split layers (--split-mode layer).`
+  }
+  if (adapters.length > 0) {
+    return "llama.cpp computes with adapters only where tensors are whole: leave out --lora and --lora-scaled, or split layers (--split-mode layer)."
   }
   if (hasOverrides) {
     return "Tensors that are cut over all devices (--split-mode tensor) cannot go elsewhere one by one: leave out --override-tensor, --cpu-moe and --n-cpu-moe, or split layers (--split-mode layer)."
@@ -295,9 +304,6 @@ const planOn = (
 ): Planning =>
   Effect.gen(function* () {
     const { path } = gguf
-    const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
-      loadAdapterHeader(adapter.path, gguf),
-    )
     const context = yield* orPlanError(() => contextOptions(gguf, options))
     const find = deviceFinder(memory.devices, places)
     const deviceIndexes = yield* orPlanError(() =>
@@ -307,6 +313,9 @@ const planOn = (
     const devices = deviceIndexes.map((index) => memory.devices[index]!)
     const layers = layerBytes(gguf)
     const cutsTensors = yield* orPlanError(() => cutsTensorsOf(options, devices, model))
+    const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
+      loadAdapterHeader(adapter.path, gguf),
+    )
     const input: PlannerInput = {
       devices,
       host: memory.host,
@@ -334,8 +343,14 @@ const planOn = (
       place: places[device]!,
       ...ops,
     })
-    const measure = (candidate: Candidate) =>
-      Effect.map(
+    const usedPlaces = deviceIndexes.map((index) => places[index]!)
+    const pipeline = {
+      ...{ context, places: usedPlaces, groups: options.groups, ubatchSize: options.ubatchSize },
+      unitCount: input.unitBytes.length,
+    }
+    yield* orPlanError(() => checkGroups(options.groups, context.slotCount ?? 1))
+    const measure = (mostGroups: number) => (candidate: Candidate) =>
+      Effect.flatMap(
         engine.request({
           type: "measure",
           path,
@@ -344,17 +359,24 @@ const planOn = (
             unitCounts: candidate.unitCounts,
             ...(candidate.shares && { shares: candidate.shares }),
           },
-          context: { ...context, contextSize: candidate.contextSize },
+          context: pipelinedContext(pipeline, candidate, mostGroups),
           model,
         }),
         ({ event }) => {
           unsupported = event.unsupported.map(named)
-          return measurementOf(event.rows, deviceIndexes)
+          const [first] = unsupported
+          // What goes elsewhere does not come back in parts.
+          return candidate.shares !== undefined && first !== undefined
+            ? Effect.fail(new PlanError({ reason: "split-mode", detail: cannotCutOver(first) }))
+            : Effect.succeed(measurementOf(event.rows, deviceIndexes))
         },
       )
-    const plan = yield* Effect.mapError(runPlanner(input, measure), (error) =>
-      withReasons(error, unsupported),
-    )
+    const { plan, context: planned } = yield* orFewerGroups((mostGroups) =>
+      Effect.map(runPlanner(input, measure(mostGroups)), (plan) => ({
+        plan,
+        context: pipelinedContext(pipeline, candidateOf(plan), mostGroups),
+      })),
+    ).pipe(Effect.mapError((error) => withReasons(error, unsupported)))
     const name = ggufString(gguf, "general.name")
     return {
       ...plan,
@@ -362,12 +384,39 @@ const planOn = (
       architecture: ggufString(gguf, "general.architecture") ?? "unknown",
       ...(name === undefined ? {} : { name }),
       modelBytes: tensorBytes(gguf),
-      context: { ...context, contextSize: plan.contextSize },
+      context: planned,
       model,
       deviceIndexes,
-      places: deviceIndexes.map((index) => places[index]!),
+      places: usedPlaces,
       unsupported,
     }
+  })
+
+const candidateOf = ({ devices, contextSize, splitMode }: Plan): Candidate => ({
+  unitCounts: devices.map(({ unitCount }) => unitCount),
+  ...(splitMode === "tensor" && { shares: devices.map(({ share = 0 }) => share) }),
+  contextSize,
+})
+
+interface Planned {
+  readonly plan: Plan
+  readonly context: EngineContextOptions
+}
+
+/** Plans for as many groups as there are stages; for one where caches of the others would keep layers from the devices. */
+const orFewerGroups = <E>(
+  plan: (mostGroups: number) => Effect.Effect<Planned, E | PlanError>,
+): Effect.Effect<Planned, E | PlanError> =>
+  Effect.matchEffect(plan(Number.POSITIVE_INFINITY), {
+    onFailure: (error) =>
+      error instanceof PlanError && error.reason === "does-not-fit" ? plan(1) : Effect.fail(error),
+    onSuccess: (most) =>
+      most.context.groupCount === undefined || most.plan.host.unitCount === 0
+        ? Effect.succeed(most)
+        : Effect.match(plan(1), {
+            onFailure: () => most,
+            onSuccess: (one) => (one.plan.host.unitCount < most.plan.host.unitCount ? one : most),
+          }),
   })
 
 /** What a device does not support takes memory elsewhere. */

@@ -10,6 +10,15 @@ export interface PlanUnsupported extends Omit<UnsupportedOps, "device"> {
   readonly place: string
 }
 
+const listed = (operations: UnsupportedOps["operations"]): string =>
+  operations
+    .map(({ name, type, nodeCount }) => `${name} of ${type} (${nodeCount} a token)`)
+    .join(", ")
+
+/** Why tensors cannot be cut over such a device. */
+export const cannotCutOver = ({ device, place, operations }: PlanUnsupported): string =>
+  `${device} (${place}) cannot compute ${listed(operations)}, and where tensors are cut (--split-mode tensor) no other device can for it: leave it out (--device), or split layers (--split-mode layer).`
+
 /** One sentence, without a full stop: which operations, where, and what that makes of a token. */
 export const describeUnsupported = ({
   device,
@@ -18,9 +27,7 @@ export const describeUnsupported = ({
   pieceCount,
   bytesPerToken,
 }: PlanUnsupported): string => {
-  const list = operations
-    .map(({ name, type, nodeCount }) => `${name} of ${type} (${nodeCount} a token)`)
-    .join(", ")
+  const list = listed(operations)
   const transfers = `${formatBytes(bytesPerToken)} of transfers`
   const meaning =
     pieceCount === 0

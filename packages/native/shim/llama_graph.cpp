@@ -1,6 +1,7 @@
 // How a model's graph falls on devices: read off libllama's scheduler.
 
 #include "api.h"
+#include "ggml-backend-impl.h"
 #include "ggml-backend.h"
 #include "llama-context.h"
 #include "llama-memory.h"
@@ -68,10 +69,31 @@ public:
     // Place of the device in the list; -1: another one.
     int place_of(ggml_tensor * tensor) const {
         ggml_backend_t backend = ggml_backend_sched_get_tensor_backend(sched, tensor);
-        ggml_backend_dev_t device = backend != nullptr ? ggml_backend_get_device(backend) : nullptr;
+        if (backend != nullptr && ggml_backend_is_meta(backend)) {
+            backend = ggml_backend_meta_simple_backend(backend, 0);
+        }
+        return place_of(backend != nullptr ? ggml_backend_get_device(backend) : nullptr);
+    }
+
+    int place_of(ggml_backend_dev_t device) const {
         for (size_t i = 0; i < devices.size(); i++) {
             if (devices[i] == device) {
                 return int(i);
+            }
+        }
+        return -1;
+    }
+
+    // Place of the device that has a tensor and does not support a node; of those that tensors are cut over, any will do. -1: none.
+    int refuser_of(ggml_tensor * node, ggml_tensor * tensor, int place) const {
+        ggml_backend_t backend = ggml_backend_sched_get_tensor_backend(sched, tensor);
+        if (backend == nullptr || !ggml_backend_is_meta(backend)) {
+            return ggml_backend_dev_supports_op(devices[size_t(place)], node) ? -1 : place;
+        }
+        for (size_t i = 0; i < ggml_backend_meta_n_backends(backend); i++) {
+            ggml_backend_dev_t device = ggml_backend_get_device(ggml_backend_meta_simple_backend(backend, i));
+            if (!ggml_backend_dev_supports_op(device, node)) {
+                return place_of(device);
             }
         }
         return -1;
@@ -92,7 +114,8 @@ public:
 
     void look_at(ggml_tensor * node, int place, ggml_tensor * source) {
         int from = -1;
-        if (ggml_tensor * origin = copied(node, source)) {
+        ggml_tensor * origin = copied(node, source);
+        if (origin != nullptr) {
             from = place_of(origin);
             if (seen.insert(source).second) {
                 count_bytes(from, source);
@@ -103,9 +126,13 @@ public:
             const auto refuser = refused_by.find(source);
             from = refuser != refused_by.end() ? refuser->second : -1;
         }
-        if (from >= 0 && from != place && refused_by.find(node) == refused_by.end() && !ggml_backend_dev_supports_op(devices[size_t(from)], node)) {
-            refused_by[node] = from;
-            note(from, node);
+        if (from < 0 || from == place || refused_by.find(node) != refused_by.end()) {
+            return;
+        }
+        const int refuser = refuser_of(node, origin != nullptr ? origin : source, from);
+        if (refuser >= 0) {
+            refused_by[node] = refuser;
+            note(refuser, node);
         }
     }
 

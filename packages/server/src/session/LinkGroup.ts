@@ -62,8 +62,11 @@ export class LinkGroup {
   /** Answers that came before somebody waited for them. */
   readonly #notes = new Map<number, FrontNote>()
   readonly #report = new Int32Array(3)
-  /** What `workBytes` said at most, of the sums that there was memory for. */
-  workBytesGranted = 0
+  readonly #reportAt = asPointer(ptr(this.#report) as number)
+  /** Most floats of a sum that there was memory for. */
+  grantedCount = 0
+  /** Every server of the group is linked. */
+  isComplete = false
   /** Of all groups of the process, so that an answer for one that is gone is known. */
   static #lastAsked = 0
 
@@ -141,6 +144,7 @@ export class LinkGroup {
     io().io_tune_socket(fd, KEEPALIVE_S)
     io().io_watch_server(fd)
     io().io_group_link(asPointer(this.#native), peer, fd)
+    this.isComplete = this.missing === undefined
     return LinkStatus.DONE
   }
 
@@ -173,7 +177,7 @@ export class LinkGroup {
       counts ? 1 : 0,
       this.#channel.clientFd,
       this.#limits.silenceMs,
-      asPointer(ptr(this.#report) as number),
+      this.#reportAt,
     )
     if (result === 0) return
     if (result === errno.cancelled)

@@ -105,39 +105,41 @@ export const linkFree = (state: SessionState): void => {
   state.group = undefined
 }
 
-/** Elements that are read from a device at once. */
+/** Elements that are added up at once, on every server, whatever its devices are: what is read from one that is no host's. */
 const PART_ELEMENTS = STAGING_BYTES / F32_BYTES
+
+/** @throws {ProtocolError} when there is no memory to add up so many floats */
+const reserve = ({ hostMemory }: SessionState, group: LinkGroup, count: number): void => {
+  const workBytes = group.workBytes(count)
+  if (!hostMemory.hasRoomFor(workBytes)) {
+    refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
+  }
+  group.grantedCount = count
+}
 
 const tensorAt = AllReduceRequest.offsets.tensor
 
 export const allReduce = (state: SessionState): void => {
   const { wire, group, tensor, ggml } = state
   if (group === undefined) refuse("group", "is not linked: no server was asked for")
-  const { missing } = group
-  if (missing !== undefined) refuse("group", "lacks the link to server number", missing)
+  if (!group.isComplete) refuse("group", "lacks the link to server number", group.missing)
   const counts = wire.words[AllReduceRequest.offsets.counts / 4]!
   if (counts > 1) refuse("counts", "must be 0 or 1", counts)
   const buffer = state.takeTensor(tensorAt, "tensor", "required")!
   const count = partialElements(state, tensorAt)
   if (count === 0) return
-  const workBytes = group.workBytes(count)
-  if (workBytes > group.workBytesGranted) {
-    if (!state.hostMemory.hasRoomFor(workBytes)) {
-      refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
-    }
-    group.workBytesGranted = workBytes
-  }
+  if (count > group.grantedCount) reserve(state, group, count)
   // Nobody waits for answers that the others have to come before.
   wire.flush()
-  if (buffer.isHost) {
-    group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes, count, counts === 1)
-    return
-  }
-  const staging = state.stagingAddress()
   const record = asPointer(wire.requestAddress + tensorAt)
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)
     const at = done * F32_BYTES
+    if (buffer.isHost) {
+      group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes + at, part, counts === 1)
+      continue
+    }
+    const staging = state.stagingAddress()
     if (counts === 1) ggml.gs_tensor_get(record, asPointer(staging), at, part * F32_BYTES)
     group.allReduce(staging, part, counts === 1)
     ggml.gs_tensor_set(record, asPointer(staging), at, part * F32_BYTES)

@@ -1,0 +1,298 @@
+/** Every tensor cut over servers (`splitMode: "tensor"`): what a model can do stays what it is with whole layers. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import type { Cluster } from "@ggml-rpc/client"
+import { Effect, Stream } from "effect"
+import { ensureModel } from "./models/models.ts"
+import { type ArchitectureModel, ensureArchitectureModels } from "./peers/models.ts"
+import { ensurePeers } from "./peers/peers.ts"
+import { runProcess, type ServerProcess, startUpstreamServer } from "./peers/process.ts"
+import { enabledReleases } from "./peers/releases.ts"
+import { failureOf, type OurServer, openCluster, run, startOurServer } from "./servers.ts"
+
+setDefaultTimeout(120_000)
+
+const scratch = mkdtempSync(join(tmpdir(), "cut-"))
+const stack = new AsyncDisposableStack()
+const servers: Array<OurServer> = []
+let tiny: string
+let architectures: ReadonlyArray<ArchitectureModel>
+
+beforeAll(async () => {
+  for (let index = 0; index < 2; index++) servers.push(stack.use(await startOurServer()))
+  tiny = await ensureModel("tiny")
+  architectures = await ensureArchitectureModels()
+}, 600_000)
+
+afterAll(async () => {
+  await stack.disposeAsync()
+  rmSync(scratch, { recursive: true, force: true })
+})
+
+const endpoints = (): readonly string[] => servers.map(({ endpoint }) => endpoint)
+const pathOf = (name: string): string =>
+  architectures.find((architecture) => architecture.name === name)!.path
+
+const prompt = (length: number): ReadonlyArray<number> =>
+  Array.from({ length }, (_, index) => (index * 37 + 5) % 120)
+
+/** What `use` makes of a model with its layers split, and with its tensors cut. */
+const bothWays = async <A>(
+  path: string,
+  options: Cluster.PlanOptions,
+  use: (model: Cluster.ClusterModel) => Effect.Effect<A, never> | Effect.Effect<A, unknown>,
+): Promise<{ readonly whole: A; readonly cut: A }> => {
+  const found = await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpoints())
+      const made = []
+      for (const splitMode of ["layer", "tensor"] as const) {
+        const plan = yield* cluster.plan(path, {
+          threads: 1,
+          contextSize: 512,
+          splitMode,
+          ...options,
+        })
+        expect(plan.splitMode).toBe(splitMode)
+        for (const { unitCount } of plan.devices) expect(unitCount).toBeGreaterThan(0)
+        const used = Effect.scoped(Effect.flatMap(cluster.load(plan), use))
+        made.push(yield* Effect.orDie(used))
+      }
+      return made
+    }),
+  )
+  return { whole: found[0]!, cut: found[1]! }
+}
+
+/** Σ(a-b)² / Σa². */
+const nmse = (reference: Float32Array, found: Float32Array): number => {
+  let difference = 0
+  let size = 0
+  for (const [index, value] of reference.entries()) {
+    difference += (value - found[index]!) ** 2
+    size += value ** 2
+  }
+  return difference / size
+}
+
+const say = (
+  model: Cluster.ClusterModel,
+  tokens: ReadonlyArray<number>,
+  options: Cluster.GenerateOptions = {},
+) =>
+  Effect.map(
+    Stream.runCollect(
+      model.generate(tokens, { maxTokens: 12, temp: 0, ignoreEos: true, ...options }),
+    ),
+    (pieces) => [...pieces].map(({ id }) => id).filter((id) => id >= 0),
+  )
+
+describe("a model whose tensors are cut", () => {
+  test("has slots, of which each text is what it is", async () => {
+    const texts = Array.from({ length: 6 }, (_, index) => prompt(8 + index * 5))
+    const { whole, cut } = await bothWays(tiny, { slots: 3, ubatchSize: 16 }, (model) =>
+      Effect.forEach(texts, (text) => say(model, text), { concurrency: "unbounded" }),
+    )
+    expect(cut).toEqual(whole)
+  })
+
+  test("forgets what is old where its context is full", async () => {
+    const { whole, cut } = await bothWays(tiny, { contextSize: 256 }, (model) =>
+      say(model, prompt(200), { contextShift: true, keepTokens: 10, maxTokens: 150 }),
+    )
+    expect(whole).toHaveLength(150)
+    expect(cut).toEqual(whole)
+  })
+
+  test("has caches of quantized types", async () => {
+    const { whole, cut } = await bothWays(tiny, { typeK: "q8_0", typeV: "q8_0" }, (model) =>
+      say(model, prompt(40)),
+    )
+    expect(cut).toEqual(whole)
+  })
+
+  test("gives embeddings of texts", async () => {
+    const options = { embeddings: true, pooling: "mean" } as const
+    const { whole, cut } = await bothWays(pathOf("llama-dense"), options, (model) =>
+      model.embed(prompt(30)),
+    )
+    for (const [at, value] of whole.entries()) expect(cut[at]).toBeCloseTo(value, 4)
+    expect(Math.max(...whole.map(Math.abs))).toBeGreaterThan(0.01)
+  })
+
+  test.each([
+    ["layer", "tensor"],
+    ["tensor", "layer"],
+    ["tensor", "tensor"],
+  ] as const)("has slots that are saved and restored: %s, then %s", async (from, to) => {
+    const file = join(scratch, `${from}-${to}.bin`)
+    const text = prompt(100)
+    const [saved, goneOn, restored, again] = await run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster(endpoints())
+        const load = (splitMode: "layer" | "tensor") =>
+          Effect.flatMap(cluster.plan(tiny, { threads: 1, contextSize: 512, splitMode }), (plan) =>
+            cluster.load(plan),
+          )
+        const first = Effect.gen(function* () {
+          const model = yield* load(from)
+          yield* say(model, text, { maxTokens: 1 })
+          const count = yield* model.saveSlot(0, file)
+          return [count, yield* say(model, text)] as const
+        })
+        const second = Effect.gen(function* () {
+          const model = yield* load(to)
+          const count = yield* model.restoreSlot(0, file)
+          return [count, yield* say(model, text)] as const
+        })
+        return [...(yield* Effect.scoped(first)), ...(yield* Effect.scoped(second))] as const
+      }),
+    )
+    expect([saved, restored]).toEqual([100, 100])
+    expect(again).toEqual(goneOn)
+  })
+})
+
+/** They would misread its parameters, and are not asked to compute it. */
+const MISREAD_FLASH_ATTENTION: ReadonlySet<string> = new Set(["2.0.0", "3.0.0", "3.6.0", "3.6.1"])
+
+describe("servers of llama.cpp", () => {
+  test.each(enabledReleases().map((release) => [release.protocol, release] as const))(
+    "of protocol %s compute what ours do",
+    async (_, release) => {
+      const path = await ensureModel("mixed")
+      await using first = await startUpstreamServer({ release, threads: 1 })
+      await using second = await startUpstreamServer({ release, threads: 1 })
+      if (MISREAD_FLASH_ATTENTION.has(release.protocol)) {
+        const error = await failureOf(
+          Effect.flatMap(openCluster([first.endpoint, second.endpoint]), (cluster) =>
+            cluster.plan(path, { threads: 1, contextSize: 512, splitMode: "tensor" }),
+          ),
+        )
+        expect(error).toMatchObject({ _tag: "PlanError", reason: "split-mode" })
+        expect(error.message).toContain("cannot compute FLASH_ATTN_EXT")
+        return
+      }
+      const found = await run(
+        Effect.gen(function* () {
+          const all: Array<readonly [Float32Array, ReadonlyArray<number>]> = []
+          const upstream = [first.endpoint, second.endpoint]
+          for (const [on, sums] of [
+            [upstream, undefined],
+            [upstream, "ggml"],
+            [endpoints(), undefined],
+          ] as const) {
+            const evaluated = Effect.gen(function* () {
+              const cluster = yield* openCluster(on)
+              const options = { threads: 1, contextSize: 512, splitMode: "tensor", sums } as const
+              const model = yield* cluster.load(yield* cluster.plan(path, options))
+              const { values } = yield* model.evaluate(prompt(40))
+              return [values, yield* say(model, prompt(20))] as const
+            })
+            all.push(yield* Effect.scoped(evaluated))
+          }
+          return all
+        }),
+      )
+      const [theirs, byGgml, ours] = found
+      expect(theirs).toEqual(byGgml!)
+      // Weights are repacked on ours.
+      expect(nmse(ours![0], theirs![0])).toBeLessThan(1e-3)
+    },
+  )
+})
+
+test("llama.cpp's own client has the same text over our servers as over its own, with a prompt of several micro-batches", async () => {
+  const path = await ensureModel("mixed")
+  const completion = (await ensurePeers(["llama-completion"]))["llama-completion"]
+  const words = Array.from({ length: 20 }, (_, index) => `word${(index * 37) % 400}`).join(" ")
+  const textOver = async (on: ReadonlyArray<ServerProcess>): Promise<string> => {
+    const result = await runProcess([
+      ...[completion, "-m", path, "--rpc", on.map(({ endpoint }) => endpoint).join(",")],
+      ...["-sm", "tensor", "-ngl", "99", "-ub", "32", "-b", "64", "-c", "512", "-p", words],
+      ...["-n", "12", "-t", "1", "--temp", "0", "-no-cnv", "--no-display-prompt", "--no-warmup"],
+    ])
+    expect(result).toMatchObject({ exitCode: 0 })
+    return result.stdout
+  }
+  // Weights as they came, and the version of this client at once.
+  const flags = ["--no-repack"]
+  await using first = await startOurServer({ protocol: "peers", flags })
+  await using second = await startOurServer({ protocol: "peers", flags })
+  await using third = await startUpstreamServer({ threads: 1 })
+  await using fourth = await startUpstreamServer({ threads: 1 })
+  const theirs = await textOver([third, fourth])
+  expect(theirs.length).toBeGreaterThan(20)
+  expect(await textOver([first, second])).toBe(theirs)
+})
+
+test("a server that is lost in the middle ends a text with its name", async () => {
+  // The sums go through the client.
+  await using other = await startOurServer({ flags: ["--peers", "none"] })
+  const path = await ensureModel("q8_0")
+  let count = 0
+  let killedAt = 0
+  const error = await failureOf(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster([servers[0]!.endpoint, other.endpoint])
+      const plan = yield* cluster.plan(path, { threads: 1, contextSize: 2048, splitMode: "tensor" })
+      const model = yield* cluster.load(plan)
+      const onToken = (): void => {
+        if (++count !== 5) return
+        killedAt = performance.now()
+        process.kill(other.pid, "SIGKILL")
+      }
+      yield* Stream.runForEach(
+        model.generate(prompt(20), { maxTokens: 2000, temp: 0, ignoreEos: true }),
+        () => Effect.sync(onToken),
+      )
+    }),
+  )
+  expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: other.endpoint })
+  expect(performance.now() - killedAt).toBeLessThan(5000)
+})
+
+describe("what cannot be", () => {
+  const errorFor = (path: string, options: Cluster.PlanOptions) =>
+    failureOf(
+      Effect.flatMap(openCluster(endpoints()), (cluster) =>
+        cluster.plan(path, { threads: 1, contextSize: 512, splitMode: "tensor", ...options }),
+      ),
+    )
+
+  test.each([
+    [{ flashAttention: "off" }, "with flash attention only"],
+    [{ kvOffload: false }, "leave out --no-kv-offload"],
+    [{ overrides: [{ pattern: "ffn_up", device: "CPU" }] }, "leave out --override-tensor"],
+    [{ overrides: [{ pattern: "ffn_up", device: "RPC1" }] }, "leave out --override-tensor"],
+    [{ adapters: [{ path: "lora.gguf", scale: 1 }] }, "leave out --lora"],
+    [{ tensorSplit: [1, 2, 3] }, "--tensor-split has 3 values, but there are 2 devices"],
+  ] as const)("is said: %j", async (options, message) => {
+    const error = await errorFor(tiny, options as Cluster.PlanOptions)
+    expect(error).toMatchObject({ _tag: "PlanError" })
+    expect(error.message).toContain(message)
+    expect(error.message).not.toContain("\n")
+  })
+
+  test("is said of architectures that llama.cpp does not cut, and of rows of a single block", async () => {
+    const grok = await errorFor(pathOf("grok-moe"), {})
+    expect(grok.message).toContain("a model of the architecture 'grok'")
+    expect(grok.message).toContain("--split-mode layer")
+  })
+
+  test("and one device has nothing to share: its layers are whole", async () => {
+    const plans = await run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster(endpoints())
+        const options = { threads: 1, contextSize: 512, splitMode: "tensor" } as const
+        return [
+          yield* cluster.plan(tiny, { ...options, devices: ["RPC1"] }),
+          yield* cluster.plan(tiny, { ...options, tensorSplit: [1, 0] }),
+        ]
+      }),
+    )
+    expect(plans.map(({ splitMode }) => splitMode)).toEqual(["layer", "layer"])
+  })
+})
