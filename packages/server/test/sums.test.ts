@@ -63,9 +63,9 @@ const ggmlSum = (parts: readonly Float32Array[]): Float32Array => {
   return now[0]!
 }
 
-// Alone in a message, at the borders of what all send to all, and of pieces; and with a share that is no whole number.
+// Alone in a message, at the borders of what all send to all, of pieces, and of what is read from a device at once; and with a share that is no whole number.
 const sizes: Readonly<Record<number, readonly number[]>> = {
-  2: [1, 32769, 270_001],
+  2: [1, 32769, 270_001, 1_048_600],
   3: [1, 7, 32769, 786_440],
   4: [5, 32769],
   5: [3, 32771],

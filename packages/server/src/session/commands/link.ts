@@ -105,7 +105,7 @@ export const linkFree = (state: SessionState): void => {
   state.group = undefined
 }
 
-/** Elements that are read from a device at once. */
+/** Elements that are added up at once, on every server, whatever its devices are: what is read from one that is no host's. */
 const PART_ELEMENTS = STAGING_BYTES / F32_BYTES
 
 /** @throws {ProtocolError} when there is no memory to add up so many floats */
@@ -131,15 +131,15 @@ export const allReduce = (state: SessionState): void => {
   if (count > group.grantedCount) reserve(state, group, count)
   // Nobody waits for answers that the others have to come before.
   wire.flush()
-  if (buffer.isHost) {
-    group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes, count, counts === 1)
-    return
-  }
-  const staging = state.stagingAddress()
   const record = asPointer(wire.requestAddress + tensorAt)
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)
     const at = done * F32_BYTES
+    if (buffer.isHost) {
+      group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes + at, part, counts === 1)
+      continue
+    }
+    const staging = state.stagingAddress()
     if (counts === 1) ggml.gs_tensor_get(record, asPointer(staging), at, part * F32_BYTES)
     group.allReduce(staging, part, counts === 1)
     ggml.gs_tensor_set(record, asPointer(staging), at, part * F32_BYTES)
