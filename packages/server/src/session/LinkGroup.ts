@@ -194,7 +194,10 @@ export class LinkGroup {
       ? "gives no sign of life"
       : (failures[kind as keyof typeof failures] ??
         `is not reached any more: ${ioErrorText(error!)}`)
-    throw new LinkError(`the other server, ${name} (number ${peer} of ${this.worldSize}), ${what}`)
+    throw new LinkError(
+      `the other server, ${name} (number ${peer} of ${this.worldSize}), ${what}`,
+      peer,
+    )
   }
 
   /** Ends all links. */
