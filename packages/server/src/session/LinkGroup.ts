@@ -44,7 +44,7 @@ interface Member {
 /** What each failure of the shim's io_all_reduce means. */
 const failures = {
   1: "ended the link",
-  2: "sent nothing of its part in time",
+  2: "neither sent nor took anything in time",
   3: "sent something else than its part of this sum",
 } as const
 
