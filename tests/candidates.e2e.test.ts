@@ -64,6 +64,7 @@ const likely: ReadonlyArray<Cluster.GenerateOptions> = [
   { seed: 3 },
   { seed: 4, temp: 1.3, topK: 100, minP: 0 },
   { seed: 5, xtcProbability: 0.5, xtcThreshold: 0.001 },
+  { temp: 0, ignoreEos: true },
 ]
 const all: ReadonlyArray<Cluster.GenerateOptions> = [
   { temp: 0, topLogprobs: 2 },
@@ -88,6 +89,25 @@ test("what samplers choose among comes alone, and they choose the same", async (
     isTogether: true,
   })
   expect(together.said).toEqual(plain.said)
+})
+
+test("tokens that are lowered or forbidden stand before those that are chosen among", async () => {
+  const [first] = (await generate(tiny, exact, textsOf([{ temp: 0 }]))).said
+  const likeliest = [...new Set(first)]
+  expect(likeliest.length).toBeGreaterThan(1)
+  const forbidden = likeliest.map((id) => [id, Number.NEGATIVE_INFINITY] as const)
+  const lowered = likeliest.map((id) => [id, -0.5] as const)
+  const texts = textsOf(
+    [forbidden, lowered].flatMap((logitBias) => [
+      { temp: 0, logitBias },
+      { seed: 9, topK: 64, logitBias },
+    ]),
+  )
+  const plain = await generate(tiny, exact, texts)
+  const found = await generate(tiny, { ...exact, generatesOnly: true }, texts)
+  expect(found.said).toEqual(plain.said)
+  expect(found.said[0]).not.toEqual(first!)
+  expect(found.bytesPerToken).toBeLessThan(1200)
 })
 
 test("samplers that may look at any token get all logits, also beside others", async () => {

@@ -2,6 +2,7 @@
  * A bad network between a client and a server on this machine: a TCP relay that delays, cuts bytes into
  * small pieces, stops passing them on, or breaks the connection.
  */
+import { Command, REQUEST_HEADER_SIZE_BYTES } from "@ggml-rpc/protocol"
 import type { Socket, TCPSocketListener } from "bun"
 
 export interface NetworkOptions {
@@ -11,6 +12,8 @@ export interface NetworkOptions {
   readonly pieceBytes?: number
   /** Breaks every connection once so many bytes went from the client to the server. */
   readonly breakAfterBytes?: number
+  /** Called when a graph is about to reach the server; it and what follows pass once `go` is called. */
+  readonly onGraph?: (go: () => void) => void
 }
 
 export interface Network extends Disposable {
@@ -24,16 +27,53 @@ export interface Network extends Disposable {
   readonly stall: () => void
 }
 
+/** Cuts a stream of requests where a graph begins. */
+class GraphFinder {
+  #header: number[] = []
+  #payloadLeft = 0
+
+  /** The bytes in pieces, with `graph` in front of each header of a graph. */
+  cut(bytes: Uint8Array, graph: Uint8Array): Uint8Array[] {
+    const pieces: Uint8Array[] = []
+    for (let at = 0; at < bytes.length; ) {
+      if (this.#payloadLeft > 0) {
+        const size = Math.min(this.#payloadLeft, bytes.length - at)
+        pieces.push(bytes.subarray(at, at + size))
+        this.#payloadLeft -= size
+        at += size
+        continue
+      }
+      this.#header.push(bytes[at++]!)
+      if (this.#header.length < REQUEST_HEADER_SIZE_BYTES) continue
+      const header = Uint8Array.from(this.#header)
+      this.#header = []
+      this.#payloadLeft = Number(new DataView(header.buffer).getBigUint64(1, true))
+      const isGraph = header[0] === Command.GRAPH_COMPUTE || header[0] === Command.GRAPH_RECOMPUTE
+      pieces.push(...(isGraph ? [graph] : []), header)
+    }
+    return pieces
+  }
+}
+
+/** In a line: what follows waits until it may pass. */
+const GRAPH = new Uint8Array(0)
+
 /** One direction of one connection: passes bytes on in order, each not before its time. */
 class Line {
   readonly #options: NetworkOptions
   readonly #target: () => Socket<unknown> | undefined
+  readonly #graphs: GraphFinder | undefined
   #waiting: Uint8Array[] = []
   isStalled = false
 
-  constructor(options: NetworkOptions, target: () => Socket<unknown> | undefined) {
+  constructor(
+    options: NetworkOptions,
+    target: () => Socket<unknown> | undefined,
+    hasRequests: boolean,
+  ) {
     this.#options = options
     this.#target = target
+    this.#graphs = hasRequests && options.onGraph !== undefined ? new GraphFinder() : undefined
   }
 
   push(bytes: Uint8Array): void {
@@ -44,17 +84,27 @@ class Line {
   }
 
   #enqueue(bytes: Uint8Array): void {
+    for (const piece of this.#graphs?.cut(bytes, GRAPH) ?? [bytes]) this.#cut(piece)
+    this.drain()
+  }
+
+  #cut(bytes: Uint8Array): void {
+    if (bytes === GRAPH) this.#waiting.push(GRAPH)
     const size = this.#options.pieceBytes ?? bytes.length
     for (let at = 0; at < bytes.length; at += size) {
       this.#waiting.push(bytes.subarray(at, at + size))
     }
-    this.drain()
   }
 
   drain(): void {
     const target = this.#target()
     while (!this.isStalled && target !== undefined && this.#waiting.length > 0) {
       const bytes = this.#waiting[0]!
+      if (bytes === GRAPH) {
+        this.#waiting.shift()
+        this.#holdGraph()
+        continue
+      }
       const written = Math.max(0, target.write(bytes))
       if (this.#options.pieceBytes !== undefined) target.flush()
       if (written < bytes.length) {
@@ -63,6 +113,14 @@ class Line {
       }
       this.#waiting.shift()
     }
+  }
+
+  #holdGraph(): void {
+    this.isStalled = true
+    this.#options.onGraph!(() => {
+      this.isStalled = false
+      this.drain()
+    })
   }
 }
 
@@ -74,8 +132,8 @@ class Connection {
 
   constructor(client: Socket<Connection>, options: NetworkOptions) {
     this.client = client
-    this.up = new Line(options, () => this.server)
-    this.down = new Line(options, () => this.client)
+    this.up = new Line(options, () => this.server, true)
+    this.down = new Line(options, () => this.client, false)
   }
 
   break(): void {

@@ -497,7 +497,7 @@ describe("the cache", () => {
   })
 
   test("of a slot at work is another's beginning, too", async () => {
-    await withModel(tiny, { contextSize: 2048, slots: 4 }, (model) =>
+    await withModel(tiny, { contextSize: 2048, slots: 4, groups: 1 }, (model) =>
       Effect.gen(function* () {
         const common = promptOf(3, 200)
         const texts = [1, 2, 3].map((seed) => [...common, ...promptOf(seed)])

@@ -138,7 +138,7 @@ const note = (text: string): void => {
   process.stderr.write(`${text}\n`)
 }
 
-const speedOptions: ComparisonOptions = { isQuick: values.quick, canCut: false }
+const speedOptions: ComparisonOptions = { isQuick: values.quick }
 
 const measureSpeeds = async (): Promise<readonly SpeedMeasured[]> => {
   const measured: SpeedMeasured[] = []
@@ -157,7 +157,7 @@ const measureSpeeds = async (): Promise<readonly SpeedMeasured[]> => {
 const measureAllTraffic = async (): Promise<readonly TrafficRow[]> => {
   if (values.before !== undefined || !only.includes("traffic")) return []
   note("bytes, writes and waits a token")
-  return measureTraffic(values.quick ? "q8_0" : "middle", trafficWays(speedOptions), note)
+  return measureTraffic(values.quick ? "q8_0" : "middle", trafficWays, note)
 }
 
 const describe = (given: Case): string =>

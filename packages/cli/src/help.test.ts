@@ -23,7 +23,7 @@ test.each(names)("the help of %s names every flag and fits into 80 columns", (na
 
 test("what holds without a flag, and its variable, stand behind what it does", () => {
   const help = commandHelp("run", 200)
-  expect(help).toContain("(default: 512, env: LLAMA_ARG_UBATCH)")
+  expect(help).toContain("(default: 512; 128 over several servers, env: LLAMA_ARG_UBATCH)")
   expect(help).toContain("-e, --escape, --no-escape")
   expect(help).toContain("-fa, --flash-attn [on|off|auto]")
 })

@@ -97,9 +97,11 @@ export const formatPlanTitle = (plan: Cluster.ModelPlan): string => {
   const name = plan.name === undefined ? "" : `${plan.name}: `
   const layers = plan.unitCount - 1
   const title = `${name}${plan.architecture}, ${layers} layer${layers === 1 ? "" : "s"}, ${formatBytes(plan.modelBytes)}`
+  const { groupCount = 1 } = plan.context
+  const each = groupCount > 1 ? ` for each of ${groupCount} groups` : ""
   return plan.wantedContextSize === undefined
-    ? `${title}, context ${plan.contextSize}`
-    : `${title}\ncontext ${plan.wantedContextSize} → ${plan.contextSize}: that is what fits`
+    ? `${title}, context ${plan.contextSize}${each}`
+    : `${title}\ncontext ${plan.wantedContextSize} → ${plan.contextSize}${each}: that is what fits`
 }
 
 const total = (use: DeviceUse): number => use.weightBytes + use.contextBytes + use.computeBytes
@@ -162,6 +164,7 @@ const modelJson = (plan: Cluster.ModelPlan) => ({
   },
   contextSize: plan.contextSize,
   ...(plan.wantedContextSize === undefined ? {} : { wantedContextSize: plan.wantedContextSize }),
+  ...(plan.context.groupCount && { groupCount: plan.context.groupCount }),
   unitCount: plan.unitCount,
   splitMode: plan.splitMode,
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),

@@ -32,6 +32,7 @@ import {
   planSteps,
   poolsOf,
 } from "./planner/index.ts"
+import { checkGroups, pipelinedContext } from "./stages.ts"
 import { cannotCutOver, describeUnsupported, type PlanUnsupported } from "./unsupported.ts"
 
 /** How a text's embeddings become one, by llama-server's names; `rank` gives a classifier's scores. */
@@ -49,6 +50,11 @@ export interface PlanOptions {
   readonly typeV?: KvTypeName | undefined
   /** Texts that can be at work at once, which share the context's tokens; 1. */
   readonly slots?: number | undefined
+  /**
+   * Contexts that the slots are spread over, each with a cache of its own of as many tokens, so that several servers compute at the
+   * same time; at most as many as slots. Undefined: one for each stage that a batch goes through, as far as memory allows.
+   */
+  readonly groups?: number | undefined
   /** Guesses of tokens to come, so that several are computed at once; none. What is said stays the same. */
   readonly speculation?: Speculation | undefined
   /**
@@ -337,7 +343,13 @@ const planOn = (
       place: places[device]!,
       ...ops,
     })
-    const measure = (candidate: Candidate) =>
+    const usedPlaces = deviceIndexes.map((index) => places[index]!)
+    const pipeline = {
+      ...{ context, places: usedPlaces, groups: options.groups, ubatchSize: options.ubatchSize },
+      unitCount: input.unitBytes.length,
+    }
+    yield* orPlanError(() => checkGroups(options.groups, context.slotCount ?? 1))
+    const measure = (mostGroups: number) => (candidate: Candidate) =>
       Effect.flatMap(
         engine.request({
           type: "measure",
@@ -347,7 +359,7 @@ const planOn = (
             unitCounts: candidate.unitCounts,
             ...(candidate.shares && { shares: candidate.shares }),
           },
-          context: { ...context, contextSize: candidate.contextSize },
+          context: pipelinedContext(pipeline, candidate, mostGroups),
           model,
         }),
         ({ event }) => {
@@ -359,9 +371,12 @@ const planOn = (
             : Effect.succeed(measurementOf(event.rows, deviceIndexes))
         },
       )
-    const plan = yield* Effect.mapError(runPlanner(input, measure), (error) =>
-      withReasons(error, unsupported),
-    )
+    const { plan, context: planned } = yield* orFewerGroups((mostGroups) =>
+      Effect.map(runPlanner(input, measure(mostGroups)), (plan) => ({
+        plan,
+        context: pipelinedContext(pipeline, candidateOf(plan), mostGroups),
+      })),
+    ).pipe(Effect.mapError((error) => withReasons(error, unsupported)))
     const name = ggufString(gguf, "general.name")
     return {
       ...plan,
@@ -369,12 +384,39 @@ const planOn = (
       architecture: ggufString(gguf, "general.architecture") ?? "unknown",
       ...(name === undefined ? {} : { name }),
       modelBytes: tensorBytes(gguf),
-      context: { ...context, contextSize: plan.contextSize },
+      context: planned,
       model,
       deviceIndexes,
-      places: deviceIndexes.map((index) => places[index]!),
+      places: usedPlaces,
       unsupported,
     }
+  })
+
+const candidateOf = ({ devices, contextSize, splitMode }: Plan): Candidate => ({
+  unitCounts: devices.map(({ unitCount }) => unitCount),
+  ...(splitMode === "tensor" && { shares: devices.map(({ share = 0 }) => share) }),
+  contextSize,
+})
+
+interface Planned {
+  readonly plan: Plan
+  readonly context: EngineContextOptions
+}
+
+/** Plans for as many groups as there are stages; for one where caches of the others would keep layers from the devices. */
+const orFewerGroups = <E>(
+  plan: (mostGroups: number) => Effect.Effect<Planned, E | PlanError>,
+): Effect.Effect<Planned, E | PlanError> =>
+  Effect.matchEffect(plan(Number.POSITIVE_INFINITY), {
+    onFailure: (error) =>
+      error instanceof PlanError && error.reason === "does-not-fit" ? plan(1) : Effect.fail(error),
+    onSuccess: (most) =>
+      most.context.groupCount === undefined || most.plan.host.unitCount === 0
+        ? Effect.succeed(most)
+        : Effect.match(plan(1), {
+            onFailure: () => most,
+            onSuccess: (one) => (one.plan.host.unitCount < most.plan.host.unitCount ? one : most),
+          }),
   })
 
 /** What a device does not support takes memory elsewhere. */

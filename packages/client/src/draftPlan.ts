@@ -39,6 +39,7 @@ export const draftPlanOptions = (
   const local = memory.devices.filter(({ endpoint }) => endpoint === undefined)
   return {
     ...{ slots, batchSize, ubatchSize, flashAttention, mmap },
+    groups: 1,
     ...(contextSize ? { contextSize: Math.min(contextSize, trained ?? contextSize) } : {}),
     threads: draft.threads ?? threads,
     devices: draft.devices ?? local.map(({ name }) => name),

@@ -311,7 +311,18 @@ const buildChain = (model: SampledModel, options: SamplerOptions, numbers: Numbe
 
 /** Among how many of the most likely tokens a chain chooses; 0: it may look at all. */
 const candidatesOf = (model: SampledModel, options: SamplerOptions, numbers: Numbers): number => {
-  if (numbers.mirostat !== 0 || biasesOf(model, options).length > 0) return 0
+  const biases = biasesOf(model, options)
+  if (numbers.mirostat !== 0 || biases.some(([, bias]) => bias > 0)) return 0
+  const count = unbiasedCandidatesOf(model, options, numbers)
+  // Tokens that are lowered, as those that end a text, may stand before any that is chosen among.
+  return count === 0 ? 0 : Math.min(count + biases.length, model.vocabSize)
+}
+
+const unbiasedCandidatesOf = (
+  model: SampledModel,
+  options: SamplerOptions,
+  numbers: Numbers,
+): number => {
   const names = namesOf(model, options)
   const isGreedy = isGreedyChain(options, numbers)
   for (const name of names) {

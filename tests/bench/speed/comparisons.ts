@@ -30,8 +30,6 @@ export interface Comparison {
 
 export interface ComparisonOptions {
   readonly isQuick: boolean
-  /** Whether tensors can be cut by our client. */
-  readonly canCut: boolean
 }
 
 const labels: Partial<Record<ModelName, string>> = {
@@ -66,7 +64,7 @@ const makers: Record<
   (options: ComparisonOptions) => readonly Comparison[]
 > = {
   split: (options) => [
-    overTwo("split", options.isQuick ? "middle" : "deep", options, {
+    overTwo("split", options.isQuick ? "middle" : "deep", {
       prompts: [options.isQuick ? 128 : 512],
       streams: [1, 8, 32],
       textCount: options.isQuick ? 4 : 16,
@@ -74,7 +72,7 @@ const makers: Record<
     }),
   ],
   best: (options) => [
-    overTwo("best", options.isQuick ? "middle_q4_0" : "deep_q4_0", options, {
+    overTwo("best", options.isQuick ? "middle_q4_0" : "deep_q4_0", {
       prompts: [options.isQuick ? 64 : 256],
       streams: [1, 8],
       textCount: options.isQuick ? 4 : 16,
@@ -100,9 +98,9 @@ const makers: Record<
       },
     ]
   },
-  prefill: ({ isQuick, canCut }) => {
+  prefill: ({ isQuick }) => {
     const model = isQuick ? "middle" : "deep"
-    const overTwoServers = [two.ours, ...(canCut ? [two.oursCut] : [])]
+    const overTwoServers = [two.ours, two.oursCut]
     return [
       {
         ...{ part: "prefill", model, isOneCore: false, delayMs: 0 },
@@ -145,7 +143,6 @@ const makers: Record<
       const comparison = overTwo(
         "delay",
         "middle",
-        options,
         { prompts: [], streams: options.isQuick ? [1] : [1, 8], textCount: 8, repeat: 2 },
         // For each sum it goes there and back several times.
         options.isQuick,
@@ -162,20 +159,17 @@ const makers: Record<
 const overTwo = (
   part: SpeedPart,
   model: ModelName,
-  { canCut }: ComparisonOptions,
   tests: SpeedTests,
   leavesOutSlow = false,
 ): Comparison => {
-  const oursOverTwo = [two.ours, ...(canCut ? [two.oursCut] : [])]
+  const oursOverTwo = [two.ours, two.oursCut]
   const upstreamOverTwo = [two.upstream, ...(leavesOutSlow ? [] : [two.upstreamCut])]
   return {
     ...{ part, model, tests, isOneCore: false, delayMs: 0 },
     title: `One and two servers: ${labelOf(model)}`,
     ways: [one.ours, ...oursOverTwo, one.upstream, ...upstreamOverTwo],
     quotients: [
-      ...(canCut
-        ? [{ title: "ours: tensors cut over 2 ÷ 1", of: [two.oursCut], by: [one.ours] }]
-        : []),
+      { title: "ours: tensors cut over 2 ÷ 1", of: [two.oursCut], by: [one.ours] },
       { title: "ours: best of 2 ÷ 1", of: oursOverTwo, by: [one.ours] },
       { title: "over two: best of ours ÷ best of llama.cpp", of: oursOverTwo, by: upstreamOverTwo },
     ],
@@ -183,7 +177,4 @@ const overTwo = (
 }
 
 /** Whose traffic is told, over one and two servers. */
-export const trafficWays = ({ canCut }: ComparisonOptions): readonly Way[] => [
-  ...[one.ours, two.ours, ...(canCut ? [two.oursCut] : [])],
-  ...[one.upstream, two.upstream, two.upstreamCut],
-]
+export const trafficWays: readonly Way[] = [one, two].flatMap((ways) => Object.values(ways))

@@ -76,7 +76,7 @@ test("traffic is a row a way", () => {
 test.each([true, false])("every part compares ways that it runs (quick: %p)", (isQuick) => {
   for (const part of speedParts) {
     if (part === "traffic") continue
-    const comparisons = comparisonsOf(part, { isQuick, canCut: true })
+    const comparisons = comparisonsOf(part, { isQuick })
     expect(new Set(comparisons.map(({ title }) => title)).size).toBe(comparisons.length)
     for (const { ways, quotients } of comparisons) {
       const names = ways.map(({ name }) => name)

@@ -34,6 +34,7 @@ test("settings: every combination, the model changing last", () => {
   const settings = settingsOf({
     paths: ["a.gguf", "b.gguf"],
     gpuLayers: [-1],
+    splitModes: ["layer"],
     tensorSplits: undefined,
     batchSize: [2048],
     ubatchSize: [128, 512],

@@ -6,6 +6,7 @@ export interface BenchSetting {
   readonly path: string
   /** -1: all that fit. */
   readonly gpuLayers: number
+  readonly splitMode: "layer" | "tensor"
   /** Undefined: by free memory. */
   readonly tensorSplit: ReadonlyArray<number> | undefined
   readonly batchSize: number
@@ -31,6 +32,7 @@ export interface BenchTest {
 export interface SettingChoices {
   readonly paths: ReadonlyArray<string>
   readonly gpuLayers: ReadonlyArray<number>
+  readonly splitModes: ReadonlyArray<"layer" | "tensor">
   readonly tensorSplits: ReadonlyArray<ReadonlyArray<number>> | undefined
   readonly batchSize: ReadonlyArray<number>
   readonly ubatchSize: ReadonlyArray<number>
@@ -57,7 +59,10 @@ export const settingsOf = (choices: SettingChoices): ReadonlyArray<BenchSetting>
   const each = <K extends string, V>(key: K, values: ReadonlyArray<V>) =>
     values.map((value) => ({ [key]: value }) as { readonly [P in K]: V })
   const onDevices = product(
-    product(each("path", choices.paths), each("gpuLayers", choices.gpuLayers)),
+    product(
+      product(each("path", choices.paths), each("gpuLayers", choices.gpuLayers)),
+      each("splitMode", choices.splitModes),
+    ),
     each("tensorSplit", choices.tensorSplits ?? [undefined]),
   )
   const batches = product(

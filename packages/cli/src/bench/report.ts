@@ -108,6 +108,10 @@ const columnsFor = ({ settings, tests }: BenchReportOptions): ReadonlyArray<MdCo
       number("fa", 4, ({ setting }) => setting.flashAttention),
     ),
     ...optional(
+      differs(settings, (one) => one.splitMode, "layer"),
+      number("sm", 6, ({ setting }) => setting.splitMode),
+    ),
+    ...optional(
       differs(settings, (one) => one.tensorSplit, undefined),
       word("ts", 12, ({ setting }) => setting.tensorSplit?.join("/") ?? ""),
     ),

@@ -8,6 +8,7 @@ const row: BenchRow = {
   setting: {
     path: "model.gguf",
     gpuLayers: -1,
+    splitMode: "tensor",
     tensorSplit: [3, 1],
     batchSize: 2048,
     ubatchSize: 512,
@@ -55,7 +56,7 @@ test("fields have llama-bench's names; those that it has not are about links and
     "waits_per_token",
   ])
   expect(fieldsOf(row)).toMatchObject({
-    ...{ flash_attn: 1, tensor_split: "3.00/1.00", n_gen: 10, n_parallel: 4 },
+    ...{ flash_attn: 1, split_mode: "tensor", tensor_split: "3.00/1.00", n_gen: 10, n_parallel: 4 },
     ...{ avg_ns: 2_333_333_333, devices: "10.0.0.2:50052/10.0.0.3:50052" },
     ...{ sent_bytes_per_token: 150, received_bytes_per_token: 24 },
     ...{ writes_per_token: 0.5, waits_per_token: 0.75 },

@@ -102,6 +102,7 @@ export const fieldsOf = (row: BenchRow): Readonly<Record<string, string | number
     type_k: setting.typeK,
     type_v: setting.typeV,
     n_gpu_layers: setting.gpuLayers,
+    split_mode: setting.splitMode,
     flash_attn: { off: 0, on: 1, auto: -1 }[setting.flashAttention],
     tensor_split: (setting.tensorSplit ?? []).map((share) => share.toFixed(2)).join("/"),
     n_prompt: test.promptCount,

@@ -53,6 +53,7 @@ const nameOf = (given: GivenModel): string =>
 const modelOptions = (values: ApiValues, gguf: GgufFile): Cluster.PlanOptions => ({
   ...planOptionsOf(values, gguf),
   slots: values.parallel,
+  groups: values.groups,
   ...(values.embeddings || values.reranking ? { embeddings: true } : {}),
   pooling: values.reranking ? "rank" : values.pooling,
 })

@@ -74,8 +74,11 @@ const benchSetting = (
         flashAttention: setting.flashAttention,
         threads: setting.threads,
         gpuLayers: setting.gpuLayers < 0 ? undefined : setting.gpuLayers,
+        splitMode: setting.splitMode,
         tensorSplit: setting.tensorSplit,
         devices: deviceChoice(values.device).devices,
+        // As 'run' loads it.
+        generatesOnly: true,
       })
       const loading = textReport()
       const model = yield* cluster

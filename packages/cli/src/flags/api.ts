@@ -100,6 +100,14 @@ export const servingFlags = {
     default: "4",
     group: serving,
   }),
+  groups: flag({
+    name: "groups",
+    kind: integer({ min: 1, max: MAX_SLOTS }),
+    about:
+      "contexts that these texts are spread over, so that several servers compute at once; each takes a cache of --ctx-size tokens",
+    unset: "one for each server with layers, as far as memory allows",
+    group: serving,
+  }),
   maxQueue: flag({
     name: "max-queue",
     kind: integer({ min: 0, max: 1_000_000 }),

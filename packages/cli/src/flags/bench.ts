@@ -1,5 +1,6 @@
 /** What `bench` measures. Names and defaults are llama-bench's (llama.cpp v0.5.0, tools/llama-bench). */
 import { UsageError } from "../UsageError.ts"
+import { splitModeNames } from "./cluster.ts"
 import { flag, toggle } from "./Flag.ts"
 import {
   choice,
@@ -162,12 +163,20 @@ export const benchSettingFlags = {
     default: "f16",
     group: modelGroup,
   }),
+  splitModes: flag({
+    name: "split-mode",
+    aliases: ["-sm"],
+    kind: several(choice(splitModeNames, { none: "layer" })),
+    about: "layer: devices get whole layers; tensor: each gets a part of every tensor",
+    default: "layer",
+    group: "Servers and devices",
+  }),
   tensorSplits: flag({
     name: "tensor-split",
     aliases: ["-ts"],
     kind: shares,
-    about: "shares of the layers for each device, such as 1/1,3/1",
-    unset: "by free memory",
+    about: "shares of the layers, or of each tensor, for each device, such as 1/1,3/1",
+    unset: "layers by free memory, of tensors the same to each",
     group: "Servers and devices",
   }),
   gpuLayers: flag({

@@ -7,6 +7,8 @@ const ALL_LAYERS = 1_000_000
 
 const cluster = "Servers and devices"
 
+export const splitModeNames = ["layer", "tensor"] as const
+
 export const json = toggle({
   name: "json",
   about: "print JSON on stdout, for programs",
@@ -85,7 +87,7 @@ export const clusterFlags = {
     name: "split-mode",
     aliases: ["-sm"],
     env: "LLAMA_ARG_SPLIT_MODE",
-    kind: choice(["layer", "tensor"], { none: "layer" }),
+    kind: choice(splitModeNames, { none: "layer" }),
     about:
       "layer: each device gets whole layers, and they compute one after the other; tensor: each gets a part of every tensor, and they compute at once",
     unset: "layer",

@@ -236,7 +236,7 @@ export const contextFlags = {
     env: "LLAMA_ARG_UBATCH",
     kind: integer({ min: 1, max: MAX_I32 }),
     about: "most tokens computed at once",
-    unset: "512",
+    unset: "512; 128 over several servers",
     group: modelGroup,
   }),
   flashAttention: flag({

@@ -309,7 +309,11 @@ export abstract class RequestStream {
 
   private wantsRoom = false
 
+  /** In the wait under way: whose server it was last that it was for. */
+  private waitedFor: RequestStream | undefined
+
   private beginMoves(): void {
+    this.waitedFor = undefined
     for (const peer of this.peers) peer.flush()
     if (this.silenceMs === 0) return
     const now = performance.now()
@@ -319,7 +323,8 @@ export abstract class RequestStream {
   private move(): void {
     if (this.takeFirst()) return
     const { blocker } = this
-    blocker.waitCount++
+    if (blocker !== this.waitedFor) blocker.waitCount++
+    this.waitedFor = blocker
     beginWait(blocker.place)
     const hasMoved = moveBytes(this.peers, true)
     endWait()

@@ -11,6 +11,7 @@ import {
   io,
   LlamaModel,
   listDevices,
+  type ModelContext,
   type ModelInfo,
   ModelLoadError,
 } from "@ggml-rpc/native/bindings/llama"
@@ -58,6 +59,13 @@ const checkSpeculation = (
   throw new ModelError({ path, during: "load", detail })
 }
 
+/** What an encoder made of a text is there once a context, and for one slot. */
+const slotsOf = (model: LlamaModel, { slotCount }: EngineContextOptions): number =>
+  model.info.hasEncoder ? 1 : (slotCount ?? 1)
+
+const groupsOf = (model: LlamaModel, options: EngineContextOptions): number =>
+  Math.min(options.groupCount ?? 1, slotsOf(model, options))
+
 /** Counts as proportions: they add up to gpuLayers, so llama.cpp rounds to the very same counts. */
 const splitLayers = (unitCounts: ReadonlyArray<number>) => ({
   tensorSplit: unitCounts,
@@ -75,6 +83,7 @@ export class Engine {
     failIfLost: () => this.failIfLost(),
     isCancelled: (id) => this.isCancelled(id),
     setRunning: (id) => this.setRunning(id),
+    flush: () => this.remote?.flush(),
   }
   private loaded: Active | undefined
   private readonly abortFlag = io().io_abort_flag() as Address
@@ -221,10 +230,11 @@ export class Engine {
         abortFlag,
       })
       checkSpeculation(path, model.info, context)
-      const made = model.openContext({
+      const groupCount = groupsOf(model, context)
+      const contextOptions = {
         ...context,
         abortFlag,
-        sequenceCount: context.slotCount ?? 1,
+        sequenceCount: Math.ceil((context.slotCount ?? 1) / groupCount),
         candidates:
           context.outputCount !== undefined &&
           this.findsCandidates(
@@ -232,10 +242,14 @@ export class Engine {
             model.info,
           ),
         ...(context.embeddings ? { pooling: context.pooling ?? 0 } : {}),
-      })
+      }
+      const contexts: Array<ModelContext> = []
+      while (contexts.length < (noAlloc ? 1 : groupCount)) {
+        contexts.push(model.openContext(contextOptions))
+      }
       // A device without memory is noticed by whoever asks; see the shim's `gs_remote_dead_buffers`.
       this.failIfLost()
-      return { model, context: made, path, options: context }
+      return { model, contexts, context: contexts[0]!, groupCount, path, options: context }
     } catch (error) {
       model?.release()
       // What the server said is more telling than what libllama made of it.
@@ -282,16 +296,18 @@ export class Engine {
 
   /** What a model and its context take, by the indexes that the host knows devices by. */
   rows(loaded: Loaded): ReadonlyArray<MeasuredRow> {
-    return loaded.context.memoryBreakdown().map(({ deviceAddress, ...row }) => ({
+    const { context, groupCount } = loaded
+    return context.memoryBreakdown().map(({ deviceAddress, ...row }) => ({
       ...row,
+      contextBytes: row.contextBytes * groupCount,
+      computeBytes: row.computeBytes * groupCount,
       device: deviceAddress === null ? -1 : this.addresses.indexOf(deviceAddress),
     }))
   }
 
   /** Makes this the model that requests are about. */
   keep(loaded: Loaded, draft: Loaded | undefined): void {
-    // What an encoder made of a text is there once a context.
-    const slotCount = loaded.model.info.hasEncoder ? 1 : (loaded.options.slotCount ?? 1)
+    const slotCount = slotsOf(loaded.model, loaded.options)
     const slots = new Slots(loaded, slotCount, this.slotsHost, draft)
     this.loaded = { ...loaded, draft, slots }
   }

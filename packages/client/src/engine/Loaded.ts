@@ -1,10 +1,14 @@
 import type { LlamaModel, ModelContext } from "@ggml-rpc/native/bindings/llama"
 import type { EngineContextOptions } from "./messages.ts"
 
-/** A model and its context. */
+/** A model and its contexts. */
 export interface Loaded {
   readonly model: LlamaModel
+  /** One for each group of slots, all alike; one alone where the model was loaded to be measured. */
+  readonly contexts: ReadonlyArray<ModelContext>
+  /** The first of them. */
   readonly context: ModelContext
+  readonly groupCount: number
   readonly path: string
   readonly options: EngineContextOptions
 }

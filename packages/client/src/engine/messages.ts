@@ -97,6 +97,8 @@ export interface EngineContextOptions {
   readonly contextSize: number
   readonly batchSize: number
   readonly ubatchSize: number
+  /** Tokens of prompts that one step computes while somebody waits for a token. Absent: `ubatchSize`. */
+  readonly promptStepSize?: number
   readonly threads: number
   readonly threadsBatch: number
   readonly flashAttention: -1 | 0 | 1
@@ -116,6 +118,8 @@ export interface EngineContextOptions {
   readonly outputCount?: number
   /** How tokens to come are guessed, so that several are computed at once; absent: they are not. */
   readonly speculation?: SpeculationOptions
+  /** Contexts that share the slots and take turns, each with a cache of `contextSize` tokens. Absent: 1. */
+  readonly groupCount?: number
   /** The model looks at all tokens at once: they cannot be evaluated in parts. */
   readonly wholeBatch: boolean
   /** Positions that the model has a row for in a table, so that it can have no token behind them; absent: any. */

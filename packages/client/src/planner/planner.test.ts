@@ -164,22 +164,22 @@ describe("a model that fits", () => {
       devices: [device("RPC0", 24 * GIB), device("RPC1", 8 * GIB, 9 * GIB)],
     })
     expect(candidates).toHaveLength(1)
-    expect(countsOf(plan)).toEqual([25, 8])
+    expect(countsOf(plan)).toEqual([24, 9])
     expect(plan.host.unitCount).toBe(0)
     expect(plan.contextSize).toBe(4096)
     expect(plan.wantedContextSize).toBeUndefined()
     const [first, second] = plan.devices
-    expect(first).toMatchObject({ name: "RPC0", firstUnit: 0, unitCount: 25 })
+    expect(first).toMatchObject({ name: "RPC0", firstUnit: 0, unitCount: 24 })
     expect(second).toEqual({
       name: "RPC1",
-      firstUnit: 25,
-      unitCount: 8,
-      weightBytes: 7 * 200 * MIB + 300 * MIB,
-      contextBytes: 7 * 16 * 1024 * 4096,
+      firstUnit: 24,
+      unitCount: 9,
+      weightBytes: 8 * 200 * MIB + 300 * MIB,
+      contextBytes: 8 * 16 * 1024 * 4096,
       computeBytes: 100 * MIB,
       freeBytes: 8 * GIB,
       totalBytes: 9 * GIB,
-      freeAfterBytes: 8 * GIB - (7 * 200 + 300 + 7 * 64 + 100) * MIB,
+      freeAfterBytes: 8 * GIB - (8 * 200 + 300 + 8 * 64 + 100) * MIB,
     })
   })
 
@@ -236,7 +236,7 @@ describe("devices that are too full by proportion", () => {
     }
     const devices = [device("RPC0", 5 * GIB), device("RPC1", 5 * GIB)]
     const { plan, candidates } = planFor(uneven, { devices, gpuLayers: 33 })
-    expect(candidates[0]!.unitCounts).toEqual([17, 16])
+    expect(candidates[0]!.unitCounts).toEqual([16, 17])
     expect(candidates.length).toBeGreaterThan(1)
     expect(plan.host.unitCount).toBe(0)
     expect(countsOf(plan)[0]).toBeLessThan(17)
@@ -468,8 +468,19 @@ describe("for any model and devices", () => {
   })
 })
 
-test("the first candidate is llama.cpp's split", () => {
-  expect(firstCandidate(inputOf(large)).unitCounts).toEqual([17, 16])
+test("the first candidate has stages of as many blocks, or in proportion to memory, or llama.cpp's split of what was given", () => {
+  const countsFor = (...free: ReadonlyArray<number>): ReadonlyArray<number> =>
+    firstCandidate(
+      inputOf(large, { devices: free.map((gib, at) => device(`RPC${at}`, gib * GIB)) }),
+    ).unitCounts
+  expect(firstCandidate(inputOf(large)).unitCounts).toEqual([16, 17])
+  // Memory that hardly differs says nothing of speed.
+  expect(countsFor(16, 12)).toEqual([16, 17])
+  expect(countsFor(16, 12, 14, 15)).toEqual([8, 8, 8, 9])
+  expect(countsFor(24, 8)).toEqual([24, 9])
+  expect(countsFor(24, 8, 0)).toEqual([24, 9, 0])
+  expect(countsFor(0, 0)).toEqual([0, 0])
+  expect(firstCandidate(inputOf(large, { gpuLayers: 1 })).unitCounts).toEqual([0, 1])
   expect(firstCandidate(inputOf(large, { tensorSplit: [3, 1] })).unitCounts).toEqual([25, 8])
 })
 
@@ -542,7 +553,7 @@ describe("a memory that several devices draw from", () => {
   test("gives what one may not take to the other", () => {
     const devices = [device("RPC0", 70 * MIB), device("RPC1", group), device("RPC2", 490 * MIB)]
     const { unitCounts } = firstCandidate(inputOf(small, { devices, host, pools: shared }))
-    expect(unitCounts).toEqual([1, 4, 3])
+    expect(unitCounts).toEqual([1, 3, 4])
   })
 
   test("moves layers to a device with another one when it is too full", () => {

@@ -41,16 +41,31 @@ export const firstUnits = (
   })
 }
 
-/** The first candidate: what llama.cpp would do. */
+/**
+ * The first candidate: by given proportions as llama.cpp rounds. Else blocks in proportion to free memory, and the output layer to
+ * the last device besides: it computes one token of a prompt's thousand, so that stages with as many blocks take as long.
+ */
 export const firstCandidate = (input: PlannerInput): Candidate => {
   const unitCount = input.unitBytes.length
   const wanted = Math.min(input.gpuLayers ?? unitCount, unitCount)
-  const weights = input.tensorSplit ?? sharesOf(input)
-  const usable = sum(weights) > 0
-  return {
-    unitCounts: usable ? splitUnits(wanted, weights) : input.devices.map(() => 0),
-    contextSize: input.contextSize,
-  }
+  const { contextSize, tensorSplit } = input
+  if (tensorSplit !== undefined) return { unitCounts: splitUnits(wanted, tensorSplit), contextSize }
+  const weights = evenShares(sharesOf(input))
+  const last = weights.findLastIndex((weight) => weight > 0)
+  if (last < 0 || wanted === 0) return { unitCounts: input.devices.map(() => 0), contextSize }
+  const counts = splitUnits(wanted - 1, weights)
+  return { unitCounts: counts.map((count, at) => (at === last ? count + 1 : count)), contextSize }
+}
+
+/** Devices whose memory differs by less than this get as many blocks each, if they have room. */
+const EVEN_RATIO = 1.5
+
+/** Shares of memory that hardly differ say nothing of speed, and the slowest stage sets the pace of all. */
+const evenShares = (shares: ReadonlyArray<number>): ReadonlyArray<number> => {
+  const used = shares.filter((share) => share > 0)
+  return Math.max(...used) < EVEN_RATIO * Math.min(...used)
+    ? shares.map((share) => (share > 0 ? 1 : 0))
+    : shares
 }
 
 /** @throws {PlanError} when the proportions cannot be meant for these devices */

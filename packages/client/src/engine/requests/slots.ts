@@ -31,9 +31,8 @@ export const slot = (
 type Action = (engine: Engine, slot: Slot, path: string) => number
 
 const actions: { readonly [A in SlotAction]: Action } = {
-  save: (engine, { id, tokens }, path) => {
-    const { context } = engine.required()
-    const isSaved = context.saveSequence(path, id, Int32Array.from(tokens))
+  save: (engine, { id, context, sequence, tokens }, path) => {
+    const isSaved = context.saveSequence(path, sequence, Int32Array.from(tokens))
     engine.failIfLost()
     if (!isSaved)
       throw slotError(
@@ -43,9 +42,8 @@ const actions: { readonly [A in SlotAction]: Action } = {
     return tokens.length
   },
   restore: (engine, slot, path) => {
-    const { context } = engine.required()
     slot.clear()
-    const tokens = context.restoreSequence(path, slot.id)
+    const tokens = slot.context.restoreSequence(path, slot.sequence)
     engine.failIfLost()
     if (tokens === undefined) {
       slot.clear()

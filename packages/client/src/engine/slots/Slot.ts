@@ -2,7 +2,7 @@ import type { ModelContext, ModelInfo } from "@ggml-rpc/native/bindings/llama"
 import type { SlotState } from "../messages.ts"
 import type { Task } from "./Task.ts"
 
-/** A sequence of the context's cache, the tokens in it, and the text at work there. */
+/** A sequence of a context's cache, the tokens in it, and the text at work there. */
 export class Slot {
   readonly id: number
   task: Task | undefined
@@ -17,12 +17,15 @@ export class Slot {
   batchCount = 0
   /** Guesses of what follows its text, which are the last tokens that the batch has of it. */
   readonly draft: Array<number> = []
-  readonly #context: ModelContext
+  /** It is a sequence of this context's cache. */
+  readonly context: ModelContext
+  readonly sequence: number
   readonly #info: ModelInfo
 
-  constructor(id: number, context: ModelContext, info: ModelInfo) {
+  constructor(id: number, context: ModelContext, sequence: number, info: ModelInfo) {
     this.id = id
-    this.#context = context
+    this.context = context
+    this.sequence = sequence
     this.#info = info
   }
 
@@ -37,16 +40,23 @@ export class Slot {
     return { slot: this.id, state, tokenCount: this.tokens.length }
   }
 
+  /** Its text leaves it, and ends so. */
+  end(end: (task: Task) => void): void {
+    const { task } = this
+    this.task = undefined
+    if (task !== undefined) end(task)
+  }
+
   /** Forgets everything. */
   clear(): void {
-    this.#context.removeFrom(0, this.id)
+    this.context.removeFrom(0, this.sequence)
     this.tokens.length = 0
   }
 
   /** Forgets what is behind the first `count` tokens, or everything where that cannot be had. */
   keep(count: number): void {
     if (count >= this.tokens.length) return
-    if (count > 0 && this.#canGoOnAt(count) && this.#context.removeFrom(count, this.id)) {
+    if (count > 0 && this.#canGoOnAt(count) && this.context.removeFrom(count, this.sequence)) {
       this.tokens.length = count
     } else this.clear()
   }
@@ -54,7 +64,7 @@ export class Slot {
   /** Begins as another slot does. */
   copy(other: Slot, count: number): void {
     this.clear()
-    this.#context.copySequence(other.id, this.id, count)
+    this.context.copySequence(other.sequence, this.sequence, count)
     for (let index = 0; index < count; index++) this.tokens.push(other.tokens[index]!)
     if (!this.#canGoOnAt(count)) this.clear()
   }
@@ -67,8 +77,8 @@ export class Slot {
   /** As `Place.shift`. */
   shift(keptCount: number): void {
     const discarded = Math.floor((this.tokens.length - keptCount) / 2)
-    if (discarded <= 0 || !this.#context.canShift) return
-    if (!this.#context.shift(this.id, keptCount, keptCount + discarded)) return
+    if (discarded <= 0 || !this.context.canShift) return
+    if (!this.context.shift(this.sequence, keptCount, keptCount + discarded)) return
     this.tokens.splice(keptCount, discarded)
     this.task?.tokens.splice(keptCount, discarded)
   }
@@ -77,6 +87,6 @@ export class Slot {
   #canGoOnAt(count: number): boolean {
     const { slidingWindow } = this.#info
     if (slidingWindow === 0) return true
-    return this.#context.firstPosition(this.id) <= Math.max(0, count - slidingWindow)
+    return this.context.firstPosition(this.sequence) <= Math.max(0, count - slidingWindow)
   }
 }

@@ -44,6 +44,8 @@ export interface Task {
 /** The slot, as its task sees it. */
 export interface Place {
   readonly slot: number
+  /** Which one it is of its context's cache. */
+  readonly sequence: number
   /** Tokens that were found in its cache. */
   readonly cachedCount: number
   /**

@@ -152,7 +152,7 @@ export class EvaluateTask extends OutputTask {
 
 /** One embedding of the whole text, or what a classifier says of it. */
 export class EmbedTask extends OutputTask {
-  #slot = 0
+  #sequence = 0
 
   constructor(options: OutputTaskOptions) {
     // What is pooled must be in one step.
@@ -170,14 +170,14 @@ export class EmbedTask extends OutputTask {
   }
 
   override begin(place: Place): boolean {
-    this.#slot = place.slot
+    this.#sequence = place.sequence
     return super.begin(place)
   }
 
   take(context: ModelContext): boolean {
     context.synchronize()
     this.host.failIfLost()
-    const pooled = context.sequenceEmbeddings(this.#slot)
+    const pooled = context.sequenceEmbeddings(this.#sequence)
     if (pooled === undefined) throw this.error("it put out no embedding of the text.", "decode")
     const values = Float32Array.from(pooled)
     this.send(
