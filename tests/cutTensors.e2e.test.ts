@@ -228,9 +228,11 @@ test("llama.cpp's own client has the same text over our servers as over its own,
   expect(await textOver([first, second])).toBe(theirs)
 })
 
-test("a server that is lost in the middle ends a text with its name", async () => {
-  // The sums go through the client.
-  await using other = await startOurServer({ flags: ["--peers", "none"] })
+test.each([
+  ["through the client", ["--peers", "none"]],
+  ["between the servers", []],
+])("a server that is lost in the middle of sums %s ends a text with its name", async (_, flags) => {
+  await using other = await startOurServer({ flags })
   const path = await ensureModel("q8_0")
   let count = 0
   let killedAt = 0
