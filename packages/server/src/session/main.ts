@@ -188,6 +188,7 @@ const serveClient = (
   try {
     return session.serve(connection)
   } catch (error) {
+    if (error instanceof LinkError && error.place !== undefined) session.blame(error.place)
     return endOf(error, session)
   } finally {
     flush(session)
