@@ -1,11 +1,15 @@
 /** The weight cache of a server: one folder and one format for ours and upstream's. */
 import { afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test"
 import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs"
@@ -154,6 +158,40 @@ test("what a server lost of a model is sent again, and nothing else", async () =
   rmSync(join(folder, "rpc", small))
   expect(await cachedBytes(server.endpoint)).toBe(all.bytes - lost)
   expect(await cachedBytes(server.endpoint)).toBe(all.bytes)
+})
+
+test("a server that has the model itself is sent nothing of it, until the file changes", async () => {
+  const models = join(folder, "models")
+  const copy = join(models, "hub", "snapshots", "model.gguf")
+  mkdirSync(join(models, "hub", "snapshots"), { recursive: true })
+  mkdirSync(join(models, "hub", "blobs"))
+  // As Hugging Face's cache has it.
+  copyFileSync(path, join(models, "hub", "blobs", "1234"))
+  symlinkSync("../blobs/1234", copy)
+  writeFileSync(join(models, "broken.gguf"), "GGUF, but for the rest")
+  await using server = await startOurServer({
+    protocol: "peers",
+    flags: ["--models", models],
+    env: { XDG_CACHE_HOME: folder, LLAMA_CACHE: undefined },
+  })
+  expect(server.stdout()).toContain(`models         : ${models}`)
+  const index = join(folder, "ggml-rpc", "models")
+  const indexed = (): number =>
+    readdirSync(index).reduce(
+      (sum, name) => sum + readFileSync(join(index, name), "utf8").trim().split("\n").length - 1,
+      0,
+    )
+  while (indexed() < readGguf(path).tensors.length) await Bun.sleep(50)
+  const { cachedBytes: found, weightBytes, wireBytes } = await load(server.endpoint)
+  expect(found).toBe(all.bytes)
+  expect(wireBytes).toBeLessThan(0.001 * weightBytes)
+  // llama.cpp's clients have it, too.
+  await runUpstreamClient(server.endpoint)
+  expect(existsSync(join(folder, "llama.cpp"))).toBe(false)
+  const damaged = Buffer.from(readFileSync(copy))
+  damaged.fill(0, damaged.length - 100_000)
+  writeFileSync(copy, damaged)
+  expect(await cachedBytes(server.endpoint)).toBe(0)
 })
 
 test("a full disk is told once, and the model runs", async () => {

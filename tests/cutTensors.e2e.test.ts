@@ -228,9 +228,11 @@ test("llama.cpp's own client has the same text over our servers as over its own,
   expect(await textOver([first, second])).toBe(theirs)
 })
 
-test("a server that is lost in the middle ends a text with its name", async () => {
-  // The sums go through the client.
-  await using other = await startOurServer({ flags: ["--peers", "none"] })
+test.each([
+  ["through the client", ["--peers", "none"]],
+  ["between the servers", []],
+])("a server that is lost in the middle of sums %s ends a text with its name", async (_, flags) => {
+  await using other = await startOurServer({ flags })
   const path = await ensureModel("q8_0")
   let count = 0
   let killedAt = 0
@@ -252,6 +254,38 @@ test("a server that is lost in the middle ends a text with its name", async () =
   )
   expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: other.endpoint })
   expect(performance.now() - killedAt).toBeLessThan(5000)
+})
+
+describe("a plan that chooses", () => {
+  const choose = (path: string, options: Cluster.PlanOptions = {}) =>
+    run(
+      Effect.flatMap(openCluster(endpoints()), (cluster) =>
+        cluster.plan(path, { threads: 1, contextSize: 512, splitMode: "auto", ...options }),
+      ),
+    )
+
+  test("measures servers and links, and is the faster one by its estimate", async () => {
+    const plan = await choose(await ensureModel("mixed"))
+    if (plan.choice === undefined || !("times" in plan.choice)) throw new Error("no estimate")
+    const { layer, tensor, faster } = plan.choice.times
+    for (const { tokenMs, promptMs } of [layer, tensor]) {
+      expect(tokenMs).toBeGreaterThan(0)
+      expect(promptMs).toBeGreaterThan(tokenMs)
+    }
+    expect(plan.splitMode).toBe(faster)
+  })
+
+  test("splits layers where nothing else is possible, and says why", async () => {
+    const grok = await choose(pathOf("grok-moe"))
+    expect(grok.splitMode).toBe("layer")
+    expect(grok.choice).toMatchObject({ reason: expect.stringContaining("architecture 'grok'") })
+    const alone = await choose(tiny, { devices: ["RPC1"] })
+    expect(alone.choice).toEqual({ reason: "there is one device" })
+    const withoutFlash = await choose(tiny, { flashAttention: "off" })
+    expect(withoutFlash.choice).toMatchObject({
+      reason: expect.stringContaining("flash attention"),
+    })
+  })
 })
 
 describe("what cannot be", () => {

@@ -57,6 +57,12 @@ export const measure = async (given: Case, options: MeasureOptions): Promise<Sam
   await using cleanup = new AsyncDisposableStack()
   const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-bench-"))
   cleanup.defer(() => rmSync(folder, { recursive: true, force: true }))
+  // Our clients remember what weights hash to where servers do, too: of the first client, which is not counted.
+  const hashes = process.env.GGML_RPC_WEIGHT_HASHES
+  process.env.GGML_RPC_WEIGHT_HASHES = given.cacheWarm ? join(folder, "hashes") : "none"
+  cleanup.defer(() => {
+    process.env.GGML_RPC_WEIGHT_HASHES = hashes
+  })
   const servers = new Map<Side, ServerProcess[]>()
   for (const side of new Set(options.pairings.map((name) => pairings[name].server))) {
     const started: ServerProcess[] = []

@@ -13,3 +13,10 @@ export { Pump, type PumpedSocket } from "./Pump.ts"
 export { userCacheFolder, useUnpacked } from "./prebuilt.ts"
 export { defaultThreadCount } from "./processor.ts"
 export * from "./taggedError.ts"
+export { WeightFile, type WeightPlace } from "./weights/WeightFile.ts"
+export {
+  fileState,
+  type WeightHash,
+  WeightHashes,
+  type WeightSource,
+} from "./weights/WeightHashes.ts"

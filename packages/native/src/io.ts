@@ -23,6 +23,7 @@ const open = () =>
       args: ["i32", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "ptr"],
       returns: "void",
     },
+    io_is_hashing: { args: [], returns: "i32" },
     io_stop_hashing: { args: [], returns: "void" },
     io_send: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_send2: { args: ["i32", "ptr", "f64", "ptr", "f64"], returns: "f64" },

@@ -15,7 +15,9 @@ import {
   LinkStatus,
   ProtocolError,
   RpcTensor,
+  readLostLink,
   versions,
+  writeLostLink,
 } from "./index.ts"
 
 const { request } = extensionCommands.DEVICE_SUPPORTS
@@ -87,5 +89,15 @@ test("the requests for links and sums lie as documented", () => {
   expect(dial.slice(21, 37)).toEqual(key)
   expect(dial.length).toBe(9 + 28 + 4 + 256)
   expect(encodeLinkKey(key).slice(9)).toEqual(key)
+  const word = new DataView(new ArrayBuffer(8))
+  for (const place of [0, 15]) {
+    writeLostLink(word, 0, place)
+    expect(word.getBigUint64(0, true)).toBe(2n ** 64n - 256n + BigInt(place))
+    expect(readLostLink(word, 0)).toBe(place)
+  }
+  for (const size of [0n, 1n, 2n ** 32n - 1n, 2n ** 53n]) {
+    word.setBigUint64(0, size, true)
+    expect(readLostLink(word, 0)).toBe(-1)
+  }
   expect(encodeLinkKeyAnswer(LinkStatus.TLS)).toEqual(Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0, 2))
 })

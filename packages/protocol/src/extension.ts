@@ -96,6 +96,25 @@ export const LinkStatus = {
   TOO_MANY: 6,
 } as const
 
+const LAST_WORD = 0xffff_ffff
+const LAST_WORD_LOW = 0xffff_ff00
+
+/**
+ * What a session says in place of the size of its next answer before it ends, when another server has failed it in a sum: no answer is
+ * so long. `place` is that server's in the group.
+ */
+export const writeLostLink = (view: DataView, offset: number, place: number): void => {
+  view.setUint32(offset, (LAST_WORD_LOW | place) >>> 0, true)
+  view.setUint32(offset + 4, LAST_WORD, true)
+}
+
+/** The place of `writeLostLink`; -1 for the size of an answer. */
+export const readLostLink = (view: DataView, offset: number): number => {
+  const low = view.getUint32(offset, true)
+  const isLost = view.getUint32(offset + 4, true) === LAST_WORD && low >= LAST_WORD_LOW
+  return isLost ? low - LAST_WORD_LOW : -1
+}
+
 /** Whose link to whom: places of servers in a group, which all of its members and the client number alike. */
 const linkPlaces = { rank: u32, worldSize: u32, peer: u32 }
 

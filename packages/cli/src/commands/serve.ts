@@ -49,6 +49,7 @@ export const serve = (values: ServeValues) =>
           : { clientMemoryLimitBytes: values.clientMemLimit }),
         cache: values.cache,
         ...(values.cacheSize === undefined ? {} : { cacheLimitBytes: values.cacheSize }),
+        ...(values.models === undefined ? {} : { models: values.models }),
         allowTraining: values.allowTraining,
         repack: !values.noRepack,
         allowComm: values.allowComm,

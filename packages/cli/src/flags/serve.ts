@@ -166,6 +166,14 @@ export const serveFlags = {
     about: "keep weights on disk, so that the next upload need not cross the network",
     group: "Cache",
   }),
+  models: flag({
+    name: "models",
+    kind: names("DIR,…", /,/),
+    about:
+      "give clients the weights of GGUF files there, which then cross no network; they are only read",
+    unset: "none",
+    group: "Cache",
+  }),
   noRepack: toggle({
     name: "no-repack",
     aliases: ["-nr"],

@@ -22,6 +22,7 @@ import {
   describeCommand,
   newest,
   RESPONSE_HEADER_SIZE_BYTES,
+  readLostLink,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
 import type { LinkTraffic } from "../engine/messages.ts"
@@ -90,6 +91,9 @@ export abstract class RequestStream {
 
   /** A call failed with this negative errno: ends all use of the connection, by `broken`. */
   protected abstract fail(during: string, result: number): void
+
+  /** The server ends the connection since another one, of this place among those it is linked with, failed it. */
+  protected abstract linkLost(place: number): void
 
   /** Takes an answer to `answer` within the time that first answers may take; false where answers may take any time. */
   protected abstract takeSoon(command: number, sizeBytes: number): boolean
@@ -410,7 +414,9 @@ export abstract class RequestStream {
     this.answerGot += result
     if (this.answerGot < RESPONSE_HEADER_SIZE_BYTES) return
     if (headerLeft > 0 && readU64AsNumber(this.headerView, 0) !== sizeBytes) {
-      this.fail(describeCommand(answers.firstCommand), errno.protocol)
+      const place = readLostLink(this.headerView, 0)
+      if (place >= 0) this.linkLost(place)
+      else this.fail(describeCommand(answers.firstCommand), errno.protocol)
       return
     }
     const got = this.answerGot - RESPONSE_HEADER_SIZE_BYTES

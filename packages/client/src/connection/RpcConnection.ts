@@ -47,6 +47,8 @@ export class RpcConnection extends RequestStream {
   address = ""
   /** The server's name, where it tells one: the same at all its endpoints. */
   serverName: string | undefined
+  /** The servers with which it adds up sums, by their places; see `ServerLinks`. */
+  linked: ReadonlyArray<RpcConnection> = []
   /** Bytes that `fillSoon` received last. */
   private answerFilled = 0
 
@@ -238,6 +240,15 @@ export class RpcConnection extends RequestStream {
     if (result === errno.again) this.failure ??= this.busyError(patienceMs)
     else if (result < 0) this.fail(describeCommand(command), result)
     return true
+  }
+
+  protected linkLost(place: number): void {
+    const { endpoint, linked } = this
+    const other = linked[place] ?? this
+    const detail = `its part of a sum did not come to ${endpoint}, whose log says why`
+    const failure = new ServerLostError({ endpoint: other.endpoint, during: "ALL_REDUCE", detail })
+    other.broken(failure)
+    this.broken(failure)
   }
 
   protected checkGraphStatus(status: number): void {

@@ -59,6 +59,7 @@ export class ServerLinks {
         return reason
       }
       this.linked = connections
+      for (const connection of connections) connection.linked = connections
     }
     this.users++
     return undefined

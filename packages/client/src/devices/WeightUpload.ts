@@ -1,5 +1,14 @@
 import { ptr } from "bun:ffi"
-import { type Address, ggml, io } from "@ggml-rpc/native/bindings"
+import { tensorPlaces } from "@ggml-rpc/gguf"
+import {
+  type Address,
+  ggml,
+  io,
+  WeightFile,
+  type WeightHash,
+  WeightHashes,
+  type WeightPlace,
+} from "@ggml-rpc/native/bindings"
 import {
   Command,
   ExtensionCommand,
@@ -10,8 +19,6 @@ import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
 import { putOfferedWeights, putSetTensorHash } from "./requests.ts"
-import { WeightFile, type WeightPlace } from "./WeightFile.ts"
-import { type WeightHash, WeightHashes } from "./WeightHashes.ts"
 
 /** Smaller weights cost more to be asked about than to be sent: by one of ours, which takes many questions at once, and others. */
 const LEAST_OFFERED_BYTES = { ours: 1024, others: 256 * 1024 } as const
@@ -110,7 +117,7 @@ export class WeightUpload {
     if (path === undefined || hashes === undefined || names.size === 0) return
     const file = WeightFile.open(path)
     if (file === undefined) return
-    const places = [...file.places()].filter(([name]) => names.has(name))
+    const places = [...tensorPlaces(path)].filter(([name]) => names.has(name))
     file.hashBeside(new Map(places), hashes)
   }
 
@@ -230,7 +237,7 @@ export class WeightUpload {
     const file = WeightFile.open(path)
     if (file === undefined) return
     try {
-      const places = file.places()
+      const places = tensorPlaces(path)
       for (const { id, name, sizeBytes } of rest) {
         if (places.get(name)?.sizeBytes === sizeBytes) continue
         this.cut.add(id)

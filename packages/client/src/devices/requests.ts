@@ -3,7 +3,7 @@
  * Tensors come from the exchange block; layouts from the connection's dialect.
  */
 import { ptr } from "bun:ffi"
-import type { Address } from "@ggml-rpc/native/bindings"
+import type { Address, WeightHash } from "@ggml-rpc/native/bindings"
 import {
   AllReduceRequest,
   Command,
@@ -22,7 +22,6 @@ import {
 import { COPY_LIMIT_BYTES } from "../connection/RequestStream.ts"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { Exchange } from "./Exchange.ts"
-import type { WeightHash } from "./WeightHashes.ts"
 
 /** Header and room of a request; returns where its payload begins. */
 const begin = (connection: RpcConnection, command: MessageId, sizeBytes: number): number => {

@@ -92,6 +92,7 @@ struct file_part {
 };
 
 std::atomic<bool> g_hash_stops{false};
+std::atomic<bool> g_hash_runs{false};
 // Never destroyed: a process that ends does not wait for it.
 std::thread &     g_hasher = *new std::thread();
 
@@ -208,6 +209,11 @@ API int io_hash_files(int count, const int32_t * fds, const double * offsets, co
     });
 }
 
+// Whether some hashing runs beside.
+API int io_is_hashing() {
+    return g_hash_runs.load();
+}
+
 // Ends the hashing that runs beside, if some does.
 API void io_stop_hashing() {
     g_hash_stops.store(true);
@@ -222,6 +228,7 @@ API void io_stop_hashing() {
 API void io_hash_beside(int count, const int32_t * fds, const double * offsets, const double * sizes, const char * names, int output, int owned_count, const int32_t * owned) {
     io_stop_hashing();
     g_hash_stops.store(false);
+    g_hash_runs.store(true);
     std::vector<std::string> labels;
     for (int i = 0; i < count; i++) {
         labels.emplace_back(names);
@@ -237,5 +244,6 @@ API void io_hash_beside(int count, const int32_t * fds, const double * offsets, 
         for (int file : files) {
             close(file);
         }
+        g_hash_runs.store(false);
     });
 }

@@ -29,10 +29,11 @@ const USE_PRECISION_MS = 60_000
 const windowAt = (address: Address, sizeBytes: number): Uint8Array =>
   new Uint8Array(toArrayBuffer(asPointer(address), 0, sizeBytes))
 
-const hexName = (high: number, low: number): string =>
+/** @internal */
+export const hexName = (high: number, low: number): string =>
   high.toString(16).padStart(8, "0") + low.toString(16).padStart(8, "0")
 
-/** Data of a known hash and size, open: a file of the cache. */
+/** Data of a known hash and size, open: a file of the cache, or part of a model. */
 export interface CachedFile {
   readonly sizeBytes: number
   /** Whether its bytes are known to hash to its name. */
@@ -51,6 +52,31 @@ export interface CachedFile {
   /** It was served: its bytes hash to its name. */
   readonly confirm: () => void
   readonly close: () => void
+}
+
+/**
+ * Reads part of a file as `CachedFile.fillPieces` does; false when it ends before.
+ *
+ * @internal
+ */
+export const fillInPieces = (
+  descriptor: number,
+  start: number,
+  sizeBytes: number,
+  pieceBytes: number,
+  target: (offsetBytes: number, sizeBytes: number) => Address,
+  stored: (offsetBytes: number, sizeBytes: number) => void,
+  hash?: Fnv1a64,
+): boolean => {
+  for (let offset = 0; offset < sizeBytes; ) {
+    const part = Math.min(sizeBytes - offset, pieceBytes, WINDOW_BYTES)
+    const bytes = windowAt(target(offset, part), part)
+    if (!readAll(descriptor, bytes, start + offset)) return false
+    hash?.update(bytes)
+    stored(offset, part)
+    offset += part
+  }
+  return true
 }
 
 /** Takes one file for the cache in pieces; it appears whole, under the name its bytes give it. */
@@ -123,14 +149,7 @@ export class Cache {
         io().io_read_file(descriptor, asPointer(address), 0, sizeBytes) === sizeBytes && isSame(),
       fillPieces: (pieceBytes, target, stored) => {
         const hash = isVerified ? undefined : new Fnv1a64()
-        for (let offset = 0; offset < sizeBytes; ) {
-          const part = Math.min(sizeBytes - offset, pieceBytes, WINDOW_BYTES)
-          const bytes = windowAt(target(offset, part), part)
-          if (!readAll(descriptor, bytes, offset)) return false
-          hash?.update(bytes)
-          stored(offset, part)
-          offset += part
-        }
+        if (!fillInPieces(descriptor, 0, sizeBytes, pieceBytes, target, stored, hash)) return false
         const isRight = hash === undefined || (hash.digestHi() === high && hash.digestLo() === low)
         return isRight && isSame()
       },

@@ -2,14 +2,16 @@ import {
   closeSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   unlinkSync,
   writeFileSync,
 } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
-import { dirname, join } from "node:path"
-import { hostMemory } from "@ggml-rpc/native/bindings"
+import { dirname, join, resolve } from "node:path"
+import { hostMemory, userCacheFolder } from "@ggml-rpc/native/bindings"
 import {
   findOffer,
   formatEndpoint,
@@ -43,6 +45,7 @@ import {
 import {
   type AllowListError,
   CacheFolderError,
+  ModelFolderError,
   type ServeError,
   SessionStartError,
   SharedFileError,
@@ -54,6 +57,7 @@ import type { TlsIdentity } from "./identity.ts"
 import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { Metrics } from "./Metrics.ts"
+import { indexModels, type ModelsConfig } from "./ModelIndexer.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
 import { StatusBoard } from "./StatusBoard.ts"
@@ -115,6 +119,13 @@ export interface ServeOptions {
   readonly cacheLimitBytes?: number
   /** Smaller weights are not kept. Default 1 KiB: below it, it takes fewer bytes to send one than to ask. */
   readonly cacheMinBytes?: number
+  /**
+   * Folders of GGUF files whose weights clients are given, where they know what these hash to: they cross no network. Sessions read
+   * them. Default: none.
+   */
+  readonly models?: readonly string[]
+  /** Where it is kept what their weights hash to. Default: `models` in this user's folder for what can be made again. */
+  readonly modelIndexFolder?: string
   /**
    * Folder of this user alone, in which the servers of a machine that share it write down what memory they promised: what one
    * gives, the others count as taken. Default: one for all servers of this user, in `/dev/shm` where there is that.
@@ -187,6 +198,8 @@ export interface RunningServer {
   /** Memory as it was at the start. */
   readonly devices: readonly DeviceReport[]
   readonly threadCount: number
+  /** Folders of models that clients are given weights of. */
+  readonly modelFolders: readonly string[]
   readonly cacheDir: string | undefined
   /** What keeps a session process that a client has taken over from the rest of this machine, in words. */
   readonly sandbox: string
@@ -255,6 +268,7 @@ export const serve = (
       Effect.map(pinnedProtocol(protocol), (spec) => ({ port, protocol, spec })),
     )
     const cache = yield* prepareCache(options)
+    const models = yield* prepareModels(options)
     const threadCount = options.threadCount ?? Math.max(1, Math.floor(availableParallelism() / 2))
     const serverName = newServerName()
     const host = options.host ?? "127.0.0.1"
@@ -287,6 +301,7 @@ export const serve = (
       serverName,
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
+      ...(models === undefined ? {} : { models }),
       ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
       groupLimits: { ...groupLimits(options), ...(refusal === undefined ? {} : { refusal }) },
     }
@@ -397,6 +412,7 @@ export const serve = (
         message: `listening on ${formatEndpoint({ host, port })} for ${options.allow?.join(", ") ?? "addresses of private networks (--allow takes others)"}: ${token === undefined ? "no token is asked for (--token-file), so anyone there can use this server, and nothing is encrypted" : "nothing is encrypted, so whoever is on the way can read and change what is sent"}`,
       })
     }
+    if (models !== undefined) yield* indexModels(models, log)
     return {
       host,
       port,
@@ -405,6 +421,7 @@ export const serve = (
       pinned,
       devices,
       threadCount,
+      modelFolders: models?.folders ?? [],
       cacheDir: cache?.folder,
       cacheLimitBytes: cache?.limitBytes,
       sandbox,
@@ -512,6 +529,29 @@ const countedLog = (sink: LogSink, windowMs: number): Effect.Effect<LogSink, nev
         ),
         ({ log }) => log,
       )
+
+const prepareModels = (
+  options: ServeOptions,
+): Effect.Effect<ModelsConfig | undefined, ModelFolderError> =>
+  Effect.gen(function* () {
+    const { models = [] } = options
+    if (models.length === 0) return undefined
+    const folders = yield* Effect.forEach(models, (folder) =>
+      Effect.try({
+        try: () => {
+          readdirSync(folder)
+          return realpathSync(folder)
+        },
+        catch: (cause) => new ModelFolderError({ folder, cause }),
+      }),
+    )
+    const indexFolder = resolve(options.modelIndexFolder ?? join(userCacheFolder(), "models"))
+    yield* Effect.try({
+      try: () => mkdirSync(indexFolder, { recursive: true, mode: 0o700 }),
+      catch: (cause) => new ModelFolderError({ folder: indexFolder, cause }),
+    })
+    return { folders, indexFolder }
+  })
 
 const prepareCache = (
   options: ServeOptions,

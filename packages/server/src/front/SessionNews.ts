@@ -43,8 +43,8 @@ export class SessionNews {
   }
 
   /** What a new process lives in, which should be the same for all. */
-  sandbox(report: SandboxReport | undefined, cacheDir: string | undefined): string {
-    const sandbox = describeSandbox(report, cacheDir)
+  sandbox(report: SandboxReport | undefined, folders: readonly string[]): string {
+    const sandbox = describeSandbox(report, folders)
     this.#sandbox ??= sandbox
     // Threads that did not answer in time, for one.
     if (sandbox !== this.#sandbox) {

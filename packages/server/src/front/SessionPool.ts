@@ -366,7 +366,9 @@ export class SessionPool {
   ): void {
     member.ready = true
     this.#idle.push(member)
-    const sandbox = this.#news.sandbox(report, this.#options.config.cache?.folder)
+    const { cache, models } = this.#options.config
+    const folders = [...(cache === undefined ? [] : [cache.folder]), ...(models?.folders ?? [])]
+    const sandbox = this.#news.sandbox(report, folders)
     this.#started?.({ devices, repacked, sandbox })
     this.#serve()
     this.#trimSurplus()

@@ -6,7 +6,14 @@ import type { RunningServer } from "./Server.ts"
 export const formatBanner = (
   server: Pick<
     RunningServer,
-    "endpoint" | "devices" | "cacheDir" | "cacheLimitBytes" | "protocol" | "sandbox" | "repacked"
+    | "endpoint"
+    | "devices"
+    | "modelFolders"
+    | "cacheDir"
+    | "cacheLimitBytes"
+    | "protocol"
+    | "sandbox"
+    | "repacked"
   >,
 ): string =>
   [
@@ -14,6 +21,9 @@ export const formatBanner = (
     `  protocol       : ${server.protocol ?? `${versionRange}, as the client speaks`}`,
     `  endpoint       : ${server.endpoint}`,
     `  local cache    : ${cacheText(server)}`,
+    ...(server.modelFolders.length === 0
+      ? []
+      : [`  models         : ${server.modelFolders.join(", ")}`]),
     "Devices:",
     ...server.devices.map(
       (device) =>

@@ -79,6 +79,17 @@ export class CacheFolderError extends Data.TaggedError("CacheFolderError")<{
   }
 }
 
+/** A folder of models cannot be read, or their index cannot be kept. */
+export class ModelFolderError extends Data.TaggedError("ModelFolderError")<{
+  readonly folder: string
+  readonly cause: unknown
+}> {
+  override get message() {
+    const reason = this.cause instanceof Error ? this.cause.message : String(this.cause)
+    return `The folder ${this.folder} cannot be used for models (${reason}): name others with --models.`
+  }
+}
+
 /** A temporary file for the session processes cannot be made. */
 export class SharedFileError extends Data.TaggedError("SharedFileError")<{
   readonly folder: string
@@ -113,4 +124,5 @@ export type ServeError =
   | AllowListError
   | TlsIdentityError
   | CacheFolderError
+  | ModelFolderError
   | SharedFileError

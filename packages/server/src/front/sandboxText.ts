@@ -1,15 +1,15 @@
 import type { SandboxReport } from "../session/sandbox.ts"
 
-/** What a session process lives in, as the banner has it; `report` is absent when it was told not to give anything up. */
+/** What a session process lives in, as the banner has it; `report` is absent when it was told not to give anything up, `folders` are those it goes on using. */
 export const describeSandbox = (
   report: SandboxReport | undefined,
-  cacheDir: string | undefined,
+  folders: readonly string[],
 ): string => {
   if (report === undefined) return "guarded buffers only (--no-sandbox)"
   const given = [
     "guarded buffers",
     ...(report.calls ? ["no new programs"] : []),
-    ...(report.landlock > 0 ? [`${files(report, cacheDir)} (Landlock ${report.landlock})`] : []),
+    ...(report.landlock > 0 ? [`${files(report, folders)} (Landlock ${report.landlock})`] : []),
     ...(report.calls ? [report.makesLinks ? "sockets for links only" : "no new sockets"] : []),
     ...(report.memory ? ["limited memory"] : []),
   ]
@@ -17,7 +17,7 @@ export const describeSandbox = (
   return given.join(", ") + missing
 }
 
-const files = ({ hasDrivers }: SandboxReport, cacheDir: string | undefined): string => {
-  const places = [...(cacheDir === undefined ? [] : [cacheDir]), ...(hasDrivers ? ["drivers"] : [])]
+const files = ({ hasDrivers }: SandboxReport, folders: readonly string[]): string => {
+  const places = [...folders, ...(hasDrivers ? ["drivers"] : [])]
   return places.length === 0 ? "no files" : `files limited to ${places.join(" and ")}`
 }

@@ -32,6 +32,7 @@ test("the banner", () => {
   }
   const text = formatBanner({
     endpoint: "127.0.0.1:50052",
+    modelFolders: [],
     cacheDir: undefined,
     cacheLimitBytes: undefined,
     protocol: undefined,
@@ -55,6 +56,7 @@ test("the banner", () => {
   expect(
     formatBanner({
       endpoint: "x:1",
+      modelFolders: ["/m", "/n"],
       cacheDir: "/c",
       cacheLimitBytes: 2 ** 30,
       protocol: "7.0",
@@ -74,20 +76,20 @@ test("what a session's sandbox has, and what it lacks", () => {
     memory: true,
     problems: [],
   }
-  expect(describeSandbox(whole, "/c")).toBe(
+  expect(describeSandbox(whole, ["/c"])).toBe(
     "guarded buffers, no new programs, files limited to /c (Landlock 7), no new sockets, limited memory",
   )
-  expect(describeSandbox({ ...whole, hasDrivers: true, memory: false }, "/c")).toBe(
+  expect(describeSandbox({ ...whole, hasDrivers: true, memory: false }, ["/c"])).toBe(
     "guarded buffers, no new programs, files limited to /c and drivers (Landlock 7), no new sockets",
   )
-  expect(describeSandbox({ ...whole, makesLinks: true }, undefined)).toBe(
+  expect(describeSandbox({ ...whole, makesLinks: true }, [])).toBe(
     "guarded buffers, no new programs, no files (Landlock 7), sockets for links only, limited memory",
   )
   const problems = ["Landlock: Function not implemented", "seccomp: Invalid argument"]
-  expect(describeSandbox({ ...whole, landlock: 0, calls: false, problems }, "/c")).toBe(
+  expect(describeSandbox({ ...whole, landlock: 0, calls: false, problems }, ["/c"])).toBe(
     "guarded buffers, limited memory; not here: Landlock: Function not implemented, seccomp: Invalid argument",
   )
-  expect(describeSandbox(undefined, "/c")).toBe("guarded buffers only (--no-sandbox)")
+  expect(describeSandbox(undefined, ["/c"])).toBe("guarded buffers only (--no-sandbox)")
 })
 
 test.each([

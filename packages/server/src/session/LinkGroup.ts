@@ -44,7 +44,7 @@ interface Member {
 /** What each failure of the shim's io_all_reduce means. */
 const failures = {
   1: "ended the link",
-  2: "sent nothing of its part in time",
+  2: "neither sent nor took anything in time",
   3: "sent something else than its part of this sum",
 } as const
 
@@ -194,7 +194,10 @@ export class LinkGroup {
       ? "gives no sign of life"
       : (failures[kind as keyof typeof failures] ??
         `is not reached any more: ${ioErrorText(error!)}`)
-    throw new LinkError(`the other server, ${name} (number ${peer} of ${this.worldSize}), ${what}`)
+    throw new LinkError(
+      `the other server, ${name} (number ${peer} of ${this.worldSize}), ${what}`,
+      peer,
+    )
   }
 
   /** Ends all links. */

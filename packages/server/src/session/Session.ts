@@ -86,6 +86,11 @@ export class Session {
     if (sizeBytes >= 0) acknowledge(wire, sizeBytes)
   }
 
+  /** Tells the client which other server it was that ended its session; sent by `flush`. */
+  blame(place: number): void {
+    this.#state.wire.lastWord(place)
+  }
+
   /** Sends the answers that wait, as far as the client still takes them. */
   flush(): void {
     this.#state.wire.flush()

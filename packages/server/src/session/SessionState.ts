@@ -2,6 +2,7 @@ import { ptr } from "bun:ffi"
 import { type Address, asPointer, ggml, io } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
+import type { ModelIndex } from "../cache/ModelIndex.ts"
 import { type Doing, nobodyAsks } from "./Doing.ts"
 import { ComputeError, refuse } from "./errors.ts"
 import type { ClientLimits, LinkEvent, StatsEvent } from "./events.ts"
@@ -26,6 +27,8 @@ export const STAGING_BYTES = 4 * 1024 * 1024
 export interface SessionOptions {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
+  /** Weights in models of this machine; absent: none are looked at. */
+  readonly models?: ModelIndex | undefined
   /** What sessions promised to their clients. */
   readonly ledger: Ledger
   /** How the server is; default: nobody tells. */
@@ -65,6 +68,7 @@ export class SessionState {
   readonly io = io()
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
+  readonly models: ModelIndex | undefined
   readonly ledger: Ledger
   readonly hostMemory: HostMemory
   readonly quota: MemoryQuota
@@ -115,6 +119,7 @@ export class SessionState {
     this.askFront = options.askFront
     this.devices = devices
     this.cache = cache
+    this.models = options.models
     this.ledger = ledger
     this.hostMemory = new HostMemory(ledger)
     this.serverName = options.serverName ?? ""

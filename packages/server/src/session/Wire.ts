@@ -6,6 +6,7 @@ import {
   ProtocolError,
   REQUEST_HEADER_SIZE_BYTES,
   RESPONSE_HEADER_SIZE_BYTES,
+  writeLostLink,
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
 import { ClientGone } from "./errors.ts"
@@ -286,6 +287,11 @@ export class Wire {
   sendRaw(address: number, size: number): void {
     this.stats.sentBytes += size
     this.#check(this.#io.io_send(this.#fd, asPointer(address), size))
+  }
+
+  /** Says instead of another answer which server has failed this one; see `writeLostLink`. */
+  lastWord(place: number): void {
+    writeLostLink(this.#out, this.answer(0) - ANSWER_HEADER_BYTES, place)
   }
 
   /** Sends what is pending. */

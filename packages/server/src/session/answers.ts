@@ -13,7 +13,8 @@ export const answerHello = (state: SessionState): void => {
   wire.out.setUint8(at + minor, version.minor)
   wire.out.setUint8(at + patch, version.patch)
   if (extension < 0) return
-  const noCache = state.cache === undefined ? HelloExtension.NO_CACHE : 0
+  const hasNone = state.cache === undefined && state.models === undefined
+  const noCache = hasNone ? HelloExtension.NO_CACHE : 0
   const isPlain = state.devices.every(({ sizesArePlain }) => sizesArePlain)
   const plainSizes = isPlain ? HelloExtension.PLAIN_SIZES : 0
   wire.out.setUint8(at + extension, HelloExtension.LEVEL | noCache | plainSizes)

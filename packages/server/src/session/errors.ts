@@ -13,6 +13,13 @@ export class ComputeError extends Error {
 /** The link to another server does not come about, or broke; see Link.ts. */
 export class LinkError extends Error {
   readonly _tag = "LinkError"
+  /** Which server of its group it is, where the client can be told. */
+  readonly place: number | undefined
+
+  constructor(message: string, place?: number) {
+    super(message)
+    this.place = place
+  }
 }
 
 /** Refuses a request. `field` may be a tensor's name and a field of it. */

@@ -1,4 +1,5 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
+import type { ModelsConfig } from "../front/ModelIndexer.ts"
 import type { LinkLimits } from "./Link.ts"
 import type { GroupLimits } from "./LinkGroup.ts"
 import type { MemoryLimits } from "./memory/MemoryQuota.ts"
@@ -32,6 +33,8 @@ export interface SessionConfig {
   readonly threadCount: number
   /** The tensor cache; absent: none. */
   readonly cache?: CacheConfig
+  /** Models of this machine; absent: none are looked at. */
+  readonly models?: ModelsConfig
   /** This process's place among all session processes that live. */
   readonly slot: number
   /** Of the server, as MEMORY_DOMAIN tells it, in hex. */

@@ -17,6 +17,7 @@ import {
 import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
 import { Cache } from "../cache/Cache.ts"
+import { ModelIndex } from "../cache/ModelIndex.ts"
 import { VerifiedFiles } from "../cache/VerifiedFiles.ts"
 import { openDoing } from "./Doing.ts"
 import { ClientGone, ComputeError, LinkError } from "./errors.ts"
@@ -107,6 +108,7 @@ const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): Sandbo
     threadCount: config.threadCount,
     memoryBytes: Math.min(serverBytes, clientBytes),
     ...(config.cache === undefined ? {} : { cacheDir: config.cache.folder }),
+    ...(config.models === undefined ? {} : { models: config.models }),
     hasDrivers: devices.some((device) => !device.usesHostMemory),
     makesLinks: config.linkLimits !== undefined,
   })
@@ -133,6 +135,7 @@ const main = (config: SessionConfig): void => {
   const session = new Session({
     devices,
     cache: config.cache && cacheOf(config.cache),
+    models: config.models && new ModelIndex(config.models.indexFolder),
     ledger,
     serverName: config.serverName,
     report: () => readReport(BOARD),
@@ -185,6 +188,7 @@ const serveClient = (
   try {
     return session.serve(connection)
   } catch (error) {
+    if (error instanceof LinkError && error.place !== undefined) session.blame(error.place)
     return endOf(error, session)
   } finally {
     flush(session)

@@ -8,11 +8,14 @@ import { homedir } from "node:os"
 import { join } from "node:path"
 import { cString, ggml, hostMemory, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import { attempt } from "../cache/files.ts"
+import type { ModelsConfig } from "../front/ModelIndexer.ts"
 import { MAX_BUFFERS } from "./memory/buffers.ts"
 
 export interface SandboxOptions {
   /** Folder of the tensor cache, absolute; absent: no cache. */
   readonly cacheDir?: string
+  /** Models that it may read, and their index. */
+  readonly models?: ModelsConfig
   /** Most memory that it may serve, in bytes; never more than this machine's, within its cgroups. */
   readonly memoryBytes: number
   /** Whether it serves more than the CPU: drivers open devices, and read and map what they need, at the first use. */
@@ -92,7 +95,12 @@ const allowFiles = (options: SandboxOptions): number => {
   return ruleset
 }
 
-const allowedFiles = ({ cacheDir, hasDrivers, makesLinks }: SandboxOptions): readonly Allowed[] => {
+const allowedFiles = ({
+  cacheDir,
+  models,
+  hasDrivers,
+  makesLinks,
+}: SandboxOptions): readonly Allowed[] => {
   // How much memory is free, and what other sessions have written of what they were promised.
   const allowed: Allowed[] = [
     ["/proc", rights.readFiles],
@@ -101,6 +109,10 @@ const allowedFiles = ({ cacheDir, hasDrivers, makesLinks }: SandboxOptions): rea
   if (cacheDir !== undefined) {
     attempt(() => mkdirSync(cacheDir, { recursive: true }))
     allowed.push([cacheDir, rights.write])
+  }
+  if (models !== undefined) {
+    allowed.push([models.indexFolder, rights.read])
+    for (const folder of models.folders) allowed.push([folder, rights.readFiles])
   }
   if (makesLinks) for (const path of resolverFiles) allowed.push([path, rights.readFiles])
   return hasDrivers ? [...allowed, ...driverFiles()] : allowed

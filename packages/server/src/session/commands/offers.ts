@@ -1,4 +1,4 @@
-/** Weights that a client offers by their hashes: what the cache has goes into the tensor without crossing the network. */
+/** Weights that a client offers by their hashes: what the cache has, or a model of this machine, goes into the tensor without crossing the network. */
 import { asPointer } from "@ggml-rpc/native/bindings"
 import { SetTensorHashRequest } from "@ggml-rpc/protocol"
 import type { CachedFile } from "../../cache/Cache.ts"
@@ -68,9 +68,10 @@ class Offers {
   }
 
   #takeOne(index: number): void {
-    const { cache, spoken, wire } = this.#state
+    const { cache, models, spoken, wire } = this.#state
     const hash = spoken.offsets.setTensorHash.hash / 4
-    const file = cache?.open(wire.words[hash + 1]!, wire.words[hash]!)
+    const [low, high] = [wire.words[hash]!, wire.words[hash + 1]!]
+    const file = models?.open(high, low) ?? cache?.open(high, low)
     if (file === undefined) return
     let isKept = false
     try {

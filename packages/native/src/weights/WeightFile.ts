@@ -1,7 +1,6 @@
 /** The files of a model, of which weights are hashed. Native code reads them: several at a time take a quarter of the time. */
 import { closeSync, openSync } from "node:fs"
-import { readGguf } from "@ggml-rpc/gguf"
-import { cString, io } from "@ggml-rpc/native/bindings"
+import { cString, io } from "../io.ts"
 import { partPaths } from "./partPaths.ts"
 import { labelOf, type WeightHash, type WeightHashes } from "./WeightHashes.ts"
 
@@ -9,16 +8,11 @@ import { labelOf, type WeightHash, type WeightHashes } from "./WeightHashes.ts"
 export type WeightPlace = Pick<WeightHash, "part" | "offsetBytes" | "sizeBytes">
 
 export class WeightFile {
-  readonly #path: string
   readonly #descriptors: number[] = []
-
-  private constructor(path: string) {
-    this.#path = path
-  }
 
   /** Undefined where a file cannot be opened. To be closed. */
   static open(path: string): WeightFile | undefined {
-    const file = new WeightFile(path)
+    const file = new WeightFile()
     try {
       for (const part of partPaths(path)) file.#descriptors.push(openSync(part, "r"))
       return file
@@ -26,21 +20,6 @@ export class WeightFile {
       file.close()
       return undefined
     }
-  }
-
-  /** Where its weights lie, by name. None where the header cannot be read; libllama says why. */
-  places(): ReadonlyMap<string, WeightPlace> {
-    const places = new Map<string, WeightPlace>()
-    try {
-      const { tensors, parts } = readGguf(this.#path)
-      for (const { name, part, offsetBytes, sizeBytes } of tensors) {
-        const start = parts[part]!.dataOffsetBytes
-        places.set(name, { part, offsetBytes: start + offsetBytes, sizeBytes })
-      }
-    } catch {
-      places.clear()
-    }
-    return places
   }
 
   /** Their hashes, in the same order; undefined when a file is not what it was. */
@@ -55,12 +34,12 @@ export class WeightFile {
     }))
   }
 
-  /** Hashes them into `hashes` beside everything else, when a core is idle. Closes the file. */
-  hashBeside(places: ReadonlyMap<string, WeightPlace>, hashes: WeightHashes): void {
+  /** Hashes them into `hashes` beside everything else, when a core is idle; false when these cannot be written. Closes the file. */
+  hashBeside(places: ReadonlyMap<string, WeightPlace>, hashes: WeightHashes): boolean {
     const output = places.size === 0 ? undefined : hashes.openToAppend()
     if (output === undefined) {
       this.close()
-      return
+      return false
     }
     const { fds, offsets, sizes } = this.#arguments([...places.values()])
     const labels = [...places].map(([name, { part, offsetBytes }]) =>
@@ -71,6 +50,7 @@ export class WeightFile {
       ...([places.size, fds, offsets, sizes, cString(labels.join("\0"))] as const),
       ...([output, owned.length, owned] as const),
     )
+    return true
   }
 
   #arguments(places: readonly WeightPlace[]) {

@@ -4,6 +4,7 @@
  * another model. Lines are appended, each whole with a checksum, so that several processes may write one file, and what a crash or a
  * disk damages is a line that is not read. Whatever cannot be read or written is as good as not known; nothing here throws.
  */
+import { ptr } from "bun:ffi"
 import {
   closeSync,
   mkdirSync,
@@ -16,8 +17,8 @@ import {
   writeSync,
 } from "node:fs"
 import { join } from "node:path"
-import { userCacheFolder } from "@ggml-rpc/native/bindings"
-import { Fnv1a64 } from "@ggml-rpc/protocol"
+import { type Address, io } from "../io.ts"
+import { userCacheFolder } from "../prebuilt.ts"
 import { partPaths } from "./partPaths.ts"
 
 /** A weight's place in its model, and its hash by halves. */
@@ -48,8 +49,15 @@ const attempt = <A>(action: () => A): A | undefined => {
   }
 }
 
-const hashOf = (text: string): string =>
-  new Fnv1a64().update(new TextEncoder().encode(text)).digestHex()
+const hex = (word: number): string => word.toString(16).padStart(8, "0")
+
+/** FNV-1a-64 in 16 hex digits. */
+const hashOf = (text: string): string => {
+  const bytes = new TextEncoder().encode(text)
+  const words = new Uint32Array(2)
+  io().io_hash(1, Float64Array.of(ptr(bytes) as Address), Float64Array.of(bytes.length), words)
+  return hex(words[1]!) + hex(words[0]!)
+}
 
 /**
  * Where they are kept: `GGML_RPC_WEIGHT_HASHES`, which is a folder, or `none` for nowhere; else `weights` in this user's
@@ -61,45 +69,94 @@ const folderOf = (): string | undefined => {
   return wanted || join(userCacheFolder(), "weights")
 }
 
-/** All that changes when one of the model's files does; undefined where that cannot be told yet. */
-const identityOf = (path: string): string | undefined =>
+/** A file of a model, by its path without links, and all else that changes when it does. */
+export interface WeightSource {
+  readonly path: string
+  readonly state: string
+}
+
+/** Of node's `BigIntStats`, which its types alone would know. */
+interface FileStats {
+  readonly dev: bigint
+  readonly ino: bigint
+  readonly size: bigint
+  readonly mtimeNs: bigint
+  readonly ctimeNs: bigint
+}
+
+/** All that changes when a file does. */
+export const fileState = ({ dev, ino, size, mtimeNs, ctimeNs }: FileStats): string =>
+  [dev, ino, size, mtimeNs, ctimeNs].join(" ")
+
+/** The files of a model; undefined where what they are like may still change. */
+const sourcesOf = (path: string): readonly WeightSource[] | undefined =>
   attempt(() => {
     const oldest = Date.now() - SETTLED_MS
-    const texts = partPaths(path).map((part) => {
+    return partPaths(path).map((part) => {
       const real = realpathSync(part)
-      const { dev, ino, size, mtimeNs, ctimeNs } = statSync(real, { bigint: true })
-      if (Number(ctimeNs / 1_000_000n) > oldest) throw new Error("it may still change")
-      return JSON.stringify([real, ...[dev, ino, size, mtimeNs, ctimeNs].map(String)])
+      const stats = statSync(real, { bigint: true })
+      if (Number(stats.ctimeNs / 1_000_000n) > oldest) throw new Error("it may still change")
+      return { path: real, state: fileState(stats) }
     })
-    return texts.join(" ")
   })
+
+const TITLE = "ggml-rpc weights 1 "
 
 export class WeightHashes {
   readonly #known = new Map<string, WeightHash>()
   readonly #path: string | undefined
+  readonly #maxFiles: number
   /** The first line of the file. */
   readonly #title: string
 
-  private constructor(path: string | undefined, title: string) {
+  /** The model's files, by their part. */
+  readonly sources: readonly WeightSource[]
+
+  private constructor(
+    path: string | undefined,
+    title: string,
+    sources: readonly WeightSource[],
+    maxFiles = MAX_FILES,
+  ) {
+    this.#maxFiles = maxFiles
     this.#path = path
     this.#title = title
+    this.sources = sources
   }
 
-  /** What is known of the model at `path`, of a split one its first file. */
-  static open(path: string, folder: string | undefined = folderOf()): WeightHashes {
-    const identity = folder === undefined ? undefined : identityOf(path)
-    if (folder === undefined || identity === undefined) return new WeightHashes(undefined, "")
-    const title = `ggml-rpc weights 1 ${identity}`
-    const hashes = new WeightHashes(join(folder, hashOf(title) + SUFFIX), title)
+  /**
+   * What is known of the model at `path`, of a split one its first file. `folder` is kept to `maxFiles` models.
+   */
+  static open(
+    path: string,
+    folder: string | undefined = folderOf(),
+    maxFiles: number = MAX_FILES,
+  ): WeightHashes {
+    const sources = folder === undefined ? undefined : sourcesOf(path)
+    if (folder === undefined || sources === undefined) return new WeightHashes(undefined, "", [])
+    const title = TITLE + JSON.stringify(sources)
+    const hashes = new WeightHashes(join(folder, hashOf(title) + SUFFIX), title, sources, maxFiles)
     hashes.#read()
     return hashes
   }
 
+  /** What is known of every model whose hashes lie in a folder. */
+  static all(folder: string): readonly WeightHashes[] {
+    return (attempt(() => readdirSync(folder)) ?? [])
+      .filter((name) => name.endsWith(SUFFIX))
+      .flatMap((name) => {
+        const path = join(folder, name)
+        const [title] = linesOf(path) ?? []
+        const sources = title === undefined ? undefined : sourcesIn(title)
+        if (title === undefined || sources === undefined) return []
+        const hashes = new WeightHashes(path, title, sources)
+        hashes.#read()
+        return [hashes]
+      })
+  }
+
   #read(): void {
-    const lines = attempt(() => {
-      const { size } = statSync(this.#path!)
-      return size > MAX_FILE_BYTES ? undefined : readFileSync(this.#path!, "utf8").split("\n")
-    })
+    const lines = linesOf(this.#path!)
     if (lines?.[0] !== this.#title) return
     for (const line of lines) this.#take(line)
   }
@@ -139,7 +196,7 @@ export class WeightHashes {
       const descriptor = openSync(path, "a", 0o600)
       if (statSync(path).size === 0) {
         writeSync(descriptor, `${this.#title}\n`)
-        dropOldest(folder)
+        dropOldest(folder, this.#maxFiles)
       }
       return descriptor
     })
@@ -169,11 +226,28 @@ export class WeightHashes {
   }
 }
 
+const linesOf = (path: string): readonly string[] | undefined =>
+  attempt(() => {
+    const { size } = statSync(path)
+    return size > MAX_FILE_BYTES ? undefined : readFileSync(path, "utf8").split("\n")
+  })
+
+const sourcesIn = (title: string): readonly WeightSource[] | undefined =>
+  title.startsWith(TITLE)
+    ? attempt(() => {
+        const sources = JSON.parse(title.slice(TITLE.length)) as readonly WeightSource[]
+        const isRight = sources.every(
+          ({ path, state }) => typeof path === "string" && typeof state === "string",
+        )
+        return isRight ? sources : undefined
+      })
+    : undefined
+
 /** What a line says of a weight behind its hash and its size. */
 export const labelOf = (part: number, offsetBytes: number, name: string): string =>
   `${part} ${offsetBytes} ${name}`
 
-const dropOldest = (folder: string): void => {
+const dropOldest = (folder: string, maxFiles: number): void => {
   const files = (attempt(() => readdirSync(folder)) ?? [])
     .filter((name) => name.endsWith(SUFFIX))
     .flatMap((name) => {
@@ -185,5 +259,5 @@ const dropOldest = (folder: string): void => {
       return usedAtMs === undefined ? [] : [{ path, usedAtMs }]
     })
     .sort((a, b) => b.usedAtMs - a.usedAtMs)
-  for (const { path } of files.slice(MAX_FILES)) attempt(() => unlinkSync(path))
+  for (const { path } of files.slice(maxFiles)) attempt(() => unlinkSync(path))
 }
