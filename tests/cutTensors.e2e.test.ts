@@ -256,6 +256,38 @@ test.each([
   expect(performance.now() - killedAt).toBeLessThan(5000)
 })
 
+describe("a plan that chooses", () => {
+  const choose = (path: string, options: Cluster.PlanOptions = {}) =>
+    run(
+      Effect.flatMap(openCluster(endpoints()), (cluster) =>
+        cluster.plan(path, { threads: 1, contextSize: 512, splitMode: "auto", ...options }),
+      ),
+    )
+
+  test("measures servers and links, and is the faster one by its estimate", async () => {
+    const plan = await choose(await ensureModel("mixed"))
+    if (plan.choice === undefined || !("times" in plan.choice)) throw new Error("no estimate")
+    const { layer, tensor, faster } = plan.choice.times
+    for (const { tokenMs, promptMs } of [layer, tensor]) {
+      expect(tokenMs).toBeGreaterThan(0)
+      expect(promptMs).toBeGreaterThan(tokenMs)
+    }
+    expect(plan.splitMode).toBe(faster)
+  })
+
+  test("splits layers where nothing else is possible, and says why", async () => {
+    const grok = await choose(pathOf("grok-moe"))
+    expect(grok.splitMode).toBe("layer")
+    expect(grok.choice).toMatchObject({ reason: expect.stringContaining("architecture 'grok'") })
+    const alone = await choose(tiny, { devices: ["RPC1"] })
+    expect(alone.choice).toEqual({ reason: "there is one device" })
+    const withoutFlash = await choose(tiny, { flashAttention: "off" })
+    expect(withoutFlash.choice).toMatchObject({
+      reason: expect.stringContaining("flash attention"),
+    })
+  })
+})
+
 describe("what cannot be", () => {
   const errorFor = (path: string, options: Cluster.PlanOptions) =>
     failureOf(

@@ -82,6 +82,20 @@ test("the table shows how much of each tensor a device has, where tensors are cu
   })
 })
 
+test("a choice between layers and tensors is told with both estimates, or with its reason", () => {
+  const times = {
+    layer: { tokenMs: 12, promptMs: 2000 },
+    tensor: { tokenMs: 7.25, promptMs: 1100 },
+    faster: "tensor",
+  } as const
+  expect(planNotes({ ...plan, choice: { times } })).toEqual([
+    "tensors are cut, by an estimate: layers 12.0 ms a token and 2.00 s for a prompt of 512, tensors 7.3 ms a token and 1.10 s for a prompt of 512",
+  ])
+  const choice = { reason: "there is one device" }
+  expect(planNotes({ ...plan, choice })).toEqual(["layers are split: there is one device"])
+  expect(planJson({ ...plan, choice }).choice).toEqual(choice)
+})
+
 test("memory that several devices draw from is told, in lines that fit", () => {
   expect(planNotes(plan)).toEqual([])
   const shared = [{ devices: ["RPC0", "RPC1"], hasHost: true, freeBytes: 100 * MiB }]

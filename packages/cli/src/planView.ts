@@ -89,8 +89,18 @@ export const planNotes = (
       : [
           `warning: ${plan.leftOut.join(", ")} ${plan.leftOut.length === 1 ? "is" : "are"} left out: llama.cpp splits a model over 15 devices and this CPU at most, and the others have more memory free`,
         ]),
+    ...(plan.choice === undefined ? [] : [describeChoice(plan.choice)]),
     ...plan.unsupported.map((ops) => `warning: ${describeUnsupported(ops)}`),
   ].flatMap((note) => wrap(note, columns))
+
+/** Why layers are split, or tensors cut. */
+const describeChoice = (choice: NonNullable<Cluster.ModelPlan["choice"]>): string => {
+  if ("reason" in choice) return `layers are split: ${choice.reason}`
+  const { layer, tensor, faster } = choice.times
+  const time = ({ tokenMs, promptMs }: typeof layer): string =>
+    `${tokenMs.toFixed(1)} ms a token and ${(promptMs / 1000).toFixed(2)} s for a prompt of 512`
+  return `${faster === "tensor" ? "tensors are cut" : "layers are split"}, by an estimate: layers ${time(layer)}, tensors ${time(tensor)}`
+}
 
 /** Model and context in a line or two. */
 export const formatPlanTitle = (plan: Cluster.ModelPlan): string => {
@@ -167,6 +177,7 @@ const modelJson = (plan: Cluster.ModelPlan) => ({
   ...(plan.context.groupCount && { groupCount: plan.context.groupCount }),
   unitCount: plan.unitCount,
   splitMode: plan.splitMode,
+  ...(plan.choice && { choice: plan.choice }),
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
   host: { ...deviceJson(plan, plan.host, "local"), layers: hostLayers(plan) },
   shared: plan.shared,

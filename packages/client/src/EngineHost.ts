@@ -21,6 +21,7 @@ type FinalOf = {
   memory: EngineEvent & { type: "memory" }
   traffic: EngineEvent & { type: "traffic" }
   speeds: EngineEvent & { type: "speeds" }
+  computeSpeeds: EngineEvent & { type: "computeSpeeds" }
   measure: EngineEvent & { type: "measured" }
   load: EngineEvent & { type: "loaded" }
   unload: EngineEvent & { type: "unloaded" }

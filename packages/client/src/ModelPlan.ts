@@ -2,6 +2,7 @@
 import { type GgufError, type GgufFile, ggufString, layerBytes } from "@ggml-rpc/gguf"
 import type { AdapterOptions, KvTypeName, RopeOptions } from "@ggml-rpc/native/bindings/llama"
 import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
 import { contextOptions, MIN_CONTEXT_SIZE, type poolingTypes } from "./contextOptions.ts"
 import {
   checkDraft,
@@ -21,6 +22,7 @@ import type {
   UnsupportedOps,
 } from "./engine/messages.ts"
 import { type ClusterError, ModelError, PlanError } from "./errors.ts"
+import { chooseSplit, type SplitChoice, workOf } from "./fasterSplit.ts"
 import { loadAdapterHeader } from "./loadAdapterHeader.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
 import {
@@ -70,9 +72,10 @@ export interface PlanOptions {
   readonly gpuLayers?: number | undefined
   /**
    * `layer`, the default: each device gets whole layers, one computes after the other. `tensor`: each gets a part of every tensor,
-   * and all compute at once; not for all architectures.
+   * and all compute at once; not for all architectures. `auto`: what is faster by an estimate, for which links and devices are
+   * measured.
    */
-  readonly splitMode?: "layer" | "tensor" | undefined
+  readonly splitMode?: "layer" | "tensor" | "auto" | undefined
   /** Where tensors are cut, `ggml` adds up partial sums as llama.cpp does: slow, for comparisons. */
   readonly sums?: "ggml" | undefined
   /** Proportions, one a device in the cluster's order; undefined: of layers by free memory, of tensors the same to each. */
@@ -134,6 +137,8 @@ export interface ModelPlan extends Plan {
   readonly deviceIndexes: ReadonlyArray<number>
   /** Where each device is: its server, or `local`. Same order as `devices`. */
   readonly places: ReadonlyArray<string>
+  /** How it was chosen between layers and tensors, where that was left to the plan. */
+  readonly choice?: SplitChoice
   /** What devices do not support of the model, so that its graph falls into more pieces; empty as a rule. */
   readonly unsupported: ReadonlyArray<PlanUnsupported>
   /** Of the smaller model that guesses for it. */
@@ -274,14 +279,14 @@ export const planModel = (
     const gguf = yield* loadModelHeader(path)
     const { event: memory } = yield* engine.request({ type: "memory" })
     const draft = options.speculation?.draft
-    if (draft === undefined) return yield* planOn({ engine, places, memory }, gguf, options)
+    if (draft === undefined) return yield* planFaster({ engine, places, memory }, gguf, options)
     const draftGguf = yield* loadModelHeader(draft.path)
     yield* orPlanError(() => checkDraft(draftGguf, gguf))
     const draftOptions = draftPlanOptions(draftGguf, draft, options, memory)
     const first = yield* planOn({ engine, places, memory }, draftGguf, draftOptions)
     yield* orPlanError(() => checkDraftContext(first))
     const left = memoryBeside(memory, first)
-    const plan = yield* planOn({ engine, places, memory: left }, gguf, options)
+    const plan = yield* planFaster({ engine, places, memory: left }, gguf, options)
     // It needs no longer context than there is.
     const { contextSize } = plan
     const second =
@@ -296,6 +301,26 @@ interface Ground {
   readonly places: ReadonlyArray<string>
   readonly memory: Memory
 }
+
+/** As told; or what takes less time. */
+const planFaster = (ground: Ground, gguf: GgufFile, options: PlanOptions): Planning =>
+  Effect.gen(function* () {
+    if (options.splitMode !== "auto") return yield* planOn(ground, gguf, options)
+    const layer = yield* planOn(ground, gguf, { ...options, splitMode: "layer" })
+    const asIs = (reason: string): ModelPlan => ({ ...layer, choice: { reason } })
+    if (layer.places.includes("local")) return asIs("devices of this machine are among them")
+    const tensor = yield* Effect.either(planOn(ground, gguf, { ...options, splitMode: "tensor" }))
+    if (Either.isLeft(tensor)) {
+      const error = tensor.left
+      return error instanceof PlanError || error instanceof ModelError
+        ? asIs(error.message.replace(/\.$/, ""))
+        : yield* Effect.fail(error)
+    }
+    const { event: measured } = yield* ground.engine.request({ type: "computeSpeeds" })
+    const choice = chooseSplit(workOf(gguf), layer, tensor.right, layer.places, measured)
+    const isCut = "times" in choice && choice.times.faster === "tensor"
+    return { ...(isCut ? tensor.right : layer), choice }
+  })
 
 const planOn = (
   { engine, places, memory }: Ground,

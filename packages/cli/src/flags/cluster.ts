@@ -87,9 +87,9 @@ export const clusterFlags = {
     name: "split-mode",
     aliases: ["-sm"],
     env: "LLAMA_ARG_SPLIT_MODE",
-    kind: choice(splitModeNames, { none: "layer" }),
+    kind: choice([...splitModeNames, "auto"], { none: "layer" }),
     about:
-      "layer: each device gets whole layers, and they compute one after the other; tensor: each gets a part of every tensor, and they compute at once",
+      "layer: each device gets whole layers, and they compute one after the other; tensor: each gets a part of every tensor, and they compute at once; auto: what is faster by an estimate, for which links and servers are measured",
     unset: "layer",
     group: cluster,
   }),

@@ -6,11 +6,13 @@ import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
 import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
-import type { LinkSpeed, LinkTraffic } from "../engine/messages.ts"
+import { unlinkable } from "../connection/ServerLinks.ts"
+import type { DeviceSpeed, LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import type { SumsBy } from "./DeviceGroups.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
+import { measureDevice } from "./deviceSpeed.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { measureLink } from "./linkSpeed.ts"
@@ -41,6 +43,12 @@ const askDomain = (connection: RpcConnection, device: number): string | undefine
   return told?.domain.toHex()
 }
 
+export interface ComputeSpeeds {
+  readonly links: ReadonlyArray<LinkSpeed>
+  readonly devices: ReadonlyArray<DeviceSpeed>
+  readonly isLinkable: boolean
+}
+
 export class RemoteDevices {
   readonly devices: ReadonlyArray<RemoteDevice>
   readonly weights: WeightUpload
@@ -48,6 +56,7 @@ export class RemoteDevices {
   private readonly states: Array<DeviceState> = []
   private readonly operations: DeviceOperations
   private readonly callbacks: ReadonlyArray<JSCallback>
+  private knownSpeeds: ComputeSpeeds | undefined
 
   /**
    * Makes a ggml device for every device of every server, in the given order.
@@ -131,6 +140,20 @@ export class RemoteDevices {
   /** How fast each connection is; shorter when one breaks meanwhile. */
   speeds(): ReadonlyArray<LinkSpeed> {
     return this.connections.flatMap((connection) => measureLink(connection) ?? [])
+  }
+
+  /** How fast links and devices are, to estimate by; measured at the first call. */
+  computeSpeeds(): ComputeSpeeds {
+    if (this.knownSpeeds === undefined) {
+      const links = this.speeds()
+      const roundTripOf = (endpoint: string): number =>
+        links.find((link) => link.endpoint === endpoint)?.roundTripMs ?? 0
+      const devices = this.states.flatMap(
+        (state) => measureDevice(state, roundTripOf(state.endpoint)) ?? [],
+      )
+      this.knownSpeeds = { links, devices, isLinkable: unlinkable(this.connections) === undefined }
+    }
+    return this.knownSpeeds
   }
 
   /** Lets servers over which tensors are split be linked now, not at their first sum; why they are not, if so. */

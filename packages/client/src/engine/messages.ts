@@ -59,6 +59,16 @@ export interface LinkSpeed {
   readonly downloadBytesPerSecond?: number
 }
 
+/** How fast a remote device multiplies quantized weights (Q8_0). */
+export interface DeviceSpeed {
+  /** `RPC0`. */
+  readonly device: string
+  /** Of a matrix with one row, as for a token. */
+  readonly weightBytesPerSecond: number
+  /** Of a matrix with many rows, as for a prompt. */
+  readonly multiplicationsPerSecond: number
+}
+
 /** How a model is put onto devices; units are counted as in planner/plan.ts. */
 export interface Placement {
   /** Indexes of devices, in the order of the split. */
@@ -172,6 +182,8 @@ export type EngineRequest =
   | { readonly type: "memory" }
   | { readonly type: "traffic" }
   | { readonly type: "speeds" }
+  /** Of links and devices; measured once. */
+  | { readonly type: "computeSpeeds" }
   | ({ readonly type: "measure" } & PlacedModel)
   | ({
       readonly type: "load"
@@ -326,6 +338,14 @@ export type EngineEvent =
     }
   | { readonly type: "traffic"; readonly links: ReadonlyArray<LinkTraffic> }
   | { readonly type: "speeds"; readonly speeds: ReadonlyArray<LinkSpeed> }
+  | {
+      readonly type: "computeSpeeds"
+      readonly links: ReadonlyArray<LinkSpeed>
+      /** Without those that had no memory for it. */
+      readonly devices: ReadonlyArray<DeviceSpeed>
+      /** The servers could exchange partial sums themselves. */
+      readonly isLinkable: boolean
+    }
   | {
       readonly type: "measured"
       readonly rows: ReadonlyArray<MeasuredRow>

@@ -5,7 +5,7 @@
 import type { Engine } from "../Engine.ts"
 import type { EngineEvent, EngineRequest, Numbered } from "../messages.ts"
 import { load, measure, unload } from "./load.ts"
-import { memory, open, speeds, traffic } from "./open.ts"
+import { computeSpeeds, memory, open, speeds, traffic } from "./open.ts"
 import { slot, slots } from "./slots.ts"
 import { embed, evaluate, generate } from "./texts.ts"
 import { detokenize, tokenize } from "./tokenize.ts"
@@ -19,6 +19,7 @@ const works: { readonly [T in EngineRequest["type"]]: Work<T> } = {
   memory,
   traffic,
   speeds,
+  computeSpeeds,
   measure,
   load,
   unload,
@@ -37,4 +38,4 @@ export const perform = (engine: Engine, request: Numbered<EngineRequest>, send: 
 
 /** Requests that take the model, or the links, from whatever is at work: they wait for its end. */
 export const needsIdle = ({ type }: EngineRequest): boolean =>
-  type === "load" || type === "unload" || type === "speeds"
+  type === "load" || type === "unload" || type === "speeds" || type === "computeSpeeds"

@@ -38,3 +38,13 @@ export const speeds = (engine: Engine, _: EngineRequest & { type: "speeds" }, se
   engine.failIfLost()
   send({ type: "speeds", speeds: measured })
 }
+
+export const computeSpeeds = (
+  engine: Engine,
+  _: EngineRequest & { type: "computeSpeeds" },
+  send: Send,
+): void => {
+  const measured = engine.remote?.computeSpeeds() ?? { links: [], devices: [], isLinkable: false }
+  engine.failIfLost()
+  send({ type: "computeSpeeds", ...measured })
+}

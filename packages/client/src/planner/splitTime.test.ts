@@ -1,0 +1,73 @@
+import { describe, expect, test } from "bun:test"
+import { type SplitDevice, type SplitWork, splitTimes } from "./splitTime.ts"
+
+/** A model of 8 GB in Q8_0. */
+const work: SplitWork = {
+  weightBytes: 8e9,
+  multiplications: 7.5e9,
+  blockCount: 32,
+  embeddingLength: 4096,
+}
+
+const device = (change: Partial<SplitDevice> = {}): SplitDevice => ({
+  weightBytesPerSecond: 20e9,
+  multiplicationsPerSecond: 200e9,
+  roundTripMs: 0.1,
+  bytesPerSecond: 1e9,
+  layerShare: 0.5,
+  tensorShare: 0.5,
+  ...change,
+})
+
+describe("two equal servers", () => {
+  test("on a fast network are nearly twice as fast with tensors cut", () => {
+    const { layer, tensor, faster } = splitTimes(work, [device(), device()], true)
+    // 8 GB at 20 GB/s, and two ways; half of that, and 64 sums.
+    expect(layer.tokenMs).toBeCloseTo(400 + 0.2, 0)
+    expect(tensor.tokenMs).toBeCloseTo(200 + 64 * (0.1 + 0.1 + 0.016) + 0.1, 0)
+    expect(tensor.promptMs).toBeLessThan(layer.promptMs * 0.7)
+    expect(faster).toBe("tensor")
+  })
+
+  test("far away are faster with whole layers", () => {
+    const far = device({ roundTripMs: 20 })
+    const { layer, tensor, faster } = splitTimes(work, [far, far], true)
+    expect(tensor.tokenMs).toBeGreaterThan(64 * 20)
+    expect(layer.tokenMs).toBeLessThan(400 + 41)
+    expect(faster).toBe("layer")
+  })
+
+  test("behind a narrow link are faster with whole layers, for the sake of prompts", () => {
+    const narrow = device({ bytesPerSecond: 12e6 })
+    const { layer, tensor, faster } = splitTimes(work, [narrow, narrow], false)
+    expect(tensor.promptMs).toBeGreaterThan(layer.promptMs)
+    expect(faster).toBe("layer")
+  })
+
+  test("with a model so small that sums cost more than it, too", () => {
+    const small = { ...work, weightBytes: 1e6, multiplications: 1e6, blockCount: 4 }
+    expect(splitTimes(small, [device(), device()], true).faster).toBe("layer")
+  })
+})
+
+test("sums through the client cost more than between servers, the more servers there are", () => {
+  const one = (isLinked: boolean, count: number): number => {
+    const share = { layerShare: 1 / count, tensorShare: 1 / count }
+    return splitTimes(
+      work,
+      Array.from({ length: count }, () => device(share)),
+      isLinked,
+    ).tensor.promptMs
+  }
+  expect(one(false, 2)).toBeGreaterThan(one(true, 2))
+  expect(one(false, 4) - one(true, 4)).toBeGreaterThan(one(false, 2) - one(true, 2))
+})
+
+test("the slowest device is waited for, and a device without a share counts for nothing", () => {
+  const slow = device({ weightBytesPerSecond: 5e9 })
+  const idle = device({ layerShare: 0, tensorShare: 0, weightBytesPerSecond: 1, roundTripMs: 1000 })
+  const { layer, tensor } = splitTimes(work, [device(), slow, idle], true)
+  expect(layer.tokenMs).toBeCloseTo(200 + 800, -1)
+  expect(tensor.tokenMs).toBeGreaterThan(800)
+  expect(tensor.tokenMs).toBeLessThan(850)
+})
