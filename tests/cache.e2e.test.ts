@@ -15,6 +15,7 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import type { Cluster } from "@ggml-rpc/client"
 import { readGguf } from "@ggml-rpc/gguf"
 import { Effect, Stream } from "effect"
 import { ensureModel } from "./models/models.ts"
@@ -80,11 +81,11 @@ const cacheFiles = (): readonly string[] =>
 /** Bytes that our client found in the cache; its tokens must be right. */
 const cachedBytes = async (endpoint: string): Promise<number> => (await load(endpoint)).cachedBytes
 
-const load = (endpoint: string) =>
+const load = (endpoint: string, options: Cluster.PlanOptions = {}) =>
   run(
     Effect.gen(function* () {
       const cluster = yield* openCluster([endpoint])
-      const model = yield* cluster.load(yield* cluster.plan(path, { threads: 1 }))
+      const model = yield* cluster.load(yield* cluster.plan(path, { threads: 1, ...options }))
       const [link] = (yield* cluster.memory).links
       const pieces = yield* Stream.runCollect(
         model.generate(request.prompt, { maxTokens: request.maxTokens, temp: 0 }),
@@ -192,6 +193,25 @@ test("a server that has the model itself is sent nothing of it, until the file c
   damaged.fill(0, damaged.length - 100_000)
   writeFileSync(copy, damaged)
   expect(await cachedBytes(server.endpoint)).toBe(0)
+})
+
+test("a model and the smaller one that guesses for it are each asked for by their own hashes", async () => {
+  // The same names throughout, and some of the same sizes.
+  const draft = { path: await ensureModel("q4_0"), devices: ["RPC0"] }
+  await using server = await ours()
+  process.env.GGML_RPC_WEIGHT_HASHES = join(folder, "hashes")
+  try {
+    for (let round = 0; round < 3; round++) {
+      const { cachedBytes, weightBytes, wireBytes } = await load(server.endpoint, {
+        speculation: { draft },
+      })
+      expect(weightBytes).toBeGreaterThan(1.4 * all.bytes)
+      expect(cachedBytes).toBe(round === 0 ? 0 : weightBytes)
+      if (round > 0) expect(wireBytes).toBeLessThan(0.01 * weightBytes)
+    }
+  } finally {
+    process.env.GGML_RPC_WEIGHT_HASHES = "none"
+  }
 })
 
 test("a full disk is told once, and the model runs", async () => {

@@ -96,6 +96,20 @@ test("servers with one token are linked", async () => {
   expect(said.writes).toEqual([1, 1])
 })
 
+test("of two servers one has to reach the other, either", async () => {
+  await using shy = await startOurServer({ flags: ["--peers", "192.0.2.0/24"] })
+  const path = await ensureModel("mixed")
+  for (const group of [
+    [shy, servers[0]!],
+    [servers[0]!, shy],
+  ]) {
+    const work = { path, servers: group, promptLength: 8, ubatch: 32 }
+    const said = await computed({ ...work, sums: "servers" })
+    expect(said.notes).toEqual([])
+    expect(said.writes).toEqual([1, 1])
+  }
+})
+
 test("servers that may not be linked have their sums through the client, which says why", async () => {
   await using alone = await startOurServer({ flags: ["--peers", "none"] })
   const path = await ensureModel("mixed")

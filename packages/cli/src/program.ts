@@ -1,4 +1,5 @@
 /** The program behind main.ts. What needs no libraries is answered before any is loaded. */
+import { startEarly } from "@ggml-rpc/client/early"
 import packageJson from "../package.json" with { type: "json" }
 import { type CommandLine, CommandLineError, readArgs } from "./argv.ts"
 import { type EarlyEnd, watchForEarlyEnd } from "./earlyEnd.ts"
@@ -9,6 +10,9 @@ import { settingsOf } from "./settings.ts"
 import { columnsOf, flush, noteLine, printLine } from "./terminal.ts"
 
 const HELP_COLUMNS = 100
+
+/** Commands that run a model: its engine starts while the command's modules are found and read. */
+const startsEngine: ReadonlySet<CommandName> = new Set(["run", "chat", "api", "embed", "plan"])
 
 const help = (line: CommandLine & { kind: "help" }): string => {
   const columns = Math.min(HELP_COLUMNS, columnsOf(process.stdout))
@@ -28,6 +32,7 @@ const run = async (args: ReadonlyArray<string>, earlyEnd: EarlyEnd): Promise<num
     case "command": {
       const { values, notes } = settingsOf(line)
       for (const note of notes) noteLine(`note: ${note}`)
+      if (startsEngine.has(line.command)) startEarly()
       const { runCommand } = await import("./app.ts")
       return runCommand(line.command, values as CommandValues<CommandName>, earlyEnd)
     }

@@ -1,9 +1,10 @@
 /** The host's side of an engine process: starts it, talks to it, ends it with its scope. */
-import { Worker, type WorkerExit } from "@ggml-rpc/native/worker"
+import type { Worker, WorkerExit } from "@ggml-rpc/native/worker"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Scope from "effect/Scope"
-import { CANCEL_SLOTS, Cancels, type Wait } from "./Cancels.ts"
+import { CANCEL_SLOTS, type Cancels, type Wait } from "./Cancels.ts"
+import { dropEarly, EngineProcess, takeEarly } from "./EngineProcess.ts"
 import type { EngineEvent, EngineRequest, Numbered } from "./engine/messages.ts"
 import { isFinal } from "./engine/messages.ts"
 import { errorOfEnd } from "./engineEnd.ts"
@@ -74,9 +75,6 @@ export interface EngineHost {
   readonly waiting: () => Wait
 }
 
-/** Lines that are kept for the message of an engine that ends by itself. */
-const KEPT_LINES = 20
-
 /** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
 const SETTLE_PATIENCE_MS = 5000
 
@@ -91,20 +89,15 @@ export const make = (
   descriptors: readonly number[] = [],
 ): Effect.Effect<EngineHost, EngineStartError, Scope.Scope> =>
   Effect.gen(function* () {
-    const cancels = yield* Effect.acquireRelease(
-      Effect.try({ try: () => new Cancels(), catch: startError }),
-      (file) => Effect.sync(() => file.close()),
+    const engine = yield* Effect.acquireRelease(
+      Effect.try({ try: () => engineWith(descriptors), catch: startError }),
+      (process) =>
+        Effect.promise(() => process.kill()).pipe(
+          Effect.ensuring(Effect.sync(() => process.cancels.close())),
+        ),
     )
-    const session = yield* Effect.acquireRelease(
-      Effect.try({ try: () => new EngineSession(cancels, descriptors), catch: startError }),
-      ({ worker }) =>
-        Effect.promise(() => {
-          // The engine may be inside a blocking call, where only SIGKILL reaches it.
-          worker.kill("SIGKILL")
-          return worker.ended
-        }),
-    )
-    const { worker } = session
+    const { worker, cancels } = engine
+    const session = new EngineSession(engine)
     return {
       pid: worker.pid,
       waiting: () => cancels.waiting(),
@@ -132,6 +125,12 @@ export const make = (
       },
     }
   })
+
+/** One that has no connections to get may have been started already. */
+const engineWith = (descriptors: readonly number[]): EngineProcess => {
+  if (descriptors.length > 0) dropEarly()
+  return takeEarly() ?? new EngineProcess(descriptors)
+}
 
 const startError = (cause: unknown): EngineStartError =>
   cause instanceof EngineStartError
@@ -193,22 +192,14 @@ class EngineSession {
   private readonly held: Array<Job> = []
   private ended: EngineEndedError | UnsupportedOpError | undefined
 
-  constructor(cancels: Cancels, descriptors: readonly number[]) {
-    this.cancels = cancels
-    this.worker = new Worker<Numbered<EngineEvent>>(
-      {
-        module: "@ggml-rpc/client/engine",
-        from: import.meta.dir,
-        stdin: "pipe",
-        descriptors: [cancels.descriptor, ...descriptors],
-        lastWordsCount: KEPT_LINES,
-      },
-      {
-        onMessage: (event, data) => this.dispatch(event, data),
-        ...(process.env.GGML_RPC_DEBUG === "1" && { onLine: showLine }),
-        onExit: (exit) => this.end(exit),
-      },
-    )
+  constructor(engine: EngineProcess) {
+    this.cancels = engine.cancels
+    this.worker = engine.worker
+    engine.listen({
+      onMessage: (event, data) => this.dispatch(event, data),
+      onLine: showLine,
+      onExit: (exit) => this.end(exit),
+    })
   }
 
   submit(job: Job): void {

@@ -301,6 +301,8 @@ describe("keys", () => {
     expect(expectOne(session, 65)).toEqual([65, LinkStatus.TOO_MANY])
     const key = newKey().toHex()
     expect(expectOne(other, 1, key)).toEqual([1, LinkStatus.DONE])
+    links.hear(session, { event: "forget", id: 64 })
+    expect(expectOne(session, 64)).toEqual([64, LinkStatus.DONE])
     links.forget(session)
     expect(expectOne(session, 66, key)).toEqual([66, LinkStatus.TOO_MANY])
     expect(expectOne(session, 67)).toEqual([67, LinkStatus.DONE])

@@ -119,7 +119,7 @@ const ourCommand = (way: Way, place: Place): readonly string[] => {
   const where =
     place.endpoints.length === 0
       ? ["--rpc", "none", "-dev", "none"]
-      : ["--rpc", place.endpoints.join(","), "-ts", place.endpoints.map(() => "1").join("/")]
+      : ["--rpc", place.endpoints.join(",")]
   return [
     ...[...place.prefix, ...commandOf("ours"), "bench", "-m", place.modelPath, ...where],
     ...["-t", "1", "--no-warmup", "-o", "json", ...way.flags],

@@ -10,7 +10,8 @@ export interface BenchSetting {
   /** Undefined: by free memory. */
   readonly tensorSplit: ReadonlyArray<number> | undefined
   readonly batchSize: number
-  readonly ubatchSize: number
+  /** Undefined: as the plan has it. */
+  readonly ubatchSize: number | undefined
   readonly typeK: KvTypeName
   readonly typeV: KvTypeName
   readonly flashAttention: "on" | "off" | "auto"
@@ -35,7 +36,7 @@ export interface SettingChoices {
   readonly splitModes: ReadonlyArray<"layer" | "tensor">
   readonly tensorSplits: ReadonlyArray<ReadonlyArray<number>> | undefined
   readonly batchSize: ReadonlyArray<number>
-  readonly ubatchSize: ReadonlyArray<number>
+  readonly ubatchSize: ReadonlyArray<number> | undefined
   readonly typeK: ReadonlyArray<KvTypeName>
   readonly typeV: ReadonlyArray<KvTypeName>
   readonly flashAttention: ReadonlyArray<"on" | "off" | "auto">
@@ -67,7 +68,7 @@ export const settingsOf = (choices: SettingChoices): ReadonlyArray<BenchSetting>
   )
   const batches = product(
     each("batchSize", choices.batchSize),
-    each("ubatchSize", choices.ubatchSize),
+    each("ubatchSize", choices.ubatchSize ?? [undefined]),
   )
   const caches = product(
     product(each("typeK", choices.typeK), each("typeV", choices.typeV)),

@@ -92,8 +92,8 @@ const columnsFor = ({ settings, tests }: BenchReportOptions): ReadonlyArray<MdCo
       number("n_batch", 7, ({ setting }) => String(setting.batchSize)),
     ),
     ...optional(
-      differs(settings, (one) => one.ubatchSize, 512),
-      number("n_ubatch", 8, ({ setting }) => String(setting.ubatchSize)),
+      differs(settings, (one) => one.ubatchSize, undefined),
+      number("n_ubatch", 8, ({ ubatchSize }) => String(ubatchSize)),
     ),
     ...optional(
       differs(settings, (one) => one.typeK, "f16"),

@@ -19,6 +19,7 @@ const row: BenchRow = {
   },
   test: { promptCount: 0, textCount: 10, depth: 0, parallel: 4 },
   name: "tg10",
+  ubatchSize: 512,
   model: { type: "llama 8B Q4_0", sizeBytes: 5e9, parameters: 8e9 },
   backends: "RPC",
   devices: ["10.0.0.2:50052", "10.0.0.3:50052"],

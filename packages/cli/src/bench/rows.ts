@@ -18,6 +18,8 @@ export interface BenchRow {
   readonly setting: BenchSetting
   readonly test: BenchTest
   readonly name: string
+  /** Of a micro-batch, as computed. */
+  readonly ubatchSize: number
   readonly model: { readonly type: string; readonly sizeBytes: number; readonly parameters: number }
   /** Kinds of devices that have layers, such as `RPC` or `CUDA,RPC`. */
   readonly backends: string
@@ -44,6 +46,7 @@ export const rowOf = (
     setting,
     test,
     name: nameOfTest(test),
+    ubatchSize: plan.context.ubatchSize,
     model: {
       type: info.description,
       sizeBytes: info.sizeBytes,
@@ -97,7 +100,7 @@ export const fieldsOf = (row: BenchRow): Readonly<Record<string, string | number
     model_size: model.sizeBytes,
     model_n_params: model.parameters,
     n_batch: setting.batchSize,
-    n_ubatch: setting.ubatchSize,
+    n_ubatch: row.ubatchSize,
     n_threads: setting.threads,
     type_k: setting.typeK,
     type_v: setting.typeV,

@@ -12,8 +12,9 @@ import * as Effect from "effect/Effect"
 import { processEscapes } from "../commands/prompt.ts"
 import { ChatFileError } from "../errors.ts"
 import { fileReason } from "../fileReason.ts"
-import type { chatFlags, templateFlags } from "../flags/chat.ts"
+import type { templateFlags } from "../flags/chat.ts"
 import type { FlagValues } from "../flags/Flag.ts"
+import { type AffixValues, hasAffixes } from "./affixes.ts"
 
 type TemplateValues = FlagValues<typeof templateFlags>
 
@@ -35,11 +36,6 @@ const affixTemplate = `{%- for message in messages -%}
 {{- message.content -}}
 {%- endif -%}
 {%- endfor -%}`
-
-type AffixValues = Pick<FlagValues<typeof chatFlags>, "inPrefix" | "inSuffix" | "inPrefixBos">
-
-export const hasAffixes = ({ inPrefix, inSuffix, inPrefixBos }: AffixValues): boolean =>
-  inPrefix !== undefined || inSuffix !== undefined || inPrefixBos
 
 /** The template of `--in-prefix` and its like, and the variables that it reads; undefined where they are not given. */
 export const affixesOf = (values: AffixValues & { readonly escape: boolean }) => {

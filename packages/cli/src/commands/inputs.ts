@@ -9,6 +9,7 @@ import {
   parseEndpoints,
   probe,
 } from "@ggml-rpc/client"
+import { dropEarly } from "@ggml-rpc/client/early"
 import { librarySet, missingGpuPackage } from "@ggml-rpc/native"
 import { ensureShim } from "@ggml-rpc/native/build"
 import * as Effect from "effect/Effect"
@@ -31,7 +32,11 @@ const isTagged = (error: unknown): error is NativeError => error instanceof Erro
 export const prepareNative: Effect.Effect<void, NativeError> = Effect.tryPromise({
   try: async () => {
     const set = librarySet()
-    await ensureShim(set, noteLine)
+    await ensureShim(set, (line) => {
+      // What the engine has loaded is what is replaced now.
+      dropEarly()
+      noteLine(line)
+    })
     const missing = missingGpuPackage(set)
     if (missing !== undefined) noteLine(missing)
   },

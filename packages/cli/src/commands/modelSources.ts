@@ -1,11 +1,10 @@
 /** Which models a command is given: files, or names that are found on a hub or by URL, and downloaded. */
-import {
-  type DownloadProgress,
-  type LocatedModel,
-  locateModel,
-  type ModelOptions,
-  type ModelSource,
-  type ModelsError,
+import type {
+  DownloadProgress,
+  LocatedModel,
+  ModelOptions,
+  ModelSource,
+  ModelsError,
 } from "@ggml-rpc/models"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
@@ -138,7 +137,11 @@ const locate = (
     onProgress,
     onNote: (text) => noteLine(wrap(`note: ${text}`, columnsOf(process.stderr)).join("\n")),
   }
-  return locateModel(source, options)
+  // Loaded where a model is not a file.
+  return Effect.flatMap(
+    Effect.promise(() => import("@ggml-rpc/models")),
+    ({ locateModel }) => locateModel(source, options),
+  )
 }
 
 interface DownloadReport {

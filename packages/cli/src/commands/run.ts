@@ -2,14 +2,13 @@
 import { existsSync } from "node:fs"
 import { type Cluster, type GgufFile, ggufString } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
-import { hasAffixes } from "../chat/template.ts"
+import { hasAffixes } from "../chat/affixes.ts"
 import { EmptyPromptError, PromptTooLongError } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { GenerationMeter } from "../GenerationMeter.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
 import { UsageError } from "../UsageError.ts"
-import { talkWith } from "./chat.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, modelPath } from "./modelSources.ts"
@@ -36,6 +35,8 @@ export const run = (values: RunValues) =>
           values.conversation ?? (hasAffixes(values) || (!values.json && hasChatTemplate(gguf)))
         if (isChat) {
           if (values.promptCache !== undefined) return yield* Effect.fail(cacheOfChat())
+          // Templates and what reads answers take a while to load, and a text needs none of it.
+          const { talkWith } = yield* Effect.promise(() => import("./chat.ts"))
           return yield* talkWith({ path, gguf }, values, options, prompt, speculation)
         }
         if (prompt === undefined) return yield* Effect.fail(noPrompt())

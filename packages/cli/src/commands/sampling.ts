@@ -1,6 +1,6 @@
 /** What the flags of sampling come to. */
 import { readFileSync } from "node:fs"
-import { grammarOfSchema, SchemaError } from "@ggml-rpc/chat"
+import type { SchemaError } from "@ggml-rpc/chat"
 import type { Cluster } from "@ggml-rpc/client"
 import { type SamplerName, samplerNamed, samplerNames } from "@ggml-rpc/native"
 import * as Effect from "effect/Effect"
@@ -91,13 +91,18 @@ const schemaGrammar = (text: string, source: string) =>
       catch: (cause) => new UsageError(`${source} is no JSON: ${reasonOf(cause)}`),
     }),
     (schema) =>
-      Effect.try({
-        try: () => grammarOfSchema(schema),
-        catch: (error) => {
-          if (error instanceof SchemaError) return error
-          throw error
-        },
-      }),
+      Effect.flatMap(
+        // Loaded where a schema is given.
+        Effect.promise(() => import("@ggml-rpc/chat")),
+        ({ grammarOfSchema, SchemaError }) =>
+          Effect.try({
+            try: () => grammarOfSchema(schema),
+            catch: (error) => {
+              if (error instanceof SchemaError) return error
+              throw error
+            },
+          }),
+      ),
   )
 
 const reasonOf = (cause: unknown): string =>

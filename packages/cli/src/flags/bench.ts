@@ -136,7 +136,7 @@ export const benchSettingFlags = {
     aliases: ["-ub"],
     kind: sizes,
     about: "most tokens computed at once",
-    default: "512",
+    unset: "512; 128 over several servers",
     group: modelGroup,
   }),
   flashAttention: flag({

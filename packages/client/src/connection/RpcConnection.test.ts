@@ -132,6 +132,23 @@ describe("a read", () => {
     server.terminate()
   })
 
+  test("is given up on when its server is silent, and not while another one's is", () => {
+    const [one, other] = [connect(), connect(LONG_SILENCE_MS)]
+    for (const { connection } of [one, other]) {
+      connection.peers = [one.connection, other.connection]
+    }
+    const { ticket } = read(one.connection, 1)
+    const own = read(other.connection, 1)
+    for (const { connection } of [one, other]) connection.flush()
+    one.connection.drainTo(ticket)
+    expect(one.connection.failure).toMatchObject({
+      ...{ _tag: "ServerTimeoutError", during: "GET_TENSOR", silenceMs: SILENCE_MS },
+    })
+    answer(other.far, 5)
+    other.connection.drainTo(own.ticket)
+    expect([other.connection.failure, own.target[0]]).toEqual([undefined, 5])
+  })
+
   test("is one of many that never end", () => {
     const { connection, far } = connect()
     let before = read(connection, 1)

@@ -237,6 +237,8 @@ export class Engine {
         sequenceCount: Math.ceil((context.slotCount ?? 1) / groupCount),
         candidates:
           context.outputCount !== undefined &&
+          // libllama runs no samplers on tensors that are cut.
+          shares === undefined &&
           this.findsCandidates(
             used.map((at) => devices[at]!),
             model.info,

@@ -60,7 +60,7 @@ export class PeerLinks {
    */
   hear(session: LinkingSession, request: LinkRequest): void {
     if (request.event === "forget") {
-      this.forget(session)
+      this.forget(session, request.id)
       return
     }
     const { id, key } = request
@@ -149,10 +149,12 @@ export class PeerLinks {
     this.#expected.delete(expectation)
   }
 
-  /** A session's client is gone, or wants no links any more. */
-  forget(session: LinkingSession): void {
-    this.#dials.delete(session)
-    for (const each of [...this.#expected]) if (each.session === session) this.#remove(each)
+  /** A session's client is gone, or wants no links any more; or not the one that it asked for under a number. */
+  forget(session: LinkingSession, id?: number): void {
+    if (id === undefined) this.#dials.delete(session)
+    for (const each of [...this.#expected]) {
+      if (each.session === session && (id === undefined || each.id === id)) this.#remove(each)
+    }
   }
 
   close(): void {

@@ -84,7 +84,7 @@ export class LinkGroup {
   /** Has the front process expect a connection with this key; returns a `LinkStatus`. */
   expect(peer: number, key: string): number {
     const member = this.#members[peer]!
-    if (member.asked !== 0) return LinkStatus.TOO_MANY
+    if (member.fd >= 0) return LinkStatus.TOO_MANY
     const id = this.#ask(member)
     this.#channel.ask({ event: "expect", id, key })
     const { status } = this.#answer(id)
@@ -95,7 +95,7 @@ export class LinkGroup {
   /** Has the front process connect to another server; returns a `LinkStatus`. */
   dial(peer: number, key: string, host: string, port: number): number {
     const member = this.#members[peer]!
-    if (member.asked !== 0) return LinkStatus.TOO_MANY
+    if (member.fd >= 0) return LinkStatus.TOO_MANY
     const id = this.#ask(member)
     this.#channel.ask({ event: "dial", id, key, host, port })
     return this.#take(peer, this.#answer(id))
@@ -109,7 +109,14 @@ export class LinkGroup {
     return this.#take(peer, this.#answer(member.asked))
   }
 
+  /** The number of something new. What was asked before for this server is not wanted any more: the other way did not do. */
   #ask(member: Member): number {
+    if (member.asked !== 0) {
+      const early = this.#notes.get(member.asked)
+      if (early !== undefined && early.fd >= 0) io().io_close(early.fd)
+      this.#notes.delete(member.asked)
+      this.#channel.ask({ event: "forget", id: member.asked })
+    }
     member.asked = ++LinkGroup.#lastAsked
     return member.asked
   }

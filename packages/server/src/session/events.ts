@@ -154,5 +154,5 @@ export type LinkRequest =
       readonly host: string
       readonly port: number
     }
-  /** Nothing is expected any more. */
-  | { readonly event: "forget" }
+  /** What was asked for under this number, or all, is not expected any more. */
+  | { readonly event: "forget"; readonly id?: number }

@@ -48,7 +48,6 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   const started = performance.now()
   const { remote } = engine
   const weights = remote?.weights
-  weights?.begin(request.path)
   const doneBefore = weights?.doneBytes ?? 0
   const cachedBefore = weights?.cachedBytes ?? 0
   if (weights !== undefined) {
@@ -66,7 +65,9 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
     }
   }
   // The smaller one first: it is loaded in no time, and may be the one that does not.
+  if (request.draft !== undefined) weights?.begin(request.draft.path)
   const draft = request.draft && engine.acquire(request.draft, { noAlloc: false })
+  weights?.begin(request.path)
   const loaded = acquireBeside(engine, request, draft)
   engine.keep(loaded, draft)
   remote?.settle()
