@@ -254,3 +254,27 @@ test("the OpenAPI document has the endpoints, and errors as their dialects tell 
   const references = [...JSON.stringify(body).matchAll(/#\/components\/schemas\/(\w+)/g)]
   for (const [, name] of references) expect(schemas).toContain(name!)
 })
+
+test("guesses change no answer and no probabilities, and are told in timings and metrics", async () => {
+  const repeating = Array.from({ length: 60 }, (_, index) => 20 + (index % 5))
+  const request = { prompt: repeating, n_predict: 32, temperature: 0, n_probs: 2, ignore_eos: true }
+  const bias = { logit_bias: [[21, 100]] }
+  const answerOf = async (plan: Parameters<typeof startApi>[1] = {}) => {
+    const { url } = await start({ hasMetrics: true, ...plan })
+    const { body } = await askJson(`${url}/completion`, { ...request, ...bias })
+    return { body, metrics: (await ask(`${url}/metrics`)).body }
+  }
+  const plain = await answerOf()
+  const ngram = { lookupCount: 2, draftCount: 8 }
+  const guessed = await answerOf({ plan: { speculation: { ngram } } })
+  expect(guessed.body.content).toBe(plain.body.content)
+  const chosen = (body: { completion_probabilities: ReadonlyArray<{ id: number }> }) =>
+    body.completion_probabilities.map(({ id }) => id)
+  expect(chosen(guessed.body)).toEqual(chosen(plain.body))
+  expect(plain.body.timings).not.toHaveProperty("draft_n")
+  const { draft_n: drafted, draft_n_accepted: accepted } = guessed.body.timings
+  expect(accepted).toBeGreaterThan(16)
+  expect(drafted).toBeGreaterThanOrEqual(accepted)
+  expect(guessed.metrics).toContain(`llamacpp:spec_decode_num_draft_tokens_total ${drafted}\n`)
+  expect(guessed.metrics).toContain(`llamacpp:spec_decode_num_accepted_tokens_total ${accepted}\n`)
+})
