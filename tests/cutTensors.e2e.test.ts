@@ -256,6 +256,42 @@ test.each([
   expect(performance.now() - killedAt).toBeLessThan(5000)
 })
 
+test("a server that gives less memory than it said is named, and the engine lives", async () => {
+  const path = await ensureModel("mixed")
+  await using other = await startOurServer({ flags: ["--client-mem-limit", "12M"] })
+  const [error, after, narrow] = await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster([servers[0]!.endpoint, other.endpoint])
+      // What stays free by default is more than it has.
+      const without = yield* cluster.plan(tiny, { threads: 1, splitMode: "tensor" })
+      const options = {
+        threads: 1,
+        contextSize: 256,
+        splitMode: "tensor",
+        headroomBytes: 0,
+      } as const
+      const { devices, ...plan } = yield* cluster.plan(tiny, options)
+      // As if it had room: the plan of a small model, with a large one.
+      const load = cluster.load({
+        ...plan,
+        devices,
+        path,
+        context: { ...plan.context, contextSize: 4096 },
+      })
+      const failed = yield* Effect.either(Effect.scoped(Effect.asVoid(load)))
+      const model = yield* cluster.load(yield* cluster.plan(tiny, options))
+      return [failed, yield* say(model, prompt(10)), without] as const
+    }),
+  )
+  expect(error).toMatchObject({
+    _tag: "Left",
+    left: { _tag: "RemoteMemoryError", endpoint: other.endpoint },
+  })
+  expect(after).toHaveLength(12)
+  expect(narrow.splitMode).toBe("layer")
+  expect(narrow.devices.map(({ unitCount }) => unitCount)).toEqual([5, 0])
+})
+
 describe("a plan that chooses", () => {
   const choose = (path: string, options: Cluster.PlanOptions = {}) =>
     run(

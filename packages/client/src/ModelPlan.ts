@@ -396,12 +396,18 @@ const planOn = (
             : Effect.succeed(measurementOf(event.rows, deviceIndexes))
         },
       )
-    const { plan, context: planned } = yield* orFewerGroups((mostGroups) =>
-      Effect.map(runPlanner(input, measure(mostGroups)), (plan) => ({
-        plan,
-        context: pipelinedContext(pipeline, candidateOf(plan), mostGroups),
-      })),
-    ).pipe(Effect.mapError((error) => withReasons(error, unsupported)))
+    const plannedFor = (given: PlannerInput) =>
+      orFewerGroups((mostGroups) =>
+        Effect.map(runPlanner(given, measure(mostGroups)), (plan) => ({
+          plan,
+          context: pipelinedContext(pipeline, candidateOf(plan), mostGroups),
+        })),
+      ).pipe(Effect.mapError((error) => withReasons(error, unsupported)))
+    const first = yield* plannedFor(input)
+    // Where one device alone has room for a part, there is nothing to cut.
+    const cutCount = first.plan.devices.filter(({ share = 0 }) => share > 0).length
+    const { plan, context: planned } =
+      cutsTensors && cutCount < 2 ? yield* plannedFor({ ...input, cutsTensors: false }) : first
     const name = ggufString(gguf, "general.name")
     return {
       ...plan,

@@ -219,7 +219,8 @@ export const trafficOf = (way: Way, place: Place): Promise<Traffic> =>
   way.client === "ours" ? ourTraffic(way, place) : upstreamTraffic(way, place)
 
 const ourTraffic = async (way: Way, place: Place): Promise<Traffic> => {
-  const tests = ["-p", "0", "-n", `${SHORT},${LONG}`, "-r", "1"]
+  // The first one sends graphs that stay with the servers.
+  const tests = ["-p", "0", "-n", `${LONG},${SHORT},${LONG}`, "-r", "1"]
   const { stdout } = await runTool([...ourCommand(way, place), ...tests])
   const totals = (JSON.parse(stdout) as OurRow[]).map(
     (row): Traffic => ({
@@ -229,7 +230,7 @@ const ourTraffic = async (way: Way, place: Place): Promise<Traffic> => {
       waits: row.waits_per_token * row.n_gen,
     }),
   )
-  return perToken(totals[0]!, totals[1]!)
+  return perToken(totals[1]!, totals[2]!)
 }
 
 const upstreamTraffic = async (way: Way, place: Place): Promise<Traffic> => {
