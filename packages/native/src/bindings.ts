@@ -16,6 +16,8 @@ export * from "./taggedError.ts"
 export { WeightFile, type WeightPlace } from "./weights/WeightFile.ts"
 export {
   fileState,
+  isRememberable,
+  modelState,
   type WeightHash,
   WeightHashes,
   type WeightSource,
