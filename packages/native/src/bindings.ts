@@ -17,6 +17,8 @@ export { hashOf } from "./weights/hash.ts"
 export { WeightFile, type WeightPlace } from "./weights/WeightFile.ts"
 export {
   fileState,
+  isRememberable,
+  modelState,
   type WeightHash,
   WeightHashes,
   type WeightSource,

@@ -116,9 +116,9 @@ export class WeightUpload {
     this.cut.clear()
     this.lacking.clear()
     if (path === undefined || hashes === undefined || names.size === 0) return
-    const file = WeightFile.open(path)
-    if (file === undefined) return
     const places = [...tensorPlaces(path)].filter(([name]) => names.has(name))
+    const file = WeightFile.open(path, hashes)
+    if (file === undefined) return
     file.hashBeside(new Map(places), hashes)
   }
 
@@ -236,10 +236,10 @@ export class WeightUpload {
   /** Asks for a few of each server's, and where it has one of them for the rest. */
   private offerUnknown(path: string, hashes: WeightHashes, rest: readonly ComingWeight[]): void {
     for (const { name } of rest) this.unhashed.add(name)
-    const file = WeightFile.open(path)
+    const places = tensorPlaces(path)
+    const file = WeightFile.open(path, hashes)
     if (file === undefined) return
     try {
-      const places = tensorPlaces(path)
       for (const { id, name, sizeBytes } of rest) {
         if (places.get(name)?.sizeBytes === sizeBytes) continue
         this.cut.add(id)
@@ -325,7 +325,7 @@ const isTrue = (path: string, hashes: WeightHashes): boolean => {
   const small = [...hashes.all().values()].filter(({ sizeBytes }) => sizeBytes <= CHECKED_BYTES)
   const checked = small[Math.floor(Math.random() * small.length)]
   if (checked === undefined) return true
-  const file = WeightFile.open(path)
+  const file = WeightFile.open(path, hashes)
   const found = file?.hash([checked])?.[0]
   file?.close()
   return found?.high === checked.high && found.low === checked.low
