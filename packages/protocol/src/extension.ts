@@ -246,7 +246,7 @@ export type GateName = keyof typeof gateCommands
 const LinkKey = record("LinkKey", { key: bytes(LINK_KEY_BYTES) })
 
 /**
- * What one server says to another instead of HELLO, to become a link of the session that expects this key. The answer is the
+ * What one server says to another instead of HELLO, to become a link of the session that expects the key whose SHA-256 begins so. The answer is the
  * last byte that says what it is: partial sums follow, see shim/io/all_reduce.cpp.
  */
 export const linkKeyCommand = {

@@ -1,6 +1,7 @@
 /** Links between servers, with a client or a server at the other end that does not keep to what is agreed. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { connect, createServer, type Server, type Socket } from "node:net"
+import { networkInterfaces } from "node:os"
 import {
   Command,
   encodeLinkKey,
@@ -10,7 +11,12 @@ import {
   noConnCaps,
   readLostLink,
 } from "@ggml-rpc/protocol"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import { AllowList } from "../src/front/AllowList.ts"
+import { shownKey } from "../src/front/linkKey.ts"
 import { PeerLinks } from "../src/front/PeerLinks.ts"
+import { peersOf } from "../src/front/peers.ts"
 import type { ServeOptions } from "../src/index.ts"
 import { allReduce, askLink, linkPair, newKey } from "./linkedServers.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
@@ -99,13 +105,16 @@ class Peer {
 
 const places = { rank: 0, worldSize: 2, peer: 1 }
 
+/** A client of this machine that asks for links. */
+const nearby = { host: "127.0.0.1", address: "127.0.0.1" }
+
 /** A server whose only link is this test. */
 const linkedToTest = async (server: TestServer) => {
   const client = await TestClient.connect(server.port)
   const key = newKey()
   expect(await askLink(client, "LINK_EXPECT", { ...places, key })).toBe(LinkStatus.DONE)
   const peer = await Peer.open(server.port)
-  peer.write(encodeLinkKey(key))
+  peer.write(encodeLinkKey(shownKey(key)))
   expect(await peer.read(9)).toEqual(encodeLinkKeyAnswer(LinkStatus.DONE))
   expect(await askLink(client, "LINK_AWAIT", { peer: 1 })).toBe(LinkStatus.DONE)
   const close = (): void => {
@@ -215,7 +224,7 @@ describe("a server at the other end is named, and ends the session, when it", ()
 describe("keys", () => {
   const isRefused = async (port: number, key: Uint8Array): Promise<void> => {
     const peer = await Peer.open(port)
-    peer.write(encodeLinkKey(key))
+    peer.write(encodeLinkKey(shownKey(key)))
     await peer.closed
   }
 
@@ -267,7 +276,7 @@ describe("keys", () => {
       const client = await TestClient.connect(server.port)
       const key = newKey()
       await askLink(client, "LINK_EXPECT", { ...places, key })
-      const whole = encodeLinkKey(key)
+      const whole = encodeLinkKey(shownKey(key))
       for (const bytes of [
         whole.subarray(0, 10),
         Buffer.concat([whole, floats(1)]),
@@ -294,14 +303,14 @@ describe("keys", () => {
     })
     const [session, other] = [sessionOf(), sessionOf()]
     const expectOne = (of: typeof session, id: number, key = newKey().toHex()) => {
-      links.hear(of, { event: "expect", id, key })
+      links.hear(of, { event: "expect", id, key }, nearby)
       return heard.at(-1)
     }
     for (let id = 1; id <= 64; id++) expect(expectOne(session, id)).toEqual([id, LinkStatus.DONE])
     expect(expectOne(session, 65)).toEqual([65, LinkStatus.TOO_MANY])
     const key = newKey().toHex()
     expect(expectOne(other, 1, key)).toEqual([1, LinkStatus.DONE])
-    links.hear(session, { event: "forget", id: 64 })
+    links.hear(session, { event: "forget", id: 64 }, nearby)
     expect(expectOne(session, 64)).toEqual([64, LinkStatus.DONE])
     links.forget(session)
     expect(expectOne(session, 66, key)).toEqual([66, LinkStatus.TOO_MANY])
@@ -335,6 +344,7 @@ describe("a link is not made, and the client told why,", () => {
   test.each([
     ["to an address that is not allowed", "10.0.0.1", LinkStatus.NOT_ALLOWED],
     ["to a name that nobody has", "no.such.host.invalid", LinkStatus.UNREACHABLE],
+    ["to a number that is no whole address", "127.1:1", LinkStatus.UNREACHABLE],
     ["to no name", "", LinkStatus.UNREACHABLE],
   ])(
     "%s",
@@ -372,8 +382,14 @@ describe("a link is not made, and the client told why,", () => {
   test("with a server that asks for a token, which this one does not have", () =>
     withServer({ token: "secret" }, async (other) => {
       expect(await dial(shared, other.port)).toBe(LinkStatus.UNREACHABLE)
-      await shared.logged("closed the connection")
+      await shared.logged("closed the connection", "--token-file")
       await other.logged("showed no token")
+    }))
+
+  test("to a name of what is not allowed, which is no other answer than to a name that nobody has", () =>
+    withServer({ ...hasty, peers: ["10.0.0.0/8"] }, async (server) => {
+      expect(await dial(server, 50052, "localhost")).toBe(LinkStatus.UNREACHABLE)
+      await server.logged("localhost", "127.0.0.1", "--peers")
     }))
 
   test(
@@ -386,6 +402,86 @@ describe("a link is not made, and the client told why,", () => {
       close()
     }),
   )
+})
+
+describe("what a server does for who asks it to connect", () => {
+  const ipv6Loopback = ["::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "::ffff:7f00:1"]
+  const anyone = Either.getOrThrow(AllowList.of(["0.0.0.0/0", "::/0"]))
+
+  test("its own loopback is for clients of this machine", async () => {
+    const mayDial = await Effect.runPromise(peersOf(undefined, "0.0.0.0", anyone))
+    const own = Object.values(networkInterfaces()).flatMap((all) => all?.[0]?.address ?? [])
+    for (const address of ["127.0.0.1", "127.8.9.1", ...ipv6Loopback]) {
+      for (const client of ["127.0.0.1", "::1", ...own]) {
+        expect([address, client, mayDial(address, client)]).toEqual([address, client, true])
+      }
+      for (const client of ["192.0.2.1", "2001:db8::1"]) {
+        expect([address, client, mayDial(address, client)]).toEqual([address, client, false])
+      }
+    }
+    expect(mayDial("192.168.1.1", "192.0.2.1")).toBe(true)
+    expect(mayDial("8.8.8.8", "127.0.0.1")).toBe(false)
+  })
+
+  test("it connects to what --peers says for all", async () => {
+    const mayDial = await Effect.runPromise(peersOf(["127.0.0.1"], "0.0.0.0", anyone))
+    expect(mayDial("127.0.0.1", "192.0.2.1")).toBe(true)
+    expect(mayDial("192.168.1.1", "192.0.2.1")).toBe(false)
+  })
+
+  test(
+    "it says nothing of the client's choice there",
+    withShared(async (server) => {
+      const said = Promise.withResolvers<Uint8Array>()
+      const other = await listening((peer) => peer.once("data", said.resolve))
+      const client = await TestClient.connect(server.port)
+      const key = newKey()
+      const { port } = other
+      await askLink(client, "LINK_DIAL", { ...places, key, host: "127.0.0.1", port })
+      const bytes = Buffer.from(await said.promise)
+      expect(bytes).toHaveLength(25)
+      expect(bytes.indexOf(key)).toBe(-1)
+      client.close()
+      other.stop()
+    }),
+  )
+
+  const linksOf = () =>
+    new PeerLinks({ ...{ mayDial: () => true, timeoutMs: 60_000, onFailure: () => {} } })
+
+  test("it takes no session's word for a port", () => {
+    const links = linksOf()
+    for (const port of [-1, 0, 80, 1023, 65536, 1e9, 50052.5]) {
+      const request = {
+        event: "dial",
+        id: 1,
+        key: newKey().toHex(),
+        host: "127.0.0.1",
+        port,
+      } as const
+      const session = { note: () => {} }
+      expect(() => links.hear(session, request, nearby)).toThrow("a link to")
+    }
+    links.close()
+  })
+
+  test("16 connections are under way for an address, and others' are not in their way", async () => {
+    const silent = await listening(() => {})
+    const links = linksOf()
+    const dial = (address: string) => {
+      const heard: number[] = []
+      const session = { note: (_: number, status: number) => void heard.push(status) }
+      const where = { host: "127.0.0.1", port: silent.port }
+      const request = { event: "dial", id: 1, key: newKey().toHex(), ...where } as const
+      links.hear(session, request, { host: address, address })
+      return heard
+    }
+    for (let count = 0; count < 16; count++) expect(dial("10.0.0.1")).toEqual([])
+    expect(dial("10.0.0.1")).toEqual([LinkStatus.TOO_MANY])
+    expect(dial("10.0.0.2")).toEqual([])
+    links.close()
+    silent.stop()
+  })
 })
 
 describe("a client is refused that", () => {

@@ -107,7 +107,7 @@ export const serveFlags = {
     kind: names("CIDR,…", /,/),
     about:
       "other servers of ggml-rpc that this one may connect to, to add up partial results where a client splits tensors; none: no such links",
-    unset: "this machine, and the private networks of --allow",
+    unset: "for its own machine's clients that machine, for all the private networks of --allow",
     group: "Network",
   }),
   spin: flag({

@@ -1,8 +1,14 @@
 /** The files of a model, of which weights are hashed. Native code reads them: several at a time take a quarter of the time. */
-import { closeSync, openSync } from "node:fs"
+import { closeSync, fstatSync, openSync } from "node:fs"
 import { cString, io } from "../io.ts"
 import { partPaths } from "./partPaths.ts"
-import { labelOf, type WeightHash, type WeightHashes } from "./WeightHashes.ts"
+import {
+  fileState,
+  isRememberable,
+  labelOf,
+  type WeightHash,
+  type WeightHashes,
+} from "./WeightHashes.ts"
 
 /** Where a weight lies in its model. */
 export type WeightPlace = Pick<WeightHash, "part" | "offsetBytes" | "sizeBytes">
@@ -10,16 +16,31 @@ export type WeightPlace = Pick<WeightHash, "part" | "offsetBytes" | "sizeBytes">
 export class WeightFile {
   readonly #descriptors: number[] = []
 
-  /** Undefined where a file cannot be opened. To be closed. */
-  static open(path: string): WeightFile | undefined {
+  /**
+   * Undefined where a file cannot be opened, or is not the one that `hashes` are of: links move, and paths are given to other files. Where
+   * weights lie is to be read before. To be closed.
+   */
+  static open(path: string, hashes: WeightHashes): WeightFile | undefined {
     const file = new WeightFile()
     try {
       for (const part of partPaths(path)) file.#descriptors.push(openSync(part, "r"))
-      return file
+      if (file.#isOf(hashes)) return file
     } catch {
-      file.close()
-      return undefined
+      // As good as one that is another.
     }
+    file.close()
+    return undefined
+  }
+
+  /** Hashes without sources are kept nowhere. */
+  #isOf({ sources }: WeightHashes): boolean {
+    return (
+      sources.length === 0 ||
+      this.#descriptors.every(
+        (descriptor, part) =>
+          fileState(fstatSync(descriptor, { bigint: true })) === sources[part]?.state,
+      )
+    )
   }
 
   /** Their hashes, in the same order; undefined when a file is not what it was. */
@@ -35,8 +56,13 @@ export class WeightFile {
   }
 
   /** Hashes them into `hashes` beside everything else, when a core is idle; false when these cannot be written. Closes the file. */
-  hashBeside(places: ReadonlyMap<string, WeightPlace>, hashes: WeightHashes): boolean {
-    const output = places.size === 0 ? undefined : hashes.openToAppend()
+  hashBeside(all: ReadonlyMap<string, WeightPlace>, hashes: WeightHashes): boolean {
+    const places = new Map([...all].filter(([name]) => isRememberable(name)))
+    if (places.size === 0) {
+      this.close()
+      return true
+    }
+    const output = hashes.openToAppend()
     if (output === undefined) {
       this.close()
       return false

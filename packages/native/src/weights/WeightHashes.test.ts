@@ -8,11 +8,13 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  symlinkSync,
   utimesSync,
   writeFileSync,
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { WeightFile } from "./WeightFile.ts"
 import { type WeightHash, WeightHashes } from "./WeightHashes.ts"
 
 let root: string
@@ -126,7 +128,11 @@ test("a file that is none of ours is not read", () => {
   const whole = readFileSync(fileOf(), "utf8")
   for (const text of [`x${whole}`, "", "\n\n", "\0".repeat(1000), "x".repeat(17 * 1024 * 1024)]) {
     writeFileSync(fileOf(), text)
-    expect(open().all().size).toBe(0)
+    const hashes = open()
+    expect(hashes.all().size).toBe(0)
+    // And does not stay for ever.
+    hashes.add([["w", hash(1)]])
+    expect(open().find("w", 4096)).toEqual(hash(1))
   }
 })
 
@@ -183,4 +189,40 @@ test("the least recently used files go when there are many", () => {
   expect(left).toContain("63.hashes")
   expect(left).not.toContain("0.hashes")
   expect(open().all().size).toBe(0)
+})
+
+test("a name that would end its line, or hide that, is not remembered", () => {
+  const line = readLineOf("forged")
+  const names = [`x\n${line}\ny`, "a\rb", "a\u2028b", "a\u2029b", "a\0b", "a\u007fb", ""]
+  open().add([["w", hash(1)], ...names.map((name) => [name, hash(2)] as const)])
+  expect([...open().all().keys()]).toEqual(["w"])
+  writeFileSync(model, "weights")
+  now = Date.now() + 10_000
+  const hashes = open()
+  const places = names.map((name) => [name, { part: 0, offsetBytes: 0, sizeBytes: 4 }] as const)
+  const file = WeightFile.open(model, hashes)!
+  expect(file.hashBeside(new Map(places), hashes)).toBe(true)
+  expect(hashes.all().size).toBe(0)
+})
+
+/** A whole line about a weight. */
+const readLineOf = (name: string): string => {
+  open().add([[name, hash(3)]])
+  const [, line] = readFileSync(fileOf(), "utf8").split("\n")
+  rmSync(fileOf())
+  return line!
+}
+
+test("another file under the model's name is not hashed for it", () => {
+  const other = join(root, "other.gguf")
+  const link = join(root, "link.gguf")
+  writeFileSync(other, "others!")
+  symlinkSync(model, link)
+  const hashes = open(link)
+  const opened = WeightFile.open(link, hashes)
+  expect(opened).toBeDefined()
+  opened?.close()
+  rmSync(link)
+  symlinkSync(other, link)
+  expect(WeightFile.open(link, hashes)).toBeUndefined()
 })

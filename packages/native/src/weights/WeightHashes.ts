@@ -17,8 +17,9 @@ import {
   writeSync,
 } from "node:fs"
 import { join } from "node:path"
-import { type Address, io } from "../io.ts"
+import type { Address } from "../io.ts"
 import { userCacheFolder } from "../prebuilt.ts"
+import { hashOf } from "./hash.ts"
 import { partPaths } from "./partPaths.ts"
 
 /** A weight's place in its model, and its hash by halves. */
@@ -52,11 +53,10 @@ const attempt = <A>(action: () => A): A | undefined => {
 const hex = (word: number): string => word.toString(16).padStart(8, "0")
 
 /** FNV-1a-64 in 16 hex digits. */
-const hashOf = (text: string): string => {
+const textHash = (text: string): string => {
   const bytes = new TextEncoder().encode(text)
-  const words = new Uint32Array(2)
-  io().io_hash(1, Float64Array.of(ptr(bytes) as Address), Float64Array.of(bytes.length), words)
-  return hex(words[1]!) + hex(words[0]!)
+  const [low, high] = hashOf(ptr(bytes) as Address, bytes.length)
+  return hex(high) + hex(low)
 }
 
 /**
@@ -88,17 +88,52 @@ interface FileStats {
 export const fileState = ({ dev, ino, size, mtimeNs, ctimeNs }: FileStats): string =>
   [dev, ino, size, mtimeNs, ctimeNs].join(" ")
 
-/** The files of a model; undefined where what they are like may still change. */
-const sourcesOf = (path: string): readonly WeightSource[] | undefined =>
-  attempt(() => {
-    const oldest = Date.now() - SETTLED_MS
-    return partPaths(path).map((part) => {
+/** The files of a model. */
+interface Sources {
+  /** None where one of them cannot be read. */
+  readonly files: readonly WeightSource[]
+  /** Whether what they are like may still change. */
+  readonly isUnsettled: boolean
+}
+
+const sourcesOf = (path: string): Sources => {
+  const oldest = Date.now() - SETTLED_MS
+  let isUnsettled = false
+  const files = attempt(() =>
+    partPaths(path).map((part) => {
       const real = realpathSync(part)
       const stats = statSync(real, { bigint: true })
-      if (Number(stats.ctimeNs / 1_000_000n) > oldest) throw new Error("it may still change")
+      if (Number(stats.ctimeNs / 1_000_000n) > oldest) isUnsettled = true
       return { path: real, state: fileState(stats) }
-    })
+    }),
+  )
+  return { files: files ?? [], isUnsettled }
+}
+
+/**
+ * What a model is like now, by all of its files up to the first that is not there: changes when it may be another one, or readable.
+ * Undefined where its first file is not there, or is none that `isWanted`, which is asked with paths without links.
+ */
+export const modelState = (
+  path: string,
+  isWanted: (real: string) => boolean,
+): string | undefined => {
+  const states: string[] = []
+  attempt(() => {
+    for (const part of partPaths(path)) {
+      const real = realpathSync(part)
+      if (!isWanted(real)) break
+      states.push(fileState(statSync(real, { bigint: true })))
+    }
   })
+  return states.length === 0 ? undefined : states.join("\n")
+}
+
+/** A weight is a line, which such characters in its name would end. */
+const UNSEEN = /[\p{Cc}\p{Zl}\p{Zp}]/u
+
+/** Whether what a weight of this name hashes to can be remembered. */
+export const isRememberable = (name: string): boolean => name !== "" && !UNSEEN.test(name)
 
 const TITLE = "ggml-rpc weights 1 "
 
@@ -112,12 +147,17 @@ export class WeightHashes {
   /** The model's files, by their part. */
   readonly sources: readonly WeightSource[]
 
+  /** Nothing is kept, as a file was changed so lately that it may change again: another time it may. */
+  readonly isUnsettled: boolean
+
   private constructor(
     path: string | undefined,
     title: string,
     sources: readonly WeightSource[],
     maxFiles = MAX_FILES,
+    isUnsettled = false,
   ) {
+    this.isUnsettled = isUnsettled
     this.#maxFiles = maxFiles
     this.#path = path
     this.#title = title
@@ -132,10 +172,18 @@ export class WeightHashes {
     folder: string | undefined = folderOf(),
     maxFiles: number = MAX_FILES,
   ): WeightHashes {
-    const sources = folder === undefined ? undefined : sourcesOf(path)
-    if (folder === undefined || sources === undefined) return new WeightHashes(undefined, "", [])
+    if (folder === undefined) return new WeightHashes(undefined, "", [])
+    const { files: sources, isUnsettled } = sourcesOf(path)
+    if (sources.length === 0 || isUnsettled) {
+      return new WeightHashes(undefined, "", [], maxFiles, isUnsettled)
+    }
     const title = TITLE + JSON.stringify(sources)
-    const hashes = new WeightHashes(join(folder, hashOf(title) + SUFFIX), title, sources, maxFiles)
+    const hashes = new WeightHashes(
+      join(folder, textHash(title) + SUFFIX),
+      title,
+      sources,
+      maxFiles,
+    )
     hashes.#read()
     return hashes
   }
@@ -156,16 +204,23 @@ export class WeightHashes {
   }
 
   #read(): void {
-    const lines = linesOf(this.#path!)
-    if (lines?.[0] !== this.#title) return
-    for (const line of lines) this.#take(line)
+    const path = this.#path!
+    const lines = linesOf(path)
+    if (lines?.[0] === this.#title) {
+      for (const line of lines) this.#take(line)
+      return
+    }
+    // One that is too large, or whose first line was torn, would grow and never be read. Who makes one has not written into it yet.
+    attempt(() => {
+      if (statSync(path).size > 0) unlinkSync(path)
+    })
   }
 
   #take(line: string): void {
     const found = LINE.exec(line)
     if (found === null) return
     const [, high, low, sizeBytes, part, offsetBytes, name, check] = found as unknown as string[]
-    if (hashOf(line.slice(0, -check!.length - 1)) !== check) return
+    if (textHash(line.slice(0, -check!.length - 1)) !== check) return
     this.#known.set(name!, {
       sizeBytes: Number(sizeBytes),
       part: Number(part),
@@ -206,11 +261,11 @@ export class WeightHashes {
   add(found: Iterable<readonly [name: string, hash: WeightHash]>): void {
     let text = ""
     for (const [name, hash] of found) {
+      if (!isRememberable(name)) continue
       this.#known.set(name, hash)
       const { high, low, sizeBytes, part, offsetBytes } = hash
-      const digits = high.toString(16).padStart(8, "0") + low.toString(16).padStart(8, "0")
-      const line = `${digits} ${sizeBytes} ${labelOf(part, offsetBytes, name)}`
-      text += `${line} ${hashOf(line)}\n`
+      const line = `${hex(high)}${hex(low)} ${sizeBytes} ${labelOf(part, offsetBytes, name)}`
+      text += `${line} ${textHash(line)}\n`
     }
     const descriptor = text === "" ? undefined : this.openToAppend()
     if (descriptor === undefined) return

@@ -68,6 +68,24 @@ const load = (from: Cache = cache, pieceBytes = 1 << 20): Uint8Array | undefined
   return isGood ? target.subarray(0, stored) : undefined
 }
 
+test("a file that changed after it was served is not taken for verified", () => {
+  cache.store(ptr(data) as number, data.length)
+  const path = join(folder, name)
+  const reader = open({ verified: new VerifiedFiles(openSync(join(folder, ".other"), "ax+")) })
+  const file = reader.open(hash.digestHi(), hash.digestLo())!
+  const target = new Uint8Array(data.length)
+  expect(file.fill(ptr(target) as number)).toBe(true)
+  writeFileSync(
+    path,
+    data.map((byte) => byte ^ 1),
+  )
+  utimesSync(path, 1, 1)
+  file.confirm()
+  file.close()
+  expect(load(reader)).toBeUndefined()
+  rmSync(join(folder, ".other"))
+})
+
 test("the name is 16 hex digits of the hash, the content the bytes", () => {
   cache.store(ptr(data) as number, data.length)
   expect(files()).toEqual([name])

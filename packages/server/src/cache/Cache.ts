@@ -154,6 +154,8 @@ export class Cache {
         return isRight && isSame()
       },
       confirm: () => {
+        // What is in it now nobody has hashed.
+        if (!isSame()) return
         this.#inUse.add(name)
         if (this.#noteUse(descriptor) || !isVerified) this.#addVerified(name, descriptor)
       },

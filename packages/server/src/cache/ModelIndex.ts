@@ -1,5 +1,5 @@
 import { closeSync, constants, fstatSync, openSync, readdirSync, statSync } from "node:fs"
-import { join } from "node:path"
+import { join, sep } from "node:path"
 import {
   asPointer,
   fileState,
@@ -17,7 +17,7 @@ interface IndexedWeight {
   readonly sizeBytes: number
 }
 
-/** The index is looked at again for what was added to it, at most so often. */
+/** The index and the models in it are looked at again, at most so often. */
 const LOOK_INTERVAL_MS = 1000
 
 /**
@@ -26,43 +26,30 @@ const LOOK_INTERVAL_MS = 1000
  */
 export class ModelIndex {
   readonly #folder: string
-  #weights = new Map<string, IndexedWeight>()
+  readonly #served: readonly string[]
+  /** By their hashes: a model may be there several times, or have been. */
+  #weights = new Map<string, IndexedWeight[]>()
+  /** What files are like that are as they were hashed, by their path. */
+  #present = new Map<string, string>()
   /** The files of the index as they were read. */
   #seen = ""
   #lookedAt = Number.NEGATIVE_INFINITY
 
-  /** `folder`: where the index is. */
-  constructor(folder: string) {
+  /** `folder`: where the index is; `served`: the folders of models that are given to clients, without links. */
+  constructor(folder: string, served: readonly string[]) {
     this.#folder = folder
+    this.#served = served.map((path) => (path.endsWith(sep) ? path : path + sep))
   }
 
   /** The weight of these halves of a hash, if a model has one. */
   open(high: number, low: number): CachedFile | undefined {
     this.#look()
-    const weight = this.#weights.get(hexName(high, low))
-    if (weight === undefined) return undefined
-    const { source, offsetBytes, sizeBytes } = weight
-    const flags = constants.O_RDONLY | constants.O_NONBLOCK
-    const descriptor = attempt(() => openSync(source.path, flags))
-    if (descriptor === undefined) return undefined
-    const isSame = (): boolean => {
-      const stats = attempt(() => fstatSync(descriptor, { bigint: true }))
-      return stats?.isFile() === true && fileState(stats) === source.state
+    for (const weight of this.#weights.get(hexName(high, low)) ?? []) {
+      const { path, state } = weight.source
+      const file = this.#present.get(path) === state ? openWeight(weight, high, low) : undefined
+      if (file !== undefined) return file
     }
-    if (!isSame()) {
-      closeSync(descriptor)
-      return undefined
-    }
-    return {
-      ...{ sizeBytes, high, low, isVerified: true },
-      fill: (address) =>
-        io().io_read_file(descriptor, asPointer(address), offsetBytes, sizeBytes) === sizeBytes &&
-        isSame(),
-      fillPieces: (pieceBytes, target, stored) =>
-        fillInPieces(descriptor, offsetBytes, sizeBytes, pieceBytes, target, stored) && isSame(),
-      confirm: () => {},
-      close: () => closeSync(descriptor),
-    }
+    return undefined
   }
 
   #look(): void {
@@ -75,15 +62,63 @@ export class ModelIndex {
         return `${name} ${stats?.size} ${stats?.mtimeMs}`
       })
       .join("\n")
-    if (seen === this.#seen) return
-    this.#seen = seen
+    if (seen !== this.#seen) {
+      this.#seen = seen
+      this.#read()
+    }
+    for (const path of this.#present.keys()) {
+      const stats = attempt(() => statSync(path, { bigint: true }))
+      this.#present.set(path, stats === undefined ? "" : fileState(stats))
+    }
+  }
+
+  #read(): void {
     this.#weights = new Map()
+    this.#present = new Map()
     for (const hashes of WeightHashes.all(this.#folder)) {
       for (const { high, low, part, offsetBytes, sizeBytes } of hashes.all().values()) {
         const source = hashes.sources[part]
-        if (source === undefined) continue
-        this.#weights.set(hexName(high, low), { source, offsetBytes, sizeBytes })
+        if (source === undefined || !this.#isServed(source.path)) continue
+        this.#present.set(source.path, "")
+        const name = hexName(high, low)
+        const weight = { source, offsetBytes, sizeBytes }
+        const others = this.#weights.get(name)
+        if (others === undefined) this.#weights.set(name, [weight])
+        else others.push(weight)
       }
     }
+  }
+
+  #isServed(path: string): boolean {
+    return this.#served.some((folder) => path.startsWith(folder))
+  }
+}
+
+/** Undefined where the file is not what was hashed any more. */
+const openWeight = (
+  { source, offsetBytes, sizeBytes }: IndexedWeight,
+  high: number,
+  low: number,
+): CachedFile | undefined => {
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK
+  const descriptor = attempt(() => openSync(source.path, flags))
+  if (descriptor === undefined) return undefined
+  const isSame = (): boolean => {
+    const stats = attempt(() => fstatSync(descriptor, { bigint: true }))
+    return stats?.isFile() === true && fileState(stats) === source.state
+  }
+  if (!isSame()) {
+    closeSync(descriptor)
+    return undefined
+  }
+  return {
+    ...{ sizeBytes, high, low, isVerified: true },
+    fill: (address) =>
+      io().io_read_file(descriptor, asPointer(address), offsetBytes, sizeBytes) === sizeBytes &&
+      isSame(),
+    fillPieces: (pieceBytes, target, stored) =>
+      fillInPieces(descriptor, offsetBytes, sizeBytes, pieceBytes, target, stored) && isSame(),
+    confirm: () => {},
+    close: () => closeSync(descriptor),
   }
 }

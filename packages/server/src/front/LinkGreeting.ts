@@ -14,6 +14,7 @@ import {
   RESPONSE_HEADER_SIZE_BYTES,
   responseCodec,
 } from "@ggml-rpc/protocol"
+import { shownKey } from "./linkKey.ts"
 import { tokenProof } from "./tokenProof.ts"
 
 /** What another server's words come to. */
@@ -42,7 +43,7 @@ const answerBytes = {
 } as const
 
 /**
- * What a server says to another one to have a link: the key; or, as any client, first that it has the token, where it has one
+ * What a server says to another one to have a link: what is shown of the key; or, as any client, first that it has the token, where it has one
  * itself, and as the other one may ask for the same.
  */
 export class LinkGreeting {
@@ -60,7 +61,7 @@ export class LinkGreeting {
     this.#state = token === undefined ? "key" : "hello"
     this.first =
       token === undefined
-        ? encodeLinkKey(key)
+        ? encodeLinkKey(shownKey(key))
         : encodeRequest(Command.HELLO, { connCaps: noConnCaps() })
   }
 
@@ -116,6 +117,6 @@ export class LinkGreeting {
       return { reason: "has another token than this server" }
     }
     this.#state = "key"
-    return { send: encodeLinkKey(this.#key) }
+    return { send: encodeLinkKey(shownKey(this.#key)) }
   }
 }

@@ -17,6 +17,8 @@ export interface Member {
   client: ClientName | undefined
   /** The address of that client, or of the one for which it was started. */
   address: string
+  /** The same as the socket shows it: see `Peer`. */
+  host: string
   /** When its client came. */
   since: number
   /** What that client is offered. */
@@ -65,6 +67,7 @@ export class Members {
         slot,
         client: undefined,
         address,
+        host: "",
         since: 0,
         offer: firstOffer,
         ready: false,

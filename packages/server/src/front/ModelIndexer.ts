@@ -2,14 +2,13 @@
  * Finds out what the weights in models of this machine hash to, so that clients need not send them (`ModelIndex`). Reads models when a
  * core has nothing else to do, each once: what was found stays in the index's folder.
  */
-import { readdirSync, realpathSync, statSync } from "node:fs"
+import { readdir } from "node:fs/promises"
 import { basename, join, sep } from "node:path"
 import { tensorPlaces } from "@ggml-rpc/gguf"
-import { fileState, io, WeightFile, WeightHashes } from "@ggml-rpc/native/bindings"
+import { io, isRememberable, modelState, WeightFile, WeightHashes } from "@ggml-rpc/native/bindings"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { attempt } from "../cache/files.ts"
 import type { LogSink } from "./log.ts"
 
 /** Models of this machine that clients may be given weights of. */
@@ -34,15 +33,26 @@ const MIN_WEIGHT_BYTES = 1024
 
 const LATER_PART = /-(?!00001)\d{5}-of-\d{5}\.gguf$/
 
-/** Models below a folder: of split ones the first file. */
-export const findModels = (folder: string, depth = 0): readonly string[] => {
-  const entries = attempt(() => readdirSync(folder, { withFileTypes: true })) ?? []
-  return entries.flatMap((entry) => {
-    const path = join(folder, entry.name)
-    if (entry.isDirectory()) return depth < MAX_DEPTH ? findModels(path, depth + 1) : []
-    const isModel = entry.name.endsWith(".gguf") && !LATER_PART.test(entry.name)
-    return isModel && (entry.isFile() || entry.isSymbolicLink()) ? [path] : []
-  })
+/** At most `limit` models below folders: of split ones the first file. */
+export const findModels = async (
+  folders: readonly string[],
+  limit = MAX_MODELS,
+): Promise<readonly string[]> => {
+  const found: string[] = []
+  const look = async (folder: string, depth: number): Promise<void> => {
+    for (const entry of await readdir(folder, { withFileTypes: true }).catch(() => [])) {
+      if (found.length === limit) return
+      const path = join(folder, entry.name)
+      if (entry.isDirectory()) {
+        if (depth < MAX_DEPTH) await look(path, depth + 1)
+        continue
+      }
+      const isModel = entry.name.endsWith(".gguf") && !LATER_PART.test(entry.name)
+      if (isModel && (entry.isFile() || entry.isSymbolicLink())) found.push(path)
+    }
+  }
+  for (const folder of folders) await look(folder, 0)
+  return found
 }
 
 /** Keeps the index up to date until the scope closes. */
@@ -54,7 +64,7 @@ export const indexModels = (
     const indexer = new ModelIndexer(config, log)
     yield* Effect.addFinalizer(() => Effect.sync(() => io().io_stop_hashing()))
     const round = Effect.gen(function* () {
-      for (const path of indexer.models()) {
+      for (const path of yield* Effect.promise(() => findModels(config.folders))) {
         yield* Effect.repeat(Effect.sleep(POLL_INTERVAL), {
           until: () => io().io_is_hashing() === 0,
         }).pipe(Effect.when(() => io().io_is_hashing() !== 0))
@@ -67,7 +77,8 @@ export const indexModels = (
     yield* Effect.forkScoped(Effect.forever(round))
   })
 
-class ModelIndexer {
+/** @internal */
+export class ModelIndexer {
   readonly #config: ModelsConfig
   readonly #log: LogSink
   /** Of models that are in the index, and of those that cannot be, what they were like then. */
@@ -78,10 +89,6 @@ class ModelIndexer {
   constructor(config: ModelsConfig, log: LogSink) {
     this.#config = config
     this.#log = log
-  }
-
-  models(): readonly string[] {
-    return this.#config.folders.flatMap((folder) => findModels(folder)).slice(0, MAX_MODELS)
   }
 
   /** Whether a model may still change, since this was asked last. */
@@ -98,18 +105,22 @@ class ModelIndexer {
     if (state === undefined || this.#done.get(path) === state) return
     const hashes = WeightHashes.open(path, indexFolder, MAX_MODELS)
     if (hashes.sources.length === 0) {
-      this.#hasUnsettled = true
+      // One that lacks a file, or cannot be read, is looked at again when it has changed.
+      if (hashes.isUnsettled) this.#hasUnsettled = true
+      else this.#done.set(path, state)
       return
     }
     const missing = [...tensorPlaces(path)].filter(
       ([name, { sizeBytes }]) =>
-        sizeBytes >= MIN_WEIGHT_BYTES && hashes.find(name, sizeBytes) === undefined,
+        sizeBytes >= MIN_WEIGHT_BYTES &&
+        isRememberable(name) &&
+        hashes.find(name, sizeBytes) === undefined,
     )
     if (missing.length === 0) {
       this.#done.set(path, state)
       return
     }
-    const file = WeightFile.open(path)
+    const file = WeightFile.open(path, hashes)
     if (file === undefined) return
     this.#log({
       level: "info",
@@ -126,10 +137,8 @@ class ModelIndexer {
 
   /** Undefined for what lies outside of the folders, which sessions cannot read. */
   #stateOf(path: string): string | undefined {
-    return attempt(() => {
-      const real = realpathSync(path)
-      const isInside = this.#config.folders.some((folder) => real.startsWith(folder + sep))
-      return isInside ? fileState(statSync(real, { bigint: true })) : undefined
-    })
+    return modelState(path, (real) =>
+      this.#config.folders.some((folder) => real.startsWith(folder + sep)),
+    )
   }
 }

@@ -1,6 +1,9 @@
 import { formatEndpoint, LINK_KEY_BYTES, LinkStatus } from "@ggml-rpc/protocol"
 import type { LinkRequest } from "../session/events.ts"
+import { isDialable } from "../session/ports.ts"
+import type { Peer } from "./Admission.ts"
 import { dialPeer } from "./dialPeer.ts"
+import { shownKey } from "./linkKey.ts"
 import { oneLine } from "./log.ts"
 
 /** A session process, as far as it is answered. */
@@ -10,8 +13,8 @@ export interface LinkingSession {
 }
 
 export interface PeerLinksOptions {
-  /** Whether this server may connect to an address. */
-  readonly mayDial: (address: string) => boolean
+  /** Whether this server may connect to an address for a client, both as sockets show them. */
+  readonly mayDial: (address: string, client: string) => boolean
   /** This server's, which others may ask for. */
   readonly token?: string | undefined
   /** How long a link may take to come about. */
@@ -22,13 +25,18 @@ export interface PeerLinksOptions {
   readonly onFailure: (session: LinkingSession, reason: string) => void
 }
 
-/** Keys that a session may expect at a time, and connections that may be under way, in all. */
+/** Keys that a session may expect at a time, and connections that may be under way: in all, and for clients of one address. */
 const MAX_EXPECTED = 64
 const MAX_DIALS = 64
+const MAX_DIALS_PER_ADDRESS = 16
+
+/** The client of a session that asks for a link: see `Peer`. */
+export type Asker = Pick<Peer, "host" | "address">
 
 interface Expectation {
   readonly session: LinkingSession
   readonly id: number
+  /** As it is shown. */
   readonly key: Uint8Array
   readonly timer: ReturnType<typeof setTimeout>
 }
@@ -42,6 +50,7 @@ export class PeerLinks {
   readonly #expected = new Set<Expectation>()
   readonly #dials = new Map<LinkingSession, number>()
   #dialCount = 0
+  readonly #dialsByAddress = new Map<string, number>()
   readonly #closing = new AbortController()
 
   constructor(options: PeerLinksOptions) {
@@ -58,7 +67,7 @@ export class PeerLinks {
    *
    * @throws {Error} when no session asks for that
    */
-  hear(session: LinkingSession, request: LinkRequest): void {
+  hear(session: LinkingSession, request: LinkRequest, asker: Asker): void {
     if (request.event === "forget") {
       this.forget(session, request.id)
       return
@@ -69,8 +78,8 @@ export class PeerLinks {
     if (typeof key !== "string" || !isKey(key)) throw new Error("a link without a key")
     const { refusal } = this.#options
     if (refusal !== undefined) session.note(id, refusal)
-    else if (request.event === "expect") this.#expect(session, id, Uint8Array.fromHex(key))
-    else this.#dial(session, request)
+    else if (request.event === "dial") this.#dial(session, request, asker)
+    else this.#expect(session, id, shownKey(Uint8Array.fromHex(key)))
   }
 
   #expect(session: LinkingSession, id: number, key: Uint8Array): void {
@@ -91,22 +100,29 @@ export class PeerLinks {
     session.note(id, LinkStatus.DONE)
   }
 
-  #dial(session: LinkingSession, request: Extract<LinkRequest, { event: "dial" }>): void {
+  #dial(
+    session: LinkingSession,
+    request: Extract<LinkRequest, { event: "dial" }>,
+    { host: client, address }: Asker,
+  ): void {
     const { id, host, port } = request
     if (typeof host !== "string" || !Number.isInteger(port)) throw new Error("a link to nowhere")
+    if (!isDialable(port)) throw new Error("a link to a port of the system")
     // A session waits for one answer before it asks for another.
     if (this.#dials.has(session)) throw new Error("two links at a time")
-    if (this.#dialCount >= MAX_DIALS) {
+    const ownCount = this.#dialsByAddress.get(address) ?? 0
+    if (this.#dialCount >= MAX_DIALS || ownCount >= MAX_DIALS_PER_ADDRESS) {
       session.note(id, LinkStatus.TOO_MANY)
       return
     }
-    this.#dialCount++
+    this.#countDial(address, 1)
     this.#dials.set(session, id)
     const { mayDial, timeoutMs, token } = this.#options
     const target = { host, port, key: Uint8Array.fromHex(request.key), token }
     const signal = AbortSignal.any([this.#closing.signal, AbortSignal.timeout(timeoutMs)])
-    void dialPeer(target, mayDial, signal).then((result) => {
-      this.#dialCount--
+    const { dialled, ended } = dialPeer(target, (to) => mayDial(to, client), signal)
+    void ended.then(() => this.#countDial(address, -1))
+    void dialled.then((result) => {
       // Forgotten, or gone.
       const isWanted = this.#dials.get(session) === id
       if (isWanted) this.#dials.delete(session)
@@ -122,6 +138,13 @@ export class PeerLinks {
     })
   }
 
+  #countDial(address: string, by: 1 | -1): void {
+    this.#dialCount += by
+    const count = (this.#dialsByAddress.get(address) ?? 0) + by
+    if (count === 0) this.#dialsByAddress.delete(address)
+    else this.#dialsByAddress.set(address, count)
+  }
+
   #find(key: Uint8Array): Expectation | undefined {
     let found: Expectation | undefined
     // Every one is compared, all of it: how long that takes says nothing of keys.
@@ -132,7 +155,7 @@ export class PeerLinks {
   }
 
   /**
-   * Gives the session that expects this key the connection; false when none does. A key is good once. `accept` is called before, as
+   * Gives the session that expects the key of which this is shown the connection; false when none does. A key is good once. `accept` is called before, as
    * the session may write at once.
    */
   join(key: Uint8Array, fd: () => number, accept: () => void): boolean {

@@ -43,7 +43,6 @@ import {
   shareDescriptors,
 } from "./descriptors.ts"
 import {
-  type AllowListError,
   CacheFolderError,
   ModelFolderError,
   type ServeError,
@@ -58,6 +57,7 @@ import { listen, ownDescriptor } from "./listen.ts"
 import type { LogEntry, LogSink } from "./log.ts"
 import { Metrics } from "./Metrics.ts"
 import { indexModels, type ModelsConfig } from "./ModelIndexer.ts"
+import { peersOf } from "./peers.ts"
 import { RepeatCounter } from "./RepeatCounter.ts"
 import { SessionPool, type Started } from "./SessionPool.ts"
 import { StatusBoard } from "./StatusBoard.ts"
@@ -169,8 +169,8 @@ export interface ServeOptions {
   readonly allowComm?: boolean
   /**
    * Other servers of ours that this one may connect to, where a client wants the two to add up partial results by themselves:
-   * addresses and networks as in `allow`; an empty list makes no such links. Default: this machine, and where `host` is not an
-   * address of this machine alone, the private networks whose connections are taken.
+   * addresses and networks as in `allow`; an empty list makes no such links. Default: for clients on this machine its loopback, and
+   * where `host` is not an address of this machine alone, for all the private networks whose connections are taken.
    */
   readonly peers?: readonly string[]
   /** How long such a link stays awake for a partial result before it sleeps, in microseconds. Default 50. */
@@ -451,17 +451,6 @@ const groupLimits = (options: ServeOptions): GroupLimits => ({
   ...linkLimits(options),
   spinMs: (options.spinUs ?? SPIN_US) / 1000,
 })
-
-/** Which addresses this server may connect to. */
-const peersOf = (
-  peers: readonly string[] | undefined,
-  host: string,
-  allow: AllowList,
-): Effect.Effect<(address: string) => boolean, AllowListError> =>
-  Effect.map(AllowList.of(peers ?? privateRanges), (list) => (address: string) => {
-    if (peers !== undefined || isLoopback(address)) return list.has(address)
-    return !isLoopback(host) && list.has(address) && allow.has(address)
-  })
 
 const AUTO = "auto"
 

@@ -22,7 +22,10 @@ export class SessionNews {
   }
 
   /** A link to another server was made, or not; one that waits for it is freed. */
-  link({ client, address }: Pick<Peer, "client" | "address">, event: LinkEvent): void {
+  link(
+    { client, host: from, address }: Pick<Peer, "client" | "host" | "address">,
+    event: LinkEvent,
+  ): void {
     const say = (level: LogLevel, text: string): void =>
       this.#log({ level, message: `${client} ${text}`, address })
     if (event.event === "linked") {
@@ -34,7 +37,7 @@ export class SessionNews {
       return
     }
     const { host, port } = event
-    const problem = freeWaitingServer(host, port, address)
+    const problem = freeWaitingServer(host, port, from)
     if (problem === undefined) return
     say(
       "warning",

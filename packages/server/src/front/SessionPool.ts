@@ -3,7 +3,7 @@ import { io } from "@ggml-rpc/native/bindings"
 import type { ClosedEvent, DeviceReport, SessionEvent, SessionSummary } from "../session/events.ts"
 import type { StatsCounts } from "../session/SessionStats.ts"
 import { AddressCosts, type AddressRates } from "./AddressCosts.ts"
-import type { Admitted } from "./Admission.ts"
+import type { Admitted, Peer } from "./Admission.ts"
 import type { ClientEventSink, ClientName } from "./ClientEvents.ts"
 import { ClientVersions, type ClientVersionsOptions } from "./ClientVersions.ts"
 import { type LogLevel, oneLine } from "./log.ts"
@@ -109,10 +109,7 @@ export class SessionPool {
       onFailure: (session, reason) => {
         const member = this.#members.of(session as SessionProcess)
         if (member === undefined) return
-        this.#news.link(
-          { client: nameOf(member), address: member.address },
-          { event: "unlinked", reason },
-        )
+        this.#news.link(peerOf(member), { event: "unlinked", reason })
       },
     })
     this.#room = new WaitingRoom({
@@ -206,7 +203,7 @@ export class SessionPool {
 
   /** Gives a connection to the process that waits first. */
   #give(connection: Admitted): void {
-    const { client, address, pinned } = connection
+    const { client, host, address, pinned } = connection
     const member = this.#idle.shift()!
     const offer = pinned === undefined ? this.#versions.next(address) : { pinned }
     const problem = member.process.send({ ...connection, offer })
@@ -219,6 +216,7 @@ export class SessionPool {
     this.#costs.countSession(address)
     member.client = client
     member.address = address
+    member.host = host
     member.since = performance.now()
     member.offer = offer
     const { pid } = member.process
@@ -342,12 +340,12 @@ export class SessionPool {
       case "link":
       case "linked":
       case "unlinked":
-        this.#news.link({ client: nameOf(member), address: member.address }, event)
+        this.#news.link(peerOf(member), event)
         return
       case "expect":
       case "dial":
       case "forget":
-        this.links.hear(member.process, event)
+        this.links.hear(member.process, event, member)
         return
       case "stats":
         this.#options.onStats?.(event.stats)
@@ -456,6 +454,10 @@ export class SessionPool {
 }
 
 /** What it says may come before it was told of its client. */
+const peerOf = (member: Member): Peer => ({
+  ...{ client: nameOf(member), host: member.host, address: member.address },
+})
+
 const nameOf = ({ client }: Member): ClientName => client ?? "unknown client"
 
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000

@@ -24,47 +24,69 @@ const textOf = (error: unknown): string => (error instanceof Error ? error.messa
 const addressesOf = async (host: string): Promise<readonly string[]> =>
   isIP(host) !== 0 ? [host] : (await lookup(host, { all: true })).map(({ address }) => address)
 
+/** A connection that is under way. */
+export interface Dial {
+  /** Never rejects. */
+  readonly dialled: Promise<Dialled>
+  /** Settles when nothing goes on for it any more: the system cannot be told to stop looking a name up, or to give a host up. */
+  readonly ended: Promise<void>
+}
+
 /**
  * Connects to another server and shows it the key. Looks a name up, and connects to the very address that was looked at: a name may
- * mean another one the next time. Never rejects; ends when `signal` does.
+ * mean another one the next time. Gives up when `signal` says so. That a name means no address that this server may connect to
+ * is only said in the reason: which names there are is nobody else's business.
  */
-export const dialPeer = async (
+export const dialPeer = (
   target: PeerTarget,
   mayDial: (address: string) => boolean,
   signal: AbortSignal,
-): Promise<Dialled> => {
-  const { promise, resolve } = Promise.withResolvers<Dialled>()
-  const lose = (reason: string): void => resolve(lost(reason))
-  signal.addEventListener("abort", () => lose("did not answer in time"), { once: true })
-  if (target.host === "") return lost("is no address")
-  addressesOf(target.host).then(
-    (addresses) => {
-      const address = addresses.find(mayDial)
-      if (signal.aborted) return
-      if (address !== undefined) connect(address, target, signal, resolve)
-      else {
-        const reason = `(${addresses.join(", ")}) is no address that this server may connect to (--peers)`
-        resolve({ status: LinkStatus.NOT_ALLOWED, reason })
-      }
-    },
-    (error: unknown) => lose(`cannot be looked up: ${textOf(error)}`),
+): Dial => {
+  const { promise: dialled, resolve } = Promise.withResolvers<Dialled>()
+  signal.addEventListener("abort", () => resolve(lost("did not answer in time")), { once: true })
+  const ended = dial(target, mayDial, signal, resolve).catch((error: unknown) =>
+    resolve(lost(`cannot be reached: ${textOf(error)}`)),
   )
-  return await promise
+  return { dialled, ended }
 }
 
-const connect = (
+const dial = async (
+  target: PeerTarget,
+  mayDial: (address: string) => boolean,
+  signal: AbortSignal,
+  resolve: (result: Dialled) => void,
+): Promise<void> => {
+  const { host } = target
+  if (host === "") return resolve(lost("is no address"))
+  const addresses = await addressesOf(host).catch((error: unknown) => {
+    resolve(lost(`cannot be looked up: ${textOf(error)}`))
+    return []
+  })
+  if (signal.aborted || addresses.length === 0) return resolve(lost("has no address"))
+  const address = addresses.find(mayDial)
+  if (address !== undefined) return await connect(address, target, signal, resolve)
+  const reason = `(${addresses.join(", ")}) is no address that this server may connect to for this client (--peers)`
+  resolve({ status: isIP(host) === 0 ? LinkStatus.UNREACHABLE : LinkStatus.NOT_ALLOWED, reason })
+}
+
+const NOT_EXPECTED = "closed the connection: it expects no such link"
+const NO_TOKEN = `${NOT_EXPECTED}, or it asks for a token (--token-file), which this server has not`
+
+/** Settles when there is a connection or none, which `resolve` may be told later. */
+const connect = async (
   address: string,
   target: PeerTarget,
   signal: AbortSignal,
   resolve: (result: Dialled) => void,
-): void => {
+  closedReason = target.token === undefined ? NO_TOKEN : NOT_EXPECTED,
+): Promise<void> => {
   const { port, key, token } = target
   const greeting = new LinkGreeting(key, token)
   let isHandedOver = false
   const lose = (reason: string): void => resolve(lost(reason))
   // By this side, which goes on elsewhere.
   let isLeft = false
-  const hangUp = (reason = "closed the connection: it expects no such link"): void => {
+  const hangUp = (reason = closedReason): void => {
     if (!isLeft) lose(reason)
   }
   const handlers = {
@@ -86,9 +108,10 @@ const connect = (
         resolve({ socket, fd: socket.fd })
       } else if (typeof verdict === "object" && "send" in verdict) socket.write(verdict.send)
       else {
-        if (verdict === "no gate")
-          connect(address, { ...target, token: undefined }, signal, resolve)
-        else if (typeof verdict === "object") lose(verdict.reason)
+        if (verdict === "no gate") {
+          const open = { ...target, token: undefined }
+          void connect(address, open, signal, resolve, NOT_EXPECTED)
+        } else if (typeof verdict === "object") lose(verdict.reason)
         isLeft = true
         socket.terminate()
       }
@@ -102,7 +125,11 @@ const connect = (
   }
   // `fd` is not in Bun's types.
   const options = { hostname: address, port, socket: handlers } as never
-  Bun.connect(options).catch((error: unknown) => lose(`cannot be reached: ${textOf(error)}`))
+  try {
+    await Bun.connect(options)
+  } catch (error) {
+    lose(`cannot be reached: ${textOf(error)}`)
+  }
 }
 
 /** A socket of Bun's. */

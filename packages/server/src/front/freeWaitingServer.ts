@@ -1,4 +1,6 @@
 import { isIPv4 } from "node:net"
+import { isDialable } from "../session/ports.ts"
+import { isOnThisMachine } from "./peers.ts"
 
 /** In all, and between two tries: the other server may not listen yet. */
 const DEADLINE_MS = 5000
@@ -7,9 +9,6 @@ const INTERVAL_MS = 250
 /** What clients may make this server dial at a time. */
 const MAX_DIALS = 4
 
-/** Ports below belong to the system's services. */
-const FIRST_PORT = 1024
-
 let dialCount = 0
 
 /**
@@ -17,9 +16,9 @@ let dialCount = 0
  * this machine.
  */
 export const mayDial = (host: string, port: number, client: string): boolean => {
-  if (!isIPv4(host) || port < FIRST_PORT || port > 65535) return false
+  if (!isIPv4(host) || !isDialable(port)) return false
   const [a, b] = host.split(".").map(Number) as [number, number]
-  if (a === 127) return client.startsWith("127.")
+  if (a === 127) return isOnThisMachine(client)
   return a === 10 || (a === 172 && b >= 16 && b < 32) || (a === 192 && b === 168)
 }
 

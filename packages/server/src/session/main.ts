@@ -135,7 +135,7 @@ const main = (config: SessionConfig): void => {
   const session = new Session({
     devices,
     cache: config.cache && cacheOf(config.cache),
-    models: config.models && new ModelIndex(config.models.indexFolder),
+    models: config.models && new ModelIndex(config.models.indexFolder, config.models.folders),
     ledger,
     serverName: config.serverName,
     report: () => readReport(BOARD),

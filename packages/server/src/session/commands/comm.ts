@@ -7,6 +7,7 @@ import { answerResult } from "../answers.ts"
 import { LinkError, refuse } from "../errors.ts"
 import { Link } from "../Link.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
+import { isDialable } from "../ports.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
 import { F32_BYTES, partialElements } from "./partial.ts"
 
@@ -15,9 +16,6 @@ const DIALS = 1
 
 /** Links of one connection that are made, or for which the waiting server is dialled. */
 const MAX_LINKS = 4
-
-/** Ports below belong to the system's services. */
-const FIRST_PORT = 1024
 
 const BF16_BYTES = 2
 
@@ -66,7 +64,7 @@ const makeLink = (state: SessionState, device: number, listens: boolean): boolea
   const limits = state.linkLimits!
   const port = wire.words[spoken.offsets.commInit.port / 4]!
   try {
-    if (port < FIRST_PORT || port > 65535) throw new LinkError(`port ${port} is not for this`)
+    if (!isDialable(port)) throw new LinkError(`port ${port} is not for this`)
     // Answers that wait need not wait for the other server.
     wire.flush()
     const link = listens

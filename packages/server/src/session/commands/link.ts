@@ -12,13 +12,11 @@ import {
 import { answerResult } from "../answers.ts"
 import { refuse } from "../errors.ts"
 import { LinkGroup } from "../LinkGroup.ts"
+import { FIRST_PORT, isDialable } from "../ports.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
 import { F32_BYTES, partialElements } from "./partial.ts"
 
 const { offsets } = LinkDialRequest
-
-/** Ports below belong to the system's services. */
-const FIRST_PORT = 1024
 
 /** The group of the request's link, which is made with its first one; a `LinkStatus` where this server makes no links. */
 const groupOf = (state: SessionState): LinkGroup | number => {
@@ -74,7 +72,7 @@ export const linkDial = (state: SessionState): void => {
   const group = groupOf(state)
   const peer = wire.words[offsets.peer / 4]!
   const port = wire.words[offsets.port / 4]!
-  if (port < FIRST_PORT || port > 65535) {
+  if (!isDialable(port)) {
     refuse("port", `must be from ${FIRST_PORT} to 65535`, port)
   }
   wire.flush()
