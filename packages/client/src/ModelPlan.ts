@@ -84,6 +84,11 @@ export interface PlanOptions {
   readonly mmap?: boolean | undefined
   /** Keep this host's weights from being swapped out, as far as the system lets it; false. */
   readonly mlock?: boolean | undefined
+  /**
+   * After the load, hash the weights that servers may keep while nobody waits, for the next load; true. It takes a core for a while,
+   * which shows in what is measured then.
+   */
+  readonly hashesBeside?: boolean | undefined
   /** Devices to use and their order, by name or server; undefined: all of the cluster's, in its order. */
   readonly devices?: ReadonlyArray<string> | undefined
   /** Tensors that go elsewhere than their layer; the first pattern that a name has counts. */
@@ -203,6 +208,7 @@ const chosenDevices = (
 const modelOptions = (options: PlanOptions, find: DeviceFinder): EngineModelOptions => ({
   mmap: options.mmap ?? true,
   ...(options.mlock && { mlock: true }),
+  ...(options.hashesBeside === false && { hashesBeside: false }),
   ...(options.overrides && {
     overrides: options.overrides.map(({ pattern, device }) => ({
       pattern,

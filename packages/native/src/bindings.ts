@@ -13,6 +13,7 @@ export { Pump, type PumpedSocket } from "./Pump.ts"
 export { userCacheFolder, useUnpacked } from "./prebuilt.ts"
 export { defaultThreadCount } from "./processor.ts"
 export * from "./taggedError.ts"
+export { hashOf } from "./weights/hash.ts"
 export { WeightFile, type WeightPlace } from "./weights/WeightFile.ts"
 export {
   fileState,

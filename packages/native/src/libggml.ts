@@ -95,6 +95,18 @@ export const ggml = (): ReturnType<typeof openGgml> => {
   return opened
 }
 
+let commit: string | undefined
+
+/** What the set's ggml says that it was built from: an abbreviated commit. The shim is not needed for it. */
+export const buildCommit = (): string => {
+  commit ??= String(
+    dlopen(librarySet().ggmlBase, {
+      ggml_commit: { args: [], returns: "cstring" },
+    }).symbols.ggml_commit(),
+  )
+  return commit
+}
+
 let loaded = false
 
 /**

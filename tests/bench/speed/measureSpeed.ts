@@ -14,8 +14,8 @@ import { startBenchServer } from "../sides.ts"
 import type { Comparison } from "./comparisons.ts"
 import { type Place, runWay, type SpeedSample, type Traffic, trafficOf, type Way } from "./ways.ts"
 
-/** By the names of the ways. */
-export type SpeedSamples = Readonly<Record<string, readonly SpeedSample[]>>
+/** By the names of the ways, one a round; null: it was not run in this one, as it had failed. */
+export type SpeedSamples = Readonly<Record<string, readonly (SpeedSample | null)[]>>
 
 export interface SpeedMeasured {
   readonly comparison: Comparison

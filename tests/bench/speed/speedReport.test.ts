@@ -63,7 +63,21 @@ test("a table has a row a way, and one a quotient; what failed is a dash", () =>
 test("several reports of one comparison are one, with all samples", () => {
   const joined = joinSpeeds([measured, measured])
   expect(joined).toHaveLength(1)
-  expect(joined[0]!.samples[theirs.name]).toHaveLength(4)
+  expect(joined[0]!.samples[oursOne.name]).toHaveLength(6)
+  expect(joined[0]!.samples[theirs.name]).toHaveLength(5)
+})
+
+test("a way that failed in one report has no samples of the rounds that the others have there", () => {
+  const { comparison } = measured
+  const first = { [oursOne.name]: [sample(10, 10), sample(10, 10)], [theirs.name]: [sample(5, 5)] }
+  const second = { [oursOne.name]: [sample(8, 8)], [theirs.name]: [sample(2, 2)] }
+  const reports = [first, second].map((samples) => ({ comparison, samples }))
+  const [joined] = joinSpeeds(JSON.parse(JSON.stringify(joinSpeeds(reports))))
+  expect(joined!.samples[theirs.name]).toEqual([sample(5, 5), null, sample(2, 2)])
+  // 2 in the first round and 4 in the third.
+  const quotient = { title: "", of: [oursOne], by: [theirs] }
+  expect(quotientOf(joined!.samples, quotient, "1 text")).toBe(3)
+  expect(speedTable(joined!)).toContain("| llama.cpp, 2 servers | 3.50 (2.00–5.00) |")
 })
 
 test("traffic is a row a way", () => {

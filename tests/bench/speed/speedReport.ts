@@ -34,13 +34,15 @@ export const quotientOf = (
     const rates = ways.flatMap((way) => rateIn(samples, way, test, round) ?? [])
     return rates.length === 0 ? undefined : Math.max(...rates)
   }
-  const roundCount = Math.max(0, ...Object.values(samples).map((list) => list.length))
-  const quotients = Array.from({ length: roundCount }, (_, round) => {
+  const quotients = Array.from({ length: roundCountOf(samples) }, (_, round) => {
     const [upper, lower] = [best(of, round), best(by, round)]
     return upper === undefined || lower === undefined ? [] : [upper / lower]
   }).flat()
   return quotients.length === 0 ? undefined : median(quotients)
 }
+
+const roundCountOf = (samples: SpeedSamples): number =>
+  Math.max(0, ...Object.values(samples).map((list) => list.length))
 
 const factor = (value: number | undefined): string =>
   value === undefined ? "–" : `${value.toFixed(2)}×`
@@ -48,7 +50,7 @@ const factor = (value: number | undefined): string =>
 export const speedTable = ({ comparison, samples }: SpeedMeasured): string => {
   const tests = testNames(comparison.tests)
   const ways = comparison.ways.map((way) => {
-    const list = samples[way.name] ?? []
+    const list = (samples[way.name] ?? []).filter((sample) => sample !== null)
     const cells = tests.map((test) => {
       const values = list.flatMap((sample) => sample.rates[test] ?? [])
       return values.length === 0 ? "–" : formatSummary(summarize(values))
@@ -105,14 +107,22 @@ export const speedGains = (
     }),
   )
 
-/** Measured several times, in several reports: all samples count. */
+/**
+ * Measured several times, in several reports: all samples count, and a round stays a round, also where a way failed in one of them and
+ * has fewer samples.
+ */
 export const joinSpeeds = (speeds: readonly SpeedMeasured[]): readonly SpeedMeasured[] => {
   const joined = new Map<string, SpeedMeasured>()
   for (const { comparison, samples } of speeds) {
     const key = keyOf(comparison)
     const before = joined.get(key)?.samples ?? {}
+    const roundCount = roundCountOf(before)
     const all = { ...before }
-    for (const [way, more] of Object.entries(samples)) all[way] = [...(before[way] ?? []), ...more]
+    for (const [way, more] of Object.entries(samples)) {
+      const some = before[way] ?? []
+      const missing = new Array<null>(roundCount - some.length).fill(null)
+      all[way] = [...some, ...missing, ...more]
+    }
     joined.set(key, { comparison, samples: all })
   }
   return [...joined.values()]

@@ -19,7 +19,11 @@ export interface BenchReportOptions {
   readonly speeds: ReadonlyArray<LinkSpeed>
 }
 
-export type BenchFormat = "md" | "json" | "jsonl" | "csv"
+/** `text`: Markdown where the terminal is wide enough, and lines a row where it is not. */
+export type BenchFormat = "text" | "md" | "json" | "jsonl" | "csv"
+
+/** Whether a format has a place for the speeds of links. */
+export const tellsSpeeds = (format: BenchFormat): boolean => format !== "csv"
 
 export const benchReport = (format: BenchFormat, options: BenchReportOptions): BenchReport =>
   reports[format](options)
@@ -42,7 +46,9 @@ const json = ({ speeds }: BenchReportOptions): BenchReport => {
   }
 }
 
-const quoted = (value: unknown): string => `"${String(value ?? "").replaceAll('"', '""')}"`
+/** As llama-bench writes a cell: all are quoted, and no and yes are 0 and 1. */
+const quoted = (value: string | number | boolean): string =>
+  `"${String(typeof value === "boolean" ? Number(value) : value).replaceAll('"', '""')}"`
 
 const csv = (): BenchReport => {
   let hasHeading = false
@@ -63,7 +69,10 @@ interface MdColumn extends Column {
   readonly of: (row: BenchRow) => string
 }
 
-/** Columns and widths are llama-bench's: a setting has one where it is not the usual one, or has several values. */
+/**
+ * Titles are llama-bench's, and as there a setting has a column where it is not the usual one, or has several values. The number of
+ * texts, which it has not, is one more, threads are always told, and widths are ours.
+ */
 const columnsFor = ({ settings, tests }: BenchReportOptions): ReadonlyArray<MdColumn> => {
   const differs = <A>(all: ReadonlyArray<A>, of: (one: A) => unknown, usual: unknown): boolean =>
     all.some((one) => of(one) !== usual)
@@ -141,10 +150,11 @@ class MdTable {
   readonly #isNarrow: boolean
   readonly #limit: number
 
-  constructor(columns: ReadonlyArray<Column & { readonly width: number }>) {
+  /** @param isKept whatever the terminal's width */
+  constructor(columns: ReadonlyArray<Column & { readonly width: number }>, isKept: boolean) {
     const width = columns.reduce((sum, column) => sum + column.width + 3, 1)
     this.#columns = columns
-    this.#limit = columnsOf(process.stdout)
+    this.#limit = isKept ? Number.POSITIVE_INFINITY : columnsOf(process.stdout)
     this.#isNarrow = width > this.#limit
   }
 
@@ -171,9 +181,9 @@ class MdTable {
   }
 }
 
-const md = (options: BenchReportOptions): BenchReport => {
+const mdReport = (options: BenchReportOptions, isKept: boolean): BenchReport => {
   const columns = columnsFor(options)
-  const table = new MdTable(columns)
+  const table = new MdTable(columns, isKept)
   const rows: Array<BenchRow> = []
   return {
     begin: () => {},
@@ -185,21 +195,22 @@ const md = (options: BenchReportOptions): BenchReport => {
     },
     end: () => {
       if (rows.length === 0 || options.speeds.length === 0) return
-      printSpeeds(options.speeds)
-      printTraffic(rows)
+      printSpeeds(options.speeds, isKept)
+      printTraffic(rows, isKept)
     },
   }
 }
 
 const SERVER_WIDTH = 21
 
-const printSpeeds = (speeds: ReadonlyArray<LinkSpeed>): void => {
-  const table = new MdTable([
+const printSpeeds = (speeds: ReadonlyArray<LinkSpeed>, isKept: boolean): void => {
+  const columns = [
     { title: "server", width: serverWidth(speeds) },
     { title: "round trip", width: 10, align: "right" },
     { title: "to it", width: 10, align: "right" },
     { title: "from it", width: 10, align: "right" },
-  ])
+  ] as const
+  const table = new MdTable(columns, isKept)
   printLine("")
   table.heading()
   for (const { endpoint, roundTripMs, uploadBytesPerSecond, downloadBytesPerSecond } of speeds) {
@@ -217,17 +228,18 @@ const printSpeeds = (speeds: ReadonlyArray<LinkSpeed>): void => {
 const serverWidth = (links: ReadonlyArray<{ readonly endpoint: string }>): number =>
   Math.max(SERVER_WIDTH, ...links.map(({ endpoint }) => endpoint.length))
 
-const printTraffic = (rows: ReadonlyArray<BenchRow>): void => {
+const printTraffic = (rows: ReadonlyArray<BenchRow>, isKept: boolean): void => {
   const hasSeveral = rows.some(({ test }) => test.parallel > 1)
   const names = rows.map((row) => (hasSeveral ? `${row.name} × ${row.test.parallel}` : row.name))
-  const table = new MdTable([
+  const columns = [
     { title: "a token of", width: Math.max(15, ...names.map((name) => name.length)) },
     { title: "server", width: serverWidth(rows.flatMap(({ links }) => links)) },
     { title: "sent", width: 9, align: "right" },
     { title: "received", width: 9, align: "right" },
     { title: "writes", width: 6, align: "right" },
     { title: "waits", width: 6, align: "right" },
-  ])
+  ] as const
+  const table = new MdTable(columns, isKept)
   printLine("")
   table.heading()
   for (const [index, { links }] of rows.entries()) {
@@ -243,7 +255,10 @@ const trafficCells = (link: LinkRow): ReadonlyArray<string> => [
   link.waits.toFixed(2),
 ]
 
-const reports = { md, json, jsonl, csv } as const satisfies Record<
-  BenchFormat,
-  (options: BenchReportOptions) => BenchReport
->
+const reports: Readonly<Record<BenchFormat, (options: BenchReportOptions) => BenchReport>> = {
+  md: (options) => mdReport(options, true),
+  text: (options) => mdReport(options, false),
+  json,
+  jsonl,
+  csv,
+}

@@ -23,6 +23,7 @@ const row: BenchRow = {
   model: { type: "llama 8B Q4_0", sizeBytes: 5e9, parameters: 8e9 },
   backends: "RPC",
   devices: ["10.0.0.2:50052", "10.0.0.3:50052"],
+  descriptions: ["10.0.0.2:50052", "10.0.0.3:50052"],
   testTime: "2026-01-01T00:00:00Z",
   samplesNs: [1e9, 2e9, 4e9],
   links: [
@@ -40,16 +41,16 @@ test("rates are those of all texts together", () => {
   expect(statisticsOf([5])).toEqual({ mean: 5, deviation: 0 })
 })
 
-test("fields have llama-bench's names; those that it has not are about links and texts", async () => {
+test("fields are llama-bench's, all of them in its order, and then ours, about links and texts", async () => {
   const source = readFileSync(
     join(await ensureSource(), "tools", "llama-bench", "llama-bench.cpp"),
     "utf8",
   )
   const list = /get_fields\(\) \{[^}]*fields = \{([^}]*)\}/.exec(source)![1]!
-  const upstream = [...list.matchAll(/"(\w+)"/g)].map(([, name]) => name)
+  const upstream = [...list.matchAll(/"(\w+)"/g)].map(([, name]) => name!)
   expect(upstream.length).toBeGreaterThan(30)
-  const own = Object.keys(fieldsOf(row)).filter((name) => !upstream.includes(name))
-  expect(own).toEqual([
+  expect(Object.keys(fieldsOf(row))).toEqual([
+    ...upstream,
     "n_parallel",
     "sent_bytes_per_token",
     "received_bytes_per_token",
@@ -61,7 +62,12 @@ test("fields have llama-bench's names; those that it has not are about links and
     ...{ avg_ns: 2_333_333_333, devices: "10.0.0.2:50052/10.0.0.3:50052" },
     ...{ sent_bytes_per_token: 150, received_bytes_per_token: 24 },
     ...{ writes_per_token: 0.5, waits_per_token: 0.75 },
+    ...{ tensor_buft_overrides: "none", poll: 50, embeddings: false, n_cpu_moe: 0 },
+    build_commit: expect.stringMatching(/^[0-9a-f]{7,40}$/),
   })
+  expect(Object.values(fieldsOf(row))).not.toContain(undefined)
+  const unsplit = { ...row, setting: { ...row.setting, tensorSplit: undefined } }
+  expect(fieldsOf(unsplit).tensor_split).toBe("0.00")
 })
 
 test("JSON has each link, with its speed where that is known", () => {

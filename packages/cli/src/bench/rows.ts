@@ -1,9 +1,12 @@
 /** What came of a test, as a row of fields by llama-bench's names (llama.cpp v0.5.0, tools/llama-bench `get_fields`), and ours. */
 import { cpus } from "node:os"
 import type { Cluster, LinkSpeed, LinkTraffic } from "@ggml-rpc/client"
-import { llamaVersion } from "@ggml-rpc/native"
+import { buildCommit } from "@ggml-rpc/native"
 import { type BenchSetting, type BenchTest, nameOfTest, tokenCountOf } from "./cases.ts"
 import type { Measured } from "./measure.ts"
+
+/** llama.cpp's count of commits, which the prebuilt libraries do not know: they are built from one. */
+const BUILD_NUMBER = 1
 
 /** A link, as a test used it: a token, of all texts together. */
 export interface LinkRow {
@@ -25,6 +28,8 @@ export interface BenchRow {
   readonly backends: string
   /** All devices of the plan that have layers, servers by their addresses. */
   readonly devices: ReadonlyArray<string>
+  /** What they are. */
+  readonly descriptions: ReadonlyArray<string>
   readonly testTime: string
   readonly samplesNs: ReadonlyArray<number>
   readonly links: ReadonlyArray<LinkRow>
@@ -35,6 +40,7 @@ export const rowOf = (
   test: BenchTest,
   { info, plan }: Cluster.ClusterModel,
   { samplesMs, links }: Measured,
+  devices: Cluster.Cluster["devices"],
 ): BenchRow => {
   const used = plan.devices.flatMap(({ name, unitCount }, index) =>
     unitCount > 0 ? [{ name, place: plan.places[index]! }] : [],
@@ -54,6 +60,9 @@ export const rowOf = (
     },
     backends: kinds.length === 0 ? "CPU" : [...new Set(kinds)].sort().join(","),
     devices: used.map(({ name, place }) => (place === "local" ? name : place)),
+    descriptions: used.flatMap(
+      ({ name }) => devices.find((device) => device.name === name)?.description ?? [],
+    ),
     testTime: `${new Date().toISOString().slice(0, 19)}Z`,
     samplesNs: samplesMs.map((ms) => Math.round(ms * 1e6)),
     links: linkRows(links, tokenCountOf(test) * samplesMs.length),
@@ -83,18 +92,29 @@ export const statisticsOf = (
 export const ratesOf = ({ test, samplesNs }: BenchRow): ReadonlyArray<number> =>
   samplesNs.map((ns) => (tokenCountOf(test) * 1e9) / ns)
 
-/** The fields of a row that have one value, in the order of the columns of CSV. */
-export const fieldsOf = (row: BenchRow): Readonly<Record<string, string | number | null>> => {
+/** What llama-bench has a flag for and we have not, or not for `bench`: as it writes them without one. */
+const unset = {
+  cpu: { cpu_mask: "0x0", cpu_strict: false, poll: 50 },
+  load: { tensor_buft_overrides: "none", load_mode: "auto", lazy_mode: "auto" },
+  rest: { no_op_offload: 0, no_host: false, fit_target: 0, fit_min_ctx: 0 },
+} as const
+
+/**
+ * The fields of a row that have one value, in the order of the columns of CSV: llama-bench's, in its order and all of them, so
+ * that its scripts take them (scripts/compare-llama-bench.py of llama.cpp v0.5.0), and then ours.
+ */
+export const fieldsOf = (row: BenchRow): Readonly<Record<string, string | number | boolean>> => {
   const { setting, test, model } = row
   const time = statisticsOf(row.samplesNs)
   const rate = statisticsOf(ratesOf(row))
   const ofAll = (of: (link: LinkRow) => number): number =>
     row.links.reduce((sum, link) => sum + of(link), 0)
   return {
-    build_commit: llamaVersion,
+    build_commit: buildCommit(),
+    build_number: BUILD_NUMBER,
     cpu_info: cpus()[0]?.model.trim() ?? "",
+    gpu_info: row.descriptions.join(", "),
     backends: row.backends,
-    devices: row.devices.join("/"),
     model_filename: setting.path,
     model_type: model.type,
     model_size: model.sizeBytes,
@@ -102,21 +122,29 @@ export const fieldsOf = (row: BenchRow): Readonly<Record<string, string | number
     n_batch: setting.batchSize,
     n_ubatch: row.ubatchSize,
     n_threads: setting.threads,
+    ...unset.cpu,
     type_k: setting.typeK,
     type_v: setting.typeV,
     n_gpu_layers: setting.gpuLayers,
+    n_cpu_moe: 0,
     split_mode: setting.splitMode,
+    main_gpu: 0,
+    no_kv_offload: false,
     flash_attn: { off: 0, on: 1, auto: -1 }[setting.flashAttention],
-    tensor_split: (setting.tensorSplit ?? []).map((share) => share.toFixed(2)).join("/"),
+    devices: row.devices.join("/"),
+    tensor_split: (setting.tensorSplit ?? [0]).map((share) => share.toFixed(2)).join("/"),
+    ...unset.load,
+    embeddings: false,
+    ...unset.rest,
     n_prompt: test.promptCount,
     n_gen: test.textCount,
     n_depth: test.depth,
-    n_parallel: test.parallel,
     test_time: row.testTime,
     avg_ns: Math.round(time.mean),
     stddev_ns: Math.round(time.deviation),
     avg_ts: rate.mean,
     stddev_ts: rate.deviation,
+    n_parallel: test.parallel,
     sent_bytes_per_token: ofAll(({ sentBytes }) => sentBytes),
     received_bytes_per_token: ofAll(({ receivedBytes }) => receivedBytes),
     writes_per_token: ofAll(({ writes }) => writes),

@@ -10,7 +10,7 @@ import {
   testsOf,
 } from "../bench/cases.ts"
 import { measureTest } from "../bench/measure.ts"
-import { type BenchReport, benchReport } from "../bench/report.ts"
+import { type BenchReport, benchReport, tellsSpeeds } from "../bench/report.ts"
 import { rowOf } from "../bench/rows.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { textReport } from "../runReport.ts"
@@ -44,8 +44,10 @@ export const bench = (values: BenchValues) =>
       })
       const cluster = yield* openCluster({ ...values, json: false })
       const work = Effect.gen(function* () {
-        const speeds = cluster.servers.length === 0 ? [] : yield* cluster.linkSpeeds
-        const report = benchReport(values.output, { settings, tests, speeds })
+        const format = values.output ?? "text"
+        const isLinked = cluster.servers.length > 0 && tellsSpeeds(format)
+        const speeds = isLinked ? yield* cluster.linkSpeeds : []
+        const report = benchReport(format, { settings, tests, speeds })
         report.begin()
         yield* Effect.forEach(settings, (setting) =>
           benchSetting(cluster, setting, tests, values, report),
@@ -79,6 +81,7 @@ const benchSetting = (
         devices: deviceChoice(values.device).devices,
         // As 'run' loads it.
         generatesOnly: true,
+        hashesBeside: false,
       })
       const loading = textReport()
       const model = yield* cluster
@@ -90,7 +93,7 @@ const benchSetting = (
           warmup: values.warmup,
           delayMs: values.delay * 1000,
         })
-        report.row(rowOf(setting, test, model, measured))
+        report.row(rowOf(setting, test, model, measured, cluster.devices))
       }
     }),
   )

@@ -3,6 +3,7 @@ import type { Cluster } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import type { FlagValues } from "../flags/Flag.ts"
 import type { speculationFlags } from "../flags/speculation.ts"
+import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { type GivenModel, hubModel } from "./modelSources.ts"
 
@@ -43,7 +44,12 @@ const draftOf = <E, R>(
         new UsageError("--spec-type draft-simple needs a smaller model: name it with -md or -hfd"),
       )
     }
-    if (!isWanted) return undefined
+    if (!isWanted) {
+      noteLine(
+        `note: the smaller model is not used: --spec-type is ${specType.join(",")}, and draft-simple is not among them`,
+      )
+      return undefined
+    }
     // As llama-server: with a repository, the file is one of it.
     const given: GivenModel =
       specDraftHf === undefined

@@ -107,7 +107,7 @@ export const benchTestFlags = {
     aliases: ["-o"],
     kind: choice(["md", "json", "jsonl", "csv"]),
     about: "how results are printed: md, json, jsonl or csv",
-    default: "md",
+    unset: "md; on a terminal that is too narrow for it, lines",
     group: "Output",
   }),
 }

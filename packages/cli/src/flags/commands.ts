@@ -304,6 +304,7 @@ export const commands = {
     positional: { ...models, isRepeated: true },
     notes: [
       "Several values, with commas or each with its flag, make a row for every combination; whole numbers take ranges, such as 1-32*2. Tests are llama-bench's: pp is a prompt, tg a text, d tokens that the context holds before. With -np so many texts go through the slots at once, as in llama-batched-bench, and tokens/s are those of all together.",
+      "Numbers of texts share a load with slots for the most of them, as there: what one text takes without other slots, '-np 1' measures by itself. A load does nothing for later loads that would go on beside the tests.",
       "A text's tokens are sampled, the likeliest each time, which llama-bench leaves out. Behind the rows stand each server's round trip and rates, and what a token sends, receives, writes and waits for.",
     ],
     examples: [

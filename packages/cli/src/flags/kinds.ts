@@ -191,9 +191,14 @@ export const ranges = (range: Range): Kind<ReadonlyArray<number>> => ({
     const parts = texts.flatMap((text) => text.split(","))
     const found = parts.flatMap((part) => numbersOf(part.trim(), source, range))
     if (found.length <= MOST_VALUES) return found
-    throw new UsageError(`${source} names ${found.length} values, more than ${MOST_VALUES}`)
+    throw tooMany(source)
   },
 })
+
+const tooMany = (source: string): UsageError =>
+  new UsageError(
+    `${source} names more than ${MOST_VALUES} values, each of which is measured: take a larger step, such as 0-4096+512`,
+  )
 
 const numbersOf = (part: string, source: string, range: Range): ReadonlyArray<number> => {
   const [, first, last, how = "+", by = "1"] = /^(\d+)-(\d+)(?:([+*])(\d+))?$/.exec(part) ?? []
@@ -202,11 +207,12 @@ const numbersOf = (part: string, source: string, range: Range): ReadonlyArray<nu
   const next = (value: number): number => (how === "+" ? value + Number(by) : value * Number(by))
   const found: Array<number> = []
   for (let value = from!; value <= to!; value = next(value)) {
-    if (next(value) <= value || found.length > MOST_VALUES) {
+    if (next(value) <= value) {
       throw new UsageError(
         `${source} takes ranges that end, such as 1-8+1 or 1-32*2, not '${part}'`,
       )
     }
+    if (found.length === MOST_VALUES) throw tooMany(source)
     found.push(value)
   }
   if (found.length > 0) return found

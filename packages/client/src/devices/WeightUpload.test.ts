@@ -107,13 +107,18 @@ const serverWith = (has: (hash: string) => boolean, level = 15) => {
       }
     },
   }
-  return { connection: connection as unknown as RpcConnection, asked, commands }
+  const awaitedCount = (): number => pending.length
+  return { connection: connection as unknown as RpcConnection, asked, commands, awaitedCount }
 }
 
 const all = Array.from({ length: WEIGHT_COUNT }, (_, index) => index)
 
 /** Loads the model, weights to servers in turn; which of them were sent. */
-const load = (connections: readonly RpcConnection[], change = (weight: ComingWeight) => weight) => {
+const load = (
+  connections: readonly RpcConnection[],
+  change = (weight: ComingWeight) => weight,
+  hashesBeside = true,
+) => {
   const exchange = { tensorId: 0 }
   const coming = all.map((index) =>
     change({
@@ -130,7 +135,7 @@ const load = (connections: readonly RpcConnection[], change = (weight: ComingWei
     exchange.tensorId = coming[index]!.id
     return !weights.isThere(coming[index]!.connection, 0, 0, 4 * LENGTH)
   })
-  weights.end(true)
+  weights.end(hashesBeside)
   return { sent, weights }
 }
 
@@ -174,6 +179,35 @@ test("a start after the first asks for everything, and reads no weight but one",
   const { sent } = load([others.connection], (weight) => ({ ...weight, sizeBytes: 2 * LENGTH }))
   expect(sent).toEqual(all)
   expect(others.asked).toEqual([])
+})
+
+test("nothing is hashed after a load that somebody measures on", async () => {
+  writeModel()
+  const { connection } = serverWith(() => false)
+  load([connection], undefined, false)
+  await Bun.sleep(100)
+  expect(remembered()).toBe(3)
+  load([connection])
+  await settle()
+})
+
+test("an answer is waited for before its place goes, also where a weight comes in parts", async () => {
+  writeModel()
+  load([serverWith(() => false).connection])
+  await settle()
+  const { connection, awaitedCount } = serverWith(() => true, 0)
+  const exchange = { tensorId: 1 }
+  const weights = new WeightUpload(exchange as Exchange, () =>
+    [1, 2].map((id) => ({
+      ...{ id, name: nameOf(id), sizeBytes: 4 * LENGTH, connection },
+      record: new Uint8Array(RpcTensor.size),
+    })),
+  )
+  weights.begin(model)
+  expect(weights.isThere(connection, 0, 0, 2 * LENGTH)).toBe(false)
+  expect(awaitedCount()).toBe(1)
+  weights.end(false)
+  expect(awaitedCount()).toBe(0)
 })
 
 test("a client that knows no hashes finds what a server has, of each server", async () => {

@@ -3,6 +3,7 @@ import { tensorPlaces } from "@ggml-rpc/gguf"
 import {
   type Address,
   ggml,
+  hashOf,
   io,
   WeightFile,
   type WeightHash,
@@ -102,10 +103,10 @@ export class WeightUpload {
     this.isPlanned = false
   }
 
-  /** It is over. Of a model that is there what its weights hash to is found out while nobody waits, for the next time. */
-  end(isLoaded: boolean): void {
+  /** It is over. `hashesBeside`, of a model that is there: what its weights hash to is found out while nobody waits, for the next time. */
+  end(hashesBeside: boolean): void {
     const { path, hashes } = this
-    const names = new Set(isLoaded ? this.unhashed : [])
+    const names = new Set(hashesBeside ? this.unhashed : [])
     this.path = undefined
     this.hashes = undefined
     // Of a load that ended before its time: the answers have places that nobody may take from them.
@@ -134,10 +135,11 @@ export class WeightUpload {
     if (!this.isPlanned) this.plan()
     const id = this.exchange.tensorId
     const offer = this.offers.get(id)
+    // Waits, whatever is asked: while the answer is on its way its place must not go.
+    const hasWhole = offer !== undefined && isHit(offer)
     this.offers.delete(id)
     const isWhole = offset === 0 && offer?.sizeBytes === sizeBytes
-    if (isWhole ? !isHit(offer) : !this.askForPart(connection, data, offset, sizeBytes))
-      return false
+    if (isWhole ? !hasWhole : !this.askForPart(connection, data, offset, sizeBytes)) return false
     this.cachedBytes += sizeBytes
     this.done(sizeBytes)
     return true
@@ -284,13 +286,6 @@ export class WeightUpload {
     this.offer(weights.map((weight, index) => ({ weight, hash: found[index]! })))
     return true
   }
-}
-
-/** By halves, the low one first. */
-const hashOf = (data: Address, sizeBytes: number): readonly [number, number] => {
-  const words = new Uint32Array(2)
-  io().io_hash(1, Float64Array.of(data), Float64Array.of(sizeBytes), words)
-  return [words[0]!, words[1]!]
 }
 
 /** What the shim knows of; see `WeightUpload`. */

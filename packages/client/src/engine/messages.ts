@@ -91,6 +91,8 @@ export interface PlacedModel {
 export interface EngineModelOptions {
   readonly mmap: boolean
   readonly mlock?: boolean
+  /** Whether weights are hashed after the load, for the next one. Absent: true. */
+  readonly hashesBeside?: false
   /** Tensors that go elsewhere than their layer, by patterns for their names. */
   readonly overrides?: ReadonlyArray<{
     readonly pattern: string

@@ -17,8 +17,9 @@ import {
   writeSync,
 } from "node:fs"
 import { join } from "node:path"
-import { type Address, io } from "../io.ts"
+import type { Address } from "../io.ts"
 import { userCacheFolder } from "../prebuilt.ts"
+import { hashOf } from "./hash.ts"
 import { partPaths } from "./partPaths.ts"
 
 /** A weight's place in its model, and its hash by halves. */
@@ -52,11 +53,10 @@ const attempt = <A>(action: () => A): A | undefined => {
 const hex = (word: number): string => word.toString(16).padStart(8, "0")
 
 /** FNV-1a-64 in 16 hex digits. */
-const hashOf = (text: string): string => {
+const textHash = (text: string): string => {
   const bytes = new TextEncoder().encode(text)
-  const words = new Uint32Array(2)
-  io().io_hash(1, Float64Array.of(ptr(bytes) as Address), Float64Array.of(bytes.length), words)
-  return hex(words[1]!) + hex(words[0]!)
+  const [low, high] = hashOf(ptr(bytes) as Address, bytes.length)
+  return hex(high) + hex(low)
 }
 
 /**
@@ -178,7 +178,12 @@ export class WeightHashes {
       return new WeightHashes(undefined, "", [], maxFiles, isUnsettled)
     }
     const title = TITLE + JSON.stringify(sources)
-    const hashes = new WeightHashes(join(folder, hashOf(title) + SUFFIX), title, sources, maxFiles)
+    const hashes = new WeightHashes(
+      join(folder, textHash(title) + SUFFIX),
+      title,
+      sources,
+      maxFiles,
+    )
     hashes.#read()
     return hashes
   }
@@ -215,7 +220,7 @@ export class WeightHashes {
     const found = LINE.exec(line)
     if (found === null) return
     const [, high, low, sizeBytes, part, offsetBytes, name, check] = found as unknown as string[]
-    if (hashOf(line.slice(0, -check!.length - 1)) !== check) return
+    if (textHash(line.slice(0, -check!.length - 1)) !== check) return
     this.#known.set(name!, {
       sizeBytes: Number(sizeBytes),
       part: Number(part),
@@ -259,9 +264,8 @@ export class WeightHashes {
       if (!isRememberable(name)) continue
       this.#known.set(name, hash)
       const { high, low, sizeBytes, part, offsetBytes } = hash
-      const digits = high.toString(16).padStart(8, "0") + low.toString(16).padStart(8, "0")
-      const line = `${digits} ${sizeBytes} ${labelOf(part, offsetBytes, name)}`
-      text += `${line} ${hashOf(line)}\n`
+      const line = `${hex(high)}${hex(low)} ${sizeBytes} ${labelOf(part, offsetBytes, name)}`
+      text += `${line} ${textHash(line)}\n`
     }
     const descriptor = text === "" ? undefined : this.openToAppend()
     if (descriptor === undefined) return

@@ -86,7 +86,7 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
       notes,
     },
   })
-  weights?.end(true)
+  weights?.end(request.model.hashesBeside ?? true)
 }
 
 const sumsNote = (reason: string): string =>
