@@ -31,28 +31,32 @@ const generate = (
   path: string,
   plan: Cluster.PlanOptions,
   texts: ReadonlyArray<readonly [Prompt, Cluster.GenerateOptions]>,
-  { on = server, isTogether = false } = {},
+  { on = server, beside = [] as ReadonlyArray<OurServer>, isTogether = false } = {},
 ) =>
   run(
     Effect.gen(function* () {
-      const cluster = yield* openCluster([on.endpoint])
+      const cluster = yield* openCluster([on, ...beside].map(({ endpoint }) => endpoint))
       const slots = isTogether ? texts.length : 1
       const options = { contextSize: 512, threads: 1, slots, ...plan }
       const model = yield* cluster.load(yield* cluster.plan(path, options))
       const received = Effect.map(cluster.traffic, ([link]) => link!.receivedBytes)
       const before = yield* received
+      let guessCount = 0
       const said = yield* Effect.forEach(
         texts,
         ([prompt, options]) => {
           const ids: Array<number> = []
           const take = ({ id }: Cluster.GeneratedToken) => void ids.push(id)
           const all = { maxTokens: 24, cachePrompt: false, ...options }
-          return Effect.as(model.generateEach(prompt, take, all), ids)
+          return Effect.map(model.generateEach(prompt, take, all), ({ draftedCount = 0 }) => {
+            guessCount += draftedCount
+            return ids
+          })
         },
         isTogether ? { concurrency: "unbounded" } : {},
       )
       const tokenCount = said.flat().length
-      return { said, bytesPerToken: ((yield* received) - before) / tokenCount, model }
+      return { said, bytesPerToken: ((yield* received) - before) / tokenCount, model, guessCount }
     }),
   )
 
@@ -89,6 +93,18 @@ test("what samplers choose among comes alone, and they choose the same", async (
     isTogether: true,
   })
   expect(together.said).toEqual(plain.said)
+})
+
+test("also where another server has only tensors that were put there", async () => {
+  const texts = textsOf([{ temp: 0 }, { seed: 3 }])
+  const overrides = [{ pattern: "blk.1.ffn_up", device: "RPC1" }]
+  const plan = { ...exact, tensorSplit: [1, 0], overrides }
+  const beside = [old]
+  const plain = await generate(tiny, plan, texts, { beside })
+  const found = await generate(tiny, { ...plan, generatesOnly: true }, texts, { beside })
+  expect(found.said).toEqual(plain.said)
+  // Besides logits there is what crosses for the other server's sake.
+  expect(plain.bytesPerToken - found.bytesPerToken).toBeGreaterThan(1000)
 })
 
 test("tokens that are lowered or forbidden stand before those that are chosen among", async () => {
@@ -128,6 +144,19 @@ test("guesses are checked by the same few", async () => {
     const found = await generate(tiny, plan, texts, { isTogether })
     expect(found.said).toEqual(plain.said)
     expect(found.bytesPerToken).toBeLessThan(1500)
+  }
+})
+
+test("a draft model on a server gives all logits where guesses must be likely", async () => {
+  const texts = textsOf([{ temp: 0 }, { seed: 3 }])
+  const plain = await generate(tiny, exact, texts)
+  for (const isTogether of [false, true]) {
+    const devices = [server.endpoint]
+    const draft = { path: tiny, devices, leastProbability: 1e-3 }
+    const plan = { ...exact, generatesOnly: true, speculation: { draft } }
+    const found = await generate(tiny, plan, texts, { isTogether })
+    expect(found.said).toEqual(plain.said)
+    expect(found.guessCount).toBeGreaterThan(20)
   }
 })
 

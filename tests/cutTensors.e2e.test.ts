@@ -324,6 +324,20 @@ describe("a plan that chooses", () => {
   })
 })
 
+test("without layers on devices nothing is cut, and this host computes all", async () => {
+  const { plan, said } = await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpoints())
+      const options = { threads: 1, contextSize: 256, splitMode: "tensor", gpuLayers: 0 } as const
+      const plan = yield* cluster.plan(tiny, options)
+      return { plan, said: yield* say(yield* cluster.load(plan), prompt(10)) }
+    }),
+  )
+  expect(plan.splitMode).toBe("layer")
+  expect(plan.host.unitCount).toBe(plan.unitCount)
+  expect(said.length).toBeGreaterThan(0)
+})
+
 describe("what cannot be", () => {
   const errorFor = (path: string, options: Cluster.PlanOptions) =>
     failureOf(

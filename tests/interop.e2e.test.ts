@@ -149,6 +149,27 @@ describe.each(Object.keys(models) as ModelName[])("%s", (name) => {
   })
 })
 
+test("links are measured beside a model, whose text goes on", async () => {
+  const { path, prompt } = await models.mixed()
+  const { first, second, speeds } = await run(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(endpointsOf(["upstream1", "upstream2"]))
+      const model = yield* cluster.load(yield* cluster.plan(path, { threads: 1 }))
+      const text = Effect.gen(function* () {
+        const ids: Array<number> = []
+        yield* model.generateEach(prompt, ({ id }) => void ids.push(id), { maxTokens: 6, temp: 0 })
+        return ids
+      })
+      const first = yield* text
+      const speeds = yield* cluster.linkSpeeds
+      // Of its prompt only the last token is computed: by the graph that the last token before had.
+      return { first, second: yield* text, speeds }
+    }),
+  )
+  expect(speeds).toHaveLength(2)
+  expect(second).toEqual(first)
+})
+
 /** Logits of the mixed model in one process of upstream's. */
 const inProcessLogits = async (options: readonly string[]): Promise<Float32Array> => {
   const { path, prompt } = await models.mixed()

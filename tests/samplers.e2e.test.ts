@@ -76,6 +76,7 @@ const cases: readonly (readonly string[])[] = [
   ["--temp", "0", "--logit-bias", "20+30"],
   ["--temp", "0", "-l", "40-inf", "-l", "41-inf"],
   ["--temp", "0", "--xtc-probability", "1", "--xtc-threshold", "0.01", "--seed", "42"],
+  ["--temp", "0", "--typical", "0.1"],
   ["--temp", "0", "--grammar", 'root ::= ("ab" | "c")+'],
   ["--seed", "42"],
   seeded,

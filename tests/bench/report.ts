@@ -178,7 +178,7 @@ const llamaBenchTable = (rows: readonly LlamaBenchRow[]): string =>
 
 const commandTable = (rows: readonly CommandRow[]): string =>
   table(
-    ["model", "processes", rows[0]!.referenceName, "ggml-rpc run", "quotient"],
+    ["model", "processes", rows[0]!.referenceName, "ggml-rpc run", "the first ÷ ours"],
     rows.map((row) => {
       const reference = summarize(row.reference)
       const ours = summarize(row.ggmlRpcRun)
@@ -300,7 +300,7 @@ export const gainsTable = (report: Report): string => {
   }))
   const rows = Map.groupBy([...loads, ...commands], ({ what }) => what)
   return table(
-    ["what", "how much faster"],
+    ["what", "how many times as fast"],
     [
       ...speedGains(report.speeds),
       ...[...rows].map(([what, cells]) => [what, cells.map(({ cell }) => cell).join(", ")]),

@@ -10,6 +10,7 @@ import {
   draftPlanOptions,
   type Memory,
   memoryBeside,
+  splitAs,
 } from "./draftPlan.ts"
 import type { EngineHost } from "./EngineHost.ts"
 import type {
@@ -23,6 +24,7 @@ import type {
 } from "./engine/messages.ts"
 import { type ClusterError, ModelError, PlanError } from "./errors.ts"
 import { chooseSplit, type SplitChoice, workOf } from "./fasterSplit.ts"
+import { orFewerGroups } from "./fewerGroups.ts"
 import { loadAdapterHeader } from "./loadAdapterHeader.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
 import {
@@ -229,9 +231,10 @@ const cutsTensorsOf = (
   devices: ReadonlyArray<EngineDevice>,
   { overrides = [] }: EngineModelOptions,
 ): boolean => {
-  const { splitMode, tensorSplit } = options
+  const { splitMode, tensorSplit, gpuLayers } = options
   const used = tensorSplit === undefined ? devices : devices.filter((_, at) => tensorSplit[at]! > 0)
-  if (splitMode !== "tensor" || used.length < 2) return false
+  // Without layers on devices there is nothing to cut.
+  if (splitMode !== "tensor" || used.length < 2 || gpuLayers === 0) return false
   const problem = cuttingProblem(used, options, overrides.length > 0)
   if (problem === undefined) return true
   throw new PlanError({ reason: "split-mode", detail: problem })
@@ -293,12 +296,16 @@ export const planModel = (
     yield* orPlanError(() => checkDraftContext(first))
     const left = memoryBeside(memory, first)
     const plan = yield* planFaster({ engine, places, memory: left }, gguf, options)
-    // It needs no longer context than there is.
+    // It needs no longer context than there is. Its layers stay where they were: the model got what they left.
     const { contextSize } = plan
     const second =
       first.contextSize <= contextSize
         ? first
-        : yield* planOn({ engine, places, memory }, draftGguf, { ...draftOptions, contextSize })
+        : yield* planOn({ engine, places, memory }, draftGguf, {
+            ...draftOptions,
+            ...splitAs(first),
+            contextSize,
+          })
     return { ...plan, draft: second }
   })
 
@@ -380,8 +387,9 @@ const planOn = (
       unitCount: input.unitBytes.length,
     }
     yield* orPlanError(() => checkGroups(options.groups, context.slotCount ?? 1))
-    const measure = (mostGroups: number) => (candidate: Candidate) =>
-      Effect.flatMap(
+    const measure = (mostGroups: number) => (candidate: Candidate) => {
+      const measuredContext = pipelinedContext(pipeline, candidate, mostGroups)
+      return Effect.flatMap(
         engine.request({
           type: "measure",
           path,
@@ -390,7 +398,7 @@ const planOn = (
             unitCounts: candidate.unitCounts,
             ...(candidate.shares && { shares: candidate.shares }),
           },
-          context: pipelinedContext(pipeline, candidate, mostGroups),
+          context: measuredContext,
           model,
         }),
         ({ event }) => {
@@ -399,9 +407,13 @@ const planOn = (
           // What goes elsewhere does not come back in parts.
           return candidate.shares !== undefined && first !== undefined
             ? Effect.fail(new PlanError({ reason: "split-mode", detail: cannotCutOver(first) }))
-            : Effect.succeed(measurementOf(event.rows, deviceIndexes))
+            : Effect.succeed({
+                ...measurementOf(event.rows, deviceIndexes),
+                groupCount: measuredContext.groupCount,
+              })
         },
       )
+    }
     const plannedFor = (given: PlannerInput) =>
       orFewerGroups((mostGroups) =>
         Effect.map(runPlanner(given, measure(mostGroups)), (plan) => ({
@@ -434,27 +446,6 @@ const candidateOf = ({ devices, contextSize, splitMode }: Plan): Candidate => ({
   ...(splitMode === "tensor" && { shares: devices.map(({ share = 0 }) => share) }),
   contextSize,
 })
-
-interface Planned {
-  readonly plan: Plan
-  readonly context: EngineContextOptions
-}
-
-/** Plans for as many groups as there are stages; for one where caches of the others would keep layers from the devices. */
-const orFewerGroups = <E>(
-  plan: (mostGroups: number) => Effect.Effect<Planned, E | PlanError>,
-): Effect.Effect<Planned, E | PlanError> =>
-  Effect.matchEffect(plan(Number.POSITIVE_INFINITY), {
-    onFailure: (error) =>
-      error instanceof PlanError && error.reason === "does-not-fit" ? plan(1) : Effect.fail(error),
-    onSuccess: (most) =>
-      most.context.groupCount === undefined || most.plan.host.unitCount === 0
-        ? Effect.succeed(most)
-        : Effect.match(plan(1), {
-            onFailure: () => most,
-            onSuccess: (one) => (one.plan.host.unitCount < most.plan.host.unitCount ? one : most),
-          }),
-  })
 
 /** What a device does not support takes memory elsewhere. */
 const withReasons = <E>(

@@ -77,7 +77,9 @@ const outputsOf = (
   { ngram, draft }: SpeculationOptions = {},
 ): number => {
   const guessCount = Math.max(ngram?.draftCount ?? 0, draft?.draftCount ?? 0)
-  return Math.min(batchSize, slotCount * (2 + guessCount) + EVALUATED_OUTPUTS)
+  // One at least for a text that is evaluated while all slots have theirs.
+  const least = slotCount + 1
+  return Math.max(least, Math.min(batchSize, slotCount * (2 + guessCount) + EVALUATED_OUTPUTS))
 }
 
 const EVALUATED_OUTPUTS = 16

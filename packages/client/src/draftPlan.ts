@@ -4,6 +4,7 @@ import { whyNoDraftFor } from "./draftVocabulary.ts"
 import type { EngineDevice } from "./engine/messages.ts"
 import { ModelError } from "./errors.ts"
 import type { DraftModelOptions, ModelPlan, PlanOptions } from "./ModelPlan.ts"
+import { sum } from "./planner/types.ts"
 
 /** What devices, and this host, have free. */
 export interface Memory {
@@ -51,6 +52,14 @@ export const draftPlanOptions = (
     speculation: {},
     headroomBytes: options.headroomBytes,
   }
+}
+
+/** Options by which a model is split just as in a plan of it. */
+export const splitAs = ({ devices }: Pick<ModelPlan, "devices">): PlanOptions => {
+  const unitCounts = devices.map(({ unitCount }) => unitCount)
+  const gpuLayers = sum(unitCounts)
+  // Proportions of nothing say nothing.
+  return gpuLayers === 0 ? { gpuLayers } : { gpuLayers, tensorSplit: unitCounts }
 }
 
 /** What is left of a memory when a planned model is there; devices that share it have less, too. */

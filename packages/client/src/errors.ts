@@ -111,8 +111,15 @@ export class ServerTimeoutError extends TaggedError("ServerTimeoutError")<{
   /** What was under way, such as `GET_TENSOR`. */
   readonly during: string
   readonly silenceMs: number
+  /** Servers that were waited for at the same time and as silent: which of them only waits for another is not known. */
+  readonly others?: ReadonlyArray<string>
 }> {
   override get message() {
+    const { others = [] } = this
+    if (others.length > 0) {
+      const all = [this.endpoint, ...others].join(", ")
+      return `The servers ${all} were silent for ${this.silenceMs / 1000} s (${this.endpoint} during ${this.during}): one may hang, and the others wait for it. Look which one it is, with 'ggml-rpc status --rpc HOST:PORT' of each; where they need that long to compute, allow more (--timeout).`
+    }
     return `The server ${this.endpoint} was silent for ${this.silenceMs / 1000} s during ${this.during}. Look whether it hangs, there with 'ggml-rpc status --rpc ${this.endpoint}'; where it needs that long to compute, allow more (--timeout).`
   }
 }

@@ -345,8 +345,9 @@ std::vector<llama_token> g_ranking;
 } // namespace
 
 // Logarithms of probabilities, by the logits alone, at an output of the last decode: that of token first, then the most likely
-// ones', falling. Writes 1 + most at most; the number written.
+// ones', falling. Writes 1 + most at most; the number written. -1 where a device found candidates: there are no other logits.
 API int ls_logprobs(llama_context * context, int index, llama_token token, int most, int32_t * tokens, float * logprobs) {
+    if (llama_get_sampled_candidates_count_ith(context, index) > 0) return -1;
     const float * logits = llama_get_logits_ith(context, index);
     const int     count  = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
     most                 = std::clamp(most, 0, count);

@@ -250,17 +250,28 @@ export class ModelContext {
     return this.#floats(address as Pointer, this.#model.info.vocabSize)
   }
 
+  /** @throws {RangeError} where `index` has no output; see `logits`. Makes no view of it. */
+  checkOutput(index = -1): void {
+    if (this.#library.llama_get_logits_ith(this.#open(), index) === null) {
+      throw new RangeError(noOutput("logits", index))
+    }
+  }
+
   /**
    * Natural logarithms of probabilities after one token of the last `decode`, by its logits alone: of `token` first, then
    * of the `count` most likely tokens, falling.
    */
   logprobs(token: number, count: number, index = -1): ReadonlyArray<readonly [number, number]> {
     // The shim's function does not look whether there are logits.
-    this.logits(index)
+    this.checkOutput(index)
     const size = Math.min(count, this.#model.info.vocabSize) + 1
     const tokens = new Int32Array(size)
     const logprobs = new Float32Array(size)
-    this.#library.ls_logprobs(this.#pointer, index, token, size - 1, tokens, logprobs)
+    if (this.#library.ls_logprobs(this.#pointer, index, token, size - 1, tokens, logprobs) < 0) {
+      throw new RangeError(
+        `Output ${index} has the most likely tokens alone, and probabilities are among all: see wantCandidates.`,
+      )
+    }
     return Array.from(tokens, (found, place) => [found, logprobs[place]!] as const)
   }
 

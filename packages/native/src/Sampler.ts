@@ -126,7 +126,7 @@ export class Sampler {
    */
   sample(context: ModelContext, index = -1): number {
     // llama aborts the process where there are no logits; this throws.
-    context.logits(index)
+    context.checkOutput(index)
     const token = this.#library.ls_sample(
       this.#open(),
       this.#grammar,
@@ -295,8 +295,9 @@ const buildChain = (model: SampledModel, options: SamplerOptions, numbers: Numbe
     return chain as Address
   }
   const isAdaptive = isAdaptiveChain(options)
-  const isGreedy = isGreedyChain(options, numbers)
-  for (const name of namesOf(model, options)) {
+  const names = namesOf(model, options)
+  const isGreedy = isGreedyChain(names, options, numbers)
+  for (const name of names) {
     if (isGreedy && name !== "penalties" && name !== "dry" && name !== "infill") continue
     add(makeSampler(name, model, options, numbers, seed))
   }
@@ -324,7 +325,7 @@ const unbiasedCandidatesOf = (
   numbers: Numbers,
 ): number => {
   const names = namesOf(model, options)
-  const isGreedy = isGreedyChain(options, numbers)
+  const isGreedy = isGreedyChain(names, options, numbers)
   for (const name of names) {
     if (name === "top_k" && !isGreedy && numbers.topK > 0) {
       return Math.min(numbers.topK, model.vocabSize)
@@ -370,9 +371,16 @@ const namesOf = (model: SampledModel, { samplers }: SamplerOptions): ReadonlyArr
 const isAdaptiveChain = ({ samplers }: SamplerOptions): boolean =>
   samplers?.includes("adaptive_p") ?? false
 
-/** What is likeliest stays so under all but penalties and XTC. */
-const isGreedyChain = (options: SamplerOptions, { temp, xtcProbability }: Numbers): boolean =>
-  temp <= 0 && xtcProbability <= 0 && !isAdaptiveChain(options)
+/** What is likeliest stays so under all but penalties, XTC and typical sampling, which may drop it. */
+const isGreedyChain = (
+  names: ReadonlyArray<SamplerName>,
+  options: SamplerOptions,
+  numbers: Numbers,
+): boolean =>
+  numbers.temp <= 0 &&
+  numbers.xtcProbability <= 0 &&
+  !(names.includes("typ_p") && !changesNothing("typ_p", numbers)) &&
+  !isAdaptiveChain(options)
 
 /** libllama takes memory for all tokens that could be looked back at, and no text has that many. */
 const MAX_LAST_TOKENS = 2 ** 22

@@ -64,15 +64,15 @@ const makers: Record<
   (options: ComparisonOptions) => readonly Comparison[]
 > = {
   split: (options) => [
-    overTwo("split", options.isQuick ? "middle" : "deep", {
+    overTwo("split", options.isQuick ? "q8_0" : "deep", {
       prompts: [options.isQuick ? 128 : 512],
-      streams: [1, 8, 32],
+      streams: options.isQuick ? [1, 8] : [1, 8, 32],
       textCount: options.isQuick ? 4 : 16,
       repeat: 2,
     }),
   ],
   best: (options) => [
-    overTwo("best", options.isQuick ? "middle_q4_0" : "deep_q4_0", {
+    overTwo("best", options.isQuick ? "q4_0" : "deep_q4_0", {
       prompts: [options.isQuick ? 64 : 256],
       streams: [1, 8],
       textCount: options.isQuick ? 4 : 16,
@@ -80,7 +80,7 @@ const makers: Record<
     }),
   ],
   groups: ({ isQuick }) => {
-    const model = isQuick ? "middle" : "deep"
+    const model = isQuick ? "q8_0" : "deep"
     return [
       {
         ...{ part: "groups", model, isOneCore: false, delayMs: 0 },
@@ -99,7 +99,7 @@ const makers: Record<
     ]
   },
   prefill: ({ isQuick }) => {
-    const model = isQuick ? "middle" : "deep"
+    const model = isQuick ? "q8_0" : "deep"
     const overTwoServers = [two.ours, two.oursCut]
     return [
       {
@@ -118,7 +118,7 @@ const makers: Record<
   },
   repack: ({ isQuick }) => {
     const models: readonly ModelName[] = isQuick
-      ? ["middle_q4_0", "middle_q4_k", "few_experts_q4_0"]
+      ? ["q4_0", "middle_q4_k", "few_experts_q4_0"]
       : ["deep_q4_0", "deep_q4_k", "experts_q4_0", "experts_q4_k"]
     const [own, onOurs] = [upstream(0), upstreamOnOurs(1)]
     return models.map((model) => ({
@@ -140,9 +140,10 @@ const makers: Record<
   },
   delay: (options) =>
     (options.isQuick ? [1] : [0.2, 1, 5]).map((delayMs) => {
+      const model = options.isQuick ? "q8_0" : "middle"
       const comparison = overTwo(
         "delay",
-        "middle",
+        model,
         { prompts: [], streams: options.isQuick ? [1] : [1, 8], textCount: 8, repeat: 2 },
         // For each sum it goes there and back several times.
         options.isQuick,
@@ -150,7 +151,7 @@ const makers: Record<
       return {
         ...comparison,
         delayMs,
-        title: `${delayMs} ms between client and servers, each way: ${labelOf("middle")}`,
+        title: `${delayMs} ms between client and servers, each way: ${labelOf(model)}`,
       }
     }),
 }

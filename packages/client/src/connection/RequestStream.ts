@@ -45,6 +45,8 @@ export const RELAY_LIMIT_BYTES = OUTBOX_BYTES / 2
 const defaultDialect = new Dialect(newest)
 
 export abstract class RequestStream {
+  /** Of the server, as `HOST:PORT`. */
+  abstract readonly endpoint: string
   /** What broke the connection; set once. */
   failure: ClusterError | undefined
   /** How the server speaks; known after `open`. */
@@ -446,6 +448,18 @@ export abstract class RequestStream {
       const isReading = this.answersDone < this.answersAsked
       this.fail(isReading ? describeCommand(this.answers.firstCommand) : "sending", errno.again)
     }
+  }
+
+  /** Those besides this that are waited for, too, and have moved nothing for as long as they may. */
+  protected get silentPeers(): ReadonlyArray<RequestStream> {
+    const now = performance.now()
+    return this.peers.filter(
+      (peer) =>
+        peer !== this &&
+        peer.readiness !== 0 &&
+        peer.silenceMs > 0 &&
+        now - peer.movedAt >= peer.silenceMs,
+    )
   }
 
   /** Ends all use of the connection, and of those that wait for an answer of it. */

@@ -149,6 +149,19 @@ describe("a read", () => {
     expect([other.connection.failure, own.target[0]]).toEqual([undefined, 5])
   })
 
+  test("names all servers that were silent, and none that was not waited for", () => {
+    const [one, other, idle] = connectAll()
+    const { ticket } = read(one.connection, 1)
+    read(other.connection, 1)
+    for (const { connection } of [one, other]) connection.flush()
+    one.connection.drainTo(ticket)
+    const { failure } = one.connection
+    const [endpoint, second] = [one, other].map(({ connection }) => connection.endpoint)
+    expect(failure).toMatchObject({ _tag: "ServerTimeoutError", endpoint, others: [second] })
+    expect(failure!.message).toStartWith(`The servers ${endpoint}, ${second} were silent`)
+    expect(idle.connection.failure).toBeUndefined()
+  })
+
   test("is one of many that never end", () => {
     const { connection, far } = connect()
     let before = read(connection, 1)

@@ -304,7 +304,9 @@ export class RpcConnection extends RequestStream {
     if (this.failure !== undefined) return
     const { endpoint, silenceMs } = this
     if (result === errno.again) {
-      this.broken(new ServerTimeoutError({ endpoint, during, silenceMs }))
+      const others = this.silentPeers.map((peer) => peer.endpoint)
+      const also = others.length > 0 ? { others } : {}
+      this.broken(new ServerTimeoutError({ endpoint, during, silenceMs, ...also }))
       return
     }
     const isSilent = io().io_unwatch_server(this.fd) === 1

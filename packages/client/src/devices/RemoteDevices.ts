@@ -15,6 +15,7 @@ import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice 
 import { measureDevice } from "./deviceSpeed.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
+import { forgetGraphs } from "./graphs.ts"
 import { measureLink } from "./linkSpeed.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import {
@@ -139,7 +140,16 @@ export class RemoteDevices {
 
   /** How fast each connection is; shorter when one breaks meanwhile. */
   speeds(): ReadonlyArray<LinkSpeed> {
-    return this.connections.flatMap((connection) => measureLink(connection) ?? [])
+    return this.connections.flatMap((connection) =>
+      this.afterFreedBuffer(connection, () => measureLink(connection) ?? []),
+    )
+  }
+
+  /** What was measured with a buffer of the server's, which is freed again: all devices of the connection lose their graphs. */
+  private afterFreedBuffer<Result>(connection: RpcConnection, measure: () => Result): Result {
+    const result = measure()
+    forgetGraphs(this.states, connection)
+    return result
   }
 
   /** How fast links and devices are, to estimate by; measured at the first call. */
@@ -148,8 +158,11 @@ export class RemoteDevices {
       const links = this.speeds()
       const roundTripOf = (endpoint: string): number =>
         links.find((link) => link.endpoint === endpoint)?.roundTripMs ?? 0
-      const devices = this.states.flatMap(
-        (state) => measureDevice(state, roundTripOf(state.endpoint)) ?? [],
+      const devices = this.states.flatMap((state) =>
+        this.afterFreedBuffer(
+          state.connection,
+          () => measureDevice(state, roundTripOf(state.endpoint)) ?? [],
+        ),
       )
       this.knownSpeeds = { links, devices, isLinkable: unlinkable(this.connections) === undefined }
     }

@@ -56,7 +56,6 @@ export const measureDevice = (
   const promptMs = shortestMs(PROMPT_ROWS)
   connection.post(Command.FREE_BUFFER, { remotePtr })
   connection.expectAnswer(Command.FREE_BUFFER)
-  storedGraphs.freedBuffer()
   connection.flush()
   if (connection.failure !== undefined) return undefined
   return {

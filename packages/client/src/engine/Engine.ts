@@ -240,7 +240,8 @@ export class Engine {
           // libllama runs no samplers on tensors that are cut.
           shares === undefined &&
           this.findsCandidates(
-            used.map((at) => devices[at]!),
+            // One may have overridden tensors alone.
+            used.filter((at) => placement.unitCounts[at]! > 0).map((at) => devices[at]!),
             model.info,
           ),
         ...(context.embeddings ? { pooling: context.pooling ?? 0 } : {}),
@@ -264,12 +265,12 @@ export class Engine {
     }
   }
 
-  /** The output layer, which the last device has, is on a server that can tell which tokens are most likely. */
+  /** The output layer, which the last device with layers has, is on a server that can tell which tokens are most likely. */
   private findsCandidates(
-    used: ReadonlyArray<number>,
+    withLayers: ReadonlyArray<number>,
     { vocabSize, hasEncoder }: ModelInfo,
   ): boolean {
-    const last = used.at(-1)
+    const last = withLayers.at(-1)
     const remoteCount = this.remote?.devices.length ?? 0
     if (last === undefined || last >= remoteCount || hasEncoder) return false
     return findsCandidates(this.addresses[last]!, vocabSize)

@@ -93,7 +93,7 @@ const slackOf = ({ input, candidate, measured }: Known, other: Candidate) => {
     (input.mapsWeights ? measured.hostFileLayoutBytes : 0) +
     (input.mapsWeights ? 0 : moved) +
     (1 - ofUnits) * all((use) => use.contextBytes) * scale +
-    other.contextSize * CELL_BYTES
+    other.contextSize * CELL_BYTES * (measured.groupCount ?? 1)
   const left = leftInPools(input, uses, host)
   const of = (member: number, own: number): number =>
     leastOf(input, left, member, own) - input.headroomBytes

@@ -21,6 +21,7 @@ export interface Model {
   /** Share of the host's weights that need memory of their own. */
   readonly hostCopiedShare: number
   readonly contextSize: number
+  readonly groupCount: number
 }
 
 export const learn = (input: PlannerInput, candidate: Candidate, measured: Measurement): Model => {
@@ -43,12 +44,13 @@ export const learn = (input: PlannerInput, candidate: Candidate, measured: Measu
     hostOtherBytes: Math.max(0, measured.host.weightBytes - hostUnits),
     hostCopiedShare: input.mapsWeights ? copied / Math.max(1, measured.host.weightBytes) : 1,
     contextSize: candidate.contextSize,
+    groupCount: measured.groupCount ?? 1,
   }
 }
 
 /**
  * Memory of this host that libllama takes for each token of a context besides all buffers, its table of
- * KV cells: 52 bytes measured (v0.5.0), doubled for safety. It takes it in a measurement too.
+ * KV cells: 52 bytes measured (v0.5.0), doubled for safety. It takes it in a measurement too, of one context.
  */
 export const CELL_BYTES = 104
 
@@ -94,7 +96,7 @@ export const slackOf = (
     model.hostOtherBytes -
     mapped +
     model.hostComputeBytes * scale +
-    contextSize * CELL_BYTES
+    contextSize * CELL_BYTES * model.groupCount
   const pools = leftInPools(input, deviceUses, hostUse).map((bytes) => bytes - input.headroomBytes)
   const slackFor = (member: number, { freeBytes }: PlannerDevice, use: number): number =>
     leastOf(input, pools, member, freeBytes - input.headroomBytes - use)
@@ -119,7 +121,7 @@ export const fits = (input: PlannerInput, candidate: Candidate, measured: Measur
   const hostUse =
     totalOf(measured.host) -
     (input.mapsWeights ? measured.hostFileLayoutBytes : 0) +
-    candidate.contextSize * CELL_BYTES
+    candidate.contextSize * CELL_BYTES * (measured.groupCount ?? 1)
   const hasRoom = (freeBytes: number, use: number): boolean =>
     use === 0 || use <= freeBytes - input.headroomBytes
   return (

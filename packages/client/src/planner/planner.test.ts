@@ -267,6 +267,27 @@ describe("devices that are too full by proportion", () => {
     for (const used of plan.devices) expect(used.freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
   })
 
+  test("count a table of cells for each group", () => {
+    const planned = (groupCount: number): Plan => {
+      const light = { ...large, kvBytes: 64 }
+      const input = inputOf(light, {
+        devices: [device("RPC0", 64 * GIB)],
+        host: device("CPU", 1 * GIB),
+        contextSize: 1024 * 1024,
+        minContextSize: 4096,
+      })
+      const steps = planSteps(input)
+      let step = steps.next()
+      while (!step.done) step = steps.next({ ...measure(light, step.value), groupCount })
+      return step.value
+    }
+    expect(planned(1).contextSize).toBe(1024 * 1024)
+    // 104 bytes a token, 16 times, in what 1 GiB leaves beside 100 MiB for computing and 64 MiB of headroom.
+    const { contextSize } = planned(16)
+    expect(contextSize * 16 * 104).toBeLessThanOrEqual((1024 - 164) * MIB)
+    expect(contextSize).toBeGreaterThan(256 * 1024)
+  })
+
   test("shrink it for a fixed split too, which stays", () => {
     const overrides = {
       devices: [device("RPC0", 5 * GIB), device("RPC1", 20 * GIB)],

@@ -43,6 +43,8 @@ export interface Measurement {
    * ones (CPU_REPACK) are copies and need memory.
    */
   readonly hostFileLayoutBytes: number
+  /** Contexts that the candidate has, each with a table of cells on this host; 1. */
+  readonly groupCount?: number | undefined
 }
 
 export interface PlannerInput {

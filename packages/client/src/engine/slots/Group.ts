@@ -26,6 +26,8 @@ export interface GroupOptions {
   readonly context: ModelContext
   readonly slots: ReadonlyArray<Slot>
   readonly architecture: string
+  /** Of the model's layers with one; 0: none. */
+  readonly slidingWindow: number
   readonly path: string
   readonly host: SlotsHost
   readonly speculation: Speculation
@@ -203,14 +205,19 @@ export class Group {
     const prompts = busy.filter((slot) => slot.pendingCount > 1)
     // Who waits for the next token does not wait for the whole of another's prompt; and whole texts are computed in one step.
     const isShort = !mayBeLong || generating.length > 0 || prompts.some(({ task }) => task!.isWhole)
-    const most = isShort ? Math.min(batch.capacity, this.#options.promptStepSize) : batch.capacity
+    // A small step has a token of each text all the same, and one of a prompt.
+    const stepSize = Math.max(this.#options.promptStepSize, generating.length + 1)
+    const most = isShort ? Math.min(batch.capacity, stepSize) : batch.capacity
     prompts.sort((a, b) => a.usedAt - b.usedAt)
     this.#draft(generating, prompts, most)
     const inTurn = [...generating, ...prompts]
     // Each slot may have an output, and so has each guess.
     let outputsLeft = this.#context.outputCount - this.slots.length
     for (const { draft } of generating) outputsLeft -= draft.length
-    if (this.#takesTurns) inTurn.sort((a, b) => a.computedAt - b.computedAt)
+    // Where not even a batch has room for all, nobody is to be left out again and again.
+    if (this.#takesTurns || generating.length >= batch.capacity) {
+      inTurn.sort((a, b) => a.computedAt - b.computedAt)
+    }
     for (const slot of inTurn) {
       const { task, pendingCount } = slot
       // It may have lost its slot to make room for another.
@@ -221,7 +228,7 @@ export class Group {
         most - batch.count,
         task.outputs === "all" ? outputsLeft : most,
       )
-      if (count === 0 || (task.isWhole && count < pendingCount)) continue
+      if (count <= 0 || (task.isWhole && count < pendingCount)) continue
       if (!this.#makeRoom(slot, count)) continue
       this.#add(slot, task, count)
       outputsLeft -= task.outputs === "all" ? count : 0
@@ -232,7 +239,11 @@ export class Group {
   #draft(generating: ReadonlyArray<Slot>, prompts: ReadonlyArray<Slot>, most: number): void {
     let freeCount = this.#freeCount() - generating.length
     for (const { pendingCount } of prompts) freeCount -= pendingCount
-    const room = most - generating.length
+    // A window's cells are overwritten from micro-batch to micro-batch: a guess in a later one than the text's own token, which is
+    // taken back, would have taken cells that the text still needs.
+    const { ubatchSize } = this.#context
+    const room =
+      (this.#options.slidingWindow > 0 ? Math.min(most, ubatchSize) : most) - generating.length
     this.#speculation.draft(generating, Math.min(prompts.length > 0 ? room >> 1 : room, freeCount))
   }
 
@@ -257,10 +268,13 @@ export class Group {
     slot.batchCount += slot.draft.length
   }
 
-  /** Cells that hold nothing, by the least that all sequences may share. */
+  /** Cells that hold nothing and that the batch does not take, by the least that all sequences may share. */
   #freeCount(): number {
     let taken = 0
-    for (const { tokens, batchCount } of this.slots) taken += tokens.length + batchCount
+    for (const { task, tokens, batchCount } of this.slots) {
+      // The count of an idle slot is of an earlier batch.
+      taken += tokens.length + (task === undefined ? 0 : batchCount)
+    }
     return this.#context.contextSize - taken
   }
 

@@ -53,7 +53,7 @@ export class Slots {
     const { info } = model
     const { length: groupCount } = contexts
     this.#host = host
-    this.#speculation = new Speculation(draftersOf(loaded, draft, host))
+    this.#speculation = new Speculation(draftersOf(loaded, draft, host), host.failIfLost)
     this.#slots = Array.from({ length: slotCount }, (_, id) => {
       const sequence = Math.floor(id / groupCount)
       return new Slot(id, contexts[id % groupCount]!, sequence, info)
@@ -64,6 +64,7 @@ export class Slots {
           context,
           slots: this.#slots.filter((slot) => slot.context === context),
           architecture: info.architecture,
+          slidingWindow: info.slidingWindow,
           path,
           host,
           speculation: this.#speculation,
@@ -167,7 +168,11 @@ export class Slots {
         continue
       }
       // What a batch is about stays as it is until that is finished, and a group's turn comes soon.
-      if (group!.isUnderWay || !group!.hasRoomFor(task)) return
+      if (group!.isUnderWay || !group!.hasRoomFor(task)) {
+        if (task.slot < 0) return
+        index++
+        continue
+      }
       this.#queue.splice(index, 1)
       group!.begin(slot, task)
     }

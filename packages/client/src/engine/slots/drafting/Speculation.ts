@@ -20,18 +20,32 @@ export class Speculation {
   readonly #courses: Array<Course | undefined> = []
   #isOff = false
 
-  constructor(drafters: ReadonlyArray<Drafter>) {
+  readonly #failIfLost: () => void
+
+  /** @param failIfLost throws the error of a lost connection, which ends texts whoever noticed it */
+  constructor(drafters: ReadonlyArray<Drafter>, failIfLost: () => void) {
     this.#drafters = drafters
+    this.#failIfLost = failIfLost
   }
 
   /**
    * Puts guesses into the slots' drafts, `roomCount` tokens of a batch at most together; those of a slot are at most what its
-   * text can take.
+   * text can take. Where guessing fails there are no more guesses: texts go on without.
    */
   draft(slots: ReadonlyArray<Slot>, roomCount: number): void {
     if (this.#isOff || slots.length === 0) return
     const share = Math.floor(roomCount / slots.length)
     if (share < 1) return
+    try {
+      this.#ask(slots, share)
+    } catch {
+      this.#failIfLost()
+      for (const slot of slots) slot.draft.length = 0
+      this.giveUp()
+    }
+  }
+
+  #ask(slots: ReadonlyArray<Slot>, share: number): void {
     for (const [at, drafter] of this.#drafters.entries()) {
       const texts: Array<DraftedText> = []
       for (const slot of slots) {
@@ -52,7 +66,7 @@ export class Speculation {
     course.depths[course.drafter]!.learn(draftedCount, acceptedCount)
   }
 
-  /** The model's memory does not let go of wrong guesses: no more of them. */
+  /** The model's memory does not let go of wrong guesses, or there is no way to make any: no more of them. */
   giveUp(): void {
     this.#isOff = true
   }
