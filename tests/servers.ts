@@ -61,7 +61,7 @@ export const startOurServer = async (options: OurServerOptions = {}): Promise<Ou
   const child = startProcess(
     [
       ...[...(options.prefix ?? []), ...ggmlRpc],
-      ...["serve", "--port", "0", "--threads", String(options.threads ?? 1)],
+      ...["serve", "--port", "0", "--threads", String(options.threads ?? 1), "--no-warmup"],
       ...(options.protocol === undefined ? [] : ["--protocol", protocolOf(options.protocol)]),
       ...(options.flags ?? []),
     ],

@@ -21,6 +21,11 @@ import {
 
 setDefaultTimeout(120_000)
 
+/** A third of the architectures will do in the normal run: for slots they differ by their memory, and each kind is there. */
+const takesAll = process.env.GGML_RPC_ALL_ARCHITECTURES === "1"
+/** Those that slots treat in a way of their own, or whose memory is of a rare kind. */
+const withCare = ["plamo2", "cogvlm", "gemma", "mamba", "rwkv", "jamba", "lfm2", "deepseek", "t5"]
+
 const stack = new AsyncDisposableStack()
 const scratch = mkdtempSync(join(tmpdir(), "slots-"))
 const servers: Array<OurServer> = []
@@ -184,7 +189,11 @@ describe("texts at once", () => {
   test("of every architecture that generates, also when they begin alike, and with guesses", async () => {
     let count = 0
     let [draftedCount, acceptedCount] = [0, 0]
-    for (const { path, name } of architectures) {
+    const tried = architectures.filter(
+      ({ name }, index) =>
+        takesAll || index % 3 === 0 || withCare.some((it) => name.startsWith(it)),
+    )
+    for (const { path, name } of tried) {
       const [first, second] = [4, 5].map((seed) => promptOf(seed, 12 + seed).map((id) => id % 120))
       const prompts = [first!, [...first!, 5, 6, 7], [...first!.slice(0, 9), ...second!]]
       const work = (model: Model): Effect.Effect<void, AnyClusterError> =>
@@ -226,10 +235,10 @@ describe("texts at once", () => {
         await withModel(path, options, work, 1)
       }
     }
-    expect(count).toBeGreaterThan(110)
+    expect(count).toBeGreaterThan(takesAll ? 110 : 45)
     // Right ones and wrong ones.
-    expect(acceptedCount).toBeGreaterThan(300)
-    expect(draftedCount - acceptedCount).toBeGreaterThan(300)
+    expect(acceptedCount).toBeGreaterThan(takesAll ? 300 : 100)
+    expect(draftedCount - acceptedCount).toBeGreaterThan(takesAll ? 300 : 100)
   }, 300_000)
 
   test("beside evaluations, whose logits stay the same", async () => {

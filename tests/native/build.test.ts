@@ -132,9 +132,22 @@ test("every source of the shim is in one of its libraries", () => {
 
 test("two builds at once give one shim, which is not built again", async () => {
   const folder = buildFolder()
-  // Half the time; what the shim computes is tested elsewhere.
+  // What is compiled is not looked at: libraries of nothing, in a second.
   const quick = join(root, "quick-c++")
-  writeFileSync(quick, '#!/bin/sh\nexec c++ "$@" -O0\n', { mode: 0o755 })
+  const empty = join(root, "empty.cpp")
+  writeFileSync(empty, "")
+  writeFileSync(
+    quick,
+    `#!/bin/sh
+for given in "$@"; do
+  shift
+  case "$given" in */shim/*.cpp) given=${empty} ;; esac
+  set -- "$@" "$given"
+done
+exec c++ "$@"
+`,
+    { mode: 0o755 },
+  )
   const both = await Promise.all([build(folder, { CXX: quick }), build(folder, { CXX: quick })])
   expect(both.map(({ exitCode }) => exitCode)).toEqual([0, 0])
   for (const variant of readdirSync(join(folder, "shim"))) {

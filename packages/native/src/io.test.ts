@@ -5,6 +5,7 @@ import {
   ftruncateSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   readSync,
   rmSync,
@@ -154,6 +155,22 @@ describe("a pair of sockets", () => {
     const [, , copy] = out
     expect(Buffer.compare(readFileSync(copy!), many)).toBe(0)
     close(copy!)
+  })
+
+  test.skipIf(!linux)("leaves nothing open of a message that is not as it should be", () => {
+    const [a, b] = pair()
+    const out = new Int32Array(3)
+    const block = new Uint8Array(16)
+    const before = readdirSync("/proc/self/fd").length
+    for (const more of [-1, a]) {
+      expect(io().io_send_connection(a, a, 1, bytes("too long"), 8, more)).toBe(0)
+      expect(io().io_receive_connection(b, block, 4, out)).toBeLessThan(0)
+      io().io_recv(b, block, 16)
+    }
+    expect(io().io_send_connection(a, a, 1, bytes(""), 0, a)).toBe(0)
+    expect(io().io_receive_note(b, a, 1000, block, 16, out)).toBeLessThan(0)
+    expect(out[2]).toBe(-1)
+    expect(readdirSync("/proc/self/fd").length).toBe(before)
   })
 
   test("that nobody reads takes no connection, and does not wait", () => {

@@ -21,7 +21,7 @@ const open = () =>
     io_hash_files: { args: ["i32", "ptr", "ptr", "ptr", "ptr"], returns: "i32" },
     io_hash_beside: {
       args: ["i32", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "ptr"],
-      returns: "void",
+      returns: "i32",
     },
     io_is_hashing: { args: [], returns: "i32" },
     io_stop_hashing: { args: [], returns: "void" },

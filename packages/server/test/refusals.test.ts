@@ -33,6 +33,7 @@ beforeAll(async () => {
     port: 0,
     threadCount: 1,
     debug: false,
+    warmup: false,
     addressLimits: false,
     logWindowMs: 0,
     log: (entry: LogEntry) => log.push(entry),

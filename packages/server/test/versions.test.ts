@@ -31,7 +31,11 @@ const log: LogEntry[] = []
 beforeAll(async () => {
   const listen = names.map((protocol) => ({ port: 0, protocol }))
   const onLog = (entry: LogEntry): void => void log.push(entry)
-  const options = { port: 0, threadCount: 1, debug: false, log: onLog, logWindowMs: 0, listen }
+  const options = {
+    ...{ port: 0, threadCount: 1, debug: false, warmup: false, log: onLog, logWindowMs: 0, listen },
+    // Each version is refused something a few times.
+    addressLimits: false,
+  }
   server = await Effect.runPromise(Scope.extend(serve(options), scope))
 })
 afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))

@@ -37,6 +37,7 @@ export const startServer = async (
     port: 0,
     threadCount: 1,
     debug: false,
+    warmup: false,
     ledgerFolder,
     log: (entry: LogEntry) => log.push(entry),
   }

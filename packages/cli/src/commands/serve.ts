@@ -52,6 +52,7 @@ export const serve = (values: ServeValues) =>
         ...(values.models === undefined ? {} : { models: values.models }),
         allowTraining: values.allowTraining,
         repack: !values.noRepack,
+        warmup: values.warmup,
         allowComm: values.allowComm,
         ...(values.peers === undefined ? {} : { peers: peersOf(values.peers) }),
         ...(values.spin === undefined ? {} : { spinUs: values.spin }),

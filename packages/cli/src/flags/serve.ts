@@ -181,6 +181,14 @@ export const serveFlags = {
       "leave weights as clients send them: slower on a CPU, but with the very results of llama.cpp's server",
     group: "Devices",
   }),
+  warmup: toggle({
+    name: "warmup",
+    negations: ["--no-warmup"],
+    default: "on",
+    about:
+      "whether session processes compute for themselves before a client comes (default: they do): it costs a tenth of a second of a core for each client, and spares its first tokens the wait",
+    group: "Devices",
+  }),
   allowTraining: toggle({
     name: "allow-training",
     about: "run operations that only training uses: gradients, losses, optimizers",

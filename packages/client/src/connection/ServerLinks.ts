@@ -16,11 +16,18 @@ const { level: LINK_LEVEL } = extensionCommands.LINK_DIAL
 const refusals: Readonly<Record<number, string>> = {
   [LinkStatus.OFF]: "makes no links to other servers (serve --peers)",
   [LinkStatus.TLS]: "encrypts what it sends, and links are plain",
-  [LinkStatus.NOT_ALLOWED]: "may not connect to",
-  [LinkStatus.UNREACHABLE]: "does not reach, or is not let in by,",
-  [LinkStatus.LATE]: "was not reached in time by",
+  [LinkStatus.NOT_ALLOWED]: "may not connect (serve --peers) to",
+  [LinkStatus.UNREACHABLE]:
+    "does not reach, may not connect (serve --peers) to, or is not let in by",
   [LinkStatus.TOO_MANY]: "has too many links to take one of",
 }
+
+/** The same where it took too long, by what was asked. */
+const lateness = {
+  LINK_EXPECT: "was not ready in time for",
+  LINK_DIAL: "did not reach in time",
+  LINK_AWAIT: "was not reached in time by",
+} as const
 
 /** Those about one server alone. */
 const ABOUT_ONE: ReadonlySet<number> = new Set([LinkStatus.OFF, LinkStatus.TLS])
@@ -72,6 +79,7 @@ export class ServerLinks {
 
   private end(): void {
     free(this.linked)
+    for (const connection of this.linked) connection.linked = []
     this.linked = []
   }
 }
@@ -101,7 +109,8 @@ const linkPair = (
 ): string | undefined => {
   const reason = linkOneWay(connections, first, second)
   if (reason === undefined) return undefined
-  return linkOneWay(connections, second, first) === undefined ? undefined : reason
+  const other = linkOneWay(connections, second, first)
+  return other === undefined || other === reason ? other : `${reason}; ${other}`
 }
 
 const linkOneWay = (
@@ -113,17 +122,18 @@ const linkOneWay = (
   const [dials, waits] = [connections[rank]!, connections[peer]!]
   const key = crypto.getRandomValues(new Uint8Array(LINK_KEY_BYTES))
   const expected = waits.callExtension("LINK_EXPECT", { rank: peer, worldSize, peer: rank, key })
-  const refused = described(waits, expected, dials)
+  const refused = described("LINK_EXPECT", waits, expected, dials)
   if (refused !== undefined) return refused
   const { host, port } = waits.target
   const target = { rank, worldSize, peer, key, host, port }
-  const dialled = described(dials, dials.callExtension("LINK_DIAL", target), waits)
+  const dialled = described("LINK_DIAL", dials, dials.callExtension("LINK_DIAL", target), waits)
   if (dialled !== undefined) return dialled
-  return described(waits, waits.callExtension("LINK_AWAIT", { peer: rank }), dials)
+  return described("LINK_AWAIT", waits, waits.callExtension("LINK_AWAIT", { peer: rank }), dials)
 }
 
 /** What an answer means; undefined where it is as wanted. */
 const described = (
+  what: keyof typeof lateness,
   asked: RpcConnection,
   answer: { readonly status: number } | undefined,
   other: RpcConnection,
@@ -131,8 +141,11 @@ const described = (
   if (answer === undefined) return `${asked.endpoint} is lost`
   const { status } = answer
   if (status === LinkStatus.DONE) return undefined
-  const what = refusals[status] ?? `answered ${status}, asked for a link to`
+  const how =
+    status === LinkStatus.LATE
+      ? lateness[what]
+      : (refusals[status] ?? `answered ${status}, asked for a link to`)
   return ABOUT_ONE.has(status)
-    ? `${asked.endpoint} ${what}`
-    : `${asked.endpoint} ${what} ${other.endpoint}`
+    ? `${asked.endpoint} ${how}`
+    : `${asked.endpoint} ${how} ${other.endpoint}`
 }

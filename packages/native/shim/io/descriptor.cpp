@@ -153,7 +153,19 @@ API int io_send_connection(int channel, int fd, int tag, const void * data, doub
 
 namespace {
 
-// Receives what io_send_connection sent; 0 with out[0] the tag, out[1] how many bytes are in data, and the descriptors or -1.
+// Closes descriptors that came with what is of no use.
+int give_up(int * fds, int error) {
+    for (int i = 0; i < kHandedDescriptors; i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
+        fds[i] = -1;
+    }
+    return error;
+}
+
+// Receives what io_send_connection sent; 0 with out[0] the tag, out[1] how many bytes are in data, and the descriptors or -1,
+// which the caller has to close. None of them is open after an error.
 int receive_handed(int channel, void * data, double room, int * out, int * fds) {
     handed_connection head{};
     alignas(cmsghdr) char control[CMSG_SPACE(kHandedDescriptors * sizeof(int))] = {};
@@ -177,7 +189,7 @@ int receive_handed(int channel, void * data, double room, int * out, int * fds) 
             memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
         }
         if (got != ssize_t(sizeof(head)) || head.size < 0 || head.size > room) {
-            return -EPROTO;
+            return give_up(fds, -EPROTO);
         }
         break;
     }
@@ -192,7 +204,7 @@ int receive_handed(int channel, void * data, double room, int * out, int * fds) 
             continue;
         }
         if (more <= 0) {
-            return more == 0 ? -EPIPE : -errno;
+            return give_up(fds, more == 0 ? -EPIPE : -errno);
         }
         done += int32_t(more);
     }
@@ -209,7 +221,7 @@ API int io_receive_connection(int channel, void * data, double room, int * out) 
     int fds[kHandedDescriptors];
     const int result = receive_handed(channel, data, room, out, fds);
     if (result < 0 || fds[0] < 0) {
-        return result < 0 ? result : -EPROTO;
+        return result < 0 ? result : give_up(fds, -EPROTO);
     }
     out[2] = fds[1];
     return fds[0];
@@ -234,6 +246,10 @@ API int io_receive_note(int channel, int client_fd, double timeout_ms, void * da
             int handed[kHandedDescriptors];
             const int result = receive_handed(channel, data, room, out, handed);
             out[2] = handed[0];
+            if (result == 0 && handed[1] >= 0) {
+                out[2] = -1;
+                return give_up(handed, -EPROTO);
+            }
             return result;
         }
         if (fds[1].revents != 0) {

@@ -10,14 +10,19 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <exception>
+#include <memory>
 #include <string>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #ifdef __linux__
 #include <sched.h>
 #include <sys/syscall.h>
+#elif defined(__APPLE__)
+#include <pthread/qos.h>
 #endif
 
 namespace {
@@ -91,10 +96,15 @@ struct file_part {
     double size;
 };
 
-std::atomic<bool> g_hash_stops{false};
-std::atomic<bool> g_hash_runs{false};
-// Never destroyed: a process that ends does not wait for it.
-std::thread &     g_hasher = *new std::thread();
+// Some hashing beside everything else.
+struct hash_run {
+    std::atomic<bool> stops{false};
+    std::atomic<bool> runs{true};
+};
+
+// The last one. Nobody waits for its thread: that runs when nothing else does, and a read of a disk may never come back. The
+// process may end meanwhile, so it is never destroyed.
+std::shared_ptr<hash_run> & g_hash_run = *new std::shared_ptr<hash_run>();
 
 // Nothing else waits for it, on whatever core.
 void only_when_idle() {
@@ -106,11 +116,17 @@ void only_when_idle() {
     constexpr int kIdleClass = 3 << 13;
     syscall(SYS_ioprio_set, kOfThread, 0, kIdleClass);
 #endif
+#elif defined(__APPLE__)
+    pthread_set_qos_class_self_np(QOS_CLASS_BACKGROUND, 0);
 #endif
 }
 
 // One write a line: lines of several processes do not mix. False when the disk is full.
 bool write_line(int output, uint64_t hash, double size, const std::string & name) {
+    // It would end the line, and write others of its own.
+    if (std::any_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; })) {
+        return true;
+    }
     char text[64];
     snprintf(text, sizeof(text), "%016llx %.0f ", static_cast<unsigned long long>(hash), size);
     std::string line = text + name;
@@ -199,51 +215,69 @@ std::vector<file_part> parts_of(int count, const int32_t * fds, const double * o
 
 } // namespace
 
-// FNV-1a-64 of count parts of files, into hashes, low word first. 1; 0 when a part cannot be read.
+// FNV-1a-64 of count parts of files, into hashes, low word first. 1; 0 when a part cannot be read, or there is no memory for it.
 API int io_hash_files(int count, const int32_t * fds, const double * offsets, const double * sizes, uint64_t * hashes) {
     static const std::atomic<bool> never{false};
-    const std::vector<file_part> parts = parts_of(count, fds, offsets, sizes);
-    return file_hasher(parts).run(never, [hashes](size_t index, uint64_t hash) {
-        hashes[index] = hash;
-        return true;
-    });
+    try {
+        const std::vector<file_part> parts = parts_of(count, fds, offsets, sizes);
+        return file_hasher(parts).run(never, [hashes](size_t index, uint64_t hash) {
+            hashes[index] = hash;
+            return true;
+        });
+    } catch (const std::exception &) {
+        return 0;
+    }
 }
 
-// Whether some hashing runs beside.
+// Whether some hashing runs beside that was not told to stop.
 API int io_is_hashing() {
-    return g_hash_runs.load();
+    return g_hash_run != nullptr && !g_hash_run->stops.load() && g_hash_run->runs.load();
 }
 
-// Ends the hashing that runs beside, if some does.
+// Ends the hashing that runs beside, if some does, with the next 256 KiB: it may write a last line meanwhile.
 API void io_stop_hashing() {
-    g_hash_stops.store(true);
-    if (g_hasher.joinable()) {
-        g_hasher.join();
+    if (g_hash_run != nullptr) {
+        g_hash_run->stops.store(true);
     }
 }
 
 // Hashes parts of files beside everything else, while a core is idle: count descriptors, offsets, sizes and names (each ended by
 // a NUL). Appends a line for each to `output`: its hash in 16 hex digits, its size, its name, and the FNV-1a-64 of the line so
-// far, separated by blanks. Takes over `output` and the descriptors `owned`; ends one that runs.
-API void io_hash_beside(int count, const int32_t * fds, const double * offsets, const double * sizes, const char * names, int output, int owned_count, const int32_t * owned) {
+// far, separated by blanks; none for a name with control characters. Takes over `output` and the descriptors `owned`; ends one
+// that runs. 1; 0 when there is no memory or no thread for it.
+API int io_hash_beside(int count, const int32_t * fds, const double * offsets, const double * sizes, const char * names, int output, int owned_count, const int32_t * owned) {
     io_stop_hashing();
-    g_hash_stops.store(false);
-    g_hash_runs.store(true);
-    std::vector<std::string> labels;
-    for (int i = 0; i < count; i++) {
-        labels.emplace_back(names);
-        names += labels.back().size() + 1;
-    }
-    std::vector<int> files(owned, owned + owned_count);
-    files.push_back(output);
-    g_hasher = std::thread([parts = parts_of(count, fds, offsets, sizes), labels, files, output] {
-        only_when_idle();
-        file_hasher(parts).run(g_hash_stops, [&](size_t index, uint64_t hash) {
-            return write_line(output, hash, parts[index].size, labels[index]);
-        });
-        for (int file : files) {
-            close(file);
+    try {
+        std::vector<std::string> labels;
+        for (int i = 0; i < count; i++) {
+            labels.emplace_back(names);
+            names += labels.back().size() + 1;
         }
-        g_hash_runs.store(false);
-    });
+        auto run = std::make_shared<hash_run>();
+        std::vector<int> files(owned, owned + owned_count);
+        files.push_back(output);
+        std::thread([parts = parts_of(count, fds, offsets, sizes), labels = std::move(labels), files = std::move(files), output, run] {
+            only_when_idle();
+            try {
+                file_hasher(parts).run(run->stops, [&](size_t index, uint64_t hash) {
+                    return write_line(output, hash, parts[index].size, labels[index]);
+                });
+            } catch (const std::exception &) {
+                // Without memory for it nothing is found out.
+            }
+            for (int file : files) {
+                close(file);
+            }
+            run->runs.store(false);
+        }).detach();
+        g_hash_run = run;
+        return 1;
+    } catch (const std::exception &) {
+        // The thread has not begun.
+        for (int i = 0; i < owned_count; i++) {
+            close(owned[i]);
+        }
+        close(output);
+        return 0;
+    }
 }

@@ -43,7 +43,7 @@ export class WeightFile {
     )
   }
 
-  /** Their hashes, in the same order; undefined when a file is not what it was. */
+  /** Their hashes, in the same order; undefined when a file is not what it was, or memory is short. */
   hash(places: readonly WeightPlace[]): readonly WeightHash[] | undefined {
     const words = new Uint32Array(2 * places.length)
     const { fds, offsets, sizes } = this.#arguments(places)
@@ -55,7 +55,7 @@ export class WeightFile {
     }))
   }
 
-  /** Hashes them into `hashes` beside everything else, when a core is idle; false when these cannot be written. Closes the file. */
+  /** Hashes them into `hashes` beside everything else, when a core is idle; false when these cannot be written, or there is no thread for it. Closes the file. */
   hashBeside(all: ReadonlyMap<string, WeightPlace>, hashes: WeightHashes): boolean {
     const places = new Map([...all].filter(([name]) => isRememberable(name)))
     if (places.size === 0) {
@@ -72,11 +72,11 @@ export class WeightFile {
       labelOf(part, offsetBytes, name),
     )
     const owned = Int32Array.from(this.#descriptors.splice(0))
-    io().io_hash_beside(
+    const isBegun = io().io_hash_beside(
       ...([places.size, fds, offsets, sizes, cString(labels.join("\0"))] as const),
       ...([output, owned.length, owned] as const),
     )
-    return true
+    return isBegun === 1
   }
 
   #arguments(places: readonly WeightPlace[]) {

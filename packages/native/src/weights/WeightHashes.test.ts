@@ -4,6 +4,7 @@ import {
   chmodSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -14,6 +15,7 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { cString, io } from "../io.ts"
 import { WeightFile } from "./WeightFile.ts"
 import { type WeightHash, WeightHashes } from "./WeightHashes.ts"
 
@@ -225,4 +227,24 @@ test("another file under the model's name is not hashed for it", () => {
   rmSync(link)
   symlinkSync(other, link)
   expect(WeightFile.open(link, hashes)).toBeUndefined()
+})
+
+test("hashing beside writes a line for each weight, none for a name that would end it, and can be told to stop", async () => {
+  const path = join(root, "lines")
+  const output = openSync(path, "a")
+  const labels = ["0 0 first", "0 0 a\nb", "0 0 last"]
+  const file = openSync(model, "r")
+  const begun = io().io_hash_beside(
+    ...([3, Int32Array.of(file, file, file), Float64Array.of(0, 0, 0)] as const),
+    ...([Float64Array.of(4, 4, 4), cString(labels.join("\0"))] as const),
+    ...([output, 1, Int32Array.of(file)] as const),
+  )
+  expect(begun).toBe(1)
+  while (io().io_is_hashing() !== 0) await Bun.sleep(5)
+  const names = readFileSync(path, "utf8")
+    .split("\n")
+    .map((line) => line.split(" ")[4])
+  expect(names.toSorted()).toEqual(["first", "last", undefined])
+  io().io_stop_hashing()
+  expect(io().io_is_hashing()).toBe(0)
 })

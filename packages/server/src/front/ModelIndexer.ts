@@ -129,7 +129,7 @@ export class ModelIndexer {
     if (!file.hashBeside(new Map(missing), hashes)) {
       this.#log({
         level: "warning",
-        message: `the index of models in ${indexFolder} cannot be written`,
+        message: `the index of models in ${indexFolder} cannot be written, or this process has no thread for it: clients send these weights`,
       })
       this.#done.set(path, state)
     }

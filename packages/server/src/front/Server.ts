@@ -157,6 +157,11 @@ export interface ServeOptions {
    */
   readonly repack?: boolean
   /**
+   * Whether a session process computes for small clients of its own before a real one comes, so that its first tokens are as fast as
+   * all others; that takes two thirds of what a session process costs. Default true.
+   */
+  readonly warmup?: boolean
+  /**
    * Whether a client may link this server with another one, on which the two add up partial results (8.0's COMM_INIT, for
    * llama.cpp's `-sm tensor`). For that this server listens, on the address by which the client came and for one connection, or
    * dials whatever address the client names. Default false.
@@ -288,6 +293,7 @@ export const serve = (
       sandbox: options.sandbox ?? true,
       allowTraining: options.allowTraining ?? false,
       repack: options.repack ?? true,
+      warmup: options.warmup ?? true,
       memoryLimits: {
         ...(options.memoryLimitBytes && { serverBytes: options.memoryLimitBytes }),
         ...(options.clientMemoryLimitBytes && { clientBytes: options.clientMemoryLimitBytes }),

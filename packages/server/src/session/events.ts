@@ -46,6 +46,8 @@ export interface SessionConfig {
   readonly allowTraining: boolean
   /** See `ServeOptions.repack`. */
   readonly repack: boolean
+  /** See `ServeOptions.warmup`. */
+  readonly warmup: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
   readonly linkLimits?: LinkLimits
   /** See `ServeOptions.peers`. */

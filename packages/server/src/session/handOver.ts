@@ -55,7 +55,11 @@ export const receiveNote = (
 ): FrontNote | "gone" | "late" => {
   const result = io().io_receive_note(channel, clientFd, timeoutMs, inline, INLINE_BYTES, words)
   if (result === errno.timedOut) return "late"
-  if (result < 0 || words[1]! < 1) return "gone"
+  if (result < 0) return "gone"
+  if (words[1]! < 1) {
+    if (words[2]! >= 0) io().io_close(words[2]!)
+    return "gone"
+  }
   return { id: words[0]!, status: inline[0]!, fd: words[2]! }
 }
 

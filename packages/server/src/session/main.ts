@@ -87,7 +87,7 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
   }
   if (selected.devices.length === 0) throw new Error("ggml finds no device on this machine")
   const devices = selected.devices.map((device) => new ServedDevice(device, config.threadCount))
-  warmUp(devices)
+  if (config.warmup) warmUp(devices)
   const repacked = config.repack && devices.some(isCpu) ? typesRepacked() : []
   const described = config.describe ? selected.devices.map(report) : []
   const sandbox = config.sandbox ? { sandbox: giveUp(config, devices) } : {}
