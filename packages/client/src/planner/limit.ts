@@ -5,9 +5,18 @@ import type { PlannerInput } from "./types.ts"
 export const MAX_DEVICES = 15
 
 /** Indexes of the devices that get nothing because there are more than can be used: those with the least free memory. */
-export const leftOutOf = ({ devices, tensorSplit }: PlannerInput): ReadonlySet<number> => {
+export const leftOutOf = ({
+  devices,
+  pools = [],
+  tensorSplit,
+}: PlannerInput): ReadonlySet<number> => {
   if (tensorSplit !== undefined || devices.length <= MAX_DEVICES) return new Set()
-  const byFree = [...devices.keys()].sort((a, b) => devices[b]!.freeBytes - devices[a]!.freeBytes)
+  // Devices of one memory were asked one after the other, and what others took of it meanwhile makes none of them better.
+  const free = devices.map(({ freeBytes }, index) => {
+    const shared = pools.filter(({ members }) => members.includes(index))
+    return shared.length === 0 ? freeBytes : Math.min(...shared.map((pool) => pool.freeBytes))
+  })
+  const byFree = [...devices.keys()].sort((a, b) => free[b]! - free[a]!)
   return new Set(byFree.slice(MAX_DEVICES))
 }
 

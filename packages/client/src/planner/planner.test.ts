@@ -654,4 +654,10 @@ describe("more devices than one model can be on", () => {
     expect(plan.leftOut).toEqual(["RPC15", "RPC16"])
     expect(countsOf(plan).slice(15)).toEqual([0, 0])
   })
+
+  test("of one memory the last are left out, whatever was free when each was asked", () => {
+    const devices = many(17).map((one) => ({ ...one, memory: "one" }))
+    const { plan } = planFor(large, { devices, pools: poolsOf(devices, device("CPU", 16 * GIB)) })
+    expect(plan.leftOut).toEqual(["RPC15", "RPC16"])
+  })
 })
