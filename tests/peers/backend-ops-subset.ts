@@ -1,6 +1,6 @@
 /**
- * Which cases of upstream's test-backend-ops the normal test run takes: all but the slow ones, 9140 of
- * 136 ops, fused ones included. All 19871 that the CPU has a reference for take half an hour over RPC
+ * Which cases of upstream's test-backend-ops the normal test run takes: all but the slow ones, of
+ * every op, fused ones included. All 19871 that the CPU has a reference for take half an hour over RPC
  * on two busy cores, and nine tenths of that time goes into one seventh of them: large tensors, which
  * test the server's arithmetic (ggml's own) and not the protocol.
  *

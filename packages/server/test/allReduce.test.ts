@@ -1,6 +1,6 @@
 /** Two servers that may be linked add up partial results, as upstream's do; nothing on the way waits for ever. */
 import { expect, test } from "bun:test"
-import { connect, createServer, type Server, type Socket } from "node:net"
+import { connect, type Socket } from "node:net"
 import { Command, type RpcTensor } from "@ggml-rpc/protocol"
 import { fnv1a64 } from "../../protocol/fixtures/fnv1a64.ts"
 import {
@@ -10,6 +10,7 @@ import {
   transcripts,
 } from "../../protocol/fixtures/vectors.ts"
 import type { ServeOptions } from "../src/index.ts"
+import { listening } from "./listening.ts"
 import { Replay } from "./Replay.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
 import { type TestServer, withServer } from "./withServer.ts"
@@ -22,17 +23,6 @@ const withTwo = (
   use: (rank0: TestServer, rank1: TestServer) => Promise<void>,
 ): Promise<void> =>
   withServer(options, (rank0) => withServer(options, (rank1) => use(rank0, rank1)))
-
-/** Takes one connection on a free port. */
-const listening = async (onPeer: (peer: Socket) => void) => {
-  const listener: Server = createServer((socket) => {
-    socket.on("error", () => {})
-    onPeer(socket)
-  })
-  await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve))
-  const { port } = listener.address() as { port: number }
-  return { port, stop: () => void listener.close() }
-}
 
 /** A port that nobody listens on. */
 const freePort = async (): Promise<number> => {

@@ -1,6 +1,6 @@
 /** Links between servers, with a client or a server at the other end that does not keep to what is agreed. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { connect, createServer, type Server, type Socket } from "node:net"
+import { connect, type Socket } from "node:net"
 import { networkInterfaces } from "node:os"
 import {
   Command,
@@ -19,6 +19,7 @@ import { PeerLinks } from "../src/front/PeerLinks.ts"
 import { peersOf } from "../src/front/peers.ts"
 import type { ServeOptions } from "../src/index.ts"
 import { allReduce, askLink, linkPair, newKey } from "./linkedServers.ts"
+import { listening } from "./listening.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
 import { startServer, type TestServer, withServer } from "./withServer.ts"
 
@@ -49,16 +50,6 @@ const withShared =
     }
     return use({ ...shared, logged }, ...args)
   }
-
-const listening = async (onPeer: (peer: Socket) => void) => {
-  const listener: Server = createServer((socket) => {
-    socket.on("error", () => {})
-    onPeer(socket)
-  })
-  await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve))
-  const { port } = listener.address() as { port: number }
-  return { port, stop: () => void listener.close() }
-}
 
 /** What this test says to a server in the name of another one. */
 class Peer {

@@ -1,6 +1,5 @@
 /** Two servers for RpcConnection.test.ts: one answers reads, the other one gets the answers as data of writes. */
-import { io } from "@ggml-rpc/native/bindings"
-import { Command, encodeResponse } from "@ggml-rpc/protocol"
+import { answer, receive } from "./farEnd.testHelper.ts"
 
 declare const self: Worker
 
@@ -9,17 +8,6 @@ interface Job {
   readonly receiver: number
   readonly sizeBytes: number
   readonly count: number
-}
-
-const receive = (far: number, sizeBytes: number): Uint8Array => {
-  const bytes = new Uint8Array(sizeBytes)
-  io().io_recv_exact(far, bytes, sizeBytes)
-  return bytes
-}
-
-const answer = (far: number, data: Uint8Array): void => {
-  const response = encodeResponse(Command.GET_TENSOR, { data })
-  io().io_send(far, response, response.length)
 }
 
 /** The byte that all of it are; -1: they are not. */

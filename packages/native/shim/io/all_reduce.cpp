@@ -7,13 +7,13 @@
 
 #include "api.h"
 #include "clock.h"
+#include "hangup.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <new>
-#include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -21,10 +21,6 @@
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
-#endif
-
-#ifndef POLLRDHUP
-#define POLLRDHUP 0
 #endif
 
 namespace {
@@ -159,8 +155,7 @@ int pull(const group & g, transfer & t) {
 }
 
 bool client_is_gone(int client_fd) {
-    pollfd state{client_fd, short(POLLRDHUP), 0};
-    return client_fd >= 0 && poll(&state, 1, 0) > 0 && state.revents != 0;
+    return client_fd >= 0 && has_hung_up(client_fd);
 }
 
 int fail(report * out, int peer, failure kind, int error) {

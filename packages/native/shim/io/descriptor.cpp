@@ -2,6 +2,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "hangup.h"
 
 #include <cerrno>
 #include <cstdint>
@@ -9,7 +10,6 @@
 #include <cstring>
 #include <fcntl.h>
 #include <initializer_list>
-#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -17,10 +17,6 @@
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
-#endif
-
-#ifndef POLLRDHUP
-#define POLLRDHUP 0
 #endif
 
 API int io_close(int fd) {
@@ -263,6 +259,5 @@ API int io_receive_note(int channel, int client_fd, double timeout_ms, void * da
 
 // 1 when the peer has ended its sending side, or the connection is broken; never waits.
 API int io_peer_gone(int fd) {
-    pollfd state{fd, short(POLLRDHUP), 0};
-    return poll(&state, 1, 0) > 0 && (state.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0 ? 1 : 0;
+    return has_hung_up(fd) ? 1 : 0;
 }

@@ -3,6 +3,7 @@
 #include "abort.h"
 #include "api.h"
 #include "clock.h"
+#include "hangup.h"
 
 #include <atomic>
 #include <cerrno>
@@ -11,15 +12,10 @@
 #include <mutex>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <vector>
-
-#ifndef POLLRDHUP
-#define POLLRDHUP 0
-#endif
 
 namespace {
 
