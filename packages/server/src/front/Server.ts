@@ -158,7 +158,7 @@ export interface ServeOptions {
   readonly repack?: boolean
   /**
    * Whether a session process computes for small clients of its own before a real one comes, so that its first tokens are as fast as
-   * all others; that takes two thirds of what a session process costs. Default true.
+   * all others; that takes most of what the start of a session process costs. Default true.
    */
   readonly warmup?: boolean
   /**
