@@ -91,8 +91,9 @@ const plan = async (rpc: string, contextSize: number): Promise<Planned> => {
   return jsonLines(result.stdout)[0] as unknown as Planned
 }
 
-/** Tokens that take a MiB of KV cache for each of eight layers, and on each of two servers 4 MiB to compute with. */
+/** Tokens that take a MiB of KV cache for each of eight layers, and on each of two servers a MiB to compute with. */
 const STEP = 4096
+const STEP_BYTES = 10 * 2 ** 20
 
 test.skipIf(!isMade)("a plan counts the memory of the group once", async () => {
   const [one, two] = servers.map(({ endpoint }) => endpoint)
@@ -104,7 +105,7 @@ test.skipIf(!isMade)("a plan counts the memory of the group once", async () => {
   expect(shared!.freeBytes).toBeLessThan(LIMIT_BYTES)
   // Half of it fits. More than all of it does not, though each server has room for its part.
   const { freeBytes } = shared!
-  const tokens = (bytes: number): number => Math.floor(bytes / 2 ** 20 / 16) * STEP
+  const tokens = (bytes: number): number => Math.floor(bytes / STEP_BYTES) * STEP
   const fits = await plan(`${one},${two}`, tokens(0.5 * freeBytes))
   expect(fits.event).toBe("plan")
   const taken = fits.devices.map((use) => use.weightBytes + use.contextBytes + use.computeBytes)
