@@ -1,8 +1,15 @@
-import { ProtocolError } from "@ggml-rpc/protocol"
+import { type LostPeer, ProtocolError } from "@ggml-rpc/protocol"
 
 /** The client is gone: its end was closed or reset, or its host does not answer any more. */
 export class ClientGone extends Error {
   readonly _tag = "ClientGone"
+  /** The server that was waited for, which a client that only sends no more is told. */
+  readonly lost: LostPeer | undefined
+
+  constructor(message: string, lost?: LostPeer) {
+    super(message)
+    this.lost = lost
+  }
 }
 
 /** What `ggml` said while a request failed on the server's side; the request itself was in order. */
@@ -14,11 +21,11 @@ export class ComputeError extends Error {
 export class LinkError extends Error {
   readonly _tag = "LinkError"
   /** Which server of its group it is, where the client can be told. */
-  readonly place: number | undefined
+  readonly lost: LostPeer | undefined
 
-  constructor(message: string, place?: number) {
+  constructor(message: string, lost?: LostPeer) {
     super(message)
-    this.place = place
+    this.lost = lost
   }
 }
 

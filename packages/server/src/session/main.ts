@@ -188,7 +188,7 @@ const serveClient = (
   try {
     return session.serve(connection)
   } catch (error) {
-    if (error instanceof LinkError && error.place !== undefined) session.blame(error.place)
+    if (error instanceof LinkError || error instanceof ClientGone) session.blame(error.lost)
     return endOf(error, session)
   } finally {
     flush(session)
