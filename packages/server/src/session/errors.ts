@@ -17,7 +17,7 @@ export class ComputeError extends Error {
   readonly _tag = "ComputeError"
 }
 
-/** The link to another server does not come about, or broke; see Link.ts. */
+/** The link to another server does not come about, or broke; see CommLink.ts and PeerGroup.ts. */
 export class LinkError extends Error {
   readonly _tag = "LinkError"
   /** Which server of its group it is, where the client can be told. */

@@ -110,7 +110,7 @@ const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): Sandbo
     ...(config.cache === undefined ? {} : { cacheDir: config.cache.folder }),
     ...(config.models === undefined ? {} : { models: config.models }),
     hasDrivers: devices.some((device) => !device.usesHostMemory),
-    makesLinks: config.linkLimits !== undefined,
+    makesCommLinks: config.commLimits !== undefined,
   })
 }
 
@@ -145,8 +145,8 @@ const main = (config: SessionConfig): void => {
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
     repack: config.repack,
-    linkLimits: config.linkLimits,
-    groupLimits: config.groupLimits,
+    commLimits: config.commLimits,
+    peerLimits: config.peerLimits,
     askFront: { channel: CHANNEL, ask: tell },
     onLink: tell,
     onSpent: () => tell({ event: "spent" }),

@@ -2,11 +2,11 @@ import { ptr } from "bun:ffi"
 import { type Address, asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import { LinkStatus, PeerFault } from "@ggml-rpc/protocol"
 import { ClientGone, ComputeError, LinkError } from "./errors.ts"
-import type { LinkRequest } from "./events.ts"
+import type { PeerRequest } from "./events.ts"
 import { type FrontNote, receiveNote } from "./handOver.ts"
 
-/** Links between the sessions of a client at several servers, which add up parts of tensors. */
-export interface GroupLimits {
+/** What links to servers of ours may take. */
+export interface PeerLimits {
   /** Why there are none, as a `LinkStatus`; absent: there are. */
   readonly refusal?: number
   /** How long another server may take to come, or to let this one in. */
@@ -18,11 +18,11 @@ export interface GroupLimits {
 }
 
 /** Where the front process answers, and whose end ends all waits. */
-export interface GroupChannel {
+export interface FrontChannel {
   readonly channel: number
   readonly clientFd: number
   /** Tells the front process what is wanted. */
-  readonly ask: (request: LinkRequest) => void
+  readonly ask: (request: PeerRequest) => void
 }
 
 /** What the front process takes for itself besides: its own limit comes first. */
@@ -52,11 +52,11 @@ const faults: Readonly<Record<number, string>> = {
  * One server's place in a group, and its links to the others. Nothing here opens or listens: the front process does, and hands over
  * descriptors.
  */
-export class LinkGroup {
+export class PeerGroup {
   readonly rank: number
   readonly worldSize: number
-  readonly #limits: GroupLimits
-  readonly #channel: GroupChannel
+  readonly #limits: PeerLimits
+  readonly #channel: FrontChannel
   readonly #native: Address
   readonly #members: readonly Member[]
   /** Answers that came before somebody waited for them. */
@@ -71,7 +71,7 @@ export class LinkGroup {
   static #lastAsked = 0
 
   /** @throws {ComputeError} without memory */
-  constructor(rank: number, worldSize: number, limits: GroupLimits, channel: GroupChannel) {
+  constructor(rank: number, worldSize: number, limits: PeerLimits, channel: FrontChannel) {
     this.rank = rank
     this.worldSize = worldSize
     this.#limits = limits
@@ -117,7 +117,7 @@ export class LinkGroup {
       this.#notes.delete(member.asked)
       this.#channel.ask({ event: "forget", id: member.asked })
     }
-    member.asked = ++LinkGroup.#lastAsked
+    member.asked = ++PeerGroup.#lastAsked
     return member.asked
   }
 
