@@ -342,11 +342,10 @@ export type EngineEvent =
   | { readonly type: "speeds"; readonly speeds: ReadonlyArray<LinkSpeed> }
   | {
       readonly type: "computeSpeeds"
-      readonly links: ReadonlyArray<LinkSpeed>
       /** Without those that had no memory for it. */
       readonly devices: ReadonlyArray<DeviceSpeed>
-      /** The servers could exchange partial sums themselves. */
-      readonly isLinkable: boolean
+      /** Why the servers could not exchange partial sums themselves; absent where they can. */
+      readonly unlinked?: string
     }
   | {
       readonly type: "measured"
