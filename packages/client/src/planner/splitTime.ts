@@ -61,6 +61,9 @@ const SUMS_A_BLOCK = 2
 const SUM_MS = 0.1
 /** Of more than two servers larger parts go over the links in two steps (shim/io/all_reduce.cpp). */
 const ONE_STEP_BYTES = 128 * 1024
+/** So much of a server's part is added up at a time: there, and in this process (devices/ClientSums.ts). */
+const LINKED_PIECE_BYTES = 1024 * 1024
+const CLIENT_PIECE_BYTES = 4 * 1024 * 1024
 /** Something has to be so much faster before it is chosen: what was measured varies. */
 const MARGIN = 1.1
 
@@ -117,14 +120,16 @@ export const splitTimes = (
   // All at once, and then they wait for the slowest way; through this process all of them share its own.
   const linkedSumMs = (bytes: number): number => {
     const others = cut.length - 1
-    const stepCount = others > 1 && bytes > ONE_STEP_BYTES ? 2 : 1
-    const sent = stepCount === 1 ? others * bytes : (2 * others * bytes) / cut.length
+    const isShared = others > 1 && bytes > ONE_STEP_BYTES
+    const own = isShared ? bytes / cut.length : bytes
+    const waitCount = (isShared ? 2 : 1) * Math.ceil(own / LINKED_PIECE_BYTES)
+    const sentBytes = (isShared ? 2 : 1) * others * own
     return Math.max(
-      ...cut.map((device) => (stepCount * device.roundTripMs) / 2 + moveMs(device, sent)),
+      ...cut.map((device) => (waitCount * device.roundTripMs) / 2 + moveMs(device, sentBytes)),
     )
   }
   const clientSumMs = (bytes: number): number =>
-    Math.max(...cut.map(({ roundTripMs }) => roundTripMs)) +
+    Math.ceil(bytes / CLIENT_PIECE_BYTES) * Math.max(...cut.map(({ roundTripMs }) => roundTripMs)) +
     sumOf(cut, (device) => moveMs(device, 2 * bytes))
   const tensorMs = (rows: number): number =>
     Math.max(...cut.map((device) => computeMs(work, device, rows) * device.tensorShare)) +
