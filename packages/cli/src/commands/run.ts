@@ -49,7 +49,7 @@ export const run = (values: RunValues) =>
               echoesPrompt: values.displayPrompt && stdout.isTTY,
               hasTimings: values.perf,
             })
-        const cluster = yield* openCluster(values, report.waiting)
+        const cluster = yield* openCluster(values, report)
         yield* endingEngineFirst(
           cluster,
           recite(cluster, path, { ...planOptionsOf(values, gguf), ...speculation }, report, {
