@@ -62,6 +62,7 @@ export const cutSharesOf = (
 
 const unmeasured = (name: string): string => `how fast ${name} is could not be measured`
 
+const BLOCK = /^blk\./
 const EXPERTS = /_exps\./
 
 /** Of a token: all weights but the input embedding, of experts those that are used. */
@@ -77,6 +78,7 @@ export const workOf = (gguf: GgufFile): SplitWork => {
     if (name === "token_embd.weight" && hasOutput) continue
     const share = EXPERTS.test(name) ? usedShare : 1
     weightBytes += sizeBytes * share
+    if (!BLOCK.test(name)) continue
     multiplications += ne.reduce((product, count) => product * count, 1) * share
   }
   return {
@@ -107,6 +109,9 @@ export const chooseSplit = (
   const reason = objection(layer, tensor)
   if (reason !== undefined) return { reason }
   const weightBytes = sum(layer.devices.map((device) => device.weightBytes))
+  const blocksOf = ({ firstUnit, unitCount }: DevicePlan): number =>
+    firstUnit + unitCount === layer.unitCount ? Math.max(0, unitCount - 1) : unitCount
+  const blockCount = Math.max(1, sum(layer.devices.map(blocksOf)))
   const found: Array<SplitDevice & { readonly name: string }> = []
   for (const [index, { name, unitCount, ...own }] of layer.devices.entries()) {
     const cut = tensor.devices[index]!
@@ -123,6 +128,7 @@ export const chooseSplit = (
       ...{ ...speed, name, place, roundTripMs: link.roundTripMs },
       bytesPerSecond: Math.min(up, down),
       layerShare: own.weightBytes / weightBytes,
+      blockShare: blocksOf(layer.devices[index]!) / blockCount,
       tensorShare: cut.weightBytes / weightBytes,
     })
   }
@@ -145,12 +151,15 @@ const withoutOne = (
   )
   const others = devices.filter((device) => device !== slowest)
   const part = (of: (device: SplitDevice) => number): number => sum(others.map(of))
-  const [ofLayers, ofTensors] = [part((each) => each.layerShare), part((each) => each.tensorShare)]
+  const ofLayers = part((each) => each.layerShare)
+  const ofBlocks = part((each) => each.blockShare)
+  const ofTensors = part((each) => each.tensorShare)
   const times = splitTimes(
     work,
     others.map((device) => ({
       ...device,
       layerShare: device.layerShare / ofLayers,
+      blockShare: device.blockShare / ofBlocks,
       tensorShare: device.tensorShare / ofTensors,
     })),
     ways,
