@@ -13,6 +13,7 @@ import {
   type SplitWork,
   speedOf,
   splitTimes,
+  wholeMs,
 } from "./planner/splitTime.ts"
 import { sum } from "./planner/types.ts"
 
@@ -145,29 +146,33 @@ const withoutOne = (
   devices: ReadonlyArray<SplitDevice & { readonly name: string }>,
   ways: SplitWays,
   time: SplitTime,
-) => {
-  const slowest = devices.reduce((found, device) =>
-    speedOf(work, device) < speedOf(work, found) ? device : found,
-  )
-  const others = devices.filter((device) => device !== slowest)
-  const part = (of: (device: SplitDevice) => number): number => sum(others.map(of))
-  const ofLayers = part((each) => each.layerShare)
-  const ofBlocks = part((each) => each.blockShare)
-  const ofTensors = part((each) => each.tensorShare)
-  const times = splitTimes(
-    work,
-    others.map((device) => ({
-      ...device,
-      layerShare: device.layerShare / ofLayers,
-      blockShare: device.blockShare / ofBlocks,
-      tensorShare: device.tensorShare / ofTensors,
-    })),
-    ways,
-  )
-  const fastest = times[others.length < 2 ? "layer" : times.faster]
-  return isFaster(fastest, time)
-    ? { devices: others.map(({ name }) => name), time: fastest }
-    : undefined
+) =>
+  devices
+    .map((left) => {
+      const others = devices.filter((device) => device !== left)
+      const times = splitTimes(work, sharedOut(others), ways)
+      return {
+        devices: others.map(({ name }) => name),
+        time: times[others.length < 2 ? "layer" : times.faster],
+      }
+    })
+    .filter((found) => isFaster(found.time, time))
+    .sort((one, other) => wholeMs(one.time) - wholeMs(other.time))[0]
+
+/** With shares in the proportions that they have, but of all. */
+const sharedOut = (devices: ReadonlyArray<SplitDevice>): ReadonlyArray<SplitDevice> => {
+  const whole = (of: (device: SplitDevice) => number): number => sum(devices.map(of))
+  const [ofLayers, ofBlocks, ofTensors] = [
+    whole((device) => device.layerShare),
+    whole((device) => device.blockShare),
+    whole((device) => device.tensorShare),
+  ]
+  return devices.map((device) => ({
+    ...device,
+    layerShare: device.layerShare / ofLayers,
+    blockShare: device.blockShare / ofBlocks,
+    tensorShare: device.tensorShare / ofTensors,
+  }))
 }
 
 /** Whether what the other devices have of a plan could be on these as well. */

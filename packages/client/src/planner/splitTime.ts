@@ -74,7 +74,8 @@ export const isFaster = (one: SplitTime, other: SplitTime): boolean =>
   wholeMs(one) * MARGIN < wholeMs(other)
 
 /** A prompt of 512 tokens and an answer of 128. */
-const wholeMs = ({ tokenMs, promptMs }: SplitTime): number => promptMs + ANSWER_TOKENS * tokenMs
+export const wholeMs = ({ tokenMs, promptMs }: SplitTime): number =>
+  promptMs + ANSWER_TOKENS * tokenMs
 
 const computeMs = (work: SplitWork, rates: DeviceRates, rows: number): number =>
   1000 *
