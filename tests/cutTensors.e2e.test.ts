@@ -244,34 +244,6 @@ test("llama.cpp's own client has the same text over our servers as over its own,
   expect(await textOver([first, second])).toBe(theirs)
 })
 
-test.each([
-  ["through the client", ["--peers", "none"]],
-  ["between the servers", []],
-])("a server that is lost in the middle of sums %s ends a text with its name", async (_, flags) => {
-  await using other = await startOurServer({ flags })
-  const path = await ensureModel("q8_0")
-  let count = 0
-  let killedAt = 0
-  const error = await failureOf(
-    Effect.gen(function* () {
-      const cluster = yield* openCluster([servers[0]!.endpoint, other.endpoint])
-      const plan = yield* cluster.plan(path, { threads: 1, contextSize: 2048, splitMode: "tensor" })
-      const model = yield* cluster.load(plan)
-      const onToken = (): void => {
-        if (++count !== 5) return
-        killedAt = performance.now()
-        process.kill(other.pid, "SIGKILL")
-      }
-      yield* Stream.runForEach(
-        model.generate(prompt(20), { maxTokens: 2000, temp: 0, ignoreEos: true }),
-        () => Effect.sync(onToken),
-      )
-    }),
-  )
-  expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: other.endpoint })
-  expect(performance.now() - killedAt).toBeLessThan(5000)
-})
-
 test("a server that gives less memory than it said is named, and the engine lives", async () => {
   const path = await ensureModel("mixed")
   await using other = await startOurServer({ flags: ["--client-mem-limit", "12M"] })
