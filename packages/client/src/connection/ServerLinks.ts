@@ -9,6 +9,7 @@ import {
   MAX_LINKED_SERVERS,
 } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "./RpcConnection.ts"
+import { noteLinked } from "./waiting.ts"
 
 const { level: LINK_LEVEL } = extensionCommands.LINK_DIAL
 
@@ -67,6 +68,7 @@ export class ServerLinks {
       }
       this.linked = connections
       for (const connection of connections) connection.linked = connections
+      noteLinked(connections.map(({ place }) => place))
     }
     this.users++
     return undefined
@@ -81,6 +83,7 @@ export class ServerLinks {
     free(this.linked)
     for (const connection of this.linked) connection.linked = []
     this.linked = []
+    noteLinked([])
   }
 }
 
