@@ -4,6 +4,7 @@ import {
   type Cluster,
   type DevicePlan,
   type DeviceUse,
+  describeExactServers,
   describeUnsupported,
   type Measurement,
 } from "@ggml-rpc/client"
@@ -91,7 +92,12 @@ export const planNotes = (
         ]),
     ...(plan.choice === undefined ? [] : [describeChoice(plan.choice)]),
     ...plan.unsupported.map((ops) => `warning: ${describeUnsupported(ops)}`),
+    ...exactNotes(plan),
   ].flatMap((note) => wrap(note, columns))
+
+/** Which servers do not know bf16, where it was asked for. */
+export const exactNotes = ({ exactServers }: Cluster.ModelPlan): ReadonlyArray<string> =>
+  exactServers.length === 0 ? [] : [`note: ${describeExactServers(exactServers)}`]
 
 /** Why layers are split, or tensors cut. */
 const describeChoice = (choice: NonNullable<Cluster.ModelPlan["choice"]>): string => {
@@ -183,4 +189,5 @@ const modelJson = (plan: Cluster.ModelPlan) => ({
   shared: plan.shared,
   leftOut: plan.leftOut,
   unsupported: plan.unsupported,
+  exactServers: plan.exactServers,
 })

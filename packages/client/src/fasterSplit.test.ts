@@ -33,7 +33,7 @@ test("a token takes all weights but the embedding, and of experts those that are
     multiplications: 64 * 64 + 64 * 32 * 2 + 64 * 100,
     weightBytes: 2 * (64 * 64 + 64 * 32 * 2 + 64 * 100),
     blockCount: 2,
-    embeddingLength: 64,
+    hiddenBytes: 4 * 64,
   })
   // Without an output layer the embedding is used for it.
   expect(workOf(gguf(weights))).toEqual(workOf(gguf([...weights, output])))

@@ -22,10 +22,13 @@ export type SplitChoice =
   /** Why layers are split, whatever it takes. */
   | { readonly reason: string }
 
+const F32_BYTES = 4
+const BF16_BYTES = 2
+
 const EXPERTS = /_exps\./
 
-/** Of a token: all weights but the input embedding, of experts those that are used. */
-export const workOf = (gguf: GgufFile): SplitWork => {
+/** Of a token: all weights but the input embedding, of experts those that are used. `isBf16`: how activations travel. */
+export const workOf = (gguf: GgufFile, isBf16 = false): SplitWork => {
   const architecture = ggufString(gguf, "general.architecture") ?? ""
   const value = (key: string): number | undefined => ggufInteger(gguf, `${architecture}.${key}`)
   const expertCount = value("expert_count") || 1
@@ -43,7 +46,7 @@ export const workOf = (gguf: GgufFile): SplitWork => {
     weightBytes,
     multiplications,
     blockCount: value("block_count") ?? 1,
-    embeddingLength: value("embedding_length") ?? 1,
+    hiddenBytes: (value("embedding_length") ?? 1) * (isBf16 ? BF16_BYTES : F32_BYTES),
   }
 }
 

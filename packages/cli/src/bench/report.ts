@@ -121,6 +121,10 @@ const columnsFor = ({ settings, tests }: BenchReportOptions): ReadonlyArray<MdCo
       number("sm", 6, ({ setting }) => setting.splitMode),
     ),
     ...optional(
+      differs(settings, (one) => one.wire, "f32"),
+      number("wire", 4, ({ setting }) => setting.wire),
+    ),
+    ...optional(
       differs(settings, (one) => one.tensorSplit, undefined),
       word("ts", 12, ({ setting }) => setting.tensorSplit?.join("/") ?? ""),
     ),

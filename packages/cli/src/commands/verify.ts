@@ -22,6 +22,8 @@ import {
 } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
+import { exactNotes } from "../planView.ts"
+import { noteLine } from "../terminal.ts"
 import type { UsageError } from "../UsageError.ts"
 import { type Verified, type VerifyReport, verifyReport } from "../verifyReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
@@ -50,6 +52,7 @@ export const verify = (values: VerifyValues) =>
           isJson: values.json,
           names: paths.map((path) => basename(path)),
           tolerance: values.tolerance,
+          isBf16: values.wire === "bf16",
         })
         report.begin(yield* cluster.use((opened) => Effect.succeed(opened.devices)))
         const passed = yield* Effect.forEach(paths, (path) =>
@@ -101,7 +104,13 @@ const compareOn = (path: string, values: VerifyValues, reference: Reopening, clu
     const sums = found.isCut
       ? yield* evaluate(cluster, path, { ...placed, sums: "ggml" }, tokens)
       : undefined
-    for (const other of [found, ...(sums === undefined ? [] : [sums])]) {
+    // What rounding costs is told by itself, and hides nothing of what the devices compute.
+    const rounded =
+      values.wire === "bf16"
+        ? yield* evaluate(cluster, path, { ...placed, wire: values.wire }, tokens)
+        : undefined
+    for (const note of rounded?.notes ?? []) noteLine(note)
+    for (const other of [found, sums, rounded].filter((each) => each !== undefined)) {
       if (expected.values.length !== other.values.length) {
         return yield* new OutputShapeError({ path })
       }
@@ -111,6 +120,7 @@ const compareOn = (path: string, values: VerifyValues, reference: Reopening, clu
       tokenCount: tokens.length,
       comparison: compareOutputs(expected, found),
       ...(sums && { sums: compareOutputs(sums, found) }),
+      ...(rounded && { wire: compareOutputs(found, rounded) }),
     } satisfies Verified
   })
 
@@ -142,7 +152,8 @@ const evaluate = (
       Effect.gen(function* () {
         const plan = yield* cluster.plan(path, options)
         const model = yield* cluster.load(plan)
-        return { ...(yield* model.evaluate(tokens)), isCut: plan.splitMode === "tensor" }
+        const evaluated = yield* model.evaluate(tokens)
+        return { ...evaluated, isCut: plan.splitMode === "tensor", notes: exactNotes(plan) }
       }),
     ),
   )

@@ -9,6 +9,7 @@ import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { unlinkable } from "../connection/ServerLinks.ts"
 import type { DeviceSpeed, LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
+import type { LackingServer } from "../lacking.ts"
 import type { SumsBy } from "./DeviceGroups.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
@@ -48,6 +49,8 @@ export interface ComputeSpeeds {
   readonly links: ReadonlyArray<LinkSpeed>
   readonly devices: ReadonlyArray<DeviceSpeed>
   readonly isLinkable: boolean
+  /** All servers can be sent activations as bf16. */
+  readonly speakBf16: boolean
 }
 
 export class RemoteDevices {
@@ -164,7 +167,10 @@ export class RemoteDevices {
           () => measureDevice(state, roundTripOf(state.endpoint)) ?? [],
         ),
       )
-      this.knownSpeeds = { links, devices, isLinkable: unlinkable(this.connections) === undefined }
+      this.knownSpeeds = {
+        ...{ links, devices, isLinkable: unlinkable(this.connections) === undefined },
+        speakBf16: this.connections.every(({ speaksBf16 }) => speaksBf16),
+      }
     }
     return this.knownSpeeds
   }
@@ -228,6 +234,26 @@ export class RemoteDevices {
   cutTensors(sums: SumsBy | undefined): void {
     ggml().gs_remote_dead_buffers(sums === undefined ? 0 : 1)
     this.operations.groups.addUpBy(sums ?? "best")
+  }
+
+  /**
+   * From now on the activations of a model of this width travel as bf16, to and from servers that know it, and so do partial sums;
+   * undefined: of no model.
+   */
+  carryBf16(width: number | undefined): void {
+    for (const { address, connection } of this.states) {
+      if (width !== undefined && !connection.speaksBf16) continue
+      ggml().gs_remote_device_carry_bf16(asPointer(address), width ?? 0)
+    }
+    this.operations.groups.carryBf16(width !== undefined)
+  }
+
+  /** Servers of these devices, by their places in `devices`, that do not know bf16. */
+  withoutBf16(places: ReadonlyArray<number>): ReadonlyArray<LackingServer> {
+    const connections = places.flatMap((place) => this.states[place]?.connection ?? [])
+    return [...new Set(connections)]
+      .filter(({ speaksBf16 }) => !speaksBf16)
+      .map(({ endpoint, kind }) => ({ endpoint, kind }))
   }
 
   clearMemoryFailure(): void {

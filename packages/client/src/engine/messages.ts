@@ -14,6 +14,7 @@ import type {
 import type { Endpoint } from "@ggml-rpc/protocol"
 import type { ServerKind } from "../connection/hello.ts"
 import type { ErrorData } from "../errors.ts"
+import type { LackingServer } from "../lacking.ts"
 
 /** A device as the engine sees it; its place in the list is its index in every other message. */
 export interface EngineDevice {
@@ -102,6 +103,8 @@ export interface EngineModelOptions {
   readonly adapters?: ReadonlyArray<AdapterOptions>
   /** Where tensors are cut: `ggml` adds up partial sums by ggml's own all-reduce; for comparisons. Absent: as fast as can be. */
   readonly sums?: "ggml"
+  /** Activations that cross between hosts are rounded to bf16, where servers know it. Absent: F32, as they are computed. */
+  readonly wire?: "bf16"
 }
 
 export interface EngineContextOptions {
@@ -345,6 +348,8 @@ export type EngineEvent =
       readonly links: ReadonlyArray<LinkSpeed>
       /** Without those that had no memory for it. */
       readonly devices: ReadonlyArray<DeviceSpeed>
+      /** All servers can be sent activations as bf16. */
+      readonly speakBf16: boolean
       /** The servers could exchange partial sums themselves. */
       readonly isLinkable: boolean
     }
@@ -352,6 +357,8 @@ export type EngineEvent =
       readonly type: "measured"
       readonly rows: ReadonlyArray<MeasuredRow>
       readonly unsupported: ReadonlyArray<UnsupportedOps>
+      /** Those that are to compute a part, and would be sent bf16 if they knew it. */
+      readonly exactServers: ReadonlyArray<LackingServer>
       readonly contextSize: number
     }
   | { readonly type: "progress"; readonly doneBytes: number; readonly cachedBytes: number }

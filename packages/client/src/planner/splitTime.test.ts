@@ -6,7 +6,7 @@ const work: SplitWork = {
   weightBytes: 8e9,
   multiplications: 7.5e9,
   blockCount: 32,
-  embeddingLength: 4096,
+  hiddenBytes: 4 * 4096,
 }
 
 const device = (change: Partial<SplitDevice> = {}): SplitDevice => ({

@@ -9,8 +9,8 @@ export interface SplitWork {
   readonly weightBytes: number
   readonly multiplications: number
   readonly blockCount: number
-  /** Values of a hidden state. */
-  readonly embeddingLength: number
+  /** Of a hidden state, as it travels. */
+  readonly hiddenBytes: number
 }
 
 export interface SplitDevice {
@@ -41,7 +41,6 @@ export interface SplitTimes {
 
 export const PROMPT_TOKENS = 512
 const ANSWER_TOKENS = 128
-const VALUE_BYTES = 4
 /** Sums of each block: after the attention, and after the feed-forward network. */
 const SUMS_A_BLOCK = 2
 /** What a sum costs besides the way: wake-ups of a server and of whom it waits for. */
@@ -57,7 +56,7 @@ export const splitTimes = (
 ): SplitTimes => {
   const used = devices.filter(({ layerShare }) => layerShare > 0)
   const cut = devices.filter(({ tensorShare }) => tensorShare > 0)
-  const rowBytes = work.embeddingLength * VALUE_BYTES
+  const rowBytes = work.hiddenBytes
   const computeMs = (device: SplitDevice, share: number, rows: number): number =>
     1000 *
     share *

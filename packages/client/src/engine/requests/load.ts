@@ -21,7 +21,7 @@ export const measure = (
     }),
   )
   engine.failIfLost()
-  send({ type: "measured", ...measured })
+  send({ type: "measured", ...measured, exactServers: engine.exactServers(request) })
 }
 
 /** Puts a model where its placement says, in place of the one before. @throws {ClusterError} nothing is left of it then */

@@ -44,7 +44,12 @@ export const computeSpeeds = (
   _: EngineRequest & { type: "computeSpeeds" },
   send: Send,
 ): void => {
-  const measured = engine.remote?.computeSpeeds() ?? { links: [], devices: [], isLinkable: false }
+  const measured = engine.remote?.computeSpeeds() ?? {
+    links: [],
+    devices: [],
+    isLinkable: false,
+    speakBf16: false,
+  }
   engine.failIfLost()
   send({ type: "computeSpeeds", ...measured })
 }
