@@ -44,10 +44,11 @@ export interface VerifyReportOptions {
 const CUT_TOLERANCE = 1e-2
 
 /**
- * Rounding a hidden state to the 8 bits of bf16 once is an NMSE of 1e-6; what follows makes more of it, layer by layer. It is compared
+ * Rounding a hidden state to the 8 bits of bf16 once is an NMSE of 1e-6. What follows makes more of it: kernels of quantized weights
+ * round to steps, and where experts are chosen another one may be, 4e-3 in random weights. One wrong row of 32 is 3e-2. It is compared
  * with the same devices by itself, so that the bound of the comparison with this machine's CPU stays what it is.
  */
-const WIRE_TOLERANCE = 1e-2
+const WIRE_TOLERANCE = 2e-2
 
 // Not a number is no pass.
 const passesExact = ({ comparison, sums }: Verified, tolerance: number): boolean =>
