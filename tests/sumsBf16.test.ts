@@ -39,7 +39,8 @@ const partOn = (connection: RpcConnection, rank: number, count: number) => {
 }
 
 const bitsOf = (values: Float32Array): Uint32Array => new Uint32Array(values.buffer)
-const isBf16 = (values: Float32Array): boolean => bitsOf(values).every((bits) => bits % 65_536 === 0)
+const isBf16 = (values: Float32Array): boolean =>
+  bitsOf(values).every((bits) => bits % 65_536 === 0)
 
 test.each<readonly [string, "servers" | "client", () => ReadonlyArray<ServerProcess>]>([
   ["the servers do", "servers", () => ours],

@@ -190,7 +190,9 @@ describe("with a server of llama.cpp", () => {
     const flags = ["--rpc", group.join(","), "-ts", "1/1", "--wire", "bf16", "-t", "1"]
     const said = await runCli(["run", demo, ...flags, "-n", "4", "-p", "You", "-no-cnv"])
     expect(said.exitCode).toBe(0)
-    const notes = said.stderr.replace(/\s+/g, " ").match(/note: activations [^:]*: \S+ is [^:]*cpp/g)
+    const notes = said.stderr
+      .replace(/\s+/g, " ")
+      .match(/note: activations [^:]*: \S+ is [^:]*cpp/g)
     expect(notes).toEqual([
       `note: activations to and from one server stay F32 (--wire): ${upstream.endpoint} is a server of llama.cpp`,
     ])
