@@ -74,6 +74,8 @@ const computed = (
     }),
   )
 
+const oneLine = (text: string): string => text.replace(/\s+/g, " ")
+
 /** Σ(a-b)² / Σa². */
 const nmse = (reference: Float32Array, found: Float32Array): number => {
   let difference = 0
@@ -180,7 +182,7 @@ describe("with a server of llama.cpp", () => {
     expect(rounded.exactServers).toEqual([{ endpoint: upstream.endpoint, kind: "llama.cpp" }])
   })
 
-  test("only what crosses between this host and ours is rounded, on a terminal as well", async () => {
+  test("only what crosses between this host and ours is rounded, which commands say once", async () => {
     const group = [ours()[0]!, upstream.endpoint]
     const exact = await computed(group, demo, { tensorSplit: [1, 1] })
     const rounded = await computed(group, demo, { tensorSplit: [1, 1], wire: "bf16" })
@@ -188,14 +190,14 @@ describe("with a server of llama.cpp", () => {
     expect(rounded.links[0]!.received).toBe(exact.links[0]!.received)
     expect(rounded.links[1]).toEqual(exact.links[1]!)
     const flags = ["--rpc", group.join(","), "-ts", "1/1", "--wire", "bf16", "-t", "1"]
-    const said = await runCli(["run", demo, ...flags, "-n", "4", "-p", "You", "-no-cnv"])
-    expect(said.exitCode).toBe(0)
-    const notes = said.stderr
-      .replace(/\s+/g, " ")
-      .match(/note: activations [^:]*: \S+ is [^:]*cpp/g)
-    expect(notes).toEqual([
-      `note: activations to and from one server stay F32 (--wire): ${upstream.endpoint} is a server of llama.cpp`,
-    ])
+    const note = `note: Activations to and from one server stay F32 (--wire): ${upstream.endpoint} is a server of llama.cpp.`
+    const ran = await runCli(["run", demo, ...flags, "-n", "4", "-p", "You", "-no-cnv"])
+    expect(ran.exitCode).toBe(0)
+    expect(oneLine(ran.stderr).split(note)).toHaveLength(2)
+    const planned = await runCli(["plan", demo, ...flags])
+    expect(oneLine(planned.stdout).split(note)).toHaveLength(2)
+    const benched = await runCli(["bench", demo, ...flags, "-p", "0", "-n", "2", "-r", "1"])
+    expect(oneLine(benched.stderr).split(note)).toHaveLength(2)
   })
 })
 

@@ -23,7 +23,13 @@ import type {
   UnsupportedOps,
 } from "./engine/messages.ts"
 import { type ClusterError, ModelError, PlanError } from "./errors.ts"
-import { chooseSplit, type SplitChoice, workOf } from "./fasterSplit.ts"
+import {
+  type CutShares,
+  chooseSplit,
+  cutSharesOf,
+  type SplitChoice,
+  workOf,
+} from "./fasterSplit.ts"
 import { orFewerGroups } from "./fewerGroups.ts"
 import type { LackingServer } from "./lacking.ts"
 import { loadAdapterHeader } from "./loadAdapterHeader.ts"
@@ -86,7 +92,10 @@ export interface PlanOptions {
    * as they are computed. Weights, caches, logits and embeddings stay what they are.
    */
   readonly wire?: "f32" | "bf16" | undefined
-  /** Proportions, one a device in the cluster's order; undefined: of layers by free memory, of tensors the same to each. */
+  /**
+   * Proportions, one a device in the cluster's order; undefined: of layers by free memory, of tensors by how fast servers multiply,
+   * which is measured.
+   */
   readonly tensorSplit?: ReadonlyArray<number> | undefined
   /** Map the file; true. */
   readonly mmap?: boolean | undefined
@@ -152,6 +161,8 @@ export interface ModelPlan extends Plan {
   readonly places: ReadonlyArray<string>
   /** How it was chosen between layers and tensors, where that was left to the plan. */
   readonly choice?: SplitChoice
+  /** Where tensors are cut: how the shares came about, where nobody gave them. */
+  readonly cutShares?: CutShares
   /** What devices do not support of the model, so that its graph falls into more pieces; empty as a rule. */
   readonly unsupported: ReadonlyArray<PlanUnsupported>
   /** Servers to and from which activations stay F32 although `wire` asks for bf16, which they do not know. */
@@ -338,12 +349,31 @@ const planFaster = (ground: Ground, gguf: GgufFile, options: PlanOptions): Plann
         ? asIs(error.message.replace(/\.$/, ""))
         : yield* Effect.fail(error)
     }
-    const { event: measured } = yield* ground.engine.request({ type: "computeSpeeds" })
-    const work = workOf(gguf, options.wire === "bf16" && measured.speakBf16)
-    const choice = chooseSplit(work, layer, tensor.right, layer.places, measured)
+    const { engine } = ground
+    const { event: computing } = yield* engine.request({ type: "computeSpeeds" })
+    const { event: links } = yield* engine.request({ type: "speeds" })
+    const measured = { ...computing, links: links.speeds }
+    const isBf16 = options.wire === "bf16" && computing.speakBf16
+    const choice = chooseSplit(workOf(gguf), layer, tensor.right, measured, isBf16)
     const isCut = "times" in choice && choice.times.faster === "tensor"
     return { ...(isCut ? tensor.right : layer), choice }
   })
+
+/** Devices of this machine are alike as a rule, and nothing of theirs is measured. */
+const measuredShares = (
+  engine: EngineHost,
+  gguf: GgufFile,
+  devices: ReadonlyArray<EngineDevice>,
+): Effect.Effect<CutShares, ClusterError> =>
+  devices.some(({ endpoint }) => endpoint === undefined)
+    ? Effect.succeed({ reason: "devices of this machine are not measured" })
+    : Effect.map(engine.request({ type: "computeSpeeds" }), ({ event }) =>
+        cutSharesOf(
+          workOf(gguf),
+          devices.map(({ name }) => name),
+          event.devices,
+        ),
+      )
 
 const planOn = (
   { engine, places, memory }: Ground,
@@ -361,6 +391,10 @@ const planOn = (
     const devices = deviceIndexes.map((index) => memory.devices[index]!)
     const layers = layerBytes(gguf)
     const cutsTensors = yield* orPlanError(() => cutsTensorsOf(options, devices, model))
+    const cutShares =
+      cutsTensors && options.tensorSplit === undefined
+        ? yield* measuredShares(engine, gguf, devices)
+        : undefined
     const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
       loadAdapterHeader(adapter.path, gguf),
     )
@@ -371,6 +405,7 @@ const planOn = (
       unitBytes: [...layers.layers, layers.outputBytes],
       tensorSplit: options.tensorSplit,
       cutsTensors,
+      speeds: cutShares !== undefined && "speeds" in cutShares ? cutShares.speeds : undefined,
       gpuLayers:
         options.gpuLayers === undefined || options.gpuLayers < 0 ? undefined : options.gpuLayers,
       contextSize: context.contextSize,
@@ -445,6 +480,7 @@ const planOn = (
       architecture: ggufString(gguf, "general.architecture") ?? "unknown",
       ...(name === undefined ? {} : { name }),
       modelBytes: tensorBytes(gguf),
+      ...(plan.splitMode === "tensor" && cutShares && { cutShares }),
       context: planned,
       model,
       deviceIndexes,

@@ -1,34 +1,71 @@
 /** Which of two plans takes less time: with layers split, or with tensors cut. */
 import { type GgufFile, ggufInteger, ggufString } from "@ggml-rpc/gguf"
 import type { DeviceSpeed, LinkSpeed } from "./engine/messages.ts"
-import type { Plan } from "./planner/index.ts"
+import type { ModelPlan } from "./ModelPlan.ts"
+import type { DevicePlan, Plan } from "./planner/index.ts"
+import { relativeSpeeds } from "./planner/relativeSpeeds.ts"
 import {
+  isFaster,
   type SplitDevice,
+  type SplitTime,
   type SplitTimes,
+  type SplitWays,
   type SplitWork,
+  speedOf,
   splitTimes,
 } from "./planner/splitTime.ts"
+import { sum } from "./planner/types.ts"
 
 /** What was measured of the devices and of the ways to them. */
 export interface Measured {
   readonly links: ReadonlyArray<LinkSpeed>
   readonly devices: ReadonlyArray<DeviceSpeed>
-  readonly isLinkable: boolean
+  /** Why the servers could not exchange partial sums themselves. */
+  readonly unlinked?: string
 }
+
+/** What counts of a plan here. */
+export type PlannedSplit = Plan &
+  Pick<ModelPlan, "places"> & { readonly context: Pick<ModelPlan["context"], "ubatchSize"> }
 
 /** How a plan came to its way of splitting, where that was left to it. */
 export type SplitChoice =
-  | { readonly times: SplitTimes }
+  | {
+      readonly times: SplitTimes
+      /** Devices without one that the others would be faster without, and what they would take. */
+      readonly fewer?: { readonly devices: ReadonlyArray<string>; readonly time: SplitTime }
+    }
   /** Why layers are split, whatever it takes. */
   | { readonly reason: string }
 
-const F32_BYTES = 4
-const BF16_BYTES = 2
+/** How the shares of tensors that are cut came about, where that was left to the plan. */
+export type CutShares =
+  /** How fast devices compute, the fastest 1; what has no memory for that much has less. */
+  | { readonly speeds: ReadonlyArray<number> }
+  /** Why they are the same for each, as far as memory goes. */
+  | { readonly reason: string }
+
+/** Shares in proportion to how fast devices compute a model. */
+export const cutSharesOf = (
+  work: SplitWork,
+  names: ReadonlyArray<string>,
+  measured: ReadonlyArray<DeviceSpeed>,
+): CutShares => {
+  const speeds: Array<number> = []
+  for (const name of names) {
+    const speed = measured.find(({ device }) => device === name)
+    if (speed === undefined) return { reason: unmeasured(name) }
+    speeds.push(speedOf(work, speed))
+  }
+  return { speeds: relativeSpeeds(speeds) }
+}
+
+const unmeasured = (name: string): string => `how fast ${name} is could not be measured`
 
 const EXPERTS = /_exps\./
 
-/** Of a token: all weights but the input embedding, of experts those that are used. `isBf16`: how activations travel. */
-export const workOf = (gguf: GgufFile, isBf16 = false): SplitWork => {
+/** Of a token: all weights but the input embedding, of experts those that are used. */
+export const workOf = (gguf: GgufFile): SplitWork => {
   const architecture = ggufString(gguf, "general.architecture") ?? ""
   const value = (key: string): number | undefined => ggufInteger(gguf, `${architecture}.${key}`)
   const expertCount = value("expert_count") || 1
@@ -46,7 +83,7 @@ export const workOf = (gguf: GgufFile, isBf16 = false): SplitWork => {
     weightBytes,
     multiplications,
     blockCount: value("block_count") ?? 1,
-    hiddenBytes: (value("embedding_length") ?? 1) * (isBf16 ? BF16_BYTES : F32_BYTES),
+    embeddingLength: value("embedding_length") ?? 1,
   }
 }
 
@@ -61,37 +98,78 @@ const objection = (layer: Plan, tensor: Plan): string | undefined => {
     : undefined
 }
 
-/** `places`: the server of each device. */
+/** `isBf16`: how activations would travel. */
 export const chooseSplit = (
   work: SplitWork,
-  layer: Plan,
-  tensor: Plan,
-  places: ReadonlyArray<string>,
-  { devices, isLinkable, links }: Measured,
+  layer: PlannedSplit,
+  tensor: PlannedSplit,
+  { devices, links, unlinked }: Measured,
+  isBf16: boolean,
 ): SplitChoice => {
   const reason = objection(layer, tensor)
   if (reason !== undefined) return { reason }
-  const onDevices = (unitCount: number): number => Math.max(1, unitCount)
-  const layerUnits = onDevices(layer.devices.reduce((sum, { unitCount }) => sum + unitCount, 0))
-  const found: Array<SplitDevice> = []
-  for (const [index, { name, unitCount }] of layer.devices.entries()) {
-    const tensorShare = tensor.devices[index]!.share ?? 0
-    if (unitCount === 0 && tensorShare === 0) continue
+  const weightBytes = sum(layer.devices.map((device) => device.weightBytes))
+  const found: Array<SplitDevice & { readonly name: string }> = []
+  for (const [index, { name, unitCount, ...own }] of layer.devices.entries()) {
+    const cut = tensor.devices[index]!
+    if (unitCount === 0 && cut.unitCount === 0) continue
+    const place = layer.places[index]!
     const speed = devices.find(({ device }) => device === name)
-    const link = links.find(({ endpoint }) => endpoint === places[index])
+    const link = links.find(({ endpoint }) => endpoint === place)
     const rates = [link?.uploadBytesPerSecond, link?.downloadBytesPerSecond]
     const [up, down] = rates
     if (speed === undefined || link === undefined || up === undefined || down === undefined) {
-      return { reason: `how fast ${name} is could not be measured` }
+      return { reason: unmeasured(name) }
     }
     found.push({
-      weightBytesPerSecond: speed.weightBytesPerSecond,
-      multiplicationsPerSecond: speed.multiplicationsPerSecond,
-      roundTripMs: link.roundTripMs,
+      ...{ ...speed, name, place, roundTripMs: link.roundTripMs },
       bytesPerSecond: Math.min(up, down),
-      layerShare: unitCount / layerUnits,
-      tensorShare,
+      layerShare: own.weightBytes / weightBytes,
+      tensorShare: cut.weightBytes / weightBytes,
     })
   }
-  return { times: splitTimes(work, found, isLinkable) }
+  const { ubatchSize } = layer.context
+  const ways = { isLinked: unlinked === undefined, ubatchSize, isBf16 }
+  const times = splitTimes(work, found, ways)
+  const fewer = withoutOne(work, found, ways, times[times.faster])
+  const plan = times.faster === "tensor" ? tensor : layer
+  return { times, ...(fewer !== undefined && hasRoomFor(plan, fewer.devices) && { fewer }) }
+}
+
+/** What is fastest of all but one of the devices, if that is faster. */
+const withoutOne = (
+  work: SplitWork,
+  devices: ReadonlyArray<SplitDevice & { readonly name: string }>,
+  ways: SplitWays,
+  time: SplitTime,
+) => {
+  const slowest = devices.reduce((found, device) =>
+    speedOf(work, device) < speedOf(work, found) ? device : found,
+  )
+  const others = devices.filter((device) => device !== slowest)
+  const part = (of: (device: SplitDevice) => number): number => sum(others.map(of))
+  const [ofLayers, ofTensors] = [part((each) => each.layerShare), part((each) => each.tensorShare)]
+  const times = splitTimes(
+    work,
+    others.map((device) => ({
+      ...device,
+      layerShare: device.layerShare / ofLayers,
+      tensorShare: device.tensorShare / ofTensors,
+    })),
+    ways,
+  )
+  const fastest = times[others.length < 2 ? "layer" : times.faster]
+  return isFaster(fastest, time)
+    ? { devices: others.map(({ name }) => name), time: fastest }
+    : undefined
+}
+
+/** Whether what the other devices have of a plan could be on these as well. */
+const hasRoomFor = ({ devices }: Plan, names: ReadonlyArray<string>): boolean => {
+  const isNamed = ({ name }: DevicePlan): boolean => names.includes(name)
+  const moved = devices.filter((device) => !isNamed(device))
+  return (
+    sum(moved.map(({ weightBytes, contextBytes }) => weightBytes + contextBytes)) <=
+    sum(devices.filter(isNamed).map(({ freeAfterBytes }) => freeAfterBytes))
+  )
 }

@@ -26,7 +26,7 @@ export type {
   TokenLogprobs,
 } from "./engine/messages.ts"
 export * from "./errors.ts"
-export type { SplitChoice } from "./fasterSplit.ts"
+export type { CutShares, SplitChoice } from "./fasterSplit.ts"
 export { describeExactServers, type LackingServer } from "./lacking.ts"
 export { loadGguf } from "./loadGguf.ts"
 export { loadModelHeader } from "./loadModelHeader.ts"

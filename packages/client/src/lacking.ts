@@ -10,6 +10,6 @@ export interface LackingServer {
 export const describeLacking = ({ endpoint, kind }: LackingServer): string =>
   `${endpoint} is ${kind === "ggml-rpc" ? "of an older version of ggml-rpc" : "a server of llama.cpp"}`
 
-/** One sentence, without a full stop: what bf16 on the wire does not reach, as these servers do not know it. */
+/** One sentence: what bf16 on the wire does not reach, as these servers do not know it. */
 export const describeExactServers = (servers: ReadonlyArray<LackingServer>): string =>
-  `activations to and from ${servers.length === 1 ? "one server" : "some servers"} stay F32 (--wire): ${servers.map(describeLacking).join(", ")}`
+  `Activations to and from ${servers.length === 1 ? "one server" : "some servers"} stay F32 (--wire): ${servers.map(describeLacking).join(", ")}.`

@@ -13,9 +13,7 @@ import { measureTest } from "../bench/measure.ts"
 import { type BenchReport, benchReport, tellsSpeeds } from "../bench/report.ts"
 import { rowOf } from "../bench/rows.ts"
 import type { CommandValues } from "../flags/commands.ts"
-import { exactNotes } from "../planView.ts"
 import { textReport } from "../runReport.ts"
-import { noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { checkServers, openCluster, prepareNative } from "./inputs.ts"
@@ -86,7 +84,6 @@ const benchSetting = (
         generatesOnly: true,
         hashesBeside: false,
       })
-      for (const note of exactNotes(plan)) noteLine(note)
       const loading = textReport()
       const model = yield* cluster
         .load(plan, loading.progress)

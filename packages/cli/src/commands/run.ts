@@ -47,7 +47,7 @@ export const run = (values: RunValues) =>
               echoesPrompt: values.displayPrompt && process.stdout.isTTY,
               hasTimings: values.perf,
             })
-        const cluster = yield* openCluster(values, report.waiting)
+        const cluster = yield* openCluster(values, report)
         yield* endingEngineFirst(
           cluster,
           recite(cluster, path, { ...planOptionsOf(values, gguf), ...speculation }, report, {

@@ -22,8 +22,6 @@ import {
 } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
-import { exactNotes } from "../planView.ts"
-import { noteLine } from "../terminal.ts"
 import type { UsageError } from "../UsageError.ts"
 import { type Verified, type VerifyReport, verifyReport } from "../verifyReport.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
@@ -109,7 +107,6 @@ const compareOn = (path: string, values: VerifyValues, reference: Reopening, clu
       values.wire === "bf16"
         ? yield* evaluate(cluster, path, { ...placed, wire: values.wire }, tokens)
         : undefined
-    for (const note of rounded?.notes ?? []) noteLine(note)
     for (const other of [found, sums, rounded].filter((each) => each !== undefined)) {
       if (expected.values.length !== other.values.length) {
         return yield* new OutputShapeError({ path })
@@ -152,8 +149,7 @@ const evaluate = (
       Effect.gen(function* () {
         const plan = yield* cluster.plan(path, options)
         const model = yield* cluster.load(plan)
-        const evaluated = yield* model.evaluate(tokens)
-        return { ...evaluated, isCut: plan.splitMode === "tensor", notes: exactNotes(plan) }
+        return { ...(yield* model.evaluate(tokens)), isCut: plan.splitMode === "tensor" }
       }),
     ),
   )

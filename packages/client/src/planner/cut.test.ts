@@ -126,6 +126,39 @@ describe("tensors that are cut", () => {
     expect(plan.host.unitCount).toBe(0)
   })
 
+  test("are cut in proportion to speed", () => {
+    const { plan, candidates } = planFor({ speeds: [1, 0.5] })
+    expect(candidates).toHaveLength(1)
+    const [first, second] = plan.devices
+    expect(first!.share! / second!.share!).toBeCloseTo(2)
+    expect(planFor({ speeds: [1, 0.5], tensorSplit: [1, 3] }).plan.devices[0]!.share).toBe(0.25)
+  })
+
+  test("go to the fastest with room, where one has no memory for its share", () => {
+    const devices = [
+      ...[device("RPC0", 3 * GIB), device("RPC1", 8 * GIB), device("RPC2", 12 * GIB)],
+      device("RPC3", 0),
+    ]
+    const { plan } = planFor({ devices, speeds: [8, 4, 1, 8] })
+    const [full, second, slow, empty] = plan.devices
+    expect(full!.share!).toBeLessThan(8 / 13 - 0.1)
+    expect(full!.freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
+    // Two of those with room stay in proportion, whatever memory they have.
+    expect(second!.share! / slow!.share!).toBeWithin(3.5, 4.5)
+    expect(empty!.share).toBe(0)
+    expect(plan.host.unitCount).toBe(0)
+  })
+
+  test("go to a slow one where the fast ones are full", () => {
+    const devices = [device("RPC0", 2.5 * GIB), device("RPC1", 2.5 * GIB), device("RPC2", 8 * GIB)]
+    const { plan } = planFor({ devices, speeds: [10, 9, 1] })
+    expect(plan.host.unitCount).toBe(0)
+    expect(plan.devices[2]!.share!).toBeGreaterThan(0.2)
+    for (const { freeAfterBytes } of plan.devices) {
+      expect(freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
+    }
+  })
+
   test("stay on this host where devices have no room for all layers", () => {
     const { plan } = planFor({ devices: [device("RPC0", 2 * GIB), device("RPC1", 2 * GIB)] })
     expect(plan.host.unitCount).toBeGreaterThan(10)
@@ -170,11 +203,13 @@ describe("tensors that are cut", () => {
 
   test("fit whatever the devices have, or are refused in words", () => {
     const devices = fc.array(fc.integer({ min: 0, max: 12 * GIB }), { minLength: 2, maxLength: 5 })
+    const speeds = fc.array(fc.constantFrom(1, 0.8, 0.3, 0.01), { minLength: 5, maxLength: 5 })
     fc.assert(
-      fc.property(devices, fc.constantFrom(undefined, 33, 20), (free, gpuLayers) => {
+      fc.property(devices, fc.constantFrom(undefined, 33, 20), speeds, (free, gpuLayers, fast) => {
         fc.pre(free.some((bytes) => bytes > 0))
         const input = {
           devices: free.map((bytes, index) => device(`RPC${index}`, bytes)),
+          speeds: fast.slice(0, free.length),
           gpuLayers,
         }
         try {

@@ -110,7 +110,7 @@ const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): Sandbo
     ...(config.cache === undefined ? {} : { cacheDir: config.cache.folder }),
     ...(config.models === undefined ? {} : { models: config.models }),
     hasDrivers: devices.some((device) => !device.usesHostMemory),
-    makesLinks: config.linkLimits !== undefined,
+    makesCommLinks: config.commLimits !== undefined,
   })
 }
 
@@ -145,8 +145,8 @@ const main = (config: SessionConfig): void => {
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
     repack: config.repack,
-    linkLimits: config.linkLimits,
-    groupLimits: config.groupLimits,
+    commLimits: config.commLimits,
+    peerLimits: config.peerLimits,
     askFront: { channel: CHANNEL, ask: tell },
     onLink: tell,
     onSpent: () => tell({ event: "spent" }),
@@ -188,7 +188,7 @@ const serveClient = (
   try {
     return session.serve(connection)
   } catch (error) {
-    if (error instanceof LinkError && error.place !== undefined) session.blame(error.place)
+    if (error instanceof LinkError || error instanceof ClientGone) session.blame(error.lost)
     return endOf(error, session)
   } finally {
     flush(session)

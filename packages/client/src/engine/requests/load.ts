@@ -1,3 +1,4 @@
+import { describeExactServers } from "../../lacking.ts"
 import type { Engine } from "../Engine.ts"
 import type { Loaded } from "../Loaded.ts"
 import type { EngineRequest, PlacedModel } from "../messages.ts"
@@ -71,7 +72,9 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   const loaded = acquireBeside(engine, request, draft)
   engine.keep(loaded, draft)
   remote?.settle()
-  const notes = remote?.prepareSums().map(sumsNote) ?? []
+  for (const reason of remote?.prepareSums() ?? []) engine.note(sumsNote(reason))
+  const exact = engine.exactServers(request)
+  if (exact.length > 0) engine.note(describeExactServers(exact))
   engine.failIfLost()
   send({
     type: "loaded",
@@ -83,7 +86,6 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
       loadMs: performance.now() - started,
       remoteWeightBytes: (weights?.doneBytes ?? 0) - doneBefore,
       cachedWeightBytes: (weights?.cachedBytes ?? 0) - cachedBefore,
-      notes,
     },
   })
   weights?.end(request.model.hashesBeside ?? true)
