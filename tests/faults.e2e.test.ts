@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { readFileSync } from "node:fs"
 import type { Cluster } from "@ggml-rpc/client"
 import { Deferred, Effect, Either, Exit, Fiber, Scope, Stream } from "effect"
+import { isAlive, largest, residentBytes } from "../packages/server/test/processes.ts"
 import { ensureModel } from "./models/models.ts"
 import { startNetwork } from "./network.ts"
 import { ensurePeers } from "./peers/peers.ts"
@@ -22,28 +23,8 @@ setDefaultTimeout(60_000)
 
 beforeAll(() => ensurePeers(["rpc-server"]), 300_000)
 
-const isAlive = (pid: number): boolean => {
-  try {
-    // A zombie has ended; it waits for its parent.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))
-  } catch {
-    return false
-  }
-}
-
-const residentBytes = (pid: number): number => {
-  try {
-    return (
-      Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) * 1024
-    )
-  } catch {
-    return 0
-  }
-}
-
 /** The session process that holds a client's model: the one with the most memory. */
-const busySession = (server: OurServer): number =>
-  [...server.sessionPids()].sort((a, b) => residentBytes(b) - residentBytes(a))[0]!
+const busySession = (server: OurServer): number => largest(server.sessionPids())
 
 const prompt = [1, 17, 290, 3]
 

@@ -9,7 +9,7 @@ import {
   planNotes,
 } from "./planView.ts"
 import { TransferProgress, uploadSummary } from "./progress.ts"
-import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
+import { columnsOf, note, print, type Style, stderr, styleOf } from "./terminal.ts"
 import { formatCount, formatRate, formatSeconds } from "./units.ts"
 import { StreamWrap, wrap } from "./wrap.ts"
 
@@ -79,9 +79,9 @@ export interface TextReportOptions {
 export const textReport = (options: Partial<TextReportOptions> = {}): RunReport => {
   const {
     write = note,
-    style = styleOf(process.stderr),
-    columns = columnsOf(process.stderr),
-    isTerminal = process.stderr.isTTY ?? false,
+    style = styleOf(stderr),
+    columns = columnsOf(stderr),
+    isTerminal = stderr.isTTY,
     hasTimings = true,
     echoesPrompt = false,
     textColumns = Number.POSITIVE_INFINITY,

@@ -5,7 +5,7 @@ import type { Comparison } from "./compare.ts"
 import { errorText } from "./failureText.ts"
 import { printJson } from "./runReport.ts"
 import { type Column, formatRecord, tableLine } from "./table.ts"
-import { columnsOf, noteLine, printLine, styleOf } from "./terminal.ts"
+import { columnsOf, noteLine, printLine, stderr, stdout, styleOf } from "./terminal.ts"
 import { wrap } from "./wrap.ts"
 
 /** What came of one model. */
@@ -131,10 +131,10 @@ const short = (value: number): string => (value === 0 ? "0" : value.toExponentia
 const BF16_NAME = "  --wire bf16"
 
 const textReport = ({ isBf16, names, tolerance }: VerifyReportOptions): VerifyReport => {
-  const limit = columnsOf(process.stdout)
+  const limit = columnsOf(stdout)
   const columns = columnsFor([...names, ...(isBf16 ? [BF16_NAME] : [])], limit)
   const isNarrow = limit < MIN_NAME_COLUMNS + OTHER_COLUMNS
-  const { bold, red } = styleOf(process.stdout)
+  const { bold, red } = styleOf(stdout)
   const row = (name: string, cells: ReadonlyArray<string>): void => {
     const all = [name, ...cells]
     printLine(isNarrow ? formatRecord(columns, all, { columns: limit }) : tableLine(columns, all))
@@ -146,7 +146,7 @@ const textReport = ({ isBf16, names, tolerance }: VerifyReportOptions): VerifyRe
         devices.length > 0
           ? `Comparing ${places} with this machine's CPU`
           : "There are no servers (--rpc) and no local GPU: comparing this machine's CPU with itself"
-      for (const line of wrap(text, columnsOf(process.stderr))) noteLine(line)
+      for (const line of wrap(text, columnsOf(stderr))) noteLine(line)
       if (isNarrow) return
       printLine(
         bold(

@@ -1,33 +1,19 @@
 import { describe, expect, test } from "bun:test"
 import fc from "fast-check"
 import { PlanError } from "../errors.ts"
+import type { Candidate, Measurement, PlannerInput } from "./index.ts"
 import {
-  type Candidate,
-  type Measurement,
-  type PlannerDevice,
-  type PlannerInput,
-  planSteps,
-} from "./index.ts"
-
-const MIB = 1024 * 1024
-const GIB = 1024 * MIB
+  device,
+  GIB,
+  inputOf,
+  largeModel,
+  MIB,
+  planErrorOf,
+  planWith,
+} from "./madeUp.testHelper.ts"
 
 /** A model as libllama cuts it: shares are rounded to whole heads, and some tensors are on each device whole. */
-interface CutModel {
-  readonly unitBytes: ReadonlyArray<number>
-  readonly wholeBytes: number
-  readonly kvBytes: number
-  readonly computeBytes: number
-  readonly headCount: number
-}
-
-const large: CutModel = {
-  unitBytes: [...Array.from({ length: 32 }, () => 200 * MIB), 300 * MIB],
-  wholeBytes: 20 * MIB,
-  kvBytes: 16 * 1024,
-  computeBytes: 100 * MIB,
-  headCount: 8,
-}
+const large = { ...largeModel, wholeBytes: 20 * MIB, headCount: 8 }
 
 const rounded = (shares: ReadonlyArray<number>, steps: number): ReadonlyArray<number> => {
   let before = 0
@@ -41,7 +27,7 @@ const rounded = (shares: ReadonlyArray<number>, steps: number): ReadonlyArray<nu
   })
 }
 
-const measure = (model: CutModel, candidate: Candidate): Measurement => {
+const measure = (model: typeof large, candidate: Candidate): Measurement => {
   const { contextSize, shares = [], unitCounts } = candidate
   const units = Math.max(...unitCounts)
   const onDevices = model.unitBytes.slice(model.unitBytes.length - units)
@@ -63,41 +49,13 @@ const measure = (model: CutModel, candidate: Candidate): Measurement => {
   }
 }
 
-const device = (name: string, freeBytes: number): PlannerDevice => ({
-  name,
-  freeBytes,
-  totalBytes: freeBytes,
-})
+const planFor = (overrides: Partial<PlannerInput> = {}) =>
+  planWith(inputOf(large, { cutsTensors: true, ...overrides }), (candidate) =>
+    measure(large, candidate),
+  )
 
-const planFor = (overrides: Partial<PlannerInput> = {}, model = large) => {
-  const steps = planSteps({
-    devices: [device("RPC0", 8 * GIB), device("RPC1", 8 * GIB)],
-    host: device("CPU", 16 * GIB),
-    unitBytes: model.unitBytes,
-    contextSize: 4096,
-    headroomBytes: 64 * MIB,
-    mapsWeights: true,
-    cutsTensors: true,
-    ...overrides,
-  })
-  const candidates: Array<Candidate> = []
-  let step = steps.next()
-  while (!step.done) {
-    candidates.push(step.value)
-    step = steps.next(measure(model, step.value))
-  }
-  return { plan: step.value, candidates }
-}
-
-const errorFor = (overrides: Partial<PlannerInput>): PlanError => {
-  try {
-    planFor(overrides)
-  } catch (error) {
-    if (error instanceof PlanError) return error
-    throw error
-  }
-  throw new Error("there is a plan where none was expected")
-}
+const errorFor = (overrides: Partial<PlannerInput>): PlanError =>
+  planErrorOf(() => planFor(overrides))
 
 describe("tensors that are cut", () => {
   test("are cut in equal parts, with one measurement, and every device has all layers", () => {

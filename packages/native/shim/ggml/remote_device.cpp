@@ -5,6 +5,7 @@
 #include "bf16.h"
 #include "remote_callbacks.h"
 #include "remote_group.h"
+#include "views.h"
 #include "ggml-backend-impl.h"
 #include "ggml-backend.h"
 #include "ggml-impl.h"
