@@ -152,7 +152,11 @@ describe("layers over two of our servers", () => {
 
 test("tensors cut over two of our servers: sums are rounded, and add up to nearly the same", async () => {
   const exact = await computed(ours(), demo, { splitMode: "tensor", tensorSplit: [1, 1] })
-  const rounded = await computed(ours(), demo, { splitMode: "tensor", tensorSplit: [1, 1], wire: "bf16" })
+  const rounded = await computed(ours(), demo, {
+    splitMode: "tensor",
+    tensorSplit: [1, 1],
+    wire: "bf16",
+  })
   expect(rounded.splitMode).toBe("tensor")
   const difference = nmse(exact.values, rounded.values)
   expect(difference).toBeGreaterThan(1e-8)
@@ -163,7 +167,11 @@ test("tensors cut over servers that are not linked: what crosses for a sum is ha
   await using alone = await startOurServer({ flags: ["--peers", "none"] })
   const group = [ours()[0]!, alone.endpoint]
   const exact = await computed(group, demo, { splitMode: "tensor", tensorSplit: [1, 1] })
-  const rounded = await computed(group, demo, { splitMode: "tensor", tensorSplit: [1, 1], wire: "bf16" })
+  const rounded = await computed(group, demo, {
+    splitMode: "tensor",
+    tensorSplit: [1, 1],
+    wire: "bf16",
+  })
   for (const [at, { received, sent }] of exact.links.entries()) {
     // Two sums for each of 8 layers; of a part that does not count nothing is read.
     expect((sent - rounded.links[at]!.sent) / TOKENS).toBe(16 * HALF_SENT)
