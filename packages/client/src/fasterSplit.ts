@@ -13,6 +13,7 @@ import {
   type SplitWork,
   speedOf,
   splitTimes,
+  wholeMs,
 } from "./planner/splitTime.ts"
 import { sum } from "./planner/types.ts"
 
@@ -62,6 +63,7 @@ export const cutSharesOf = (
 
 const unmeasured = (name: string): string => `how fast ${name} is could not be measured`
 
+const BLOCK = /^blk\./
 const EXPERTS = /_exps\./
 
 /** Of a token: all weights but the input embedding, of experts those that are used. */
@@ -77,6 +79,7 @@ export const workOf = (gguf: GgufFile): SplitWork => {
     if (name === "token_embd.weight" && hasOutput) continue
     const share = EXPERTS.test(name) ? usedShare : 1
     weightBytes += sizeBytes * share
+    if (!BLOCK.test(name)) continue
     multiplications += ne.reduce((product, count) => product * count, 1) * share
   }
   return {
@@ -109,6 +112,9 @@ export const chooseSplit = (
   const reason = objection(layer, tensor)
   if (reason !== undefined) return { reason }
   const weightBytes = sum(layer.devices.map((device) => device.weightBytes))
+  const blocksOf = ({ firstUnit, unitCount }: DevicePlan): number =>
+    firstUnit + unitCount === layer.unitCount ? Math.max(0, unitCount - 1) : unitCount
+  const blockCount = Math.max(1, sum(layer.devices.map(blocksOf)))
   const found: Array<SplitDevice & { readonly name: string }> = []
   for (const [index, { name, unitCount, ...own }] of layer.devices.entries()) {
     const cut = tensor.devices[index]!
@@ -125,6 +131,7 @@ export const chooseSplit = (
       ...{ ...speed, name, place, roundTripMs: link.roundTripMs },
       bytesPerSecond: Math.min(up, down),
       layerShare: own.weightBytes / weightBytes,
+      blockShare: blocksOf(layer.devices[index]!) / blockCount,
       tensorShare: cut.weightBytes / weightBytes,
     })
   }
@@ -142,26 +149,33 @@ const withoutOne = (
   devices: ReadonlyArray<SplitDevice & { readonly name: string }>,
   ways: SplitWays,
   time: SplitTime,
-) => {
-  const slowest = devices.reduce((found, device) =>
-    speedOf(work, device) < speedOf(work, found) ? device : found,
-  )
-  const others = devices.filter((device) => device !== slowest)
-  const part = (of: (device: SplitDevice) => number): number => sum(others.map(of))
-  const [ofLayers, ofTensors] = [part((each) => each.layerShare), part((each) => each.tensorShare)]
-  const times = splitTimes(
-    work,
-    others.map((device) => ({
-      ...device,
-      layerShare: device.layerShare / ofLayers,
-      tensorShare: device.tensorShare / ofTensors,
-    })),
-    ways,
-  )
-  const fastest = times[others.length < 2 ? "layer" : times.faster]
-  return isFaster(fastest, time)
-    ? { devices: others.map(({ name }) => name), time: fastest }
-    : undefined
+) =>
+  devices
+    .map((left) => {
+      const others = devices.filter((device) => device !== left)
+      const times = splitTimes(work, sharedOut(others), ways)
+      return {
+        devices: others.map(({ name }) => name),
+        time: times[others.length < 2 ? "layer" : times.faster],
+      }
+    })
+    .filter((found) => isFaster(found.time, time))
+    .sort((one, other) => wholeMs(one.time) - wholeMs(other.time))[0]
+
+/** With shares in the proportions that they have, but of all. */
+const sharedOut = (devices: ReadonlyArray<SplitDevice>): ReadonlyArray<SplitDevice> => {
+  const whole = (of: (device: SplitDevice) => number): number => sum(devices.map(of))
+  const [ofLayers, ofBlocks, ofTensors] = [
+    whole((device) => device.layerShare),
+    whole((device) => device.blockShare),
+    whole((device) => device.tensorShare),
+  ]
+  return devices.map((device) => ({
+    ...device,
+    layerShare: device.layerShare / ofLayers,
+    blockShare: device.blockShare / ofBlocks,
+    tensorShare: device.tensorShare / ofTensors,
+  }))
 }
 
 /** Whether what the other devices have of a plan could be on these as well. */

@@ -15,6 +15,7 @@ const device = (change: Partial<SplitDevice> = {}): SplitDevice => ({
   roundTripMs: 0.1,
   bytesPerSecond: 1e9,
   layerShare: 0.5,
+  blockShare: 0.5,
   tensorShare: 0.5,
   place: crypto.randomUUID(),
   ...change,
@@ -58,7 +59,7 @@ describe("two equal servers", () => {
 
 test("sums through the client cost more than between servers, the more servers there are", () => {
   const one = (isLinked: boolean, count: number): number => {
-    const share = { layerShare: 1 / count, tensorShare: 1 / count }
+    const share = { layerShare: 1 / count, blockShare: 1 / count, tensorShare: 1 / count }
     return splitTimes(
       work,
       Array.from({ length: count }, () => device(share)),
@@ -71,7 +72,13 @@ test("sums through the client cost more than between servers, the more servers t
 
 test("the slowest device is waited for, and a device without a share counts for nothing", () => {
   const slow = device({ weightBytesPerSecond: 5e9 })
-  const idle = device({ layerShare: 0, tensorShare: 0, weightBytesPerSecond: 1, roundTripMs: 1000 })
+  const idle = device({
+    layerShare: 0,
+    blockShare: 0,
+    tensorShare: 0,
+    weightBytesPerSecond: 1,
+    roundTripMs: 1000,
+  })
   const { layer, tensor } = splitTimes(work, [device(), slow, idle], linked)
   expect(layer.tokenMs).toBeCloseTo(200 + 800, -1)
   expect(tensor.tokenMs).toBeGreaterThan(800)
@@ -79,13 +86,16 @@ test("the slowest device is waited for, and a device without a share counts for 
 })
 
 test("devices of one server, and a prompt in one piece, follow one after the other", () => {
-  const layersOf = (devices: ReadonlyArray<SplitDevice>, ubatchSize: number): number =>
-    splitTimes(work, devices, { isLinked: true, ubatchSize, isBf16: false }).layer.promptMs
+  const timesOf = (devices: ReadonlyArray<SplitDevice>, ubatchSize: number) =>
+    splitTimes(work, devices, { isLinked: true, ubatchSize, isBf16: false })
   const [first, second] = [device(), device()]
-  const whole = layersOf([first, second], 512)
+  const whole = timesOf([first, second], 512).layer.promptMs
   expect(whole).toBeCloseTo(19_200, -2)
-  expect(layersOf([first, { ...second, place: first.place }], 128)).toBeCloseTo(whole, -2)
-  expect(layersOf([first, second], 128)).toBeLessThan(whole * 0.65)
+  expect(timesOf([first, second], 128).layer.promptMs).toBeLessThan(whole * 0.65)
+  const ofOne = timesOf([first, { ...second, place: first.place }], 128)
+  expect(ofOne.layer.promptMs).toBeCloseTo(whole, -2)
+  expect(ofOne.tensor.tokenMs).toBeGreaterThan(400)
+  expect(ofOne.faster).toBe("layer")
 })
 
 test("a device's speed is that of a prompt and an answer, in proportion", () => {

@@ -5,8 +5,9 @@
 
 /** What there is to compute for a token. */
 export interface SplitWork {
-  /** Weights that are read, in bytes, and multiplications with them. */
+  /** Weights that are read, in bytes. */
   readonly weightBytes: number
+  /** Multiplications with those of the blocks: of a prompt the output layer computes one token. */
   readonly multiplications: number
   readonly blockCount: number
   /** Values of a hidden state. */
@@ -27,8 +28,9 @@ export interface SplitDevice extends DeviceRates {
   readonly roundTripMs: number
   /** The slower direction of the way to its server. */
   readonly bytesPerSecond: number
-  /** Of the weights, when layers are split, and when tensors are cut. */
+  /** Of the weights and of the blocks, when layers are split, and of the weights when tensors are cut. */
   readonly layerShare: number
+  readonly blockShare: number
   readonly tensorShare: number
 }
 
@@ -74,7 +76,8 @@ export const isFaster = (one: SplitTime, other: SplitTime): boolean =>
   wholeMs(one) * MARGIN < wholeMs(other)
 
 /** A prompt of 512 tokens and an answer of 128. */
-const wholeMs = ({ tokenMs, promptMs }: SplitTime): number => promptMs + ANSWER_TOKENS * tokenMs
+export const wholeMs = ({ tokenMs, promptMs }: SplitTime): number =>
+  promptMs + ANSWER_TOKENS * tokenMs
 
 const computeMs = (work: SplitWork, rates: DeviceRates, rows: number): number =>
   1000 *
@@ -106,9 +109,12 @@ export const splitTimes = (
     device.roundTripMs + moveMs(device, rows * rowBytes)
   // A micro-batch goes over one server after the other, with a way there and back, and the next one follows on its heels.
   const layerMs = (rows: number): number => {
-    const steps = Math.max(1, rows / ubatchSize)
-    const stages = [...Map.groupBy(used, ({ place }) => place).values()].map((stage) =>
-      sumOf(stage, (device) => (computeMs(work, device, rows) * device.layerShare) / steps),
+    const steps = Math.ceil(rows / ubatchSize)
+    const share = (device: SplitDevice): number =>
+      rows === 1 ? device.layerShare : device.blockShare
+    const stages = eachServer(
+      used,
+      (device) => (computeMs(work, device, rows) * share(device)) / steps,
     )
     const slowest = Math.max(
       ...stages,
@@ -135,7 +141,7 @@ export const splitTimes = (
     Math.ceil(bytes / CLIENT_PIECE_BYTES) * Math.max(...cut.map(({ roundTripMs }) => roundTripMs)) +
     sumOf(cut, (device) => moveMs(device, 2 * bytes))
   const tensorMs = (rows: number): number =>
-    Math.max(...cut.map((device) => computeMs(work, device, rows) * device.tensorShare)) +
+    Math.max(...eachServer(cut, (device) => computeMs(work, device, rows) * device.tensorShare)) +
     SUMS_A_BLOCK *
       work.blockCount *
       (SUM_MS + (isLinked ? linkedSumMs : clientSumMs)(rows * rowBytes)) +
@@ -144,6 +150,13 @@ export const splitTimes = (
   const tensor = { tokenMs: tensorMs(1), promptMs: tensorMs(PROMPT_TOKENS) }
   return { layer, tensor, faster: isFaster(tensor, layer) ? "tensor" : "layer" }
 }
+
+/** Sums of each server's devices, as a server computes one graph after the other. */
+const eachServer = (
+  devices: ReadonlyArray<SplitDevice>,
+  of: (device: SplitDevice) => number,
+): ReadonlyArray<number> =>
+  [...Map.groupBy(devices, ({ place }) => place).values()].map((own) => sumOf(own, of))
 
 const sumOf = <A>(values: ReadonlyArray<A>, of: (value: A) => number): number =>
   values.reduce((sum, value) => sum + of(value), 0)
