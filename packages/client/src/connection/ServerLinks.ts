@@ -10,6 +10,7 @@ import {
 } from "@ggml-rpc/protocol"
 import { describeLacking } from "../lacking.ts"
 import type { RpcConnection } from "./RpcConnection.ts"
+import { noteLinked } from "./waiting.ts"
 
 const { level: LINK_LEVEL } = extensionCommands.LINK_DIAL
 
@@ -64,6 +65,7 @@ export class ServerLinks {
       }
       this.linked = connections
       for (const connection of connections) connection.linked = connections
+      noteLinked(connections.map(({ place }) => place))
     }
     this.users++
     return undefined
@@ -78,6 +80,7 @@ export class ServerLinks {
     free(this.linked)
     for (const connection of this.linked) connection.linked = []
     this.linked = []
+    noteLinked([])
   }
 }
 
