@@ -73,7 +73,17 @@ export class Session {
       const endedMs = performance.now()
       stats.note(command, endedMs - startedMs)
       if (endedMs - this.#toldMs > STATS_INTERVAL_MS) this.#tellStats(endedMs)
+      if (state.largePages.hasWork) this.#workWhileIdle(state)
       wire.next()
+    }
+  }
+
+  /** What can be done as long as the client has nothing to ask. */
+  #workWhileIdle({ wire, largePages }: SessionState): void {
+    let patienceMs = largePages.patienceMs
+    while (largePages.hasWork && wire.isSilent(patienceMs)) {
+      largePages.step()
+      patienceMs = 0
     }
   }
 
