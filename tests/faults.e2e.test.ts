@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { readFileSync } from "node:fs"
 import type { Cluster } from "@ggml-rpc/client"
 import { Deferred, Effect, Either, Exit, Fiber, Scope, Stream } from "effect"
+import { isAlive, largest, residentBytes } from "../packages/server/test/processes.ts"
 import { ensureModel } from "./models/models.ts"
 import { startNetwork } from "./network.ts"
 import { ensurePeers } from "./peers/peers.ts"
@@ -22,40 +23,26 @@ setDefaultTimeout(60_000)
 
 beforeAll(() => ensurePeers(["rpc-server"]), 300_000)
 
-const isAlive = (pid: number): boolean => {
-  try {
-    // A zombie has ended; it waits for its parent.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))
-  } catch {
-    return false
-  }
-}
-
-const residentBytes = (pid: number): number => {
-  try {
-    return (
-      Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) * 1024
-    )
-  } catch {
-    return 0
-  }
-}
-
 /** The session process that holds a client's model: the one with the most memory. */
-const busySession = (server: OurServer): number =>
-  [...server.sessionPids()].sort((a, b) => residentBytes(b) - residentBytes(a))[0]!
+const busySession = (server: OurServer): number => largest(server.sessionPids())
 
 const prompt = [1, 17, 290, 3]
 
 /** A generation that goes on for longer than any test. */
 const endless = { maxTokens: 1_000_000, ignoreEos: true } as const
 
-type OpenOptions = Omit<Cluster.ClusterOptions, "endpoints">
+interface LoadOptions extends Omit<Cluster.ClusterOptions, "endpoints"> {
+  readonly splitMode?: Cluster.PlanOptions["splitMode"]
+}
 
-const load = (endpoints: readonly string[], path: string, options: OpenOptions = {}) =>
+const load = (
+  endpoints: readonly string[],
+  path: string,
+  { splitMode, ...options }: LoadOptions = {},
+) =>
   Effect.gen(function* () {
     const cluster = yield* openCluster(endpoints, options)
-    const plan = yield* cluster.plan(path, { threads: 1, contextSize: 4096 })
+    const plan = yield* cluster.plan(path, { threads: 1, contextSize: 4096, splitMode })
     return { cluster, model: yield* cluster.load(plan) }
   })
 
@@ -71,7 +58,7 @@ const failed = <A>(effect: Effect.Effect<A, AnyClusterError>): Effect.Effect<Any
 const generateUntil = (
   endpoints: readonly string[],
   fault: (cluster: Cluster.Cluster) => void,
-  options: OpenOptions = {},
+  options: LoadOptions = {},
 ): Promise<{ readonly error: AnyClusterError; readonly ms: number; readonly tokenCount: number }> =>
   run(
     Effect.gen(function* () {
@@ -110,7 +97,7 @@ describe("a server that dies in the middle of a generation", () => {
 
   test("ends `ggml-rpc run` within 5 seconds, exit code 1", async () => {
     await using server = await startOurServer()
-    const { child } = await startRun(server)
+    const { child } = await startRun([server])
     await using _ = child
     const killed = performance.now()
     process.kill(server.pid, "SIGKILL")
@@ -166,16 +153,15 @@ describe("a server that dies in the middle of a generation", () => {
 })
 
 /** `ggml-rpc run` in the middle of its text. */
-const startRun = async (server: OurServer) => {
+const startRun = async (servers: readonly OurServer[], flags: readonly string[] = []) => {
   const path = await ensureModel("q8_0")
+  const endpoints = servers.map(({ endpoint }) => endpoint).join(",")
   const child = startProcess([
-    ...[...ggmlRpc, "run", "--rpc", server.endpoint, path, "-p", "word1 word2", "-n", "4000"],
-    ...["--ignore-eos", "--threads", "1", "--json"],
+    ...[...ggmlRpc, "run", "--rpc", endpoints, path, "-p", "word1 word2", "-n", "4000"],
+    ...["--ignore-eos", "--threads", "1", "--json", ...flags],
   ])
   expect(await waitUntil(() => child.stdout().includes('"event":"token"'), 30_000)).toBe(true)
-  const session = busySession(server)
-  expect(residentBytes(session)).toBeGreaterThan(50 * 1024 * 1024)
-  return { child, session }
+  return { child, session: busySession(servers[0]!) }
 }
 
 describe("a client that is killed", () => {
@@ -184,7 +170,7 @@ describe("a client that is killed", () => {
 
   test("frees the server's memory, and takes its engine along", async () => {
     await using server = await startOurServer()
-    const { child, session } = await startRun(server)
+    const { child, session } = await startRun([server])
     const engine = engineOf(child.pid)
     expect(isAlive(engine)).toBe(true)
     child.signal("SIGKILL")
@@ -196,7 +182,7 @@ describe("a client that is killed", () => {
 
   test("its engine alone: the server is free, and run ends with an error", async () => {
     await using server = await startOurServer()
-    const { child, session } = await startRun(server)
+    const { child, session } = await startRun([server])
     await using _ = child
     process.kill(engineOf(child.pid), "SIGKILL")
     expect(await waitUntil(() => !isAlive(session), 2000)).toBe(true)
@@ -282,14 +268,14 @@ describe("a stream that is cancelled", () => {
   })
 })
 
-describe("a server that hangs", () => {
-  const stop = (server: OurServer): void => {
-    for (const pid of [server.pid, ...server.sessionPids()]) process.kill(pid, "SIGSTOP")
-  }
-  const resume = (server: OurServer): void => {
-    for (const pid of [server.pid, ...server.sessionPids()]) process.kill(pid, "SIGCONT")
-  }
+const stop = (server: OurServer): void => {
+  for (const pid of [server.pid, ...server.sessionPids()]) process.kill(pid, "SIGSTOP")
+}
+const resume = (server: OurServer): void => {
+  for (const pid of [server.pid, ...server.sessionPids()]) process.kill(pid, "SIGCONT")
+}
 
+describe("a server that hangs", () => {
   test("at the handshake is given up on after the connect timeout", async () => {
     await using server = await startOurServer()
     stop(server)
@@ -392,6 +378,129 @@ describe("a server that hangs", () => {
       resume(server)
     }
     expect((await reciting).tokens).toEqual(expected.tokens)
+  })
+})
+
+describe("a server in the middle of sums with others", () => {
+  const splitMode = "tensor"
+
+  test.each([
+    ["through the client", ["--peers", "none"]],
+    ["between the servers", []],
+  ])("that dies, %s, ends the text with its name", async (_, flags) => {
+    await using well = await startOurServer()
+    await using server = await startOurServer({ flags })
+    const { error, ms } = await generateUntil(
+      [well.endpoint, server.endpoint],
+      () => process.kill(server.pid, "SIGKILL"),
+      { splitMode },
+    )
+    expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: server.endpoint })
+    expect(ms).toBeLessThan(5000)
+  })
+
+  test("that dies is named, not one that ended because of it", async () => {
+    await using first = await startOurServer()
+    await using second = await startOurServer()
+    await using server = await startOurServer()
+    const { error } = await generateUntil(
+      [first.endpoint, second.endpoint, server.endpoint],
+      () => process.kill(busySession(server), "SIGKILL"),
+      { splitMode },
+    )
+    expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: server.endpoint })
+  })
+
+  test.each([0, 1, 2])(
+    "that hangs is named when others may be silent no longer: %d",
+    async (at) => {
+      await using first = await startOurServer()
+      await using second = await startOurServer()
+      await using third = await startOurServer()
+      const servers = [first, second, third]
+      const server = servers[at]!
+      try {
+        const { error, ms } = await generateUntil(
+          servers.map(({ endpoint }) => endpoint),
+          () => stop(server),
+          { splitMode, silenceMs: 2000 },
+        )
+        expect(error).toMatchObject({
+          ...{ _tag: "ServerTimeoutError", endpoint: server.endpoint, silenceMs: 2000 },
+        })
+        expect(ms).toBeGreaterThan(1900)
+        expect(ms).toBeLessThan(7000)
+      } finally {
+        resume(server)
+      }
+    },
+  )
+
+  test("that hangs ends `ggml-rpc run` with one paragraph", async () => {
+    await using well = await startOurServer()
+    await using server = await startOurServer()
+    const { child } = await startRun([well, server], ["-sm", "tensor", "--timeout", "2"])
+    await using _ = child
+    stop(server)
+    try {
+      expect(await child.exited).toBe(1)
+    } finally {
+      resume(server)
+    }
+    const errors = child.stderr().match(/^error: .*$/gm)
+    expect(errors).toEqual([expect.stringContaining(`The server ${server.endpoint} was silent`)])
+    expect(child.stderr()).not.toMatch(/^ +at /m)
+  })
+
+  test("whose link passes nothing on: both are named, as either waits for the other", async () => {
+    await using first = await startOurServer()
+    await using second = await startOurServer()
+    using network = startNetwork(second.port)
+    const { error } = await generateUntil(
+      [first.endpoint, network.endpoint],
+      () => network.links.stall(),
+      { splitMode, silenceMs: 2000 },
+    )
+    const { endpoint, awaits, message } = error as AnyClusterError & {
+      readonly endpoint: string
+      readonly awaits: string
+    }
+    expect([endpoint, awaits].sort()).toEqual([first.endpoint, network.endpoint].sort())
+    expect(message).toContain("each waits for the other one's part of a sum")
+  })
+
+  test("whose link breaks", async () => {
+    await using first = await startOurServer()
+    await using second = await startOurServer()
+    using network = startNetwork(second.port)
+    const { error, ms } = await generateUntil(
+      [first.endpoint, network.endpoint],
+      () => network.links.breakAll(),
+      { splitMode },
+    )
+    expect(error._tag).toBe("ServerLostError")
+    expect(error.message).toContain(first.endpoint)
+    expect(error.message).toContain(network.endpoint)
+    expect(ms).toBeLessThan(5000)
+  })
+
+  test("that sends too much is named, by the other's log as well", async () => {
+    await using first = await startOurServer()
+    await using second = await startOurServer()
+    using network = startNetwork(second.port)
+    const { error, ms } = await generateUntil(
+      [first.endpoint, network.endpoint],
+      () => network.links.inject(new Uint8Array(1000)),
+      { splitMode },
+    )
+    expect(error).toMatchObject({
+      _tag: "ServerLostError",
+      endpoint: network.endpoint,
+      detail: `it sent ${first.endpoint} something else than its part of a sum`,
+    })
+    expect(ms).toBeLessThan(5000)
+    const line = "the other server, 127.0.0.1 (number 1 of 2), sent something else than its part"
+    expect(await waitUntil(() => first.stderr().includes(line), 2000)).toBe(true)
   })
 })
 

@@ -2,7 +2,7 @@
  * A bad network between a client and a server on this machine: a TCP relay that delays, cuts bytes into
  * small pieces, stops passing them on, or breaks the connection.
  */
-import { Command, REQUEST_HEADER_SIZE_BYTES } from "@ggml-rpc/protocol"
+import { Command, ExtensionCommand, REQUEST_HEADER_SIZE_BYTES } from "@ggml-rpc/protocol"
 import type { Socket, TCPSocketListener } from "bun"
 
 export interface NetworkOptions {
@@ -25,6 +25,13 @@ export interface Network extends Disposable {
   readonly breakAll: () => void
   /** Passes nothing on from now on; the connections stay. */
   readonly stall: () => void
+  /** The connections of other servers that add up with the server. */
+  readonly links: {
+    readonly breakAll: () => void
+    readonly stall: () => void
+    /** Has the server say this besides what it says. */
+    readonly inject: (bytes: Uint8Array) => void
+  }
 }
 
 /** Cuts a stream of requests where a graph begins. */
@@ -127,6 +134,8 @@ class Line {
 class Connection {
   readonly client: Socket<Connection>
   server: Socket<Connection> | undefined
+  /** By its first byte. */
+  isLink: boolean | undefined
   readonly up: Line
   readonly down: Line
 
@@ -134,6 +143,10 @@ class Connection {
     this.client = client
     this.up = new Line(options, () => this.server, true)
     this.down = new Line(options, () => this.client, false)
+  }
+
+  stall(): void {
+    this.up.isStalled = this.down.isStalled = true
   }
 
   break(): void {
@@ -158,6 +171,7 @@ export const startNetwork = (port: number, options: NetworkOptions = {}): Networ
       hostname: "127.0.0.1",
       port,
       data: connection,
+      allowHalfOpen: true,
       socket: {
         open(server) {
           connection.server = server
@@ -166,6 +180,7 @@ export const startNetwork = (port: number, options: NetworkOptions = {}): Networ
         },
         data: (_server, bytes) => connection.down.push(bytes),
         drain: () => connection.up.drain(),
+        end: () => end(connection),
         close: () => end(connection),
         error: () => end(connection),
       },
@@ -174,6 +189,7 @@ export const startNetwork = (port: number, options: NetworkOptions = {}): Networ
   const listener: TCPSocketListener<Connection> = Bun.listen<Connection>({
     hostname: "127.0.0.1",
     port: 0,
+    allowHalfOpen: true,
     socket: {
       open(client) {
         const connection = new Connection(client, options)
@@ -184,6 +200,7 @@ export const startNetwork = (port: number, options: NetworkOptions = {}): Networ
         connect(connection)
       },
       data(client, bytes) {
+        client.data.isLink ??= bytes[0] === ExtensionCommand.LINK_KEY
         uploadedBytes += bytes.length
         if (uploadedBytes > (options.breakAfterBytes ?? Number.POSITIVE_INFINITY)) {
           client.data.break()
@@ -192,10 +209,13 @@ export const startNetwork = (port: number, options: NetworkOptions = {}): Networ
         }
       },
       drain: (client) => client.data.down.drain(),
+      // A client that sends no more may still be told something.
+      end: (client) => client.data.server?.shutdown(),
       close: (client) => end(client.data),
       error: (client) => end(client.data),
     },
   })
+  const links = (): ReadonlyArray<Connection> => [...connections].filter(({ isLink }) => isLink)
   const breakAll = (): void => {
     for (const connection of connections) connection.break()
     connections.clear()
@@ -206,7 +226,18 @@ export const startNetwork = (port: number, options: NetworkOptions = {}): Networ
     breakAll,
     stall: () => {
       isStalled = true
-      for (const { up, down } of connections) up.isStalled = down.isStalled = true
+      for (const connection of connections) connection.stall()
+    },
+    links: {
+      breakAll: () => {
+        for (const link of links()) link.break()
+      },
+      stall: () => {
+        for (const link of links()) link.stall()
+      },
+      inject: (bytes) => {
+        for (const link of links()) link.down.push(bytes)
+      },
     },
     [Symbol.dispose]: () => {
       breakAll()

@@ -163,7 +163,7 @@ const stageProgram = async (
 ): Promise<void> => {
   const dist = join(folder, "dist")
   const from = join(compiled, workspace.shortName, "src")
-  const { files, inputs } = await buildBundle("linked")
+  const { files, inputs } = await buildBundle()
   for (const { name, content } of files) await Bun.write(join(dist, name), content)
   for (const name of ["launcher.js", "launcher.js.map"]) {
     copyFileSync(join(from, name), join(dist, name))

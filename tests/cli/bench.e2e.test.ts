@@ -116,13 +116,28 @@ test("as Markdown, JSON and CSV, and on a narrow terminal", async () => {
 test("models are loaded in each of the ways that were asked for", async () => {
   const flags = ["-p", "8", "-n", "0", "-r", "1", "-sm", "layer,tensor", "-ub", "32,64"]
   const { stdout, stderr } = await bench(...servers(), ...flags, "-o", "jsonl")
-  expect(stderr).toBe("")
+  // Told once, of two models whose tensors are cut.
+  expect(stderr.replaceAll("\n", " ")).toBe(
+    `note: Partial sums are added up by this machine, not between the servers, which would be faster: ${upstreams.endpoint} is a server of llama.cpp. `,
+  )
   expect(jsonLines(stdout).map((row) => [row.split_mode, row.n_ubatch])).toEqual([
     ["layer", 32],
     ["layer", 64],
     ["tensor", 32],
     ["tensor", 64],
   ])
+})
+
+test("verify says as an event what makes a model slow", async () => {
+  const flags = ["-sm", "tensor", "--tokens", "3,1,2", "--json"]
+  const { stdout, stderr } = await runCli(["verify", model, "-t", "1", ...servers(), ...flags])
+  expect(stderr).toBe("")
+  const [note, row] = jsonLines(stdout)
+  expect(note).toEqual({
+    event: "note",
+    text: expect.stringContaining(`${upstreams.endpoint} is a server of llama.cpp`),
+  })
+  expect(row).toMatchObject({ event: "verify", isPassed: true })
 })
 
 test("a slow link shows in its round trip", async () => {

@@ -2,6 +2,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
+import { isAlive } from "../../packages/server/test/processes.ts"
 import { type ChildProcess, startProcess, waitUntil } from "../peers/process.ts"
 import { type OurServer, startOurServer } from "../servers.ts"
 import type { AttackKind, AttackReport } from "./attackers.ts"
@@ -36,14 +37,6 @@ const startAttack = (
 const reportOf = async (attack: ChildProcess): Promise<AttackReport> => {
   expect(await attack.exited).toBe(0)
   return JSON.parse(attack.stdout()) as AttackReport
-}
-
-const isAlive = (pid: number): boolean => {
-  try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))
-  } catch {
-    return false
-  }
 }
 
 /** What each process of a server has had of the processor since, as it changes all the time which there are. */

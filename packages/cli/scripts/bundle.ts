@@ -1,5 +1,6 @@
 /** Makes the bundle of src/bundle.ts. Run by itself, or through `ensureBundle`; the published package has the same one. */
-import { mkdirSync, readdirSync, renameSync, rmSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
 import { basename, dirname, join, relative } from "node:path"
 import { workerBundleName } from "@ggml-rpc/native/worker"
 import type { BuildArtifact, BunPlugin } from "bun"
@@ -29,42 +30,86 @@ const noteInputs = (inputs: Set<string>): BunPlugin => ({
   },
 })
 
+const LOOKS_AT_STDOUT = 'typeof process.stdout === "object"'
+
+/**
+ * Effect's logger looks whether stdout is a terminal when it is read, for a default that app.ts replaces; that alone loads what
+ * terminal.ts does without.
+ */
+const stdoutPlugin: BunPlugin = {
+  name: "stdout",
+  setup: (build) => {
+    build.onLoad({ filter: /\/effect\/dist\/esm\/internal\/logger\.js$/ }, async ({ path }) => {
+      const text = await Bun.file(path).text()
+      if (!text.includes(LOOKS_AT_STDOUT)) throw new Error(`${path} is not as it was`)
+      return { contents: text.replace(LOOKS_AT_STDOUT, "false"), loader: "js" }
+    })
+  },
+}
+
 export interface BundleFile {
   readonly name: string
   readonly content: BuildArtifact
 }
 
 export interface Bundle {
-  /** The program with its chunks, then one file for each of the workers. */
+  /** The program with its chunks, then one file for each of the workers, and the bytecode of each. */
   readonly files: ReadonlyArray<BundleFile>
   /** What it was made of: paths from this package's folder, those in `node_modules` among them. */
   readonly inputs: ReadonlyArray<string>
 }
 
-/** @throws {AggregateError} when a source does not compile */
-export const buildBundle = async (sourcemap: "none" | "linked" = "none"): Promise<Bundle> => {
-  const inputs = new Set<string>()
-  for (const path of pageInputs()) inputs.add(relative(packageFolder, path))
-  const plugins = [noteInputs(inputs), await pagePlugin()]
-  const options = { target: "bun" as const, plugins, sourcemap }
+/**
+ * Each as one file of CommonJS, with its bytecode in another beside it: Bun makes none of modules.
+ *
+ * @throws {AggregateError} when a source does not compile
+ */
+const withBytecode = async (
+  entrypoints: ReadonlyArray<string>,
+  options: Partial<Bun.BuildConfig>,
+): Promise<ReadonlyArray<BundleFile>> => {
   const { outputs } = await Bun.build({
     ...options,
-    entrypoints: [join(packageFolder, "src", "program.ts")],
-    // What `--version` does not need is in files of its own.
-    splitting: true,
+    entrypoints: [...entrypoints],
+    target: "bun",
+    format: "cjs",
+    bytecode: true,
+    minify: { whitespace: true, syntax: true },
+    // Bun writes where the sources lay for the one, and leaves the other as it is.
+    define: { "import.meta.dir": "module.path", "import.meta.require": "require" },
   })
-  const program = outputs.map((content) => ({ name: basename(content.path), content }))
-  const started = await Promise.all(
-    workers.map(async (module) => {
-      const built = await Bun.build({
-        ...options,
-        entrypoints: [Bun.resolveSync(module, packageFolder)],
-        naming: workerBundleName(module),
-      })
-      return built.outputs.map((content) => ({ name: basename(content.path), content }))
-    }),
-  )
-  return { files: [...program, ...started.flat()], inputs: [...inputs].sort() }
+  return outputs.map((content) => ({ name: basename(content.path), content }))
+}
+
+/** @throws {AggregateError} when a source does not compile */
+export const buildBundle = async (): Promise<Bundle> => {
+  const inputs = new Set<string>()
+  for (const path of pageInputs()) inputs.add(relative(packageFolder, path))
+  const plugins = [noteInputs(inputs), await pagePlugin(), stdoutPlugin]
+  const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-bundle-"))
+  try {
+    const { outputs } = await Bun.build({
+      entrypoints: [join(packageFolder, "src", "program.ts")],
+      target: "bun",
+      plugins,
+      // A command reads what it needs; only modules can be split so.
+      splitting: true,
+      outdir: folder,
+    })
+    const modules = outputs.map(({ path }) => path)
+    const program = await withBytecode(modules, { external: ["./chunk-*"] })
+    const started = await Promise.all(
+      workers.map((module) =>
+        withBytecode([Bun.resolveSync(module, packageFolder)], {
+          plugins,
+          naming: workerBundleName(module),
+        }),
+      ),
+    )
+    return { files: [...program, ...started.flat()], inputs: [...inputs].sort() }
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 }
 
 /** @throws {AggregateError} when a source does not compile */
@@ -82,7 +127,8 @@ export const makeBundle = async (): Promise<void> => {
   await replaceFile(manifestPath, JSON.stringify(manifest))
   const made = new Set(files.map(({ name }) => name))
   for (const file of readdirSync(folder)) {
-    if (/^chunk-.*\.js$/.test(file) && !made.has(file)) rmSync(join(folder, file), { force: true })
+    if (/^chunk-.*\.js(\.jsc)?$/.test(file) && !made.has(file))
+      rmSync(join(folder, file), { force: true })
   }
 }
 

@@ -2,7 +2,9 @@
  * Reads a command line by the tables of flags/, with yargs' parser: single-dash names of several letters as llama.cpp has them
  * (`-ngl`), values that start with a dash, flags behind the model.
  */
-import parser, { type Options } from "yargs-parser"
+import type { Options } from "yargs-parser"
+// The same parser without Node's modules, which are for files of settings and take 6 ms to load.
+import parser from "yargs-parser/browser"
 import { closest, closestFlag } from "./closest.ts"
 import { type CommandName, type CommandSpec, commands, flagsOf } from "./flags/commands.ts"
 import { allSpellings, type Flags, type ReadFlag, spellings, type Texts } from "./flags/Flag.ts"

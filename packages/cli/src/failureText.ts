@@ -1,5 +1,5 @@
 /** How errors look on stderr. */
-import { columnsOf, styleOf } from "./terminal.ts"
+import { columnsOf, stderr, styleOf } from "./terminal.ts"
 import { wrap } from "./wrap.ts"
 
 /** The text as a sentence: some messages come without a full stop, and a list needs none. */
@@ -8,8 +8,8 @@ const sentence = (text: string): string =>
 
 /** One paragraph, broken into lines on a terminal. */
 export const errorText = (message: string): string => {
-  const label = styleOf(process.stderr).red("error:")
-  const [first = "", ...rest] = wrap(`error: ${sentence(message)}`, columnsOf(process.stderr))
+  const label = styleOf(stderr).red("error:")
+  const [first = "", ...rest] = wrap(`error: ${sentence(message)}`, columnsOf(stderr))
   return [first.replace("error:", label), ...rest].join("\n")
 }
 

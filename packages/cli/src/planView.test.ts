@@ -96,6 +96,38 @@ test("a choice between layers and tensors is told with both estimates, or with i
   expect(planJson({ ...plan, choice }).choice).toEqual(choice)
 })
 
+test("by what tensors were shared out is told, and that a device would better be left out", () => {
+  const cut = (speeds: ReadonlyArray<number>, shares: ReadonlyArray<number>) =>
+    planNotes({
+      ...{ ...plan, splitMode: "tensor", cutShares: { speeds } },
+      devices: plan.devices.map((each, at) => ({ ...each, share: shares[at]! })),
+    })
+  expect(cut([1, 1], [0.5, 0.5])).toEqual([
+    "tensors are cut in equal parts: devices multiply equally fast",
+  ])
+  expect(cut([1, 0.25], [0.8, 0.2])).toEqual([
+    "tensors are cut by how fast devices multiply, the fastest 1: RPC0 1.00, RPC1 0.25",
+  ])
+  expect(cut([1, 0.25], [0.5, 0.5])).toEqual([
+    "tensors are cut by how fast devices multiply, the fastest 1: RPC0 1.00, RPC1 0.25; RPC0 has no memory for that much",
+  ])
+  const reason = "devices of this machine are not measured"
+  expect(planNotes({ ...plan, cutShares: { reason } })).toEqual([
+    `tensors are cut in equal parts, as far as memory goes: ${reason}`,
+  ])
+  const time = { tokenMs: 12, promptMs: 2000 }
+  const choice = {
+    times: { layer: time, tensor: { tokenMs: 14, promptMs: 2100 }, faster: "layer" },
+    fewer: { devices: ["RPC0"], time: { tokenMs: 5, promptMs: 900 } },
+  } as const
+  expect(planNotes({ ...plan, choice })[1]).toBe(
+    "it would be faster with RPC0 alone, by the estimate: 5.0 ms a token and 0.90 s for a prompt of 512 (--device RPC0)",
+  )
+  expect(planJson({ ...plan, choice, cutShares: { speeds: [1, 1] } })).toMatchObject({
+    ...{ choice, cutShares: { speeds: [1, 1] } },
+  })
+})
+
 test("memory that several devices draw from is told, in lines that fit", () => {
   expect(planNotes(plan)).toEqual([])
   const shared = [{ devices: ["RPC0", "RPC1"], hasHost: true, freeBytes: 100 * MiB }]

@@ -89,17 +89,50 @@ export const planNotes = (
       : [
           `warning: ${plan.leftOut.join(", ")} ${plan.leftOut.length === 1 ? "is" : "are"} left out: llama.cpp splits a model over 15 devices and this CPU at most, and the others have more memory free`,
         ]),
-    ...(plan.choice === undefined ? [] : [describeChoice(plan.choice)]),
+    ...(plan.choice === undefined ? [] : describeChoice(plan.choice)),
+    ...(plan.cutShares === undefined ? [] : [describeShares(plan, plan.cutShares)]),
     ...plan.unsupported.map((ops) => `warning: ${describeUnsupported(ops)}`),
   ].flatMap((note) => wrap(note, columns))
 
 /** Why layers are split, or tensors cut. */
-const describeChoice = (choice: NonNullable<Cluster.ModelPlan["choice"]>): string => {
-  if ("reason" in choice) return `layers are split: ${choice.reason}`
-  const { layer, tensor, faster } = choice.times
+const describeChoice = (
+  choice: NonNullable<Cluster.ModelPlan["choice"]>,
+): ReadonlyArray<string> => {
+  if ("reason" in choice) return [`layers are split: ${choice.reason}`]
+  const { fewer, times } = choice
+  const { layer, tensor, faster } = times
   const time = ({ tokenMs, promptMs }: typeof layer): string =>
     `${tokenMs.toFixed(1)} ms a token and ${(promptMs / 1000).toFixed(2)} s for a prompt of 512`
-  return `${faster === "tensor" ? "tensors are cut" : "layers are split"}, by an estimate: layers ${time(layer)}, tensors ${time(tensor)}`
+  return [
+    `${faster === "tensor" ? "tensors are cut" : "layers are split"}, by an estimate: layers ${time(layer)}, tensors ${time(tensor)}`,
+    ...(fewer === undefined
+      ? []
+      : [
+          `it would be faster with ${fewer.devices.join(", ")} alone, by the estimate: ${time(fewer.time)} (--device ${fewer.devices.join(",")})`,
+        ]),
+  ]
+}
+
+/** By what tensors were shared out. */
+const describeShares = (
+  { devices }: Cluster.ModelPlan,
+  basis: NonNullable<Cluster.ModelPlan["cutShares"]>,
+): string => {
+  if ("reason" in basis)
+    return `tensors are cut in equal parts, as far as memory goes: ${basis.reason}`
+  const { speeds } = basis
+  const whole = speeds.reduce((sum, speed) => sum + speed, 0)
+  const short = devices.filter(({ share = 0 }, at) => share < speeds[at]! / whole - 0.005)
+  const names = short.map(({ name }) => name).join(", ")
+  const less =
+    short.length === 0
+      ? ""
+      : `; ${names} ${short.length === 1 ? "has" : "have"} no memory for that much`
+  if (speeds.every((speed) => speed === 1)) {
+    return `tensors are cut in equal parts: devices multiply equally fast${less}`
+  }
+  const each = devices.map(({ name }, at) => `${name} ${speeds[at]!.toFixed(2)}`).join(", ")
+  return `tensors are cut by how fast devices multiply, the fastest 1: ${each}${less}`
 }
 
 /** Model and context in a line or two. */
@@ -178,6 +211,7 @@ const modelJson = (plan: Cluster.ModelPlan) => ({
   unitCount: plan.unitCount,
   splitMode: plan.splitMode,
   ...(plan.choice && { choice: plan.choice }),
+  ...(plan.cutShares && { cutShares: plan.cutShares }),
   devices: plan.devices.map((device, index) => deviceJson(plan, device, plan.places[index]!)),
   host: { ...deviceJson(plan, plan.host, "local"), layers: hostLayers(plan) },
   shared: plan.shared,

@@ -7,7 +7,7 @@ import { usageErrorText } from "./failureText.ts"
 import type { CommandName, CommandValues } from "./flags/commands.ts"
 import { commandHelp, rootHelp } from "./help.ts"
 import { settingsOf } from "./settings.ts"
-import { columnsOf, flush, noteLine, printLine } from "./terminal.ts"
+import { columnsOf, flush, noteLine, printLine, stdout } from "./terminal.ts"
 
 const HELP_COLUMNS = 100
 
@@ -15,7 +15,7 @@ const HELP_COLUMNS = 100
 const startsEngine: ReadonlySet<CommandName> = new Set(["run", "chat", "api", "embed", "plan"])
 
 const help = (line: CommandLine & { kind: "help" }): string => {
-  const columns = Math.min(HELP_COLUMNS, columnsOf(process.stdout))
+  const columns = Math.min(HELP_COLUMNS, columnsOf(stdout))
   return line.command === undefined ? rootHelp(columns) : commandHelp(line.command, columns)
 }
 
@@ -54,8 +54,6 @@ export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   const earlyEnd = watchForEarlyEnd()
   const code = await run(args, earlyEnd).catch((error) => usageError(error, args))
   await flush()
-  // Output that went nowhere is noticed a moment after the work is done.
-  await new Promise((resolve) => setImmediate(resolve))
   const early = earlyEnd.reason()
   return early === undefined || early.isSignal ? code : early.exitCode
 }

@@ -1,5 +1,6 @@
 /** What a run tells while it goes on: for people, or as JSON events. */
 import type { Cluster, GenerateStats } from "@ggml-rpc/client"
+import { noteEvent, noteText, waitEvent, waitLine } from "./newsView.ts"
 import {
   formatBreakdown,
   formatPlanTable,
@@ -8,9 +9,8 @@ import {
   planNotes,
 } from "./planView.ts"
 import { TransferProgress, uploadSummary } from "./progress.ts"
-import { columnsOf, note, print, type Style, styleOf } from "./terminal.ts"
+import { columnsOf, note, print, type Style, stderr, styleOf } from "./terminal.ts"
 import { formatCount, formatRate, formatSeconds } from "./units.ts"
-import { waitEvent, waitLine } from "./waitView.ts"
 import { StreamWrap, wrap } from "./wrap.ts"
 
 export interface RunReport {
@@ -23,6 +23,8 @@ export interface RunReport {
   /** The text that ended the generation, which no token has. */
   readonly stopText: (text: string) => void
   readonly waiting: (wait: Cluster.ServerWait) => void
+  /** What makes the model slower than it could be. */
+  readonly note: (text: string) => void
   readonly finished: (model: Cluster.ClusterModel, stats: GenerateStats) => void
   /** Puts the terminal in order; harmless after `finished`. */
   readonly close: () => void
@@ -77,9 +79,9 @@ export interface TextReportOptions {
 export const textReport = (options: Partial<TextReportOptions> = {}): RunReport => {
   const {
     write = note,
-    style = styleOf(process.stderr),
-    columns = columnsOf(process.stderr),
-    isTerminal = process.stderr.isTTY ?? false,
+    style = styleOf(stderr),
+    columns = columnsOf(stderr),
+    isTerminal = stderr.isTTY,
     hasTimings = true,
     echoesPrompt = false,
     textColumns = Number.POSITIVE_INFINITY,
@@ -98,6 +100,11 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
   const endLine = (): void => {
     if (isMidLine) print("\n")
     isMidLine = false
+  }
+  const interrupt = (text: string): void => {
+    upload?.end()
+    endLine()
+    paragraph(text)
   }
   return {
     planned: (plan) => {
@@ -120,7 +127,6 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
     },
     loaded: (model) => {
       upload?.end()
-      for (const note of model.stats.notes) paragraph(`note: ${note}`)
       paragraph(`${uploadSummary(model.stats, serverCountOf(model.plan))}\n`)
     },
     prompt: (text) => {
@@ -128,11 +134,8 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
     },
     token: ({ text }) => show(text),
     stopText: show,
-    waiting: (wait) => {
-      upload?.end()
-      endLine()
-      paragraph(waitLine(wait))
-    },
+    waiting: (wait) => interrupt(waitLine(wait)),
+    note: (text) => interrupt(noteText(text)),
     finished: (model, stats) => {
       endLine()
       if (!hasTimings) return
@@ -153,7 +156,7 @@ export const textReport = (options: Partial<TextReportOptions> = {}): RunReport 
 /** One line of JSON on stdout. */
 export const printJson = (value: unknown): void => print(`${JSON.stringify(value)}\n`)
 
-/** Events on stdout, one JSON object a line: plan, load, token, waiting, stats. */
+/** Events on stdout, one JSON object a line: plan, load, token, waiting, note, stats. */
 export const jsonReport = (): RunReport => ({
   planned: (plan) => printJson({ event: "plan", ...planJson(plan) }),
   progress: (progress) => printJson({ event: "load", isDone: false, ...progress }),
@@ -164,6 +167,7 @@ export const jsonReport = (): RunReport => ({
   // Part of the stats.
   stopText: () => {},
   waiting: (wait) => printJson(waitEvent(wait)),
+  note: (text) => printJson(noteEvent(text)),
   finished: ({ plan, breakdown, stats }, generated) =>
     printJson({
       event: "stats",

@@ -5,7 +5,7 @@ import type { Comparison } from "./compare.ts"
 import { errorText } from "./failureText.ts"
 import { printJson } from "./runReport.ts"
 import { type Column, formatRecord, tableLine } from "./table.ts"
-import { columnsOf, noteLine, printLine, styleOf } from "./terminal.ts"
+import { columnsOf, noteLine, printLine, stderr, stdout, styleOf } from "./terminal.ts"
 import { wrap } from "./wrap.ts"
 
 /** What came of one model. */
@@ -107,10 +107,10 @@ const resultOf = ({ sums }: Verified): string =>
 const short = (value: number): string => (value === 0 ? "0" : value.toExponential(1))
 
 const textReport = ({ names, tolerance }: VerifyReportOptions): VerifyReport => {
-  const limit = columnsOf(process.stdout)
+  const limit = columnsOf(stdout)
   const columns = columnsFor(names, limit)
   const isNarrow = limit < MIN_NAME_COLUMNS + OTHER_COLUMNS
-  const { bold, red } = styleOf(process.stdout)
+  const { bold, red } = styleOf(stdout)
   const row = (path: string, cells: ReadonlyArray<string>): void => {
     const all = [basename(path), ...cells]
     printLine(isNarrow ? formatRecord(columns, all, { columns: limit }) : tableLine(columns, all))
@@ -122,7 +122,7 @@ const textReport = ({ names, tolerance }: VerifyReportOptions): VerifyReport => 
         devices.length > 0
           ? `Comparing ${places} with this machine's CPU`
           : "There are no servers (--rpc) and no local GPU: comparing this machine's CPU with itself"
-      for (const line of wrap(text, columnsOf(process.stderr))) noteLine(line)
+      for (const line of wrap(text, columnsOf(stderr))) noteLine(line)
       if (isNarrow) return
       printLine(
         bold(

@@ -70,6 +70,8 @@ export interface ClusterOptions {
   readonly silenceMs?: number | undefined
   /** Hears of servers that are waited for long: one that computes slowly, or hangs. */
   readonly onWait?: ((wait: ServerWait) => void) | undefined
+  /** Hears what makes a model slower than it could be on these devices, as sentences, each once. */
+  readonly onNote?: ((text: string) => void) | undefined
 }
 
 export interface ClusterDevice extends EngineDevice {
@@ -138,7 +140,8 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
       EngineHost.make(descriptors),
       Effect.sync(() => closeAll(descriptors)),
     )
-    const { onWait, endpoints } = options
+    const { onNote, onWait, endpoints } = options
+    if (onNote !== undefined) engine.listenToNotes(onNote)
     if (onWait !== undefined) {
       yield* watchWaits(engine.waiting, endpoints.map(formatEndpoint), onWait)
     }

@@ -73,6 +73,8 @@ export interface EngineHost {
   readonly pid: number
   /** Which server the engine waits for now. */
   readonly waiting: () => Wait
+  /** From now on hears what makes a model slower than it could be, each sentence once. */
+  readonly listenToNotes: (onNote: (text: string) => void) => void
 }
 
 /** A batch of a prompt on slow servers may take as long; what waits for it was given up on. */
@@ -101,6 +103,9 @@ export const make = (
     return {
       pid: worker.pid,
       waiting: () => cancels.waiting(),
+      listenToNotes: (onNote) => {
+        session.onNote = onNote
+      },
       cancelModel: Effect.sync(() => session.cancelModel()),
       settle: (work) =>
         // Finalizers cannot be interrupted, and neither could what they wait for.
@@ -191,6 +196,7 @@ class EngineSession {
   /** Held back until a place is free. */
   private readonly held: Array<Job> = []
   private ended: EngineEndedError | UnsupportedOpError | undefined
+  onNote: (text: string) => void = () => {}
 
   constructor(engine: EngineProcess) {
     this.cancels = engine.cancels
@@ -267,6 +273,10 @@ class EngineSession {
   }
 
   private dispatch(event: Numbered<EngineEvent>, data: Uint8Array): void {
+    if (event.type === "note") {
+      this.onNote(event.text)
+      return
+    }
     // An object that a library printed is about no request.
     if (!this.outstanding.has(event.id)) return
     if (!isFinal(event)) {

@@ -23,7 +23,13 @@ import type {
   UnsupportedOps,
 } from "./engine/messages.ts"
 import { type ClusterError, ModelError, PlanError } from "./errors.ts"
-import { chooseSplit, type SplitChoice, workOf } from "./fasterSplit.ts"
+import {
+  type CutShares,
+  chooseSplit,
+  cutSharesOf,
+  type SplitChoice,
+  workOf,
+} from "./fasterSplit.ts"
 import { orFewerGroups } from "./fewerGroups.ts"
 import { loadAdapterHeader } from "./loadAdapterHeader.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
@@ -80,7 +86,10 @@ export interface PlanOptions {
   readonly splitMode?: "layer" | "tensor" | "auto" | undefined
   /** Where tensors are cut, `ggml` adds up partial sums as llama.cpp does: slow, for comparisons. */
   readonly sums?: "ggml" | undefined
-  /** Proportions, one a device in the cluster's order; undefined: of layers by free memory, of tensors the same to each. */
+  /**
+   * Proportions, one a device in the cluster's order; undefined: of layers by free memory, of tensors by how fast servers multiply,
+   * which is measured.
+   */
   readonly tensorSplit?: ReadonlyArray<number> | undefined
   /** Map the file; true. */
   readonly mmap?: boolean | undefined
@@ -146,6 +155,8 @@ export interface ModelPlan extends Plan {
   readonly places: ReadonlyArray<string>
   /** How it was chosen between layers and tensors, where that was left to the plan. */
   readonly choice?: SplitChoice
+  /** Where tensors are cut: how the shares came about, where nobody gave them. */
+  readonly cutShares?: CutShares
   /** What devices do not support of the model, so that its graph falls into more pieces; empty as a rule. */
   readonly unsupported: ReadonlyArray<PlanUnsupported>
   /** Of the smaller model that guesses for it. */
@@ -329,11 +340,30 @@ const planFaster = (ground: Ground, gguf: GgufFile, options: PlanOptions): Plann
         ? asIs(error.message.replace(/\.$/, ""))
         : yield* Effect.fail(error)
     }
-    const { event: measured } = yield* ground.engine.request({ type: "computeSpeeds" })
-    const choice = chooseSplit(workOf(gguf), layer, tensor.right, layer.places, measured)
+    const { engine } = ground
+    const { event: computing } = yield* engine.request({ type: "computeSpeeds" })
+    const { event: links } = yield* engine.request({ type: "speeds" })
+    const measured = { ...computing, links: links.speeds }
+    const choice = chooseSplit(workOf(gguf), layer, tensor.right, measured)
     const isCut = "times" in choice && choice.times.faster === "tensor"
     return { ...(isCut ? tensor.right : layer), choice }
   })
+
+/** Devices of this machine are alike as a rule, and nothing of theirs is measured. */
+const measuredShares = (
+  engine: EngineHost,
+  gguf: GgufFile,
+  devices: ReadonlyArray<EngineDevice>,
+): Effect.Effect<CutShares, ClusterError> =>
+  devices.some(({ endpoint }) => endpoint === undefined)
+    ? Effect.succeed({ reason: "devices of this machine are not measured" })
+    : Effect.map(engine.request({ type: "computeSpeeds" }), ({ event }) =>
+        cutSharesOf(
+          workOf(gguf),
+          devices.map(({ name }) => name),
+          event.devices,
+        ),
+      )
 
 const planOn = (
   { engine, places, memory }: Ground,
@@ -351,6 +381,10 @@ const planOn = (
     const devices = deviceIndexes.map((index) => memory.devices[index]!)
     const layers = layerBytes(gguf)
     const cutsTensors = yield* orPlanError(() => cutsTensorsOf(options, devices, model))
+    const cutShares =
+      cutsTensors && options.tensorSplit === undefined
+        ? yield* measuredShares(engine, gguf, devices)
+        : undefined
     const adapters = yield* Effect.forEach(options.adapters ?? [], (adapter) =>
       loadAdapterHeader(adapter.path, gguf),
     )
@@ -361,6 +395,7 @@ const planOn = (
       unitBytes: [...layers.layers, layers.outputBytes],
       tensorSplit: options.tensorSplit,
       cutsTensors,
+      speeds: cutShares !== undefined && "speeds" in cutShares ? cutShares.speeds : undefined,
       gpuLayers:
         options.gpuLayers === undefined || options.gpuLayers < 0 ? undefined : options.gpuLayers,
       contextSize: context.contextSize,
@@ -433,6 +468,7 @@ const planOn = (
       architecture: ggufString(gguf, "general.architecture") ?? "unknown",
       ...(name === undefined ? {} : { name }),
       modelBytes: tensorBytes(gguf),
+      ...(plan.splitMode === "tensor" && cutShares && { cutShares }),
       context: planned,
       model,
       deviceIndexes,

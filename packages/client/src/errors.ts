@@ -113,14 +113,21 @@ export class ServerTimeoutError extends TaggedError("ServerTimeoutError")<{
   readonly silenceMs: number
   /** Servers that were waited for at the same time and as silent: which of them only waits for another is not known. */
   readonly others?: ReadonlyArray<string>
+  /** Another server that has said that it waits for this one's part of a sum. */
+  readonly awaitedBy?: string
+  /** Such a one, for whose part this one waits: what is between them passes nothing on. */
+  readonly awaits?: string
 }> {
   override get message() {
-    const { others = [] } = this
+    const { others = [], awaitedBy, awaits } = this
+    if (awaits !== undefined) {
+      return `The servers ${this.endpoint} and ${awaits} were silent for ${this.silenceMs / 1000} s during ${this.during}: each waits for the other one's part of a sum. Look whether the network between the two passes anything on; 'serve --peers none' has the sums made here.`
+    }
     if (others.length > 0) {
       const all = [this.endpoint, ...others].join(", ")
       return `The servers ${all} were silent for ${this.silenceMs / 1000} s (${this.endpoint} during ${this.during}): one may hang, and the others wait for it. Look which one it is, with 'ggml-rpc status --rpc HOST:PORT' of each; where they need that long to compute, allow more (--timeout).`
     }
-    return `The server ${this.endpoint} was silent for ${this.silenceMs / 1000} s during ${this.during}. Look whether it hangs, there with 'ggml-rpc status --rpc ${this.endpoint}'; where it needs that long to compute, allow more (--timeout).`
+    return `The server ${this.endpoint} was silent for ${this.silenceMs / 1000} s during ${this.during}${awaitedBy === undefined ? "" : `, and ${awaitedBy} waits for its part of a sum`}. Look whether it hangs, there with 'ggml-rpc status --rpc ${this.endpoint}'; where it needs that long to compute, allow more (--timeout).`
   }
 }
 

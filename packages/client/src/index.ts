@@ -26,7 +26,7 @@ export type {
   TokenLogprobs,
 } from "./engine/messages.ts"
 export * from "./errors.ts"
-export type { SplitChoice } from "./fasterSplit.ts"
+export type { CutShares, SplitChoice } from "./fasterSplit.ts"
 export { loadGguf } from "./loadGguf.ts"
 export { loadModelHeader } from "./loadModelHeader.ts"
 export { type DomainFacts, domainsOf } from "./memoryDomains.ts"

@@ -8,6 +8,7 @@ export { GGML_TYPES, type GgmlType } from "./ggmlTypes.ts"
 export type { HttpOptions } from "./HttpSource.ts"
 export { type LayerBytes, layerBytes } from "./layers.ts"
 export { ggufInteger, ggufString } from "./metadata.ts"
+export { modelFiles, type PartName, readPartName, writePartName } from "./partNames.ts"
 export { type TensorPlace, tensorPlaces } from "./places.ts"
 export { SeededRandom, seedFor } from "./random.ts"
 export {

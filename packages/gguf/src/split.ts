@@ -1,6 +1,7 @@
 /** Split models: `…-00001-of-0000N.gguf`, and the other parts beside it. */
 import { GgufError } from "./GgufError.ts"
 import { integerOf, quote } from "./metadata.ts"
+import { partSuffix, readPartName, writePartName } from "./partNames.ts"
 import { displayName, isHttpLocation, type Source } from "./Source.ts"
 import type { GgufFile, GgufValue, PartContent } from "./types.ts"
 
@@ -114,9 +115,6 @@ const checkWholeSplit = (first: PartContent, tensors: PartContent["tensors"]): v
   }
 }
 
-const partSuffix = (index: number, partCount: number): string =>
-  `-${String(index + 1).padStart(5, "0")}-of-${String(partCount).padStart(5, "0")}.gguf`
-
 /**
  * Where part `wanted` lies, by the location of part `index`; undefined when its name does not say which
  * part it is. A URL's query stays: that of a host's download link fits all parts.
@@ -129,8 +127,9 @@ const partLocation = (
 ): string | undefined => {
   const query = isHttpLocation(location) ? (/[?#].*$/s.exec(location)?.[0] ?? "") : ""
   const path = location.slice(0, location.length - query.length)
-  const suffix = partSuffix(index, partCount)
-  const prefix = path.slice(0, -suffix.length)
-  if (!path.endsWith(suffix) || prefix === "" || prefix.endsWith("/")) return undefined
-  return prefix + partSuffix(wanted, partCount) + query
+  const found = readPartName(path)
+  if (found?.index !== index || found.count !== partCount || found.prefix.endsWith("/")) {
+    return undefined
+  }
+  return writePartName({ ...found, index: wanted }) + query
 }

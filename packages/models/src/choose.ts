@@ -2,6 +2,7 @@
  * Which files of a repository are the model. The rules are those of llama.cpp v0.5.0, common/download.cpp
  * (`find_best_model`, `get_gguf_split_info`), so that both take the same ones.
  */
+import { type PartName, readPartName, writePartName } from "@ggml-rpc/gguf"
 
 export interface RepoFile {
   /** Inside of the repository, with slashes. */
@@ -9,23 +10,18 @@ export interface RepoFile {
 }
 
 /** What a file's name says of it. */
-export interface NameParts {
-  /** Without the part's number and the extension. */
-  readonly prefix: string
+export interface NameParts extends PartName {
   /** The quantization, in capitals; empty when the name ends in none. */
   readonly tag: string
-  /** From 1 on. */
-  readonly index: number
-  readonly count: number
 }
 
 /** Undefined for what is no GGUF file. */
 export const namePartsOf = (path: string): NameParts | undefined => {
   if (!path.endsWith(".gguf")) return undefined
-  const stem = path.slice(0, -".gguf".length)
-  const [, prefix = stem, index = "1", count = "1"] = /^(.+)-(\d{5})-of-(\d{5})$/i.exec(stem) ?? []
-  const tag = /[-.]([A-Z0-9_]+)$/i.exec(prefix)?.[1] ?? ""
-  return { prefix, tag: tag.toUpperCase(), index: Number(index), count: Number(count) }
+  const whole = { prefix: path.slice(0, -".gguf".length), index: 0, count: 1 }
+  const part = readPartName(path) ?? whole
+  const tag = /[-.]([A-Z0-9_]+)$/i.exec(part.prefix)?.[1] ?? ""
+  return { ...part, tag: tag.toUpperCase() }
 }
 
 /** Words in names of files that go with a model and are none: projectors, drafts and matrices of importance. */
@@ -47,7 +43,7 @@ export const chooseModel = <F extends RepoFile>(
   files: readonly F[],
   tag?: string,
 ): F | undefined => {
-  const candidates = files.filter(({ path }) => isModelPath(path) && namePartsOf(path)!.index === 1)
+  const candidates = files.filter(({ path }) => isModelPath(path) && namePartsOf(path)!.index === 0)
   for (const wanted of tag === undefined ? DEFAULT_TAGS : [tag]) {
     const pattern = new RegExp(`${RegExp.escape(wanted)}[.-]`, "i")
     const found = candidates.find(({ path }) => pattern.test(path))
@@ -75,10 +71,9 @@ export const partUrlsOf = (url: string): readonly string[] => {
   const [, base = "", rest = ""] = /^([^?#]*)(.*)$/s.exec(url) ?? []
   const parts = namePartsOf(base)
   if (parts === undefined || parts.count <= 1) return [url]
-  const number = (value: number) => String(value).padStart(5, "0")
   return Array.from(
     { length: parts.count },
-    (_, at) => `${parts.prefix}-${number(at + 1)}-of-${number(parts.count)}.gguf${rest}`,
+    (_, index) => writePartName({ ...parts, index }) + rest,
   )
 }
 

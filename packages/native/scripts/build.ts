@@ -275,4 +275,4 @@ const main = async (argv: ReadonlyArray<string>): Promise<void> => {
   }
 }
 
-if (import.meta.main) await main(process.argv.slice(2))
+if (import.meta.main) void main(process.argv.slice(2))

@@ -5,6 +5,7 @@
 #include "ggml-backend.h"
 #include "llama-context.h"
 #include "llama-memory.h"
+#include "views.h"
 
 #include <cstring>
 #include <exception>
@@ -30,19 +31,6 @@ struct refused_op {
     double count;
 };
 
-bool is_view(const ggml_tensor * tensor) {
-    switch (tensor->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_VIEW:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
-        default:
-            return false;
-    }
-}
-
 class survey {
 public:
     survey(ggml_backend_sched_t sched, ggml_cgraph * graph, ggml_backend_dev_t const * devices, int device_count)
@@ -50,7 +38,7 @@ public:
         int before = -1;
         for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
             ggml_tensor * node = ggml_graph_node(graph, i);
-            if (is_view(node)) {
+            if (computes_nothing(node)) {
                 continue;
             }
             const int place = place_of(node);

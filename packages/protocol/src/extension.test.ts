@@ -13,11 +13,12 @@ import {
   HelloExtension,
   LINK_KEY_BYTES,
   LinkStatus,
+  PeerFault,
   ProtocolError,
   RpcTensor,
-  readLostLink,
+  readLostPeer,
   versions,
-  writeLostLink,
+  writeLostPeer,
 } from "./index.ts"
 
 const { request } = extensionCommands.DEVICE_SUPPORTS
@@ -91,13 +92,15 @@ test("the requests for links and sums lie as documented", () => {
   expect(encodeLinkKey(key).slice(9)).toEqual(key)
   const word = new DataView(new ArrayBuffer(8))
   for (const place of [0, 15]) {
-    writeLostLink(word, 0, place)
-    expect(word.getBigUint64(0, true)).toBe(2n ** 64n - 256n + BigInt(place))
-    expect(readLostLink(word, 0)).toBe(place)
+    for (const fault of Object.values(PeerFault)) {
+      writeLostPeer(word, 0, { place, fault })
+      expect(word.getBigUint64(0, true)).toBe(2n ** 64n - 256n + BigInt(16 * fault + place))
+      expect(readLostPeer(word, 0)).toEqual({ place, fault })
+    }
   }
   for (const size of [0n, 1n, 2n ** 32n - 1n, 2n ** 53n]) {
     word.setBigUint64(0, size, true)
-    expect(readLostLink(word, 0)).toBe(-1)
+    expect(readLostPeer(word, 0)).toBeUndefined()
   }
   expect(encodeLinkKeyAnswer(LinkStatus.TLS)).toEqual(Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0, 2))
 })

@@ -96,23 +96,44 @@ export const LinkStatus = {
   TOO_MANY: 6,
 } as const
 
+/** What another server did, or did not do, in a sum. The first four are what the shim's io_all_reduce tells. */
+export const PeerFault = {
+  /** It ended the link. */
+  LEFT: 1,
+  /** It moved nothing for as long as the server that tells waits. */
+  SILENT: 2,
+  /** It sent something else than its part. */
+  WRONG: 3,
+  /** It is not reached any more. */
+  BROKEN: 4,
+  /** Nothing yet: it was waited for when the client ended its side of the connection. */
+  AWAITED: 5,
+} as const
+
+/** A server that failed another one in a sum: its place in the group, and one of `PeerFault`. */
+export interface LostPeer {
+  readonly place: number
+  readonly fault: number
+}
+
 const LAST_WORD = 0xffff_ffff
 const LAST_WORD_LOW = 0xffff_ff00
 
 /**
  * What a session says in place of the size of its next answer before it ends, when another server has failed it in a sum: no answer is
- * so long. `place` is that server's in the group.
+ * so long.
  */
-export const writeLostLink = (view: DataView, offset: number, place: number): void => {
-  view.setUint32(offset, (LAST_WORD_LOW | place) >>> 0, true)
+export const writeLostPeer = (view: DataView, offset: number, { place, fault }: LostPeer): void => {
+  view.setUint32(offset, (LAST_WORD_LOW | (fault * MAX_LINKED_SERVERS) | place) >>> 0, true)
   view.setUint32(offset + 4, LAST_WORD, true)
 }
 
-/** The place of `writeLostLink`; -1 for the size of an answer. */
-export const readLostLink = (view: DataView, offset: number): number => {
+/** What `writeLostPeer` wrote; undefined for the size of an answer. */
+export const readLostPeer = (view: DataView, offset: number): LostPeer | undefined => {
   const low = view.getUint32(offset, true)
-  const isLost = view.getUint32(offset + 4, true) === LAST_WORD && low >= LAST_WORD_LOW
-  return isLost ? low - LAST_WORD_LOW : -1
+  if (view.getUint32(offset + 4, true) !== LAST_WORD || low < LAST_WORD_LOW) return undefined
+  const word = low - LAST_WORD_LOW
+  return { place: word % MAX_LINKED_SERVERS, fault: Math.floor(word / MAX_LINKED_SERVERS) }
 }
 
 /** Whose link to whom: places of servers in a group, which all of its members and the client number alike. */

@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test"
 import { availableParallelism } from "node:os"
 import { Command, encodeRequest, noConnCaps } from "@ggml-rpc/protocol"
+import { computeOnce } from "./graphs.ts"
 import { memoryHolds, waitFor } from "./processes.ts"
 import { f32Tensor, floats, node, type TestBuffer, TestClient } from "./TestClient.ts"
 import { type TestServer, withServer } from "./withServer.ts"
@@ -176,21 +177,12 @@ describe("a process that ran no graph", () => {
     }))
 })
 
-const compute = async (client: TestClient): Promise<TestBuffer> => {
-  const buffer = await client.allocate(4096)
-  const a = f32Tensor(1, buffer, 0, [4])
-  const sum = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
-  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, sum] })
-  await client.getTensor(sum, 16)
-  return buffer
-}
-
 describe("a process that ran a graph", () => {
   test.each(["refused", "leaves"] as const)("serves nobody else: %s", (how) =>
     withServer({}, async (server) => {
       const [pid] = server.processIds()
       const client = await TestClient.connect(server.port)
-      const buffer = await compute(client)
+      const buffer = await computeOnce(client)
       if (how === "refused") await refuseGraph(client, buffer)
       else client.close()
       await waitFor("its end", () => !server.processIds().includes(pid!))
@@ -245,7 +237,7 @@ describe("clients in a loop", () => {
     withServer({}, async (server) => {
       const spend = async (): Promise<void> => {
         const client = await TestClient.connect(server.port)
-        await refuseGraph(client, await compute(client))
+        await refuseGraph(client, await computeOnce(client))
       }
       const seen = await processesDuring(server, () => loop(4, 10_000, spend))
       // Each refusal counts as a dozen starts: a burst of about five, and then one every other second.

@@ -1,6 +1,7 @@
 /** How long and how much a client may compute, and how long it may be silent. */
 import { expect, test } from "bun:test"
 import { Command } from "@ggml-rpc/protocol"
+import { endlessProduct } from "./graphs.ts"
 import { isAlive, largest, waitFor } from "./processes.ts"
 import { f32Tensor, node, TestClient } from "./TestClient.ts"
 import { withServer } from "./withServer.ts"
@@ -39,17 +40,9 @@ test("a graph that runs longer than it may is stopped, and its client told why",
 test("so is one of a single operation, with its process", () =>
   withServer({ maxComputeMs: 300 }, async (server) => {
     const client = await TestClient.connect(server.port)
-    const buffer = await client.allocate(128 * MIB)
-    client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
-    await client.ask(Command.DEVICE_COUNT, {})
+    const { start } = await endlessProduct(client)
     const pid = largest(server.processIds())
-    const rows = { ne: [16 * MIB, 64, 1, 1], nb: [4, 4, 4, 4] }
-    const a = { ...f32Tensor(1, buffer, 0, [1]), ...rows }
-    const product = f32Tensor(2, buffer, 120 * MIB, [64, 64], node("MUL_MAT", 1, 1))
-    client.send(Command.GRAPH_COMPUTE, {
-      ...{ uid: 1n, device: 0, nodes: [2n] },
-      tensors: [a, product],
-    })
+    start()
     expect(await waitFor("the process ends", () => !isAlive(pid))).toBeLessThan(4000)
     await server.logged("died: a graph of its client ran for longer than a graph may")
   }))

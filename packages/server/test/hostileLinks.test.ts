@@ -6,10 +6,12 @@ import {
   Command,
   encodeLinkKey,
   encodeLinkKeyAnswer,
+  encodeRequest,
   HelloExtension,
   LinkStatus,
   noConnCaps,
-  readLostLink,
+  PeerFault,
+  readLostPeer,
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
@@ -21,7 +23,7 @@ import type { ServeOptions } from "../src/index.ts"
 import { allReduce, askLink, linkPair, newKey } from "./linkedServers.ts"
 import { listening } from "./listening.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
-import { startServer, type TestServer, withServer } from "./withServer.ts"
+import { loggedIn, startServer, type TestServer, withServer } from "./withServer.ts"
 
 const hasty = { linkTimeoutMs: 300, linkSilenceMs: 300 }
 
@@ -37,17 +39,7 @@ afterAll(() => shared.stop())
 const withShared =
   <A extends readonly unknown[]>(use: (server: TestServer, ...args: A) => Promise<void>) =>
   (...args: A): Promise<void> => {
-    const before = shared.log.length
-    const logged = async (...texts: readonly string[]): Promise<string> => {
-      for (let tries = 0; tries < 1000; tries++) {
-        const found = shared.log
-          .slice(before)
-          .find(({ message }) => texts.every((text) => message.includes(text)))
-        if (found !== undefined) return found.message
-        await Bun.sleep(10)
-      }
-      throw new Error(`no log line with ${texts.join(" and ")}`)
-    }
+    const logged = loggedIn(shared.log, shared.log.length)
     return use({ ...shared, logged }, ...args)
   }
 
@@ -119,6 +111,12 @@ const linkedToTest = async (server: TestServer) => {
 const header = (sequence: number, elements: number, total = elements, magic = 0x4d555352) =>
   new Uint8Array(Uint32Array.of(magic, sequence, elements, total).buffer)
 
+/** What a server says last instead of an answer. */
+const lastWord = async (client: TestClient) => {
+  const word = await client.read(8)
+  return readLostPeer(new DataView(word.buffer, word.byteOffset), 0)
+}
+
 const part = async (client: TestClient, values: Uint8Array) => {
   const tensor = f32Tensor(1, await client.allocate(values.length), 0, [values.length / 4])
   client.setTensor(tensor, values)
@@ -145,34 +143,31 @@ test(
 describe("a server at the other end is named, and ends the session, when it", () => {
   const name = "the other server, 127.0.0.1 (number 1 of 2),"
   const wrong = "sent something else than its part of this sum"
+  const silent = "neither sent nor took anything in time"
+  const { LEFT, SILENT, WRONG } = PeerFault
 
-  test.each<readonly [string, (peer: Peer) => void, string]>([
+  test.each<readonly [string, (peer: Peer) => void, string, number]>([
     [
       "sends more floats than are due",
       (peer) => peer.write(header(0, 3, 3), floats(1, 2, 3)),
-      wrong,
+      ...([wrong, WRONG] as const),
     ],
-    ["sends fewer", (peer) => peer.write(header(0, 1, 1), floats(1)), wrong],
-    ["has another tensor", (peer) => peer.write(header(0, 2, 9), floats(1, 2)), wrong],
-    ["is at another sum", (peer) => peer.write(header(1, 2), floats(1, 2)), wrong],
-    ["says what is no part", (peer) => peer.write(header(0, 2, 2, 1), floats(1, 2)), wrong],
-    ["says nothing", () => {}, "neither sent nor took anything in time"],
-    [
-      "stops in the middle",
-      (peer) => peer.write(header(0, 2), floats(1)),
-      "neither sent nor took anything in time",
-    ],
-    ["ends the link", (peer) => peer.end(), "ended the link"],
+    ["sends fewer", (peer) => peer.write(header(0, 1, 1), floats(1)), wrong, WRONG],
+    ["has another tensor", (peer) => peer.write(header(0, 2, 9), floats(1, 2)), wrong, WRONG],
+    ["is at another sum", (peer) => peer.write(header(1, 2), floats(1, 2)), wrong, WRONG],
+    ["says what is no part", (peer) => peer.write(header(0, 2, 2, 1), floats(1, 2)), wrong, WRONG],
+    ["says nothing", () => {}, silent, SILENT],
+    ["stops in the middle", (peer) => peer.write(header(0, 2), floats(1)), silent, SILENT],
+    ["ends the link", (peer) => peer.end(), "ended the link", LEFT],
   ])(
     "%s",
-    withShared(async (server, _, speak, reason) => {
+    withShared(async (server, _, speak, reason, fault) => {
       const { client, peer, close } = await linkedToTest(server)
       allReduce(client, await part(client, floats(1, 2)))
       speak(peer)
       await client.closed
       await server.logged("ALL_REDUCE", name, reason)
-      const last = await client.read(8)
-      expect(readLostLink(new DataView(last.buffer, last.byteOffset), 0)).toBe(1)
+      expect(await lastWord(client)).toEqual({ place: 1, fault })
       close()
     }),
   )
@@ -206,7 +201,7 @@ describe("a server at the other end is named, and ends the session, when it", ()
       }
       allReduce(client, tensor)
       await client.closed
-      await server.logged("ALL_REDUCE", name, "neither sent nor took anything in time")
+      await server.logged("ALL_REDUCE", name, silent)
       close()
     }),
   )
@@ -587,6 +582,20 @@ test("a client that leaves while its server waits for another one takes the sess
     allReduce(client, await part(client, floats(1, 2)))
     await leaves(client)
     await peer.closed
+  }))
+
+test("a client that sends no more while its server waits for another one is told for whom", () =>
+  withServer({ linkTimeoutMs: 60_000, linkSilenceMs: 60_000 }, async (server) => {
+    const { client, close } = await linkedToTest(server)
+    const tensor = await part(client, floats(1, 2))
+    allReduce(client, tensor)
+    client.write(encodeRequest(Command.GET_TENSOR, { tensor, offsetBytes: 0n, sizeBytes: 8n }))
+    await client.flushed()
+    await Bun.sleep(100)
+    client.shutdown()
+    expect(await lastWord(client)).toEqual({ place: 1, fault: PeerFault.AWAITED })
+    await server.logged("a part of a sum did not come from the other server, 127.0.0.1 (number 1")
+    close()
   }))
 
 test(

@@ -1,6 +1,7 @@
 /** What happens to one client's session stays there. */
 import { describe, expect, test } from "bun:test"
 import { Command, type RpcTensor } from "@ggml-rpc/protocol"
+import { endlessProduct, sendDoubling } from "./graphs.ts"
 import { addressBytes, isAlive, largest, residentBytes, waitFor } from "./processes.ts"
 import { f32Tensor, floats, node, TestClient, toFloats } from "./TestClient.ts"
 import { type TestServer, withServer } from "./withServer.ts"
@@ -8,17 +9,14 @@ import { type TestServer, withServer } from "./withServer.ts"
 /** A client that computes `a + a` over and over and checks the result. */
 const startWitness = async (port: number) => {
   const client = await TestClient.connect(port)
-  const buffer = await client.allocate(4096)
-  const a = f32Tensor(1, buffer, 0, [4])
-  const c = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
-  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, c] })
+  const { a, sum } = await sendDoubling(client)
   let rounds = 0
   let running = true
   const loop = (async () => {
     while (running) {
       client.setTensor(a, floats(rounds, 1, 2, 3))
       client.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
-      expect(toFloats(await client.getTensor(c, 16))).toEqual([2 * rounds, 2, 4, 6])
+      expect(toFloats(await client.getTensor(sum, 16))).toEqual([2 * rounds, 2, 4, 6])
       rounds++
       await Bun.sleep(1)
     }
@@ -131,16 +129,9 @@ describe("a client that goes", () => {
   test("in mid-operation, which no flag stops, is given a second", () =>
     withServer({}, async (server) => {
       const client = await TestClient.connect(server.port)
-      const buffer = await client.allocate(128 * MIB)
-      client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
-      await client.ask(Command.DEVICE_COUNT, {})
+      const { start } = await endlessProduct(client)
       const pid = largest(server.processIds())
-      // One product of two matrices of 64 rows of 16 million numbers, most of which they share: many seconds.
-      const rows = { ne: [16 * MIB, 64, 1, 1], nb: [4, 4, 4, 4] }
-      const a = f32Tensor(1, buffer, 0, [1], rows)
-      const b = f32Tensor(2, buffer, 0, [1], rows)
-      const c = f32Tensor(3, buffer, 100 * MIB, [64, 64], node("MUL_MAT", 1, 2))
-      client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [3n], tensors: [a, b, c] })
+      start()
       await Bun.sleep(300)
       expect(isAlive(pid)).toBe(true)
       client.reset()

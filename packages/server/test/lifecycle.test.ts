@@ -5,6 +5,7 @@ import { Command, encodeRequest, newest, noConnCaps, offers } from "@ggml-rpc/pr
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import { serve } from "../src/index.ts"
+import { computeOnce, sendDoubling } from "./graphs.ts"
 import { isAlive, largest, residentBytes, waitFor } from "./processes.ts"
 import { f32Tensor, floats, node, TestClient, toFloats } from "./TestClient.ts"
 import { withServer } from "./withServer.ts"
@@ -12,26 +13,15 @@ import { withServer } from "./withServer.ts"
 const MIB = 1024 * 1024
 const hello = encodeRequest(Command.HELLO, { connCaps: noConnCaps() })
 
-/** Runs a kernel in the client's session. */
-const computeOnce = async (client: TestClient): Promise<void> => {
-  const buffer = await client.allocate(4096)
-  const a = f32Tensor(1, buffer, 0, [4])
-  const c = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
-  client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, c] })
-  await client.getTensor(c, 16)
-}
-
 describe("connections", () => {
   test("20 clients at once each compute their own", () =>
     withServer({}, async (server) => {
       const serveOne = async (number: number): Promise<TestClient> => {
         const client = await TestClient.connect(server.port)
-        const buffer = await client.allocate(4096)
-        const a = f32Tensor(1, buffer, 0, [4])
-        const c = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
+        const { a, sum } = await sendDoubling(client)
         client.setTensor(a, floats(number, 0, 0, 0))
-        client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, c] })
-        expect(toFloats(await client.getTensor(c, 16))).toEqual([2 * number, 0, 0, 0])
+        client.send(Command.GRAPH_RECOMPUTE, { device: 0, uid: 1n })
+        expect(toFloats(await client.getTensor(sum, 16))).toEqual([2 * number, 0, 0, 0])
         return client
       }
       const clients = await Promise.all(Array.from({ length: 20 }, (_, index) => serveOne(index)))

@@ -1,8 +1,9 @@
 /** What the log says of clients: that they came, what they had, and how they ended. */
 import { expect, test } from "bun:test"
 import { Command, encodeExtensionRequest } from "@ggml-rpc/protocol"
+import { computeOnce } from "./graphs.ts"
 import { largest } from "./processes.ts"
-import { f32Tensor, floats, node, TestClient } from "./TestClient.ts"
+import { f32Tensor, TestClient } from "./TestClient.ts"
 import { withServer } from "./withServer.ts"
 
 const MIB = 2 ** 20
@@ -36,12 +37,7 @@ test("one of ggml-rpc's, which had nothing", () =>
 test("one whose session dies, and in which request", () =>
   withServer({}, async (server) => {
     const client = await TestClient.connect(server.port)
-    const buffer = await client.allocate(4096)
-    const a = f32Tensor(1, buffer, 0, [4])
-    client.setTensor(a, floats(1, 2, 3, 4))
-    const sum = f32Tensor(2, buffer, 64, [4], node("ADD", 1, 1))
-    client.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [a, sum] })
-    await client.getTensor(sum, 16)
+    const buffer = await computeOnce(client)
     client.send(Command.BUFFER_CLEAR, { remotePtr: buffer.remotePtr, value: 0 })
     await client.ask(Command.BUFFER_GET_BASE, { remotePtr: buffer.remotePtr })
     process.kill(largest(server.processIds()), "SIGKILL")

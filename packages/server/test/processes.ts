@@ -1,25 +1,28 @@
 import { closeSync, openSync, readFileSync, readSync } from "node:fs"
 
-/** Whether a process is there and not a zombie. */
-export const isAlive = (pid: number): boolean => {
+/** What the system tells of a process; "" when it is not there. */
+const statusOf = (pid: number): string => {
   try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))
+    return readFileSync(`/proc/${pid}/status`, "utf8")
   } catch {
-    return false
+    return ""
   }
 }
 
-/** Resident bytes of a process. */
-export const residentBytes = (pid: number): number => {
-  const match = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+)/m)
-  return Number(match?.[1] ?? 0) * 1024
+/** Whether a process is there and not a zombie, which has ended and waits for its parent. */
+export const isAlive = (pid: number): boolean => {
+  const status = statusOf(pid)
+  return status !== "" && !/^State:\s+Z/m.test(status)
 }
 
-/** Bytes of the address space that a process has taken. */
-export const addressBytes = (pid: number): number => {
-  const match = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmSize:\s+(\d+)/m)
-  return Number(match?.[1] ?? 0) * 1024
-}
+const kibibytes = (pid: number, field: string): number =>
+  Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, "m").exec(statusOf(pid))?.[1] ?? 0)
+
+/** Resident bytes of a process; 0 of one that is not there. */
+export const residentBytes = (pid: number): number => kibibytes(pid, "VmRSS") * 1024
+
+/** Bytes of the address space that a process has taken; 0 of one that is not there. */
+export const addressBytes = (pid: number): number => kibibytes(pid, "VmSize") * 1024
 
 /** Waits until `condition` holds; the milliseconds it took. @throws {Error} after `timeoutMs` */
 export const waitFor = async (

@@ -175,7 +175,7 @@ test("links to other servers keep TCP, and nothing else", async () => {
     ["open", "/etc/passwd", "EACCES"],
     ["exec", "", "SIGSYS"],
   ] as const
-  expect(await endsOf(expected, "other", { makesLinks: true })).toEqual(expected)
+  expect(await endsOf(expected, "other", { makesCommLinks: true })).toEqual(expected)
 })
 
 test("drivers keep their libraries and shared memory, and nothing else", async () => {

@@ -85,7 +85,7 @@ const [socket] = socketPair()
 
 const standard: SandboxOptions = {
   hasDrivers: false,
-  makesLinks: false,
+  makesCommLinks: false,
   threadCount: 1,
   memoryBytes: 2 ** 50,
 }

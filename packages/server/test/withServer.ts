@@ -12,20 +12,26 @@ export interface TestServer extends RunningServer {
   readonly logged: (...texts: readonly string[]) => Promise<string>
 }
 
+/** `TestServer.logged` of the lines from `first` on. */
+export const loggedIn =
+  (log: readonly LogEntry[], first = 0): TestServer["logged"] =>
+  async (...texts) => {
+    for (let tries = 0; tries < 1000; tries++) {
+      const found = log
+        .slice(first)
+        .find(({ message }) => texts.every((text) => message.includes(text)))
+      if (found !== undefined) return found.message
+      await Bun.sleep(10)
+    }
+    const seen = log.slice(first).map(({ level, message }) => `${level}: ${message}`)
+    throw new Error(`no log line with ${texts.join(" and ")}; the log:\n${seen.join("\n")}`)
+  }
+
 /** Starts a server on a free loopback port, for the tests of a file; `stop` ends it. */
 export const startServer = async (
   options: ServeOptions = {},
 ): Promise<TestServer & { readonly stop: () => Promise<void> }> => {
   const log: LogEntry[] = []
-  const logged = async (...texts: readonly string[]): Promise<string> => {
-    for (let tries = 0; tries < 1000; tries++) {
-      const found = log.find(({ message }) => texts.every((text) => message.includes(text)))
-      if (found !== undefined) return found.message
-      await Bun.sleep(10)
-    }
-    const seen = log.map(({ level, message }) => `${level}: ${message}`).join("\n")
-    throw new Error(`no log line with ${texts.join(" and ")}; the log:\n${seen}`)
-  }
   const scope = Effect.runSync(Scope.make())
   // What other servers of this machine promise shall not decide what a test sees.
   const ledgerFolder = mkdtempSync(join(tmpdir(), "ggml-rpc-test-ledger-"))
@@ -43,7 +49,7 @@ export const startServer = async (
   }
   try {
     const server = await Effect.runPromise(Scope.extend(serve({ ...quiet, ...options }), scope))
-    return { ...server, log, logged, stop }
+    return { ...server, log, logged: loggedIn(log), stop }
   } catch (error) {
     await stop()
     throw error

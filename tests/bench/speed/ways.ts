@@ -28,7 +28,8 @@ export const ours = (serverCount: number, split: "layer" | "tensor" = "layer"): 
   client: "ours",
   server: serverCount === 0 ? "none" : "ours",
   serverCount,
-  flags: split === "tensor" ? cut : [],
+  // Even, whatever it measures.
+  flags: split === "tensor" ? [...cut, "-ts", Array(serverCount).fill(1).join("/")] : [],
 })
 
 /** llama-batched-bench on upstream's servers. */

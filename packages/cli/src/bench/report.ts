@@ -2,7 +2,7 @@
 import type { LinkSpeed } from "@ggml-rpc/client"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import { type Column, formatRecord } from "../table.ts"
-import { columnsOf, print, printLine } from "../terminal.ts"
+import { columnsOf, print, printLine, stdout } from "../terminal.ts"
 import type { BenchSetting, BenchTest } from "./cases.ts"
 import { type BenchRow, fieldsOf, jsonOf, type LinkRow, ratesOf, statisticsOf } from "./rows.ts"
 
@@ -154,7 +154,7 @@ class MdTable {
   constructor(columns: ReadonlyArray<Column & { readonly width: number }>, isKept: boolean) {
     const width = columns.reduce((sum, column) => sum + column.width + 3, 1)
     this.#columns = columns
-    this.#limit = isKept ? Number.POSITIVE_INFINITY : columnsOf(process.stdout)
+    this.#limit = isKept ? Number.POSITIVE_INFINITY : columnsOf(stdout)
     this.#isNarrow = width > this.#limit
   }
 

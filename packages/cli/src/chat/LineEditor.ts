@@ -2,6 +2,7 @@
 import { createInterface, type Interface } from "node:readline"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import { isStdinTerminal, stderr, stdout } from "../terminal.ts"
 import { History, historyPath } from "./History.ts"
 import { KeyInput } from "./KeyInput.ts"
 
@@ -19,11 +20,10 @@ const PROMPT = "> "
 const MORE = "… "
 
 /** Whether somebody types: then there are prompts. */
-export const isInteractive = (): boolean =>
-  (process.stdin.isTTY ?? false) && (promptStream().isTTY ?? false)
+export const isInteractive = (): boolean => isStdinTerminal() && (stdout.isTTY || stderr.isTTY)
 
 /** stdout is for answers, where it is no terminal. */
-const promptStream = () => (process.stdout.isTTY ? process.stdout : process.stderr)
+const promptStream = () => (stdout.isTTY ? process.stdout : process.stderr)
 
 export const openLineEditor: Effect.Effect<LineEditor, never, Scope.Scope> = Effect.suspend(() =>
   isInteractive() ? openTerminal : openPipe,

@@ -15,7 +15,7 @@ import { ConversationFileError } from "../errors.ts"
 import { errorText } from "../failureText.ts"
 import { GenerationMeter } from "../GenerationMeter.ts"
 import { type RunReport, textReport } from "../runReport.ts"
-import { columnsOf, note, noteLine, print, styleOf } from "../terminal.ts"
+import { columnsOf, note, noteLine, print, stderr, stdout, styleOf } from "../terminal.ts"
 import { formatCount } from "../units.ts"
 import { wrap } from "../wrap.ts"
 import { AnswerView, statsLine } from "./AnswerView.ts"
@@ -48,11 +48,11 @@ export interface TalkOptions {
   readonly find: (name: string) => Effect.Effect<ModelFile, Error>
 }
 
-const style = styleOf(process.stderr)
+const style = styleOf(stderr)
 
 /** A quiet line. */
 const say = (text: string): void => {
-  for (const line of wrap(text, columnsOf(process.stderr))) noteLine(style.dim(line))
+  for (const line of wrap(text, columnsOf(stderr))) noteLine(style.dim(line))
 }
 
 const sayError = (error: Error): void => noteLine(errorText(error.message))
@@ -229,7 +229,7 @@ const speak = (chat: Chat, prompt: string, tokens: ReadonlyArray<number>) =>
   Effect.gen(function* () {
     const { model, template, editor, options } = chat
     const reader = new OutputReader(template, { prompt, reasoningFormat: options.reasoningFormat })
-    const isShared = Boolean(process.stdout.isTTY && process.stderr.isTTY)
+    const isShared = stdout.isTTY && stderr.isTTY
     const view = new AnswerView({ print, note, style, isShared })
     const texts = { content: "", reasoning: "" }
     const show = (deltas: ReadonlyArray<OutputDelta>): void => {

@@ -33,7 +33,7 @@ export const api = (values: ApiValues) =>
       noteLine(`${server.url} answers when the model is loaded`)
       yield* prepareNative
       const report = textReport()
-      const cluster = yield* openCluster({ ...values, json: false }, report.waiting)
+      const cluster = yield* openCluster({ ...values, json: false }, report)
       const load = Effect.gen(function* () {
         const plan = yield* cluster.plan(path, { ...modelOptions(values, gguf), ...speculation })
         report.planned(plan)

@@ -15,7 +15,7 @@ import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
-import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
+import { columnsOf, noteLine, printLine, stdout, styleOf } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { formatCount } from "../units.ts"
 
@@ -107,5 +107,5 @@ const tableOf = (entries: readonly CacheEntry[]): string =>
       formatBytes(sizeBytes),
       new Date(usedAtMs).toISOString().slice(0, 16).replace("T", " "),
     ]),
-    { columns: columnsOf(process.stdout), heading: styleOf(process.stdout).bold },
+    { columns: columnsOf(stdout), heading: styleOf(stdout).bold },
   )

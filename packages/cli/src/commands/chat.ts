@@ -48,7 +48,7 @@ export const talkWith = (
     const templateSource = affixes?.source ?? (yield* givenTemplate(values))
     yield* prepareNative
     const report = textReport()
-    const cluster = yield* openCluster({ ...values, json: false }, report.waiting)
+    const cluster = yield* openCluster({ ...values, json: false }, report)
     const talking = talk(
       cluster,
       model,

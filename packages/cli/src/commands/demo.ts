@@ -11,7 +11,7 @@ import { SaveError } from "../errors.ts"
 import { fileReason } from "../fileReason.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { textReport } from "../runReport.ts"
-import { columnsOf, print, printLine, styleOf } from "../terminal.ts"
+import { columnsOf, print, printLine, stdout, styleOf } from "../terminal.ts"
 import { wrap } from "../wrap.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { prepareNative } from "./inputs.ts"
@@ -45,9 +45,9 @@ export const demo = (values: CommandValues<"demo">) =>
       const cluster = yield* Cluster.open({ endpoints, localDevices: [] })
       const report = textReport({
         write: print,
-        style: styleOf(process.stdout),
-        columns: columnsOf(process.stdout),
-        isTerminal: process.stdout.isTTY ?? false,
+        style: styleOf(stdout),
+        columns: columnsOf(stdout),
+        isTerminal: stdout.isTTY,
         textColumns: textColumns(),
       })
       yield* endingEngineFirst(
@@ -63,10 +63,10 @@ const endText = (saved: string | undefined): string =>
 
 /** Longer lines are hard to read. */
 const textColumns = (): number =>
-  process.stdout.isTTY ? Math.min(100, columnsOf(process.stdout)) : Number.POSITIVE_INFINITY
+  stdout.isTTY ? Math.min(100, columnsOf(stdout)) : Number.POSITIVE_INFINITY
 
 const heading = (title: string, text: string): void => {
-  printLine(`\n${styleOf(process.stdout).bold(title)}`)
+  printLine(`\n${styleOf(stdout).bold(title)}`)
   printLine(wrap(text, textColumns()).join("\n"))
   printLine("")
 }

@@ -30,7 +30,7 @@ import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { describeShared } from "../sharedMemory.ts"
 import { formatTable } from "../table.ts"
-import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
+import { columnsOf, noteLine, printLine, stdout, styleOf } from "../terminal.ts"
 import { wrap } from "../wrap.ts"
 import { accessOf, endpointsOf, prepareNative } from "./inputs.ts"
 
@@ -78,7 +78,7 @@ export const devices = (values: CommandValues<"devices">) =>
         })
       } else {
         printLine(tableOf(listed, errors))
-        const columns = columnsOf(process.stdout)
+        const columns = columnsOf(stdout)
         for (const memory of shared) {
           for (const line of wrap(describeShared(memory), columns)) printLine(line)
         }
@@ -179,5 +179,5 @@ const tableOf = (
       ]),
       ...errors.map(({ endpoint }) => ["–", endpoint, "–", "–", "cannot be used, see below"]),
     ],
-    { columns: columnsOf(process.stdout), heading: styleOf(process.stdout).bold },
+    { columns: columnsOf(stdout), heading: styleOf(stdout).bold },
   )

@@ -24,7 +24,7 @@ export const embed = (values: CommandValues<"embed">) =>
       const { path, gguf } = yield* openModel(given, values, false)
       yield* prepareNative
       const report = textReport()
-      const cluster = yield* openCluster({ ...values, json: false }, report.waiting)
+      const cluster = yield* openCluster({ ...values, json: false }, report)
       const work = Effect.gen(function* () {
         const plan = yield* cluster.plan(path, {
           ...planOptionsOf(values, gguf),

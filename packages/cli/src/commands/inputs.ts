@@ -16,10 +16,11 @@ import * as Effect from "effect/Effect"
 import type { clusterFlags } from "../flags/cluster.ts"
 import type { FlagValues } from "../flags/Flag.ts"
 import type { contextFlags } from "../flags/model.ts"
-import { printJson } from "../runReport.ts"
-import { noteLine } from "../terminal.ts"
+import { noteEvent, noteText, waitEvent, waitLine } from "../newsView.ts"
+import { printJson, type RunReport } from "../runReport.ts"
+import { columnsOf, noteLine } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
-import { waitEvent, waitLine } from "../waitView.ts"
+import { wrap } from "../wrap.ts"
 import { deviceChoice, ropeOf, weightOptionsOf } from "./placement.ts"
 import { readCertificates, readToken } from "./secrets.ts"
 
@@ -124,15 +125,21 @@ export const checkServers = (values: { readonly rpc: string | undefined } & Acce
     })
   })
 
-/** Tells of servers that are waited for long. */
-const tellWait =
-  (isJson: boolean) =>
-  (wait: Cluster.ServerWait): void => {
-    if (isJson) printJson(waitEvent(wait))
-    else noteLine(waitLine(wait))
-  }
+/** What a cluster tells by itself. */
+type ClusterNews = Pick<RunReport, "waiting" | "note">
 
-/** `onWait`: instead of a line on stderr, or an event with `--json`. */
+const newsTold = (isJson: boolean): ClusterNews =>
+  isJson
+    ? {
+        waiting: (wait) => printJson(waitEvent(wait)),
+        note: (text) => printJson(noteEvent(text)),
+      }
+    : {
+        waiting: (wait) => noteLine(waitLine(wait)),
+        note: (text) => noteLine(wrap(noteText(text), columnsOf(process.stderr)).join("\n")),
+      }
+
+/** `news`: instead of lines on stderr, or events with `--json`. */
 export const openCluster = (
   values: {
     readonly json: boolean
@@ -142,7 +149,7 @@ export const openCluster = (
     /** Seconds. */
     readonly timeout: number | undefined
   } & AccessValues,
-  onWait = tellWait(values.json),
+  news: ClusterNews = newsTold(values.json),
 ) =>
   Effect.gen(function* () {
     const endpoints = yield* withBuilds(yield* endpointsOf(values.rpc), values.remoteBuild)
@@ -152,7 +159,8 @@ export const openCluster = (
       ...access,
       localDevices: deviceChoice(values.device).localDevices,
       silenceMs: values.timeout === undefined ? undefined : values.timeout * 1000,
-      onWait,
+      onWait: news.waiting,
+      onNote: news.note,
     })
     for (const { warning } of cluster.servers) {
       if (warning !== undefined) noteLine(`warning: ${warning}`)

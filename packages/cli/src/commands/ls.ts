@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import type { CommandValues } from "../flags/commands.ts"
 import { printJson } from "../runReport.ts"
 import { formatTable } from "../table.ts"
-import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
+import { columnsOf, noteLine, printLine, stdout, styleOf } from "../terminal.ts"
 import { formatCount } from "../units.ts"
 
 export const ls = ({ json }: CommandValues<"ls">) =>
@@ -52,5 +52,5 @@ const tableOf = ({ models, partials }: CachedModels): string =>
         "a download that stopped",
       ]),
     ],
-    { columns: columnsOf(process.stdout), heading: styleOf(process.stdout).bold },
+    { columns: columnsOf(stdout), heading: styleOf(stdout).bold },
   )

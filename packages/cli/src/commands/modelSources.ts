@@ -10,7 +10,7 @@ import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
 import { TransferProgress } from "../progress.ts"
 import { printJson } from "../runReport.ts"
-import { columnsOf, note, noteLine } from "../terminal.ts"
+import { columnsOf, note, noteLine, stderr } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { formatSeconds } from "../units.ts"
 import { wrap } from "../wrap.ts"
@@ -135,7 +135,7 @@ const locate = (
     offline,
     token: hfToken,
     onProgress,
-    onNote: (text) => noteLine(wrap(`note: ${text}`, columnsOf(process.stderr)).join("\n")),
+    onNote: (text) => noteLine(wrap(`note: ${text}`, columnsOf(stderr)).join("\n")),
   }
   // Loaded where a model is not a file.
   return Effect.flatMap(
@@ -161,7 +161,7 @@ const EVENT_INTERVAL_MS = 500
 
 /** A line that changes on a terminal, events where JSON is wanted, else nothing. */
 const downloadReport = ({ isJson = false }: FetchOptions): DownloadReport => {
-  const isTerminal = process.stderr.isTTY ?? false
+  const isTerminal = stderr.isTTY
   let line: TransferProgress | undefined
   let startedMs: number | undefined
   let toldMs = Number.NEGATIVE_INFINITY
@@ -179,7 +179,7 @@ const downloadReport = ({ isJson = false }: FetchOptions): DownloadReport => {
         verb: "downloading",
         startBytes: progress.doneBytes,
         isTerminal,
-        columns: columnsOf(process.stderr),
+        columns: columnsOf(stderr),
         write: note,
         now: () => performance.now(),
       })

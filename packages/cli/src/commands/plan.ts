@@ -6,7 +6,7 @@ import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { formatPlanTable, formatPlanTitle, planJson, planNotes } from "../planView.ts"
 import { printJson } from "../runReport.ts"
-import { columnsOf, noteLine, printLine, styleOf } from "../terminal.ts"
+import { columnsOf, noteLine, printLine, stdout, styleOf } from "../terminal.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, headerPath, nameOf } from "./modelSources.ts"
 import { speculationOf } from "./speculation.ts"
@@ -34,8 +34,8 @@ export const plan = (values: PlanValues) =>
           return
         }
         printLine(formatPlanTitle(made))
-        const { bold } = styleOf(process.stdout)
-        const columns = columnsOf(process.stdout)
+        const { bold } = styleOf(stdout)
+        const columns = columnsOf(stdout)
         printLine(formatPlanTable(made, { columns, heading: bold }))
         for (const note of planNotes(made, columns)) printLine(note)
         if (made.draft !== undefined) {

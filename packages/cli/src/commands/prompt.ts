@@ -1,10 +1,12 @@
 /** The prompt: from `-p`, a file, or stdin. */
+
 import type { Cluster } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
 import { PromptFileError } from "../errors.ts"
 import { fileReason } from "../fileReason.ts"
 import type { FlagValues } from "../flags/Flag.ts"
 import type { promptFlags } from "../flags/generation.ts"
+import { isStdinTerminal } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 
 type PromptValues = FlagValues<typeof promptFlags>
@@ -23,7 +25,7 @@ const rawPrompt = ({
   }
   if (prompt !== undefined) return Effect.succeed(prompt)
   if (file !== undefined && file !== "-") return readText(file)
-  if (file === undefined && process.stdin.isTTY) return Effect.fail(noPrompt())
+  if (file === undefined && isStdinTerminal()) return Effect.fail(noPrompt())
   return Effect.flatMap(readText("-"), (text) =>
     text === "" && file === undefined ? Effect.fail(noPrompt()) : Effect.succeed(text),
   )

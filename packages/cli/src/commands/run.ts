@@ -1,4 +1,5 @@
 /** `ggml-rpc run`: one prompt through one model, or a conversation with it. */
+
 import { existsSync } from "node:fs"
 import { type Cluster, type GgufFile, ggufString } from "@ggml-rpc/client"
 import * as Effect from "effect/Effect"
@@ -8,6 +9,7 @@ import type { CommandValues } from "../flags/commands.ts"
 import { GenerationMeter } from "../GenerationMeter.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
+import { isStdinTerminal, stdout } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
@@ -44,10 +46,10 @@ export const run = (values: RunValues) =>
         const report = values.json
           ? jsonReport()
           : textReport({
-              echoesPrompt: values.displayPrompt && process.stdout.isTTY,
+              echoesPrompt: values.displayPrompt && stdout.isTTY,
               hasTimings: values.perf,
             })
-        const cluster = yield* openCluster(values, report.waiting)
+        const cluster = yield* openCluster(values, report)
         yield* endingEngineFirst(
           cluster,
           recite(cluster, path, { ...planOptionsOf(values, gguf), ...speculation }, report, {
@@ -68,7 +70,7 @@ const cacheOfChat = () =>
 /** The prompt; undefined where a conversation may begin without one. */
 const promptOf = (values: RunValues) => {
   const isNeeded = values.conversation === false || values.json
-  const isTyped = values.prompt === undefined && values.file === undefined && process.stdin.isTTY
+  const isTyped = values.prompt === undefined && values.file === undefined && isStdinTerminal()
   return isTyped && !isNeeded ? Effect.succeed(undefined) : readPrompt(values)
 }
 
@@ -129,7 +131,7 @@ export const recite = (
       }
       const stats = yield* Effect.onInterrupt(model.generateEach(tokens, onToken, options), () =>
         Effect.sync(() => {
-          if (meter.tokenCount > 0 && !process.stdout.errored) report.finished(model, meter.stats)
+          if (meter.tokenCount > 0 && !stdout.isBroken) report.finished(model, meter.stats)
         }),
       )
       if (stats.stopText !== undefined) report.stopText(stats.stopText)

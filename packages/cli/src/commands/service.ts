@@ -7,7 +7,7 @@ import { ServiceError } from "../errors.ts"
 import type { CommandValues } from "../flags/commands.ts"
 import { serveFlags } from "../flags/serve.ts"
 import { type ServiceManager, serviceManager } from "../service/place.ts"
-import { noteLine, print } from "../terminal.ts"
+import { isStdinTerminal, noteLine, print } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 
 type ServiceValues = CommandValues<"service">
@@ -38,7 +38,7 @@ const install = (manager: ServiceManager, isSure: boolean) =>
         }),
       )
     }
-    if (!isSure && !(process.stdin.isTTY && confirm("Install this service and start it?"))) {
+    if (!isSure && !(isStdinTerminal() && confirm("Install this service and start it?"))) {
       noteLine("Nothing was written; --yes writes this file and starts the service.")
       return
     }

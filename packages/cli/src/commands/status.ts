@@ -8,7 +8,7 @@ import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
 import { printJson } from "../runReport.ts"
 import { type Looked, serverJson, serverLine, serverLines } from "../statusView.ts"
-import { columnsOf, noteLine, print, printLine, styleOf } from "../terminal.ts"
+import { columnsOf, noteLine, print, printLine, stdout, styleOf } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
 import { wrap } from "../wrap.ts"
 import { accessOf, endpointsOf } from "./inputs.ts"
@@ -52,8 +52,8 @@ const lookAt = (endpoints: ReadonlyArray<Endpoint>, access: ProbeOptions) =>
   )
 
 const layout = () => ({
-  columns: columnsOf(process.stdout),
-  heading: styleOf(process.stdout).bold,
+  columns: columnsOf(stdout),
+  heading: styleOf(stdout).bold,
 })
 
 const textOf = (found: ReadonlyArray<Looked>): string =>
@@ -87,10 +87,10 @@ const showEach = (isJson: boolean): ((found: ReadonlyArray<Looked>) => void) => 
   if (isJson) {
     return (found) => printJson({ time: new Date().toISOString(), servers: found.map(serverJson) })
   }
-  if (process.stdout.isTTY && process.env.TERM !== "dumb") {
+  if (stdout.isTTY && process.env.TERM !== "dumb") {
     return (found) => {
       const errors = messagesOf(found).flatMap((message) =>
-        wrap(`error: ${message}`, columnsOf(process.stdout)),
+        wrap(`error: ${message}`, columnsOf(stdout)),
       )
       const below = errors.length === 0 ? "" : `\n\n${errors.join("\n")}`
       print(`${HOME}${textOf(found)}${below}\n`)

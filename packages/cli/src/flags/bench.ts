@@ -176,7 +176,7 @@ export const benchSettingFlags = {
     aliases: ["-ts"],
     kind: shares,
     about: "shares of the layers, or of each tensor, for each device, such as 1/1,3/1",
-    unset: "layers by free memory, of tensors the same to each",
+    unset: "of layers by free memory, of tensors by how fast servers multiply",
     group: "Servers and devices",
   }),
   gpuLayers: flag({

@@ -99,7 +99,7 @@ export const clusterFlags = {
     env: "LLAMA_ARG_TENSOR_SPLIT",
     kind: numbers("X,Y,…", { min: 0 }, { isInteger: false, separator: /[,/]/ }),
     about: "share of the layers, or of each tensor, for each device, as listed by 'plan'",
-    unset: "layers by free memory, of tensors the same to each",
+    unset: "of layers by free memory, of tensors by how fast servers multiply",
     group: cluster,
   }),
   gpuLayers: flag({

@@ -20,9 +20,10 @@ import {
   Command,
   Dialect,
   describeCommand,
+  type LostPeer,
   newest,
   RESPONSE_HEADER_SIZE_BYTES,
-  readLostLink,
+  readLostPeer,
   readU64AsNumber,
 } from "@ggml-rpc/protocol"
 import type { LinkTraffic } from "../engine/messages.ts"
@@ -94,8 +95,8 @@ export abstract class RequestStream {
   /** A call failed with this negative errno: ends all use of the connection, by `broken`. */
   protected abstract fail(during: string, result: number): void
 
-  /** The server ends the connection since another one, of this place among those it is linked with, failed it. */
-  protected abstract linkLost(place: number): void
+  /** The server ends the connection since another one failed it in a sum. */
+  protected abstract peerLost(lost: LostPeer): void
 
   /** Takes an answer to `answer` within the time that first answers may take; false where answers may take any time. */
   protected abstract takeSoon(command: number, sizeBytes: number): boolean
@@ -416,8 +417,8 @@ export abstract class RequestStream {
     this.answerGot += result
     if (this.answerGot < RESPONSE_HEADER_SIZE_BYTES) return
     if (headerLeft > 0 && readU64AsNumber(this.headerView, 0) !== sizeBytes) {
-      const place = readLostLink(this.headerView, 0)
-      if (place >= 0) this.linkLost(place)
+      const lost = readLostPeer(this.headerView, 0)
+      if (lost !== undefined) this.peerLost(lost)
       else this.fail(describeCommand(answers.firstCommand), errno.protocol)
       return
     }

@@ -9,6 +9,7 @@ import {
   encodeRequest,
   extensionCommands,
   formatEndpoint,
+  type LostPeer,
   type MessageId,
   RESPONSE_HEADER_SIZE_BYTES,
   type RequestOf,
@@ -18,6 +19,7 @@ import {
 import type { EngineEndpoint } from "../engine/messages.ts"
 import {
   AccessError,
+  type ClusterError,
   ConnectError,
   DuplicateServerError,
   HandshakeError,
@@ -28,6 +30,7 @@ import { plainAddress } from "../memoryDomains.ts"
 import { NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
+import { failureOf, stallOf } from "./lostPeer.ts"
 import { RequestStream } from "./RequestStream.ts"
 import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
@@ -49,6 +52,12 @@ export class RpcConnection extends RequestStream {
   serverName: string | undefined
   /** The servers with which it adds up sums, by their places; see `ServerLinks`. */
   linked: ReadonlyArray<RpcConnection> = []
+  /** Of another server that failed it, if that was the last that the server said. */
+  lastWord: LostPeer | undefined
+  /** It has said its last word, or nothing more comes. */
+  hasEnded = false
+  /** What comes is read for the last word alone. */
+  private isEnding = false
   /** Bytes that `fillSoon` received last. */
   private answerFilled = 0
 
@@ -242,13 +251,25 @@ export class RpcConnection extends RequestStream {
     return true
   }
 
-  protected linkLost(place: number): void {
-    const { endpoint, linked } = this
-    const other = linked[place] ?? this
-    const detail = `its part of a sum did not come to ${endpoint}, whose log says why`
-    const failure = new ServerLostError({ endpoint: other.endpoint, during: "ALL_REDUCE", detail })
-    other.broken(failure)
+  /** From now on what comes is of interest for the server's last word alone, which may come in place of any answer. */
+  listenForEnd(): void {
+    if (this.isEnding) return
+    this.isEnding = true
+    if (this.failure !== undefined) this.hasEnded = true
+    // Never comes: where all answers were taken, the last word is in place of this one.
+    else this.expect(NO_TARGET, 1, ExtensionCommand.ALL_REDUCE)
+  }
+
+  protected peerLost(lost: LostPeer): void {
+    this.lastWord = lost
+    this.hasEnded = true
+    if (!this.isEnding) this.breakLinked(failureOf(this))
+  }
+
+  /** All that are linked end together. */
+  private breakLinked(failure: ClusterError): void {
     this.broken(failure)
+    for (const other of this.linked) other.broken(failure)
   }
 
   protected checkGraphStatus(status: number): void {
@@ -302,11 +323,16 @@ export class RpcConnection extends RequestStream {
 
   protected fail(during: string, result: number): void {
     if (this.failure !== undefined) return
+    if (this.isEnding) {
+      this.hasEnded = true
+      return
+    }
     const { endpoint, silenceMs } = this
     if (result === errno.again) {
       const others = this.silentPeers.map((peer) => peer.endpoint)
       const also = others.length > 0 ? { others } : {}
-      this.broken(new ServerTimeoutError({ endpoint, during, silenceMs, ...also }))
+      const unknown = { endpoint, during, silenceMs, ...also }
+      this.breakLinked(stallOf(this.linked, silenceMs) ?? new ServerTimeoutError(unknown))
       return
     }
     const isSilent = io().io_unwatch_server(this.fd) === 1

@@ -2,7 +2,6 @@
  * Connections to servers over TLS. The engine waits on plain descriptors, so this process encrypts: it passes bytes between the
  * connection and a pair of sockets, whose other end the engine gets.
  */
-import { isIP } from "node:net"
 import { io, Pump, type PumpedSocket } from "@ggml-rpc/native/bindings"
 import { type Endpoint, formatEndpoint } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
@@ -50,6 +49,9 @@ const distrustOf = (
   return fingerprints.some((known) => plain(known) === plain(shown)) ? undefined : seen
 }
 
+/** No name: there is none to ask a certificate for. */
+const isAddress = (host: string): boolean => host.includes(":") || /^[\d.]+$/.test(host)
+
 /** A connection whose certificate is believed; not a byte was sent before. `events` get what comes of it. */
 export const connectTls = (
   endpoint: Endpoint,
@@ -78,7 +80,7 @@ export const connectTls = (
       tls: {
         rejectUnauthorized: false,
         ...(trust.ca === undefined ? {} : { ca: trust.ca }),
-        ...(isIP(endpoint.host) === 0 ? { serverName: endpoint.host } : {}),
+        ...(isAddress(endpoint.host) ? {} : { serverName: endpoint.host }),
       },
       socket: {
         open: (socket) => {

@@ -1,4 +1,5 @@
-import { ServerLinks } from "../connection/ServerLinks.ts"
+import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { ServerLinks, unlinkable } from "../connection/ServerLinks.ts"
 import type { AllReduce, AllReduceMaker } from "./AllReduce.ts"
 import { ClientSums } from "./ClientSums.ts"
 import type { DeviceState } from "./device.ts"
@@ -52,6 +53,14 @@ export class DeviceGroups {
   /** Why sums of open groups take a longer way than they could, each reason once; see `AllReduce.prepare`. */
   prepare(): ReadonlyArray<string> {
     return [...new Set([...this.open.values()].flatMap((each) => each.prepare?.() ?? []))]
+  }
+
+  /** Whether servers can be linked, by linking them; `unlinked`: why they cannot. Asks them, and waits. */
+  tryLinks(connections: ReadonlyArray<RpcConnection>): { readonly unlinked?: string } {
+    const unlinked = unlinkable(connections) ?? this.links.acquire(connections)
+    if (unlinked !== undefined) return { unlinked }
+    this.links.release()
+    return {}
   }
 
   delete(group: number): void {

@@ -6,7 +6,6 @@ import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
 import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
-import { unlinkable } from "../connection/ServerLinks.ts"
 import type { DeviceSpeed, LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
 import type { SumsBy } from "./DeviceGroups.ts"
@@ -45,9 +44,8 @@ const askDomain = (connection: RpcConnection, device: number): string | undefine
 }
 
 export interface ComputeSpeeds {
-  readonly links: ReadonlyArray<LinkSpeed>
   readonly devices: ReadonlyArray<DeviceSpeed>
-  readonly isLinkable: boolean
+  readonly unlinked?: string
 }
 
 export class RemoteDevices {
@@ -152,19 +150,13 @@ export class RemoteDevices {
     return result
   }
 
-  /** How fast links and devices are, to estimate by; measured at the first call. */
+  /** How fast devices are, to estimate by; measured at the first call. */
   computeSpeeds(): ComputeSpeeds {
-    if (this.knownSpeeds === undefined) {
-      const links = this.speeds()
-      const roundTripOf = (endpoint: string): number =>
-        links.find((link) => link.endpoint === endpoint)?.roundTripMs ?? 0
-      const devices = this.states.flatMap((state) =>
-        this.afterFreedBuffer(
-          state.connection,
-          () => measureDevice(state, roundTripOf(state.endpoint)) ?? [],
-        ),
-      )
-      this.knownSpeeds = { links, devices, isLinkable: unlinkable(this.connections) === undefined }
+    this.knownSpeeds ??= {
+      devices: this.states.flatMap((state) =>
+        this.afterFreedBuffer(state.connection, () => measureDevice(state) ?? []),
+      ),
+      ...this.operations.groups.tryLinks(this.connections),
     }
     return this.knownSpeeds
   }

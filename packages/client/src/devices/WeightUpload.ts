@@ -1,5 +1,5 @@
 import { ptr } from "bun:ffi"
-import { tensorPlaces } from "@ggml-rpc/gguf"
+import { modelFiles, tensorPlaces } from "@ggml-rpc/gguf"
 import {
   type Address,
   ggml,
@@ -117,7 +117,7 @@ export class WeightUpload {
     this.lacking.clear()
     if (path === undefined || hashes === undefined || names.size === 0) return
     const places = [...tensorPlaces(path)].filter(([name]) => names.has(name))
-    const file = WeightFile.open(path, hashes)
+    const file = WeightFile.open(hashes)
     if (file === undefined) return
     file.hashBeside(new Map(places), hashes)
   }
@@ -176,9 +176,9 @@ export class WeightUpload {
         !this.withoutCache.has(connection) && this.isCacheable(connection, sizeBytes),
     )
     if (coming.length === 0) return
-    const hashes = WeightHashes.open(path)
+    const hashes = WeightHashes.open(modelFiles(path))
     this.hashes = hashes
-    if (hashes.all().size > 0 && !isTrue(path, hashes)) hashes.forget()
+    if (hashes.all().size > 0 && !isTrue(hashes)) hashes.forget()
     const known = coming.flatMap((weight) => {
       const hash = hashes.find(weight.name, weight.sizeBytes)
       return hash === undefined ? [] : [{ weight, hash }]
@@ -237,7 +237,7 @@ export class WeightUpload {
   private offerUnknown(path: string, hashes: WeightHashes, rest: readonly ComingWeight[]): void {
     for (const { name } of rest) this.unhashed.add(name)
     const places = tensorPlaces(path)
-    const file = WeightFile.open(path, hashes)
+    const file = WeightFile.open(hashes)
     if (file === undefined) return
     try {
       for (const { id, name, sizeBytes } of rest) {
@@ -321,11 +321,11 @@ const sampleOf = (weights: readonly ComingWeight[]): readonly ComingWeight[] => 
 }
 
 /** Looks at one weight of what was remembered, another one each time. */
-const isTrue = (path: string, hashes: WeightHashes): boolean => {
+const isTrue = (hashes: WeightHashes): boolean => {
   const small = [...hashes.all().values()].filter(({ sizeBytes }) => sizeBytes <= CHECKED_BYTES)
   const checked = small[Math.floor(Math.random() * small.length)]
   if (checked === undefined) return true
-  const file = WeightFile.open(path, hashes)
+  const file = WeightFile.open(hashes)
   const found = file?.hash([checked])?.[0]
   file?.close()
   return found?.high === checked.high && found.low === checked.low

@@ -49,7 +49,8 @@ const ask = (connection: RpcConnection): void => {
   awaitFence(connection)
 }
 
-const medianQuestionMs = (connection: RpcConnection): number => {
+/** A round trip. */
+export const medianQuestionMs = (connection: RpcConnection): number => {
   // What was sent before may still be at work.
   ask(connection)
   const begun = performance.now()

@@ -37,6 +37,9 @@ import { Slots, type SlotsHost } from "./slots/Slots.ts"
 import { TokenWriter } from "./slots/TokenWriter.ts"
 import { unsupportedOp, unsupportedOps } from "./unsupported.ts"
 
+/** Requests are numbered from 1. */
+const NO_REQUEST = 0
+
 /** What devices that do not say which ones of the machine they are have in common. */
 const THIS_PROCESS = crypto.randomUUID()
 
@@ -84,12 +87,23 @@ export class Engine {
     isCancelled: (id) => this.isCancelled(id),
     setRunning: (id) => this.setRunning(id),
     flush: () => this.remote?.flush(),
+    note: (text) => this.note(text),
   }
+  private readonly noted = new Set<string>()
+  private readonly sendAll: (events: ReadonlyArray<Numbered<EngineEvent>>) => void
   private loaded: Active | undefined
   private readonly abortFlag = io().io_abort_flag() as Address
 
   constructor(sendAll: (events: ReadonlyArray<Numbered<EngineEvent>>) => void) {
+    this.sendAll = sendAll
     this.writer = new TokenWriter(sendAll)
+  }
+
+  /** Tells what makes the model slower than it could be; the same only once. */
+  note(text: string): void {
+    if (this.noted.has(text)) return
+    this.noted.add(text)
+    this.sendAll([{ type: "note", text, id: NO_REQUEST }])
   }
 
   /** From now on a cancel of this request stops what runs; 0: none. */

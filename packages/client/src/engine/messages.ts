@@ -271,8 +271,6 @@ export interface LoadStats {
   /** Bytes of weights that went to servers, or were found in their caches. */
   readonly remoteWeightBytes: number
   readonly cachedWeightBytes: number
-  /** What makes the model slower than it could be on these devices, as sentences. */
-  readonly notes: ReadonlyArray<string>
 }
 
 /** Why a generation ended. */
@@ -342,11 +340,10 @@ export type EngineEvent =
   | { readonly type: "speeds"; readonly speeds: ReadonlyArray<LinkSpeed> }
   | {
       readonly type: "computeSpeeds"
-      readonly links: ReadonlyArray<LinkSpeed>
       /** Without those that had no memory for it. */
       readonly devices: ReadonlyArray<DeviceSpeed>
-      /** The servers could exchange partial sums themselves. */
-      readonly isLinkable: boolean
+      /** Why the servers could not exchange partial sums themselves; absent where they can. */
+      readonly unlinked?: string
     }
   | {
       readonly type: "measured"
@@ -403,7 +400,9 @@ export type EngineEvent =
   /** What was asked of a slot is done; its tokens that are, or were, in the cache or the file. */
   | { readonly type: "slot"; readonly tokenCount: number }
   | { readonly type: "failed"; readonly error: ErrorData }
+  /** What makes the model slower than it could be, as a sentence; about no request, and each once. */
+  | { readonly type: "note"; readonly text: string }
 
 /** Events that end their request. */
 export const isFinal = (event: EngineEvent): boolean =>
-  event.type !== "progress" && event.type !== "generating"
+  event.type !== "progress" && event.type !== "generating" && event.type !== "note"

@@ -1,33 +1,19 @@
 import { describe, expect, test } from "bun:test"
 import fc from "fast-check"
 import { PlanError } from "../errors.ts"
+import type { Candidate, Measurement, PlannerInput } from "./index.ts"
 import {
-  type Candidate,
-  type Measurement,
-  type PlannerDevice,
-  type PlannerInput,
-  planSteps,
-} from "./index.ts"
-
-const MIB = 1024 * 1024
-const GIB = 1024 * MIB
+  device,
+  GIB,
+  inputOf,
+  largeModel,
+  MIB,
+  planErrorOf,
+  planWith,
+} from "./madeUp.testHelper.ts"
 
 /** A model as libllama cuts it: shares are rounded to whole heads, and some tensors are on each device whole. */
-interface CutModel {
-  readonly unitBytes: ReadonlyArray<number>
-  readonly wholeBytes: number
-  readonly kvBytes: number
-  readonly computeBytes: number
-  readonly headCount: number
-}
-
-const large: CutModel = {
-  unitBytes: [...Array.from({ length: 32 }, () => 200 * MIB), 300 * MIB],
-  wholeBytes: 20 * MIB,
-  kvBytes: 16 * 1024,
-  computeBytes: 100 * MIB,
-  headCount: 8,
-}
+const large = { ...largeModel, wholeBytes: 20 * MIB, headCount: 8 }
 
 const rounded = (shares: ReadonlyArray<number>, steps: number): ReadonlyArray<number> => {
   let before = 0
@@ -41,7 +27,7 @@ const rounded = (shares: ReadonlyArray<number>, steps: number): ReadonlyArray<nu
   })
 }
 
-const measure = (model: CutModel, candidate: Candidate): Measurement => {
+const measure = (model: typeof large, candidate: Candidate): Measurement => {
   const { contextSize, shares = [], unitCounts } = candidate
   const units = Math.max(...unitCounts)
   const onDevices = model.unitBytes.slice(model.unitBytes.length - units)
@@ -63,41 +49,13 @@ const measure = (model: CutModel, candidate: Candidate): Measurement => {
   }
 }
 
-const device = (name: string, freeBytes: number): PlannerDevice => ({
-  name,
-  freeBytes,
-  totalBytes: freeBytes,
-})
+const planFor = (overrides: Partial<PlannerInput> = {}) =>
+  planWith(inputOf(large, { cutsTensors: true, ...overrides }), (candidate) =>
+    measure(large, candidate),
+  )
 
-const planFor = (overrides: Partial<PlannerInput> = {}, model = large) => {
-  const steps = planSteps({
-    devices: [device("RPC0", 8 * GIB), device("RPC1", 8 * GIB)],
-    host: device("CPU", 16 * GIB),
-    unitBytes: model.unitBytes,
-    contextSize: 4096,
-    headroomBytes: 64 * MIB,
-    mapsWeights: true,
-    cutsTensors: true,
-    ...overrides,
-  })
-  const candidates: Array<Candidate> = []
-  let step = steps.next()
-  while (!step.done) {
-    candidates.push(step.value)
-    step = steps.next(measure(model, step.value))
-  }
-  return { plan: step.value, candidates }
-}
-
-const errorFor = (overrides: Partial<PlannerInput>): PlanError => {
-  try {
-    planFor(overrides)
-  } catch (error) {
-    if (error instanceof PlanError) return error
-    throw error
-  }
-  throw new Error("there is a plan where none was expected")
-}
+const errorFor = (overrides: Partial<PlannerInput>): PlanError =>
+  planErrorOf(() => planFor(overrides))
 
 describe("tensors that are cut", () => {
   test("are cut in equal parts, with one measurement, and every device has all layers", () => {
@@ -124,6 +82,39 @@ describe("tensors that are cut", () => {
     expect(first!.share! + second!.share!).toBeCloseTo(1)
     expect(first!.freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
     expect(plan.host.unitCount).toBe(0)
+  })
+
+  test("are cut in proportion to speed", () => {
+    const { plan, candidates } = planFor({ speeds: [1, 0.5] })
+    expect(candidates).toHaveLength(1)
+    const [first, second] = plan.devices
+    expect(first!.share! / second!.share!).toBeCloseTo(2)
+    expect(planFor({ speeds: [1, 0.5], tensorSplit: [1, 3] }).plan.devices[0]!.share).toBe(0.25)
+  })
+
+  test("go to the fastest with room, where one has no memory for its share", () => {
+    const devices = [
+      ...[device("RPC0", 3 * GIB), device("RPC1", 8 * GIB), device("RPC2", 12 * GIB)],
+      device("RPC3", 0),
+    ]
+    const { plan } = planFor({ devices, speeds: [8, 4, 1, 8] })
+    const [full, second, slow, empty] = plan.devices
+    expect(full!.share!).toBeLessThan(8 / 13 - 0.1)
+    expect(full!.freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
+    // Two of those with room stay in proportion, whatever memory they have.
+    expect(second!.share! / slow!.share!).toBeWithin(3.5, 4.5)
+    expect(empty!.share).toBe(0)
+    expect(plan.host.unitCount).toBe(0)
+  })
+
+  test("go to a slow one where the fast ones are full", () => {
+    const devices = [device("RPC0", 2.5 * GIB), device("RPC1", 2.5 * GIB), device("RPC2", 8 * GIB)]
+    const { plan } = planFor({ devices, speeds: [10, 9, 1] })
+    expect(plan.host.unitCount).toBe(0)
+    expect(plan.devices[2]!.share!).toBeGreaterThan(0.2)
+    for (const { freeAfterBytes } of plan.devices) {
+      expect(freeAfterBytes).toBeGreaterThanOrEqual(64 * MIB)
+    }
   })
 
   test("stay on this host where devices have no room for all layers", () => {
@@ -170,11 +161,13 @@ describe("tensors that are cut", () => {
 
   test("fit whatever the devices have, or are refused in words", () => {
     const devices = fc.array(fc.integer({ min: 0, max: 12 * GIB }), { minLength: 2, maxLength: 5 })
+    const speeds = fc.array(fc.constantFrom(1, 0.8, 0.3, 0.01), { minLength: 5, maxLength: 5 })
     fc.assert(
-      fc.property(devices, fc.constantFrom(undefined, 33, 20), (free, gpuLayers) => {
+      fc.property(devices, fc.constantFrom(undefined, 33, 20), speeds, (free, gpuLayers, fast) => {
         fc.pre(free.some((bytes) => bytes > 0))
         const input = {
           devices: free.map((bytes, index) => device(`RPC${index}`, bytes)),
+          speeds: fast.slice(0, free.length),
           gpuLayers,
         }
         try {

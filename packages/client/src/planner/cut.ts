@@ -54,10 +54,13 @@ const candidateOf = (
   contextSize,
 })
 
+const speedOf = ({ speeds }: PlannerInput, device: number): number => speeds?.[device] ?? 1
+
 const firstOf = (input: PlannerInput): Candidate => {
   const unitCount = input.unitBytes.length
   return candidateOf(
-    input.tensorSplit ?? input.devices.map(({ freeBytes }) => (freeBytes > 0 ? 1 : 0)),
+    input.tensorSplit ??
+      input.devices.map(({ freeBytes }, index) => (freeBytes > 0 ? speedOf(input, index) : 0)),
     Math.min(input.gpuLayers ?? unitCount, unitCount),
     input.contextSize,
   )
@@ -80,11 +83,11 @@ const slackOf = ({ input, candidate, measured }: Known, other: Candidate) => {
   const all = (of: (use: DeviceUse) => number): number => sum(measured.devices.map(of))
   const uses = other.shares!.map((share, index) => {
     if (share === 0) return 0
-    const known = candidate.shares![index]!
     const { weightBytes, contextBytes } = measured.devices[index]!
-    const grows = share / known
-    const weights = known > 0 ? weightBytes * grows : all((use) => use.weightBytes) * share
-    const context = known > 0 ? contextBytes * grows : all((use) => use.contextBytes) * share
+    // What rounding gave it besides its share stays about the same, whatever the share.
+    const more = share - candidate.shares![index]!
+    const weights = Math.max(0, weightBytes + more * all((use) => use.weightBytes))
+    const context = Math.max(0, contextBytes + more * all((use) => use.contextBytes))
     return weights * ofWeights + context * ofUnits * scale + compute
   })
   const moved = (1 - ofWeights) * all((use) => use.weightBytes)
@@ -97,7 +100,10 @@ const slackOf = ({ input, candidate, measured }: Known, other: Candidate) => {
   const left = leftInPools(input, uses, host)
   const of = (member: number, own: number): number =>
     leastOf(input, left, member, own) - input.headroomBytes
+  const cutBytes =
+    all((use) => use.weightBytes) * ofWeights + all((use) => use.contextBytes) * ofUnits * scale
   return {
+    partBytes: cutBytes / PARTS,
     devices: input.devices.map(({ freeBytes }, index) =>
       other.shares![index] === 0 ? Number.NEGATIVE_INFINITY : of(index, freeBytes - uses[index]!),
     ),
@@ -111,7 +117,24 @@ const isFull = (bytes: number): boolean => bytes < 0 && bytes !== Number.NEGATIV
 
 const hasRoom = ({ devices, host }: Slack): boolean => host >= 0 && !devices.some(isFull)
 
-/** Shares with which all fits by the estimate, moved from full devices to those with the most room; undefined where none are. */
+/** Of devices with room for another part the one that computes all its parts first; -1 where none has. */
+const receiverOf = (
+  input: PlannerInput,
+  { devices, partBytes }: Slack,
+  parts: ReadonlyArray<number>,
+): number => {
+  let found = -1
+  let shortest = Number.POSITIVE_INFINITY
+  for (const [index, bytes] of devices.entries()) {
+    const time = (parts[index]! + 1) / speedOf(input, index)
+    if (bytes < partBytes || time >= shortest) continue
+    found = index
+    shortest = time
+  }
+  return found
+}
+
+/** Shares with which all fits by the estimate, moved from full devices to the fastest with room; undefined where none are. */
 const spreadShares = (
   known: Known,
   unitCount: number,
@@ -125,10 +148,10 @@ const spreadShares = (
     const slack = slackOf(known, tried)
     if (hasRoom(slack)) return tried
     const full = slack.devices.findIndex(isFull)
-    const most = slack.devices.indexOf(Math.max(...slack.devices))
-    if (isFixed || full < 0 || most === full || slack.devices[most]! <= 0) return undefined
+    const receiver = receiverOf(input, slack, parts)
+    if (isFixed || full < 0 || receiver < 0) return undefined
     parts[full]!--
-    parts[most]!++
+    parts[receiver]!++
   }
   return undefined
 }
@@ -232,7 +255,7 @@ function* doesNotFit(known: Known): Generator<Candidate, PlanError, Measurement>
       unitsOf(candidate),
       candidate.contextSize,
     ) !== undefined
-      ? ["another --tensor-split would fit; without it the shares follow memory"]
+      ? ["another --tensor-split would fit; without it devices that are full get less"]
       : []),
     "layers can be split more finely than tensors cut (--split-mode layer)",
   ]

@@ -7,15 +7,20 @@ import {
   firstCandidate,
   type Measurement,
   type Plan,
-  type PlannerDevice,
   type PlannerInput,
   planSteps,
   poolsOf,
   splitUnits,
 } from "./index.ts"
-
-const MIB = 1024 * 1024
-const GIB = 1024 * MIB
+import {
+  device,
+  GIB,
+  inputOf,
+  largeModel,
+  MIB,
+  planErrorOf,
+  planWith,
+} from "./madeUp.testHelper.ts"
 
 /** What a made-up model takes, as libllama would measure it. */
 interface MadeUpModel {
@@ -59,53 +64,16 @@ const measure = (model: MadeUpModel, { unitCounts, contextSize }: Candidate): Me
   }
 }
 
-const device = (name: string, freeBytes: number, totalBytes = freeBytes): PlannerDevice => ({
-  name,
-  freeBytes,
-  totalBytes,
-})
+const planFor = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}) =>
+  planWith(inputOf(model, overrides), (candidate) => measure(model, candidate))
 
-const inputOf = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}): PlannerInput => ({
-  devices: [device("RPC0", 8 * GIB), device("RPC1", 8 * GIB)],
-  host: device("CPU", 16 * GIB),
-  unitBytes: model.unitBytes,
-  contextSize: 4096,
-  headroomBytes: 64 * MIB,
-  mapsWeights: true,
-  ...overrides,
-})
-
-const planFor = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}) => {
-  const steps = planSteps(inputOf(model, overrides))
-  const candidates: Array<Candidate> = []
-  let step = steps.next()
-  while (!step.done) {
-    candidates.push(step.value)
-    step = steps.next(measure(model, step.value))
-  }
-  return { plan: step.value, candidates }
-}
-
-const errorFor = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}): PlanError => {
-  try {
-    planFor(model, overrides)
-  } catch (error) {
-    if (error instanceof PlanError) return error
-    throw error
-  }
-  throw new Error("there is a plan where none was expected")
-}
+const errorFor = (model: MadeUpModel, overrides: Partial<PlannerInput> = {}): PlanError =>
+  planErrorOf(() => planFor(model, overrides))
 
 const countsOf = (plan: Plan): ReadonlyArray<number> =>
   plan.devices.map(({ unitCount }) => unitCount)
 
-/** 32 blocks of 200 MiB and an output layer of 300 MiB: a 7 GB model. */
-const large: MadeUpModel = {
-  unitBytes: [...Array.from({ length: 32 }, () => 200 * MIB), 300 * MIB],
-  kvBytes: 16 * 1024,
-  computeBytes: 100 * MIB,
-  embeddingBytes: 250 * MIB,
-}
+const large: MadeUpModel = { ...largeModel, embeddingBytes: 250 * MIB }
 
 describe("units in proportion", () => {
   // What llama-model.cpp puts where (upper_bound over single-precision shares), by hand.

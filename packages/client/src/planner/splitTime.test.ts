@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test"
-import { type SplitDevice, type SplitWork, splitTimes } from "./splitTime.ts"
+import { type SplitDevice, type SplitWork, speedOf, splitTimes } from "./splitTime.ts"
 
 /** A model of 8 GB in Q8_0. */
 const work: SplitWork = {
@@ -15,48 +15,55 @@ const device = (change: Partial<SplitDevice> = {}): SplitDevice => ({
   roundTripMs: 0.1,
   bytesPerSecond: 1e9,
   layerShare: 0.5,
+  blockShare: 0.5,
   tensorShare: 0.5,
+  place: crypto.randomUUID(),
   ...change,
 })
 
+const linked = { isLinked: true, ubatchSize: 128 }
+const byClient = { isLinked: false, ubatchSize: 128 }
+
 describe("two equal servers", () => {
   test("on a fast network are nearly twice as fast with tensors cut", () => {
-    const { layer, tensor, faster } = splitTimes(work, [device(), device()], true)
-    // 8 GB at 20 GB/s, and two ways; half of that, and 64 sums.
+    const { layer, tensor, faster } = splitTimes(work, [device(), device()], linked)
+    // 8 GB at 20 GB/s, and two ways there and back; half of that, and 64 sums with one way each.
     expect(layer.tokenMs).toBeCloseTo(400 + 0.2, 0)
-    expect(tensor.tokenMs).toBeCloseTo(200 + 64 * (0.1 + 0.1 + 0.016) + 0.1, 0)
-    expect(tensor.promptMs).toBeLessThan(layer.promptMs * 0.7)
+    expect(tensor.tokenMs).toBeCloseTo(200 + 64 * (0.1 + 0.05 + 0.016) + 0.1, 0)
+    // Four micro-batches: the second server begins when the first one has done a quarter of its part.
+    expect(layer.promptMs).toBeCloseTo((19_200 * 5) / 8, -2)
+    expect(tensor.promptMs).toBeLessThan(layer.promptMs * 0.95)
     expect(faster).toBe("tensor")
   })
 
   test("far away are faster with whole layers", () => {
     const far = device({ roundTripMs: 20 })
-    const { layer, tensor, faster } = splitTimes(work, [far, far], true)
-    expect(tensor.tokenMs).toBeGreaterThan(64 * 20)
+    const { layer, tensor, faster } = splitTimes(work, [far, far], linked)
+    expect(tensor.tokenMs).toBeGreaterThan(64 * 10)
     expect(layer.tokenMs).toBeLessThan(400 + 41)
     expect(faster).toBe("layer")
   })
 
   test("behind a narrow link are faster with whole layers, for the sake of prompts", () => {
     const narrow = device({ bytesPerSecond: 12e6 })
-    const { layer, tensor, faster } = splitTimes(work, [narrow, narrow], false)
+    const { layer, tensor, faster } = splitTimes(work, [narrow, narrow], byClient)
     expect(tensor.promptMs).toBeGreaterThan(layer.promptMs)
     expect(faster).toBe("layer")
   })
 
   test("with a model so small that sums cost more than it, too", () => {
     const small = { ...work, weightBytes: 1e6, multiplications: 1e6, blockCount: 4 }
-    expect(splitTimes(small, [device(), device()], true).faster).toBe("layer")
+    expect(splitTimes(small, [device(), device()], linked).faster).toBe("layer")
   })
 })
 
 test("sums through the client cost more than between servers, the more servers there are", () => {
   const one = (isLinked: boolean, count: number): number => {
-    const share = { layerShare: 1 / count, tensorShare: 1 / count }
+    const share = { layerShare: 1 / count, blockShare: 1 / count, tensorShare: 1 / count }
     return splitTimes(
       work,
       Array.from({ length: count }, () => device(share)),
-      isLinked,
+      { isLinked, ubatchSize: 128 },
     ).tensor.promptMs
   }
   expect(one(false, 2)).toBeGreaterThan(one(true, 2))
@@ -65,9 +72,35 @@ test("sums through the client cost more than between servers, the more servers t
 
 test("the slowest device is waited for, and a device without a share counts for nothing", () => {
   const slow = device({ weightBytesPerSecond: 5e9 })
-  const idle = device({ layerShare: 0, tensorShare: 0, weightBytesPerSecond: 1, roundTripMs: 1000 })
-  const { layer, tensor } = splitTimes(work, [device(), slow, idle], true)
+  const idle = device({
+    layerShare: 0,
+    blockShare: 0,
+    tensorShare: 0,
+    weightBytesPerSecond: 1,
+    roundTripMs: 1000,
+  })
+  const { layer, tensor } = splitTimes(work, [device(), slow, idle], linked)
   expect(layer.tokenMs).toBeCloseTo(200 + 800, -1)
   expect(tensor.tokenMs).toBeGreaterThan(800)
   expect(tensor.tokenMs).toBeLessThan(850)
+})
+
+test("devices of one server, and a prompt in one piece, follow one after the other", () => {
+  const timesOf = (devices: ReadonlyArray<SplitDevice>, ubatchSize: number) =>
+    splitTimes(work, devices, { isLinked: true, ubatchSize })
+  const [first, second] = [device(), device()]
+  const whole = timesOf([first, second], 512).layer.promptMs
+  expect(whole).toBeCloseTo(19_200, -2)
+  expect(timesOf([first, second], 128).layer.promptMs).toBeLessThan(whole * 0.65)
+  const ofOne = timesOf([first, { ...second, place: first.place }], 128)
+  expect(ofOne.layer.promptMs).toBeCloseTo(whole, -2)
+  expect(ofOne.tensor.tokenMs).toBeGreaterThan(400)
+  expect(ofOne.faster).toBe("layer")
+})
+
+test("a device's speed is that of a prompt and an answer, in proportion", () => {
+  const speed = speedOf(work, device())
+  const half = { weightBytesPerSecond: 10e9, multiplicationsPerSecond: 100e9 }
+  expect(speedOf(work, half)).toBeCloseTo(speed / 2)
+  expect(speedOf(work, device({ multiplicationsPerSecond: 100e9 }))).toBeLessThan(speed)
 })

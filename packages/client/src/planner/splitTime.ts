@@ -5,24 +5,32 @@
 
 /** What there is to compute for a token. */
 export interface SplitWork {
-  /** Weights that are read, in bytes, and multiplications with them. */
+  /** Weights that are read, in bytes. */
   readonly weightBytes: number
+  /** Multiplications with those of the blocks: of a prompt the output layer computes one token. */
   readonly multiplications: number
   readonly blockCount: number
   /** Values of a hidden state. */
   readonly embeddingLength: number
 }
 
-export interface SplitDevice {
+/** How fast a device computes. */
+export interface DeviceRates {
   /** Of a matrix with one row. */
   readonly weightBytesPerSecond: number
   /** Of a matrix with many rows. */
   readonly multiplicationsPerSecond: number
+}
+
+export interface SplitDevice extends DeviceRates {
+  /** Its server: devices of one compute one after the other. */
+  readonly place: string
   readonly roundTripMs: number
   /** The slower direction of the way to its server. */
   readonly bytesPerSecond: number
-  /** Of the weights, when layers are split, and when tensors are cut. */
+  /** Of the weights and of the blocks, when layers are split, and of the weights when tensors are cut. */
   readonly layerShare: number
+  readonly blockShare: number
   readonly tensorShare: number
 }
 
@@ -39,6 +47,13 @@ export interface SplitTimes {
   readonly faster: "layer" | "tensor"
 }
 
+export interface SplitWays {
+  /** The servers exchange sums themselves; else they go through this process. */
+  readonly isLinked: boolean
+  /** Tokens of a prompt that go over the servers at once, where layers are split. */
+  readonly ubatchSize: number
+}
+
 export const PROMPT_TOKENS = 512
 const ANSWER_TOKENS = 128
 const VALUE_BYTES = 4
@@ -46,55 +61,99 @@ const VALUE_BYTES = 4
 const SUMS_A_BLOCK = 2
 /** What a sum costs besides the way: wake-ups of a server and of whom it waits for. */
 const SUM_MS = 0.1
-/** Cutting has to be so much faster before it is chosen: what was measured varies. */
+/** Of more than two servers larger parts go over the links in two steps (shim/io/all_reduce.cpp). */
+const ONE_STEP_BYTES = 128 * 1024
+/** So much of a server's part is added up at a time: there, and in this process (devices/ClientSums.ts). */
+const LINKED_PIECE_BYTES = 1024 * 1024
+const CLIENT_PIECE_BYTES = 4 * 1024 * 1024
+/** Something has to be so much faster before it is chosen: what was measured varies. */
 const MARGIN = 1.1
 
-/** `isLinked`: the servers exchange sums themselves; else they go through this process. */
+/** Whether one way takes enough less time than another to be better, whatever varies. */
+export const isFaster = (one: SplitTime, other: SplitTime): boolean =>
+  wholeMs(one) * MARGIN < wholeMs(other)
+
+/** A prompt of 512 tokens and an answer of 128. */
+export const wholeMs = ({ tokenMs, promptMs }: SplitTime): number =>
+  promptMs + ANSWER_TOKENS * tokenMs
+
+const computeMs = (work: SplitWork, rates: DeviceRates, rows: number): number =>
+  1000 *
+  Math.max(
+    work.weightBytes / rates.weightBytesPerSecond,
+    rows === 1 ? 0 : (work.multiplications * rows) / rates.multiplicationsPerSecond,
+  )
+
+/** How fast a device would be alone, for what two ways are compared by; of no unit. */
+export const speedOf = (work: SplitWork, rates: DeviceRates): number =>
+  1 /
+  wholeMs({
+    tokenMs: computeMs(work, rates, 1),
+    promptMs: computeMs(work, rates, PROMPT_TOKENS),
+  })
+
 export const splitTimes = (
   work: SplitWork,
   devices: ReadonlyArray<SplitDevice>,
-  isLinked: boolean,
+  { isLinked, ubatchSize }: SplitWays,
 ): SplitTimes => {
   const used = devices.filter(({ layerShare }) => layerShare > 0)
   const cut = devices.filter(({ tensorShare }) => tensorShare > 0)
   const rowBytes = work.embeddingLength * VALUE_BYTES
-  const computeMs = (device: SplitDevice, share: number, rows: number): number =>
-    1000 *
-    share *
-    (rows === 1
-      ? work.weightBytes / device.weightBytesPerSecond
-      : Math.max(
-          work.weightBytes / device.weightBytesPerSecond,
-          (work.multiplications * rows) / device.multiplicationsPerSecond,
-        ))
-  const wayMs = ({ bytesPerSecond, roundTripMs }: SplitDevice, bytes: number): number =>
-    roundTripMs + (1000 * bytes) / bytesPerSecond
-  // One server after the other, each with a way there and back.
-  const layerMs = (rows: number): number =>
-    sumOf(
+  const moveMs = ({ bytesPerSecond }: SplitDevice, bytes: number): number =>
+    (1000 * bytes) / bytesPerSecond
+  const wayMs = (device: SplitDevice, rows: number): number =>
+    device.roundTripMs + moveMs(device, rows * rowBytes)
+  // A micro-batch goes over one server after the other, with a way there and back, and the next one follows on its heels.
+  const layerMs = (rows: number): number => {
+    const steps = Math.ceil(rows / ubatchSize)
+    const share = (device: SplitDevice): number =>
+      rows === 1 ? device.layerShare : device.blockShare
+    const stages = eachServer(
       used,
-      (device) => computeMs(device, device.layerShare, rows) + wayMs(device, rows * rowBytes),
+      (device) => (computeMs(work, device, rows) * share(device)) / steps,
     )
+    const slowest = Math.max(
+      ...stages,
+      ...used.map((each) => moveMs(each, (rows * rowBytes) / steps)),
+    )
+    return (
+      sumOf(stages, (ms) => ms) +
+      sumOf(used, (device) => wayMs(device, rows / steps)) +
+      (steps - 1) * slowest
+    )
+  }
   // All at once, and then they wait for the slowest way; through this process all of them share its own.
-  const oneSumMs = (rows: number): number =>
-    SUM_MS +
-    (isLinked
-      ? Math.max(...cut.map((device) => wayMs(device, (cut.length - 1) * rows * rowBytes)))
-      : Math.max(...cut.map(({ roundTripMs }) => roundTripMs)) +
-        sumOf(cut, ({ bytesPerSecond }) => (2000 * rows * rowBytes) / bytesPerSecond))
+  const linkedSumMs = (bytes: number): number => {
+    const others = cut.length - 1
+    const isShared = others > 1 && bytes > ONE_STEP_BYTES
+    const own = isShared ? bytes / cut.length : bytes
+    const waitCount = (isShared ? 2 : 1) * Math.ceil(own / LINKED_PIECE_BYTES)
+    const sentBytes = (isShared ? 2 : 1) * others * own
+    return Math.max(
+      ...cut.map((device) => (waitCount * device.roundTripMs) / 2 + moveMs(device, sentBytes)),
+    )
+  }
+  const clientSumMs = (bytes: number): number =>
+    Math.ceil(bytes / CLIENT_PIECE_BYTES) * Math.max(...cut.map(({ roundTripMs }) => roundTripMs)) +
+    sumOf(cut, (device) => moveMs(device, 2 * bytes))
   const tensorMs = (rows: number): number =>
-    Math.max(...cut.map((device) => computeMs(device, device.tensorShare, rows))) +
-    SUMS_A_BLOCK * work.blockCount * oneSumMs(rows) +
-    Math.max(...cut.map((device) => wayMs(device, rows * rowBytes)))
+    Math.max(...eachServer(cut, (device) => computeMs(work, device, rows) * device.tensorShare)) +
+    SUMS_A_BLOCK *
+      work.blockCount *
+      (SUM_MS + (isLinked ? linkedSumMs : clientSumMs)(rows * rowBytes)) +
+    Math.max(...cut.map((device) => wayMs(device, rows)))
   const layer = { tokenMs: layerMs(1), promptMs: layerMs(PROMPT_TOKENS) }
   const tensor = { tokenMs: tensorMs(1), promptMs: tensorMs(PROMPT_TOKENS) }
-  const wholeMs = ({ tokenMs, promptMs }: SplitTime): number => promptMs + ANSWER_TOKENS * tokenMs
-  return {
-    layer,
-    tensor,
-    faster: wholeMs(tensor) * MARGIN < wholeMs(layer) ? "tensor" : "layer",
-  }
+  return { layer, tensor, faster: isFaster(tensor, layer) ? "tensor" : "layer" }
 }
+
+/** Sums of each server's devices, as a server computes one graph after the other. */
+const eachServer = (
+  devices: ReadonlyArray<SplitDevice>,
+  of: (device: SplitDevice) => number,
+): ReadonlyArray<number> =>
+  [...Map.groupBy(devices, ({ place }) => place).values()].map((own) => sumOf(own, of))
 
 const sumOf = <A>(values: ReadonlyArray<A>, of: (value: A) => number): number =>
   values.reduce((sum, value) => sum + of(value), 0)

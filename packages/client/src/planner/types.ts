@@ -55,10 +55,12 @@ export interface PlannerInput {
   readonly host: PlannerDevice
   /** Exact weight bytes of each unit: the blocks, then the output layer. */
   readonly unitBytes: ReadonlyArray<number>
-  /** The wanted proportions, one a device; undefined: in proportion to free memory. */
+  /** The wanted proportions, one a device; undefined: of layers by free memory, of tensors by `speeds`. */
   readonly tensorSplit?: ReadonlyArray<number> | undefined
   /** Every tensor is cut over the devices, instead of layers being split. Needs two devices or more. */
   readonly cutsTensors?: boolean | undefined
+  /** How fast each device computes, in any unit; undefined: all are taken to be as fast. */
+  readonly speeds?: ReadonlyArray<number> | undefined
   /** How many units go to devices; undefined: all, fewer when they do not fit. */
   readonly gpuLayers?: number | undefined
   /** Tokens. */

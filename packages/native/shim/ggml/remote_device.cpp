@@ -4,6 +4,7 @@
 #include "api.h"
 #include "remote_callbacks.h"
 #include "remote_group.h"
+#include "views.h"
 #include "ggml-backend-impl.h"
 #include "ggml-backend.h"
 #include "ggml-impl.h"

@@ -4,6 +4,7 @@
 #include "api.h"
 #include "ggml-backend-impl.h"
 #include "remote_device.h"
+#include "views.h"
 
 namespace {
 
@@ -29,19 +30,6 @@ int kind_of(const remote_dialect & dialect, const ggml_tensor * op) {
 }
 
 } // namespace
-
-bool computes_nothing(const ggml_tensor * tensor) {
-    switch (tensor->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_VIEW:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
-        default:
-            return false;
-    }
-}
 
 bool remote_dialect::has_number(const ggml_tensor * op) const {
     return computes_nothing(op) || (number_in(ops, op->op) >= 0 && kind_of(*this, op) >= 0);

@@ -5,9 +5,6 @@
 #include <cstdint>
 #include <vector>
 
-// Only says how its source's data is looked at.
-bool computes_nothing(const ggml_tensor * tensor);
-
 // How the server of a device numbers and knows what ggml numbers and knows here. Tables are as long as ggml's enums; what
 // they do not reach, the server lacks.
 struct remote_dialect {

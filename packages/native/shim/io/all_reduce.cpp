@@ -101,7 +101,8 @@ struct transfer {
     size_t sent = 0, received = 0;
 };
 
-enum failure { kLeft = 1, kSilent = 2, kWrong = 3, kBroken = 4 };
+// In the numbers of the protocol (PeerFault in packages/protocol/src/extension.ts).
+enum failure { kLeft = 1, kSilent = 2, kWrong = 3, kBroken = 4, kAwaited = 5 };
 
 // What io_all_reduce tells of a failure.
 struct report {
@@ -163,10 +164,15 @@ int fail(report * out, int peer, failure kind, int error) {
     return -EPROTO;
 }
 
+int cancel(report * out, int peer) {
+    *out = {peer, kAwaited, 0};
+    return -ECANCELED;
+}
+
 // Why a link did not go on. A client that ends takes all its sessions along, in whatever order.
 int broken(int client_fd, report * out, int peer, int error) {
     if (client_is_gone(client_fd)) {
-        return -ECANCELED;
+        return cancel(out, peer);
     }
     return fail(out, peer, error == -EPIPE || error == -ECONNRESET ? kLeft : kBroken, error);
 }
@@ -200,7 +206,7 @@ int wait(const group & g, transfer * transfers, int count, int client_fd, double
             return fail(out, waiting, kBroken, -errno);
         }
         if (fds[count].revents != 0) {
-            return -ECANCELED;
+            return cancel(out, waiting);
         }
         return ready == 0 ? fail(out, waiting, kSilent, -ETIMEDOUT) : 0;
     }
@@ -424,7 +430,8 @@ API double io_all_reduce_bytes(void * handle, double elements) {
 // Puts the sum of all servers' floats in place of these; `counts` is 0 where this server's are none. Every server of the group
 // has to be linked. Waits for the others; a link on which no byte moves for silence_ms (0: no limit), another message than the one
 // that is due, and an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent
-// something else, 4 an error of the system, which is out[2]). -ECANCELED when the client is gone, -ENOMEM without memory.
+// something else, 4 an error of the system, which is out[2]). -ECANCELED when the client is gone, or sends no more, with the place of the
+// first server that was waited for and 5. -ENOMEM without memory.
 API int io_all_reduce(void * handle, float * data, double elements, int counts, int client_fd, double silence_ms, int32_t * out) {
     group * g = static_cast<group *>(handle);
     if (counts == 0) {

@@ -1,7 +1,6 @@
 /** The files of a model, of which weights are hashed. Native code reads them: several at a time take a quarter of the time. */
 import { closeSync, fstatSync, openSync } from "node:fs"
 import { cString, io } from "../io.ts"
-import { partPaths } from "./partPaths.ts"
 import {
   fileState,
   isRememberable,
@@ -17,13 +16,13 @@ export class WeightFile {
   readonly #descriptors: number[] = []
 
   /**
-   * Undefined where a file cannot be opened, or is not the one that `hashes` are of: links move, and paths are given to other files. Where
-   * weights lie is to be read before. To be closed.
+   * The model's files that `hashes` are of. Undefined where one cannot be opened, or is another one: links move, and paths are given to
+   * other files. Where weights lie is to be read before. To be closed.
    */
-  static open(path: string, hashes: WeightHashes): WeightFile | undefined {
+  static open(hashes: WeightHashes): WeightFile | undefined {
     const file = new WeightFile()
     try {
-      for (const part of partPaths(path)) file.#descriptors.push(openSync(part, "r"))
+      for (const part of hashes.paths) file.#descriptors.push(openSync(part, "r"))
       if (file.#isOf(hashes)) return file
     } catch {
       // As good as one that is another.

@@ -41,11 +41,11 @@ const writeModel = (text: string): void => {
 /** What `Date.now` says while something is opened. */
 let now = 0
 
-const open = (path = model): WeightHashes => {
+const open = (...paths: readonly string[]): WeightHashes => {
   const real = Date.now
   Date.now = () => now
   try {
-    return WeightHashes.open(path, folder)
+    return WeightHashes.open(paths.length === 0 ? [model] : paths, folder)
   } finally {
     Date.now = real
   }
@@ -92,14 +92,14 @@ test.each([
 test("of a split model each file counts", async () => {
   const parts = [1, 2].map((part) => join(root, `m-0000${part}-of-00002.gguf`))
   for (const part of parts) writeFileSync(part, "part")
-  open(parts[0]!).add([["w", hash(1)]])
-  expect(open(parts[0]!).all().size).toBe(1)
+  open(...parts).add([["w", hash(1)]])
+  expect(open(...parts).all().size).toBe(1)
   await Bun.sleep(20)
   writeFileSync(parts[1]!, "trap")
-  expect(open(parts[0]!).all().size).toBe(0)
+  expect(open(...parts).all().size).toBe(0)
   rmSync(parts[1]!)
-  open(parts[0]!).add([["w", hash(1)]])
-  expect(open(parts[0]!).all().size).toBe(0)
+  open(...parts).add([["w", hash(1)]])
+  expect(open(...parts).all().size).toBe(0)
 })
 
 test("a file that was just written is not believed to stay as it is", () => {
@@ -162,7 +162,7 @@ test("where nothing can be written or read nothing is known, and nobody minds", 
   chmodSync(folder, 0o500)
   open().add([["w", hash(1)]])
   chmodSync(folder, 0o700)
-  WeightHashes.open(model, undefined).add([["w", hash(1)]])
+  WeightHashes.open([model], undefined).add([["w", hash(1)]])
 })
 
 test("forgotten is forgotten for all", () => {
@@ -202,7 +202,7 @@ test("a name that would end its line, or hide that, is not remembered", () => {
   now = Date.now() + 10_000
   const hashes = open()
   const places = names.map((name) => [name, { part: 0, offsetBytes: 0, sizeBytes: 4 }] as const)
-  const file = WeightFile.open(model, hashes)!
+  const file = WeightFile.open(hashes)!
   expect(file.hashBeside(new Map(places), hashes)).toBe(true)
   expect(hashes.all().size).toBe(0)
 })
@@ -221,12 +221,12 @@ test("another file under the model's name is not hashed for it", () => {
   writeFileSync(other, "others!")
   symlinkSync(model, link)
   const hashes = open(link)
-  const opened = WeightFile.open(link, hashes)
+  const opened = WeightFile.open(hashes)
   expect(opened).toBeDefined()
   opened?.close()
   rmSync(link)
   symlinkSync(other, link)
-  expect(WeightFile.open(link, hashes)).toBeUndefined()
+  expect(WeightFile.open(hashes)).toBeUndefined()
 })
 
 test("hashing beside writes a line for each weight, none for a name that would end it, and can be told to stop", async () => {

@@ -20,7 +20,6 @@ import { join } from "node:path"
 import type { Address } from "../io.ts"
 import { userCacheFolder } from "../prebuilt.ts"
 import { hashOf } from "./hash.ts"
-import { partPaths } from "./partPaths.ts"
 
 /** A weight's place in its model, and its hash by halves. */
 export interface WeightHash {
@@ -96,12 +95,12 @@ interface Sources {
   readonly isUnsettled: boolean
 }
 
-const sourcesOf = (path: string): Sources => {
+const sourcesOf = (paths: readonly string[]): Sources => {
   const oldest = Date.now() - SETTLED_MS
   let isUnsettled = false
   const files = attempt(() =>
-    partPaths(path).map((part) => {
-      const real = realpathSync(part)
+    paths.map((path) => {
+      const real = realpathSync(path)
       const stats = statSync(real, { bigint: true })
       if (Number(stats.ctimeNs / 1_000_000n) > oldest) isUnsettled = true
       return { path: real, state: fileState(stats) }
@@ -111,17 +110,17 @@ const sourcesOf = (path: string): Sources => {
 }
 
 /**
- * What a model is like now, by all of its files up to the first that is not there: changes when it may be another one, or readable.
+ * What the model of these files is like now, by all of them up to the first that is not there: changes when it may be another one, or readable.
  * Undefined where its first file is not there, or is none that `isWanted`, which is asked with paths without links.
  */
 export const modelState = (
-  path: string,
+  paths: readonly string[],
   isWanted: (real: string) => boolean,
 ): string | undefined => {
   const states: string[] = []
   attempt(() => {
-    for (const part of partPaths(path)) {
-      const real = realpathSync(part)
+    for (const path of paths) {
+      const real = realpathSync(path)
       if (!isWanted(real)) break
       states.push(fileState(statSync(real, { bigint: true })))
     }
@@ -144,19 +143,24 @@ export class WeightHashes {
   /** The first line of the file. */
   readonly #title: string
 
-  /** The model's files, by their part. */
+  /** The model's files as they were named, by their part. */
+  readonly paths: readonly string[]
+
+  /** What they are; none where nothing is kept. */
   readonly sources: readonly WeightSource[]
 
   /** Nothing is kept, as a file was changed so lately that it may change again: another time it may. */
   readonly isUnsettled: boolean
 
   private constructor(
+    paths: readonly string[],
     path: string | undefined,
     title: string,
     sources: readonly WeightSource[],
     maxFiles = MAX_FILES,
     isUnsettled = false,
   ) {
+    this.paths = paths
     this.isUnsettled = isUnsettled
     this.#maxFiles = maxFiles
     this.#path = path
@@ -165,20 +169,21 @@ export class WeightHashes {
   }
 
   /**
-   * What is known of the model at `path`, of a split one its first file. `folder` is kept to `maxFiles` models.
+   * What is known of the model of these files, by their part. `folder` is kept to `maxFiles` models.
    */
   static open(
-    path: string,
+    paths: readonly string[],
     folder: string | undefined = folderOf(),
     maxFiles: number = MAX_FILES,
   ): WeightHashes {
-    if (folder === undefined) return new WeightHashes(undefined, "", [])
-    const { files: sources, isUnsettled } = sourcesOf(path)
+    if (folder === undefined) return new WeightHashes(paths, undefined, "", [])
+    const { files: sources, isUnsettled } = sourcesOf(paths)
     if (sources.length === 0 || isUnsettled) {
-      return new WeightHashes(undefined, "", [], maxFiles, isUnsettled)
+      return new WeightHashes(paths, undefined, "", [], maxFiles, isUnsettled)
     }
     const title = TITLE + JSON.stringify(sources)
     const hashes = new WeightHashes(
+      paths,
       join(folder, textHash(title) + SUFFIX),
       title,
       sources,
@@ -197,7 +202,8 @@ export class WeightHashes {
         const [title] = linesOf(path) ?? []
         const sources = title === undefined ? undefined : sourcesIn(title)
         if (title === undefined || sources === undefined) return []
-        const hashes = new WeightHashes(path, title, sources)
+        const paths = sources.map((source) => source.path)
+        const hashes = new WeightHashes(paths, path, title, sources)
         hashes.#read()
         return [hashes]
       })

@@ -33,7 +33,7 @@ const hash = (path: string): void => {
   const later = Date.now() + 10_000
   const clock = spyOn(Date, "now").mockImplementation(() => later)
   const place = { sizeBytes: 4, part: 0, offsetBytes: 2, high: 7, low: 9 }
-  WeightHashes.open(path, index).add([["w", place]])
+  WeightHashes.open([path], index).add([["w", place]])
   clock.mockRestore()
 }
 

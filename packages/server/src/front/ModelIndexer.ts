@@ -4,7 +4,7 @@
  */
 import { readdir } from "node:fs/promises"
 import { basename, join, sep } from "node:path"
-import { tensorPlaces } from "@ggml-rpc/gguf"
+import { modelFiles, readPartName, tensorPlaces } from "@ggml-rpc/gguf"
 import { io, isRememberable, modelState, WeightFile, WeightHashes } from "@ggml-rpc/native/bindings"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -31,7 +31,7 @@ const MAX_MODELS = 1000
 /** Smaller weights are sent: see `ServeOptions.cacheMinBytes`. */
 const MIN_WEIGHT_BYTES = 1024
 
-const LATER_PART = /-(?!00001)\d{5}-of-\d{5}\.gguf$/
+const isLaterPart = (path: string): boolean => (readPartName(path)?.index ?? 0) !== 0
 
 /** At most `limit` models below folders: of split ones the first file. */
 export const findModels = async (
@@ -47,7 +47,7 @@ export const findModels = async (
         if (depth < MAX_DEPTH) await look(path, depth + 1)
         continue
       }
-      const isModel = entry.name.endsWith(".gguf") && !LATER_PART.test(entry.name)
+      const isModel = entry.name.endsWith(".gguf") && !isLaterPart(path)
       if (isModel && (entry.isFile() || entry.isSymbolicLink())) found.push(path)
     }
   }
@@ -103,7 +103,7 @@ export class ModelIndexer {
     const { indexFolder } = this.#config
     const state = this.#stateOf(path)
     if (state === undefined || this.#done.get(path) === state) return
-    const hashes = WeightHashes.open(path, indexFolder, MAX_MODELS)
+    const hashes = WeightHashes.open(modelFiles(path), indexFolder, MAX_MODELS)
     if (hashes.sources.length === 0) {
       // One that lacks a file, or cannot be read, is looked at again when it has changed.
       if (hashes.isUnsettled) this.#hasUnsettled = true
@@ -120,7 +120,7 @@ export class ModelIndexer {
       this.#done.set(path, state)
       return
     }
-    const file = WeightFile.open(path, hashes)
+    const file = WeightFile.open(hashes)
     if (file === undefined) return
     this.#log({
       level: "info",
@@ -137,7 +137,7 @@ export class ModelIndexer {
 
   /** Undefined for what lies outside of the folders, which sessions cannot read. */
   #stateOf(path: string): string | undefined {
-    return modelState(path, (real) =>
+    return modelState(modelFiles(path), (real) =>
       this.#config.folders.some((folder) => real.startsWith(folder + sep)),
     )
   }

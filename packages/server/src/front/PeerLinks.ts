@@ -1,5 +1,5 @@
 import { formatEndpoint, LINK_KEY_BYTES, LinkStatus } from "@ggml-rpc/protocol"
-import type { LinkRequest } from "../session/events.ts"
+import type { PeerRequest } from "../session/events.ts"
 import { isDialable } from "../session/ports.ts"
 import type { Peer } from "./Admission.ts"
 import { dialPeer } from "./dialPeer.ts"
@@ -67,7 +67,7 @@ export class PeerLinks {
    *
    * @throws {Error} when no session asks for that
    */
-  hear(session: LinkingSession, request: LinkRequest, asker: Asker): void {
+  hear(session: LinkingSession, request: PeerRequest, asker: Asker): void {
     if (request.event === "forget") {
       this.forget(session, request.id)
       return
@@ -102,7 +102,7 @@ export class PeerLinks {
 
   #dial(
     session: LinkingSession,
-    request: Extract<LinkRequest, { event: "dial" }>,
+    request: Extract<PeerRequest, { event: "dial" }>,
     { host: client, address }: Asker,
   ): void {
     const { id, host, port } = request

@@ -26,10 +26,10 @@ import type * as Scope from "effect/Scope"
 import packageJson from "../../package.json" with { type: "json" }
 import { listEntries, removeStaleParts, sizeOf, standardLimit } from "../cache/CacheFolder.ts"
 import { cacheFolder } from "../cache/place.ts"
+import type { CommLimits } from "../session/CommLink.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
-import type { LinkLimits } from "../session/Link.ts"
-import type { GroupLimits } from "../session/LinkGroup.ts"
 import { MemoryLedger } from "../session/memory/MemoryLedger.ts"
+import type { PeerLimits } from "../session/PeerGroup.ts"
 import type { ServerReport } from "../session/ServerReport.ts"
 import { newServerName, serverNumber } from "../session/serverName.ts"
 import type { AddressRates } from "./AddressCosts.ts"
@@ -308,8 +308,8 @@ export const serve = (
       ...(options.devices === undefined ? {} : { devices: options.devices }),
       ...(cache === undefined ? {} : { cache }),
       ...(models === undefined ? {} : { models }),
-      ...(options.allowComm === true ? { linkLimits: linkLimits(options) } : {}),
-      groupLimits: { ...groupLimits(options), ...(refusal === undefined ? {} : { refusal }) },
+      ...(options.allowComm === true ? { commLimits: commLimits(options) } : {}),
+      peerLimits: { ...peerLimits(options), ...(refusal === undefined ? {} : { refusal }) },
     }
     const ledger = yield* ledgerFile(options.ledgerFolder ?? standardLedgerFolder(), log)
     const verified = yield* namelessFile("ax+")
@@ -442,13 +442,13 @@ const anywhere = ["0.0.0.0/0", "::/0"]
 
 const NOT_ALLOWED = "its address is not among those that may use this server (--allow)"
 
-const linkLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): LinkLimits => ({
+const commLimits = ({ linkTimeoutMs, linkSilenceMs }: ServeOptions): CommLimits => ({
   linkMs: linkTimeoutMs ?? LINK_TIMEOUT_MS,
   silenceMs: linkSilenceMs ?? LINK_SILENCE_MS,
 })
 
-const groupLimits = (options: ServeOptions): GroupLimits => ({
-  ...linkLimits(options),
+const peerLimits = (options: ServeOptions): PeerLimits => ({
+  ...commLimits(options),
   spinMs: (options.spinUs ?? SPIN_US) / 1000,
 })
 

@@ -10,7 +10,7 @@ export const describeSandbox = (
     "guarded buffers",
     ...(report.calls ? ["no new programs"] : []),
     ...(report.landlock > 0 ? [`${files(report, folders)} (Landlock ${report.landlock})`] : []),
-    ...(report.calls ? [report.makesLinks ? "sockets for links only" : "no new sockets"] : []),
+    ...(report.calls ? [report.makesCommLinks ? "sockets for links only" : "no new sockets"] : []),
     ...(report.memory ? ["limited memory"] : []),
   ]
   const missing = report.problems.length === 0 ? "" : `; not here: ${report.problems.join(", ")}`

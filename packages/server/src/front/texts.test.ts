@@ -70,7 +70,7 @@ test("the banner", () => {
 test("what a session's sandbox has, and what it lacks", () => {
   const whole = {
     hasDrivers: false,
-    makesLinks: false,
+    makesCommLinks: false,
     landlock: 7,
     calls: true,
     memory: true,
@@ -82,7 +82,7 @@ test("what a session's sandbox has, and what it lacks", () => {
   expect(describeSandbox({ ...whole, hasDrivers: true, memory: false }, ["/c"])).toBe(
     "guarded buffers, no new programs, files limited to /c and drivers (Landlock 7), no new sockets",
   )
-  expect(describeSandbox({ ...whole, makesLinks: true }, [])).toBe(
+  expect(describeSandbox({ ...whole, makesCommLinks: true }, [])).toBe(
     "guarded buffers, no new programs, no files (Landlock 7), sockets for links only, limited memory",
   )
   const problems = ["Landlock: Function not implemented", "seccomp: Invalid argument"]

@@ -1,4 +1,4 @@
-import { describeCommand, ExtensionCommand, formatVersion } from "@ggml-rpc/protocol"
+import { describeCommand, ExtensionCommand, formatVersion, type LostPeer } from "@ggml-rpc/protocol"
 import { acknowledge, answerHello } from "./answers.ts"
 import { handlers } from "./commands/table.ts"
 import type { SessionSummary } from "./events.ts"
@@ -96,9 +96,9 @@ export class Session {
     if (sizeBytes >= 0) acknowledge(wire, sizeBytes)
   }
 
-  /** Tells the client which other server it was that ended its session; sent by `flush`. */
-  blame(place: number): void {
-    this.#state.wire.lastWord(place)
+  /** Tells the client which other server it was that ended its session, if one was; sent by `flush`. */
+  blame(lost: LostPeer | undefined): void {
+    if (lost !== undefined) this.#state.wire.lastWord(lost)
   }
 
   /** Sends the answers that wait, as far as the client still takes them. */

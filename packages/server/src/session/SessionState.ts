@@ -3,6 +3,7 @@ import { type Address, asPointer, ggml, io } from "@ggml-rpc/native/bindings"
 import type { Dialect } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
 import type { ModelIndex } from "../cache/ModelIndex.ts"
+import type { CommLimits, CommLink } from "./CommLink.ts"
 import { type Doing, nobodyAsks } from "./Doing.ts"
 import { ComputeError, refuse } from "./errors.ts"
 import type { ClientLimits, LinkEvent, StatsEvent } from "./events.ts"
@@ -10,14 +11,13 @@ import { GraphCheck } from "./graph/GraphCheck.ts"
 import { StoredGraphs } from "./graph/StoredGraphs.ts"
 import { type BufferRule, TensorCheck } from "./graph/TensorCheck.ts"
 import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
-import type { Link, LinkLimits } from "./Link.ts"
-import type { GroupChannel, GroupLimits, LinkGroup } from "./LinkGroup.ts"
 import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
 import { HostMemory } from "./memory/HostMemory.ts"
 import { LargePages } from "./memory/LargePages.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
 import { type MemoryLimits, MemoryQuota } from "./memory/MemoryQuota.ts"
+import type { FrontChannel, PeerGroup, PeerLimits } from "./PeerGroup.ts"
 import type { ServerReport } from "./ServerReport.ts"
 import { newestSpoken, type Spoken } from "./spoken.ts"
 import { Wire } from "./Wire.ts"
@@ -45,12 +45,12 @@ export interface SessionOptions {
   readonly repack?: boolean
   /** See `largePageBytes`; default: none. */
   readonly largePageBytes?: number
-  /** Links to other servers are made where a client asks, within these limits; absent: none is. */
-  readonly linkLimits?: LinkLimits | undefined
-  /** Groups of links are made within these; absent: none is. */
-  readonly groupLimits?: GroupLimits | undefined
+  /** Links by upstream's COMM_INIT are made within these limits; absent: none is. */
+  readonly commLimits?: CommLimits | undefined
+  /** Links to servers of ours are made within these; absent: none is. */
+  readonly peerLimits?: PeerLimits | undefined
   /** How the front process is asked for links. */
-  readonly askFront?: Omit<GroupChannel, "clientFd">
+  readonly askFront?: Omit<FrontChannel, "clientFd">
   /** Default: none but those of formats. */
   readonly clientLimits?: ClientLimits
   /** Where the command under way is written. */
@@ -79,10 +79,10 @@ export class SessionState {
   readonly serverName: string
   readonly directMemory: boolean
   readonly repacks: boolean
-  readonly linkLimits: LinkLimits | undefined
+  readonly commLimits: CommLimits | undefined
   readonly onLink: ((event: LinkEvent) => void) | undefined
-  readonly groupLimits: GroupLimits | undefined
-  readonly askFront: Omit<GroupChannel, "clientFd"> | undefined
+  readonly peerLimits: PeerLimits | undefined
+  readonly askFront: Omit<FrontChannel, "clientFd"> | undefined
   readonly clientLimits: ClientLimits
   readonly doing: Doing
   readonly wire: Wire
@@ -95,12 +95,12 @@ export class SessionState {
   /** Holds a graph while it is checked and built. */
   block: Words = new Uint32Array(0)
   blockAddress: Address = 0
-  /** By device: its link to another server. */
-  readonly links = new Map<number, Link>()
+  /** By device: its link to another server; see commands/comm.ts. */
+  readonly commLinks = new Map<number, CommLink>()
   /** Its links to servers of ours; see commands/link.ts. */
-  group: LinkGroup | undefined
-  /** Links that the client asked for. */
-  linkCount = 0
+  peerGroup: PeerGroup | undefined
+  /** Links by COMM_INIT that the client asked for. */
+  commCount = 0
   /**
    * Whether the client did something whose traces only the end of the process removes for sure: it ran a kernel, had memory of
    * a device or a large graph checked, or was linked with another server.
@@ -113,13 +113,13 @@ export class SessionState {
   #staging: Uint8Array | undefined
 
   constructor(options: SessionOptions) {
-    const { devices, cache, ledger, directMemory, allowTraining, linkLimits, onLink } = options
+    const { devices, cache, ledger, directMemory, allowTraining, commLimits, onLink } = options
     this.#onSpent = options.onSpent
     this.clientLimits = options.clientLimits ?? { graphNodes: Number.POSITIVE_INFINITY }
     this.doing = options.doing ?? nobodyAsks()
-    this.linkLimits = linkLimits
+    this.commLimits = commLimits
     this.onLink = onLink
-    this.groupLimits = options.groupLimits
+    this.peerLimits = options.peerLimits
     this.askFront = options.askFront
     this.devices = devices
     this.cache = cache
@@ -163,7 +163,7 @@ export class SessionState {
   speak(version: Spoken): void {
     this.#spoken = version
     this.wire.spoken = version
-    this.linkCount = 0
+    this.commCount = 0
     this.dialects = version.dialects
   }
 

@@ -3,10 +3,11 @@ import { asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
 import {
   describeCommand,
   joinU64,
+  type LostPeer,
   ProtocolError,
   REQUEST_HEADER_SIZE_BYTES,
   RESPONSE_HEADER_SIZE_BYTES,
-  writeLostLink,
+  writeLostPeer,
   writeU64FromNumber,
 } from "@ggml-rpc/protocol"
 import { ClientGone } from "./errors.ts"
@@ -296,9 +297,9 @@ export class Wire {
     this.#check(this.#io.io_send(this.#fd, asPointer(address), size))
   }
 
-  /** Says instead of another answer which server has failed this one; see `writeLostLink`. */
-  lastWord(place: number): void {
-    writeLostLink(this.#out, this.answer(0) - ANSWER_HEADER_BYTES, place)
+  /** Says instead of another answer which server has failed this one; see `writeLostPeer`. */
+  lastWord(lost: LostPeer): void {
+    writeLostPeer(this.#out, this.answer(0) - ANSWER_HEADER_BYTES, lost)
   }
 
   /** Sends what is pending. */

@@ -1,8 +1,15 @@
-import { ProtocolError } from "@ggml-rpc/protocol"
+import { type LostPeer, ProtocolError } from "@ggml-rpc/protocol"
 
 /** The client is gone: its end was closed or reset, or its host does not answer any more. */
 export class ClientGone extends Error {
   readonly _tag = "ClientGone"
+  /** The server that was waited for, which a client that only sends no more is told. */
+  readonly lost: LostPeer | undefined
+
+  constructor(message: string, lost?: LostPeer) {
+    super(message)
+    this.lost = lost
+  }
 }
 
 /** What `ggml` said while a request failed on the server's side; the request itself was in order. */
@@ -10,15 +17,15 @@ export class ComputeError extends Error {
   readonly _tag = "ComputeError"
 }
 
-/** The link to another server does not come about, or broke; see Link.ts. */
+/** The link to another server does not come about, or broke; see CommLink.ts and PeerGroup.ts. */
 export class LinkError extends Error {
   readonly _tag = "LinkError"
   /** Which server of its group it is, where the client can be told. */
-  readonly place: number | undefined
+  readonly lost: LostPeer | undefined
 
-  constructor(message: string, place?: number) {
+  constructor(message: string, lost?: LostPeer) {
     super(message)
-    this.place = place
+    this.lost = lost
   }
 }
 

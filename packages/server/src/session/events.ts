@@ -1,8 +1,8 @@
 import type { DeviceType } from "@ggml-rpc/native/bindings"
 import type { ModelsConfig } from "../front/ModelIndexer.ts"
-import type { LinkLimits } from "./Link.ts"
-import type { GroupLimits } from "./LinkGroup.ts"
+import type { CommLimits } from "./CommLink.ts"
 import type { MemoryLimits } from "./memory/MemoryQuota.ts"
+import type { PeerLimits } from "./PeerGroup.ts"
 import type { StatsCounts } from "./SessionStats.ts"
 import type { SandboxReport } from "./sandbox.ts"
 
@@ -49,9 +49,9 @@ export interface SessionConfig {
   /** See `ServeOptions.warmup`. */
   readonly warmup: boolean
   /** See `ServeOptions.allowComm`; absent: no link is made. */
-  readonly linkLimits?: LinkLimits
+  readonly commLimits?: CommLimits
   /** See `ServeOptions.peers`. */
-  readonly groupLimits: GroupLimits
+  readonly peerLimits: PeerLimits
   /** See `ServeOptions.sandbox`. */
   readonly sandbox: boolean
   /** See `ServeOptions.memoryLimitBytes` and `clientMemoryLimitBytes`. */
@@ -127,7 +127,7 @@ export type SessionEvent =
   | { readonly event: "spent" }
   | ClosedEvent
   | LinkEvent
-  | LinkRequest
+  | PeerRequest
   | StatsEvent
   /** Something was not stored in the cache. */
   | { readonly event: "uncached"; readonly reason: string }
@@ -145,7 +145,7 @@ export type LinkEvent =
  * What a session asks of its front process for a link to the session of the same client at another server; the answers are notes
  * on its channel, see `FrontNote`.
  */
-export type LinkRequest =
+export type PeerRequest =
   /** A connection will come that shows this key, in hex. Answered at once, and again with the connection. */
   | { readonly event: "expect"; readonly id: number; readonly key: string }
   /** To connect, and show this key. */

@@ -32,7 +32,7 @@ export const handOver = (channel: number, { fd, offer, early }: HandedConnection
   return result < 0 ? ioErrorText(result) : ""
 }
 
-/** An answer of the front process to what a session asked for under a number; see `LinkRequest`. */
+/** An answer of the front process to what a session asked for under a number; see `PeerRequest`. */
 export interface FrontNote {
   readonly id: number
   /** One of `LinkStatus`. */

@@ -114,7 +114,7 @@ const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): Sandbo
     ...(config.cache === undefined ? {} : { cacheDir: config.cache.folder }),
     ...(config.models === undefined ? {} : { models: config.models }),
     hasDrivers: devices.some((device) => !device.usesHostMemory),
-    makesLinks: config.linkLimits !== undefined,
+    makesCommLinks: config.commLimits !== undefined,
   })
 }
 
@@ -153,8 +153,8 @@ const main = (config: SessionConfig): void => {
     allowTraining: config.allowTraining,
     repack: config.repack,
     largePageBytes: pageBytes,
-    linkLimits: config.linkLimits,
-    groupLimits: config.groupLimits,
+    commLimits: config.commLimits,
+    peerLimits: config.peerLimits,
     askFront: { channel: CHANNEL, ask: tell },
     onLink: tell,
     onSpent: () => tell({ event: "spent" }),
@@ -196,7 +196,7 @@ const serveClient = (
   try {
     return session.serve(connection)
   } catch (error) {
-    if (error instanceof LinkError && error.place !== undefined) session.blame(error.place)
+    if (error instanceof LinkError || error instanceof ClientGone) session.blame(error.lost)
     return endOf(error, session)
   } finally {
     flush(session)

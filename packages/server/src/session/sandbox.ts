@@ -22,12 +22,12 @@ export interface SandboxOptions {
   /** Whether it serves more than the CPU: drivers open devices, and read and map what they need, at the first use. */
   readonly hasDrivers: boolean
   /** Whether it listens for, and dials, other servers (`--allow-comm`). */
-  readonly makesLinks: boolean
+  readonly makesCommLinks: boolean
   readonly threadCount: number
 }
 
 /** What of it this machine gave. */
-export interface SandboxReport extends Pick<SandboxOptions, "hasDrivers" | "makesLinks"> {
+export interface SandboxReport extends Pick<SandboxOptions, "hasDrivers" | "makesCommLinks"> {
   /** Version of Landlock, which limits files; 0: they are not limited. */
   readonly landlock: number
   /** Whether system calls are limited: no new programs, no new sockets, nothing of other processes. */
@@ -67,10 +67,10 @@ export const enterSandbox = (options: SandboxOptions): SandboxReport => {
   const hasLandlock = succeeds("Landlock", ruleset)
   const areConfined = succeeds("confining threads", io().io_confine_threads(Math.max(-1, ruleset)))
   const landlock = hasLandlock && areConfined ? io().io_landlock_abi() : 0
-  const needs = (options.hasDrivers ? 1 : 0) | (options.makesLinks ? 2 : 0)
+  const needs = (options.hasDrivers ? 1 : 0) | (options.makesCommLinks ? 2 : 0)
   const calls = succeeds("seccomp", io().io_forbid_calls(needs))
-  const { hasDrivers, makesLinks } = options
-  return { hasDrivers, makesLinks, landlock, calls, memory, problems }
+  const { hasDrivers, makesCommLinks } = options
+  return { hasDrivers, makesCommLinks, landlock, calls, memory, problems }
 }
 
 const limitMemory = ({ memoryBytes, threadCount }: SandboxOptions): number => {
@@ -87,7 +87,7 @@ const limitMemory = ({ memoryBytes, threadCount }: SandboxOptions): number => {
 
 /** The descriptor of what stays allowed, or a negative errno. */
 const allowFiles = (options: SandboxOptions): number => {
-  const ruleset = io().io_landlock_new(options.makesLinks ? 1 : 0)
+  const ruleset = io().io_landlock_new(options.makesCommLinks ? 1 : 0)
   if (ruleset < 0) return ruleset
   for (const [path, right] of allowedFiles(options)) {
     // What is not there needs no permission.
@@ -100,7 +100,7 @@ const allowedFiles = ({
   cacheDir,
   models,
   hasDrivers,
-  makesLinks,
+  makesCommLinks,
 }: SandboxOptions): readonly Allowed[] => {
   // How much memory is free, and what other sessions have written of what they were promised.
   const allowed: Allowed[] = [
@@ -118,7 +118,7 @@ const allowedFiles = ({
     allowed.push([models.indexFolder, rights.read])
     for (const folder of models.folders) allowed.push([folder, rights.readFiles])
   }
-  if (makesLinks) for (const path of resolverFiles) allowed.push([path, rights.readFiles])
+  if (makesCommLinks) for (const path of resolverFiles) allowed.push([path, rights.readFiles])
   return hasDrivers ? [...allowed, ...driverFiles()] : allowed
 }
 

@@ -71,7 +71,7 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   const loaded = acquireBeside(engine, request, draft)
   engine.keep(loaded, draft)
   remote?.settle()
-  const notes = remote?.prepareSums().map(sumsNote) ?? []
+  for (const reason of remote?.prepareSums() ?? []) engine.note(sumsNote(reason))
   engine.failIfLost()
   send({
     type: "loaded",
@@ -83,7 +83,6 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
       loadMs: performance.now() - started,
       remoteWeightBytes: (weights?.doneBytes ?? 0) - doneBefore,
       cachedWeightBytes: (weights?.cachedBytes ?? 0) - cachedBefore,
-      notes,
     },
   })
   weights?.end(request.model.hashesBeside ?? true)

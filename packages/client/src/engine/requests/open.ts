@@ -44,7 +44,7 @@ export const computeSpeeds = (
   _: EngineRequest & { type: "computeSpeeds" },
   send: Send,
 ): void => {
-  const measured = engine.remote?.computeSpeeds() ?? { links: [], devices: [], isLinkable: false }
+  const measured = engine.remote?.computeSpeeds() ?? { devices: [] }
   engine.failIfLost()
   send({ type: "computeSpeeds", ...measured })
 }

@@ -9,11 +9,14 @@ import { Slot } from "./Slot.ts"
 import { Slots, type SlotsHost } from "./Slots.ts"
 import type { Place, Task } from "./Task.ts"
 
+const notes: Array<string> = []
+
 const host: SlotsHost = {
   failIfLost() {},
   isCancelled: () => false,
   setRunning() {},
   flush() {},
+  note: (text) => notes.push(text),
 }
 
 const info = {
@@ -128,7 +131,7 @@ const groupWith = (
   let count = 0
   return new Group({
     ...{ context, architecture: "llama", slidingWindow: 0, path: "model", host },
-    speculation: new Speculation(drafters, host.failIfLost),
+    speculation: new Speculation(drafters, host),
     promptStepSize: 64,
     count: () => ++count,
     requeue() {},
@@ -215,7 +218,7 @@ test("such a text waits while guesses take all outputs", () => {
   expect([all.takenCount, all.failure]).toEqual([5, undefined])
 })
 
-test("texts go on where guessing fails, without guesses", () => {
+test("texts go on where guessing fails, without guesses, and that is told", () => {
   const { context, batches } = fakeContext()
   let asked = 0
   const failing = drafter(([text]) => {
@@ -224,11 +227,15 @@ test("texts go on where guessing fails, without guesses", () => {
     throw new Error("no memory")
   })
   const slot = new Slot(0, context, 0, info)
+  notes.length = 0
   const group = groupWith(context, [failing], { slots: [slot] })
   const task = new FakeTask(1, 3, 6)
   group.begin(slot, task)
   while (group.start(true)) group.finish()
   expect([task.failure, task.takenCount, asked]).toEqual([undefined, 6, 1])
+  expect(notes).toEqual([
+    "No more tokens are guessed, and texts go on one token at a time: no memory.",
+  ])
   expect(batches.map(({ length }) => length)).toEqual([3, 1, 1, 1, 1, 1])
 })
 

@@ -340,7 +340,7 @@ export class Group {
   #rollBack(slot: Slot): void {
     if (this.#context.removeFrom(slot.tokens.length, slot.sequence)) return
     slot.clear()
-    this.#speculation.giveUp()
+    this.#speculation.giveUp("the model's memory does not let go of a token")
   }
 
   #deliver(inBatch: ReadonlyArray<Slot>): void {

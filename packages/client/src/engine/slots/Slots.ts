@@ -20,6 +20,8 @@ export interface SlotsHost {
   readonly setRunning: (id: number) => void
   /** Lets what was asked of servers leave. */
   readonly flush: () => void
+  /** Tells what makes texts slower than they could be. */
+  readonly note: (text: string) => void
 }
 
 /**
@@ -53,7 +55,7 @@ export class Slots {
     const { info } = model
     const { length: groupCount } = contexts
     this.#host = host
-    this.#speculation = new Speculation(draftersOf(loaded, draft, host), host.failIfLost)
+    this.#speculation = new Speculation(draftersOf(loaded, draft, host), host)
     this.#slots = Array.from({ length: slotCount }, (_, id) => {
       const sequence = Math.floor(id / groupCount)
       return new Slot(id, contexts[id % groupCount]!, sequence, info)

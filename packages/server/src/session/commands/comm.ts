@@ -4,8 +4,8 @@
  */
 import { asPointer } from "@ggml-rpc/native/bindings"
 import { answerResult } from "../answers.ts"
+import { CommLink } from "../CommLink.ts"
 import { LinkError, refuse } from "../errors.ts"
-import { Link } from "../Link.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import { isDialable } from "../ports.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
@@ -31,14 +31,14 @@ export const commInit = (state: SessionState): void => {
   const offsets = spoken.offsets.commInit
   const device = words[offsets.device / 4]!
   const rank = words[offsets.rank / 4]!
-  if (state.links.has(device)) {
+  if (state.commLinks.has(device)) {
     answerResult(wire, 1)
     return
   }
   const isLink = device < devices.length && words[offsets.worldSize / 4] === 2 && rank <= DIALS
   // A client asks once for each of its contexts; more than the first few are not its business.
-  const isWanted = isLink && state.linkCount++ < MAX_LINKS
-  if (isWanted && state.linkLimits !== undefined) {
+  const isWanted = isLink && state.commCount++ < MAX_LINKS
+  if (isWanted && state.commLimits !== undefined) {
     answerResult(wire, makeLink(state, device, rank === LISTENS) ? 1 : 0)
     return
   }
@@ -61,16 +61,16 @@ const hostOf = ({ wire, spoken }: SessionState): string => {
 /** Whether the link came about; the log says with whom, or why not. */
 const makeLink = (state: SessionState, device: number, listens: boolean): boolean => {
   const { wire, spoken } = state
-  const limits = state.linkLimits!
+  const limits = state.commLimits!
   const port = wire.words[spoken.offsets.commInit.port / 4]!
   try {
     if (!isDialable(port)) throw new LinkError(`port ${port} is not for this`)
     // Answers that wait need not wait for the other server.
     wire.flush()
     const link = listens
-      ? Link.listen(wire.descriptor, port, limits)
-      : Link.dial(hostOf(state), port, limits)
-    state.links.set(device, link)
+      ? CommLink.listen(wire.descriptor, port, limits)
+      : CommLink.dial(hostOf(state), port, limits)
+    state.commLinks.set(device, link)
     state.spend()
     state.onLink?.({ event: "linked", peer: link.peer })
     return true
@@ -83,14 +83,14 @@ const makeLink = (state: SessionState, device: number, listens: boolean): boolea
 
 export const commFree = (state: SessionState): void => {
   const device = state.deviceIndex()
-  state.links.get(device)?.close()
-  state.links.delete(device)
+  state.commLinks.get(device)?.close()
+  state.commLinks.delete(device)
 }
 
 export const commAllReduce = (state: SessionState): void => {
   const { wire } = state
   const device = state.deviceIndex()
-  const link = state.links.get(device)
+  const link = state.commLinks.get(device)
   if (link === undefined) refuse("device", "has no link to another server", device)
   const record = state.spoken.offsets.commAllReduce.tensor
   const buffer = state.takeTensor(record, "tensor", "required")!
@@ -100,7 +100,12 @@ export const commAllReduce = (state: SessionState): void => {
   exchange(state, link, buffer, count)
 }
 
-const exchange = (state: SessionState, link: Link, buffer: SessionBuffer, count: number): void => {
+const exchange = (
+  state: SessionState,
+  link: CommLink,
+  buffer: SessionBuffer,
+  count: number,
+): void => {
   const sizeBytes = count * (count < BF16_FROM ? F32_BYTES : BF16_BYTES)
   if (sizeBytes > link.blockBytes && !state.hostMemory.hasRoomFor(sizeBytes)) {
     refuse("tensor.ne", "makes a result that this machine has no memory for now", sizeBytes)
@@ -113,7 +118,12 @@ const exchange = (state: SessionState, link: Link, buffer: SessionBuffer, count:
 }
 
 /** Sends this device's partial result, in pieces. */
-const sendOwn = (state: SessionState, link: Link, buffer: SessionBuffer, count: number): void => {
+const sendOwn = (
+  state: SessionState,
+  link: CommLink,
+  buffer: SessionBuffer,
+  count: number,
+): void => {
   const converted = state.stagingAddress() + PART_ELEMENTS * F32_BYTES
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)

@@ -11,7 +11,7 @@ import {
 } from "@ggml-rpc/protocol"
 import { answerResult } from "../answers.ts"
 import { refuse } from "../errors.ts"
-import { LinkGroup } from "../LinkGroup.ts"
+import { PeerGroup } from "../PeerGroup.ts"
 import { FIRST_PORT, isDialable } from "../ports.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
 import { F32_BYTES, partialElements } from "./partial.ts"
@@ -19,7 +19,7 @@ import { F32_BYTES, partialElements } from "./partial.ts"
 const { offsets } = LinkDialRequest
 
 /** The group of the request's link, which is made with its first one; a `LinkStatus` where this server makes no links. */
-const groupOf = (state: SessionState): LinkGroup | number => {
+const groupOf = (state: SessionState): PeerGroup | number => {
   const { words, descriptor } = state.wire
   const rank = words[offsets.rank / 4]!
   const worldSize = words[offsets.worldSize / 4]!
@@ -31,12 +31,12 @@ const groupOf = (state: SessionState): LinkGroup | number => {
   if (peer >= worldSize || peer === rank) {
     refuse("peer", `must be another place below ${worldSize}`, peer)
   }
-  const { groupLimits, askFront } = state
-  if (groupLimits === undefined || askFront === undefined) return LinkStatus.OFF
-  if (groupLimits.refusal !== undefined) return groupLimits.refusal
+  const { peerLimits, askFront } = state
+  if (peerLimits === undefined || askFront === undefined) return LinkStatus.OFF
+  if (peerLimits.refusal !== undefined) return peerLimits.refusal
   // The process has a connection from here on that no other client may inherit.
   state.spend()
-  const { group } = state
+  const group = state.peerGroup
   if (group !== undefined) {
     if (group.rank !== rank) refuse("rank", `is ${group.rank} in this group`, rank)
     if (group.worldSize !== worldSize) {
@@ -44,8 +44,9 @@ const groupOf = (state: SessionState): LinkGroup | number => {
     }
     return group
   }
-  state.group = new LinkGroup(rank, worldSize, groupLimits, { ...askFront, clientFd: descriptor })
-  return state.group
+  const channel = { ...askFront, clientFd: descriptor }
+  state.peerGroup = new PeerGroup(rank, worldSize, peerLimits, channel)
+  return state.peerGroup
 }
 
 const keyOf = ({ wire }: SessionState): string => {
@@ -83,7 +84,7 @@ export const linkDial = (state: SessionState): void => {
 }
 
 export const linkAwait = (state: SessionState): void => {
-  const { wire, group } = state
+  const { wire, peerGroup: group } = state
   const peer = wire.words[0]!
   if (group === undefined || peer >= group.worldSize || peer === group.rank) {
     refuse("peer", "is no server that this one expects", peer)
@@ -94,20 +95,20 @@ export const linkAwait = (state: SessionState): void => {
   answerResult(wire, status)
 }
 
-const noteLinked = ({ group, onLink }: SessionState, status: number, peer: number): void => {
-  if (status === LinkStatus.DONE) onLink?.({ event: "linked", peer: group!.nameOf(peer) })
+const noteLinked = ({ peerGroup, onLink }: SessionState, status: number, peer: number): void => {
+  if (status === LinkStatus.DONE) onLink?.({ event: "linked", peer: peerGroup!.nameOf(peer) })
 }
 
 export const linkFree = (state: SessionState): void => {
-  state.group?.close()
-  state.group = undefined
+  state.peerGroup?.close()
+  state.peerGroup = undefined
 }
 
 /** Elements that are added up at once, on every server, whatever its devices are: what is read from one that is no host's. */
 const PART_ELEMENTS = STAGING_BYTES / F32_BYTES
 
 /** @throws {ProtocolError} when there is no memory to add up so many floats */
-const reserve = ({ hostMemory }: SessionState, group: LinkGroup, count: number): void => {
+const reserve = ({ hostMemory }: SessionState, group: PeerGroup, count: number): void => {
   const workBytes = group.workBytes(count)
   if (!hostMemory.hasRoomFor(workBytes)) {
     refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
@@ -118,7 +119,7 @@ const reserve = ({ hostMemory }: SessionState, group: LinkGroup, count: number):
 const tensorAt = AllReduceRequest.offsets.tensor
 
 export const allReduce = (state: SessionState): void => {
-  const { wire, group, tensor, ggml } = state
+  const { wire, peerGroup: group, tensor, ggml } = state
   if (group === undefined) refuse("group", "is not linked: no server was asked for")
   if (!group.isComplete) refuse("group", "lacks the link to server number", group.missing)
   const counts = wire.words[AllReduceRequest.offsets.counts / 4]!

@@ -1,5 +1,6 @@
 /** Guesses for all texts that are being generated, and how many of them are worth a batch's room. */
 import type { Slot } from "../Slot.ts"
+import type { SlotsHost } from "../Slots.ts"
 import type { Task } from "../Task.ts"
 import { DraftDepth } from "./DraftDepth.ts"
 import type { DraftedText, Drafter } from "./Drafter.ts"
@@ -20,12 +21,12 @@ export class Speculation {
   readonly #courses: Array<Course | undefined> = []
   #isOff = false
 
-  readonly #failIfLost: () => void
+  readonly #host: Pick<SlotsHost, "failIfLost" | "note">
 
-  /** @param failIfLost throws the error of a lost connection, which ends texts whoever noticed it */
-  constructor(drafters: ReadonlyArray<Drafter>, failIfLost: () => void) {
+  /** @param host its error of a lost connection ends texts, whoever noticed it */
+  constructor(drafters: ReadonlyArray<Drafter>, host: Pick<SlotsHost, "failIfLost" | "note">) {
     this.#drafters = drafters
-    this.#failIfLost = failIfLost
+    this.#host = host
   }
 
   /**
@@ -38,10 +39,10 @@ export class Speculation {
     if (share < 1) return
     try {
       this.#ask(slots, share)
-    } catch {
-      this.#failIfLost()
+    } catch (error) {
+      this.#host.failIfLost()
       for (const slot of slots) slot.draft.length = 0
-      this.giveUp()
+      this.giveUp(error instanceof Error ? error.message : String(error))
     }
   }
 
@@ -66,9 +67,12 @@ export class Speculation {
     course.depths[course.drafter]!.learn(draftedCount, acceptedCount)
   }
 
-  /** The model's memory does not let go of wrong guesses, or there is no way to make any: no more of them. */
-  giveUp(): void {
+  /** The model's memory does not let go of wrong guesses, or there is no way to make any: no more of them, which is told. */
+  giveUp(reason: string): void {
+    if (this.#isOff || this.#drafters.length === 0) return
     this.#isOff = true
+    const why = reason.replace(/\.$/, "")
+    this.#host.note(`No more tokens are guessed, and texts go on one token at a time: ${why}.`)
   }
 
   release(): void {

@@ -3,8 +3,8 @@ import { type Address, asPointer, cString, errno, io, ioErrorText } from "@ggml-
 import { CONN_CAPS_SIZE_BYTES } from "@ggml-rpc/protocol"
 import { LinkError } from "./errors.ts"
 
-/** How long the other server may take. */
-export interface LinkLimits {
+/** How long the other server of a link by upstream's COMM_INIT may take. */
+export interface CommLimits {
   /** To listen, or to dial, and again to say the first bytes. */
   readonly linkMs: number
   /** To send or take the next bytes of a partial result, for which it may have to compute first. */
@@ -23,16 +23,16 @@ const ADDRESS_BYTES = 64
  * The TCP connection to one other server, on which the two exchange partial results: raw bytes, each side as many as the
  * other; ggml-rpc.cpp `rpc_server::comm_init` (8.0.0). No wait on it is without a limit.
  */
-export class Link {
+export class CommLink {
   readonly #fd: number
-  readonly #limits: LinkLimits
+  readonly #limits: CommLimits
   /** Address of the other server. */
   readonly peer: string
   /** The one that listened sends before it receives, so that the two never both wait. */
   readonly sendsFirst: boolean
   #received = new Uint8Array(0)
 
-  private constructor(fd: number, sendsFirst: boolean, limits: LinkLimits) {
+  private constructor(fd: number, sendsFirst: boolean, limits: CommLimits) {
     this.#fd = fd
     this.sendsFirst = sendsFirst
     this.#limits = limits
@@ -48,13 +48,13 @@ export class Link {
    *
    * @throws {LinkError}
    */
-  static listen(clientFd: number, port: number, limits: LinkLimits): Link {
+  static listen(clientFd: number, port: number, limits: CommLimits): CommLink {
     const listener = io().io_listen_beside(clientFd, port)
     if (listener < 0) throw new LinkError(`cannot listen on port ${port}: ${ioErrorText(listener)}`)
     const fd = io().io_accept(listener, limits.linkMs)
     io().io_close(listener)
     if (fd < 0) throw new LinkError(`nobody came to port ${port}: ${ioErrorText(fd)}`)
-    return new Link(fd, true, limits).#greet()
+    return new CommLink(fd, true, limits).#greet()
   }
 
   /**
@@ -62,12 +62,12 @@ export class Link {
    *
    * @throws {LinkError}
    */
-  static dial(host: string, port: number, limits: LinkLimits): Link {
+  static dial(host: string, port: number, limits: CommLimits): CommLink {
     const name = cString(host)
     const deadline = performance.now() + limits.linkMs
     for (;;) {
       const fd = io().io_connect(name, port, Math.max(1, deadline - performance.now()))
-      if (fd >= 0) return new Link(fd, false, limits).#greet()
+      if (fd >= 0) return new CommLink(fd, false, limits).#greet()
       if (performance.now() + INTERVAL_MS >= deadline) {
         throw new LinkError(`${host}:${port} cannot be reached: ${ioErrorText(fd)}`)
       }

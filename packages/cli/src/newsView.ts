@@ -1,4 +1,4 @@
-/** A server that is waited for long, for people and as JSON. */
+/** What a cluster tells by itself, for people and as JSON: a server that is waited for long, what makes a model slow. */
 import type { Cluster } from "@ggml-rpc/client"
 import { formatEta } from "./units.ts"
 
@@ -11,3 +11,8 @@ export const waitLine = ({ endpoint, waitedMs, isOver }: Cluster.ServerWait): st
 
 /** The same as an event. */
 export const waitEvent = (wait: Cluster.ServerWait) => ({ event: "waiting", ...wait })
+
+export const noteText = (text: string): string => `note: ${text}`
+
+/** The same as an event. */
+export const noteEvent = (text: string) => ({ event: "note", text })

@@ -1,12 +1,12 @@
 import { ptr } from "bun:ffi"
 import { type Address, asPointer, errno, io, ioErrorText } from "@ggml-rpc/native/bindings"
-import { LinkStatus } from "@ggml-rpc/protocol"
+import { LinkStatus, PeerFault } from "@ggml-rpc/protocol"
 import { ClientGone, ComputeError, LinkError } from "./errors.ts"
-import type { LinkRequest } from "./events.ts"
+import type { PeerRequest } from "./events.ts"
 import { type FrontNote, receiveNote } from "./handOver.ts"
 
-/** Links between the sessions of a client at several servers, which add up parts of tensors. */
-export interface GroupLimits {
+/** What links to servers of ours may take. */
+export interface PeerLimits {
   /** Why there are none, as a `LinkStatus`; absent: there are. */
   readonly refusal?: number
   /** How long another server may take to come, or to let this one in. */
@@ -18,11 +18,11 @@ export interface GroupLimits {
 }
 
 /** Where the front process answers, and whose end ends all waits. */
-export interface GroupChannel {
+export interface FrontChannel {
   readonly channel: number
   readonly clientFd: number
   /** Tells the front process what is wanted. */
-  readonly ask: (request: LinkRequest) => void
+  readonly ask: (request: PeerRequest) => void
 }
 
 /** What the front process takes for itself besides: its own limit comes first. */
@@ -41,22 +41,22 @@ interface Member {
   name: string
 }
 
-/** What each failure of the shim's io_all_reduce means. */
-const failures = {
-  1: "ended the link",
-  2: "neither sent nor took anything in time",
-  3: "sent something else than its part of this sum",
-} as const
+/** What another server did. */
+const faults: Readonly<Record<number, string>> = {
+  [PeerFault.LEFT]: "ended the link",
+  [PeerFault.SILENT]: "neither sent nor took anything in time",
+  [PeerFault.WRONG]: "sent something else than its part of this sum",
+}
 
 /**
  * One server's place in a group, and its links to the others. Nothing here opens or listens: the front process does, and hands over
  * descriptors.
  */
-export class LinkGroup {
+export class PeerGroup {
   readonly rank: number
   readonly worldSize: number
-  readonly #limits: GroupLimits
-  readonly #channel: GroupChannel
+  readonly #limits: PeerLimits
+  readonly #channel: FrontChannel
   readonly #native: Address
   readonly #members: readonly Member[]
   /** Answers that came before somebody waited for them. */
@@ -71,7 +71,7 @@ export class LinkGroup {
   static #lastAsked = 0
 
   /** @throws {ComputeError} without memory */
-  constructor(rank: number, worldSize: number, limits: GroupLimits, channel: GroupChannel) {
+  constructor(rank: number, worldSize: number, limits: PeerLimits, channel: FrontChannel) {
     this.rank = rank
     this.worldSize = worldSize
     this.#limits = limits
@@ -117,7 +117,7 @@ export class LinkGroup {
       this.#notes.delete(member.asked)
       this.#channel.ask({ event: "forget", id: member.asked })
     }
-    member.asked = ++LinkGroup.#lastAsked
+    member.asked = ++PeerGroup.#lastAsked
     return member.asked
   }
 
@@ -187,24 +187,18 @@ export class LinkGroup {
       this.#reportAt,
     )
     if (result === 0) return
+    if (result !== errno.cancelled && result !== errno.protocol)
+      throw new ComputeError("out of memory for a sum over servers")
+    const lost = { place: this.#report[0]!, fault: this.#report[1]! }
+    const { fd, name } = this.#members[lost.place]!
+    const who = `the other server, ${name} (number ${lost.place} of ${this.worldSize})`
     if (result === errno.cancelled)
-      throw new ClientGone("closed while its server waited for another one")
-    if (result !== errno.protocol) throw new ComputeError("out of memory for a sum over servers")
-    this.#fail()
-  }
-
-  #fail(): never {
-    const [peer, kind, error] = this.#report
-    const { fd, name } = this.#members[peer!]!
+      throw new ClientGone(`closed while a part of a sum did not come from ${who}`, lost)
     const isSilent = io().io_unwatch_server(fd) === 1
     const what = isSilent
       ? "gives no sign of life"
-      : (failures[kind as keyof typeof failures] ??
-        `is not reached any more: ${ioErrorText(error!)}`)
-    throw new LinkError(
-      `the other server, ${name} (number ${peer} of ${this.worldSize}), ${what}`,
-      peer,
-    )
+      : (faults[lost.fault] ?? `is not reached any more: ${ioErrorText(this.#report[2]!)}`)
+    throw new LinkError(`${who}, ${what}`, lost)
   }
 
   /** Ends all links. */
