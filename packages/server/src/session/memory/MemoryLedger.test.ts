@@ -50,7 +50,7 @@ test("promises of all places count, as far as they are not written", () => {
 
 test("what is written is not counted twice, and a file that is mapped is not written", () => {
   const ledger = MemoryLedger.join(file, HERE)
-  const sizeBytes = 512 * 2 ** 20
+  const sizeBytes = 64 * GIB
   ledger.set(sizeBytes, sizeBytes)
   const before = ledger.unwrittenBytes()
   const path = join(folder, "weights")
