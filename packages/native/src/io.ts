@@ -50,7 +50,7 @@ const open = () =>
     io_group_spins: { args: ["ptr", "ptr"], returns: "void" },
     io_all_reduce_bytes: { args: ["ptr", "f64"], returns: "f64" },
     io_all_reduce: {
-      args: ["ptr", "ptr", "f64", "i32", "i32", "f64", "ptr"],
+      args: ["ptr", "ptr", "f64", "i32", "i32", "i32", "f64", "ptr"],
       returns: "i32",
     },
     io_peer_gone: { args: ["i32"], returns: "i32" },
