@@ -73,17 +73,8 @@ export class Session {
       const endedMs = performance.now()
       stats.note(command, endedMs - startedMs)
       if (endedMs - this.#toldMs > STATS_INTERVAL_MS) this.#tellStats(endedMs)
-      if (state.largePages.hasWork) this.#workWhileIdle(state)
+      if (state.largePages.hasWork) state.largePages.work(wire)
       wire.next()
-    }
-  }
-
-  /** What can be done as long as the client has nothing to ask. */
-  #workWhileIdle({ wire, largePages }: SessionState): void {
-    let patienceMs = largePages.patienceMs
-    while (largePages.hasWork && wire.isSilent(patienceMs)) {
-      largePages.step()
-      patienceMs = 0
     }
   }
 

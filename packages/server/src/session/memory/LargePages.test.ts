@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { io } from "@ggml-rpc/native/bindings"
 import { Buffers, type SessionBuffer } from "./buffers.ts"
-import { LargePages, largePageBytes } from "./LargePages.ts"
+import { type Client, LargePages, largePageBytes } from "./LargePages.ts"
 
 const pageBytes = largePageBytes()
 
@@ -57,10 +57,14 @@ const largeKib = (): number => {
   return sum
 }
 
-const moveAll = (pages: LargePages): number => {
-  let steps = 0
-  for (; pages.hasWork; steps++) pages.step()
-  return steps
+/** Who has nothing to ask. */
+const silent: Client = { flush: () => {}, isSilent: () => true }
+
+const moveAll = (pages: LargePages): void => {
+  pages.look(buffers)
+  expect(pages.hasWork).toBe(true)
+  pages.work(silent)
+  expect(pages.hasWork).toBe(false)
 }
 
 const whereThereAre = test.skipIf(pageBytes === 0)
@@ -69,9 +73,7 @@ whereThereAre("what was written is moved, and what is in it stays", () => {
   mark()
   const pages = new LargePages(pageBytes)
   expect(pages.hasWork).toBe(false)
-  pages.look(buffers)
-  expect(pages.hasWork).toBe(true)
-  expect(moveAll(pages)).toBeGreaterThan(0)
+  moveAll(pages)
   expect(isMarked()).toBe(true)
   expect(largeKib()).toBeGreaterThan(0)
   // Nothing new is there.
@@ -91,9 +93,7 @@ whereThereAre("a file that is mapped is left for memory of its own", () => {
   const isMapped = (): boolean => readFileSync("/proc/self/maps", "utf8").includes(path)
   expect(isMapped()).toBe(true)
   memory.fill(memory[0]!, 0, 1)
-  const pages = new LargePages(pageBytes)
-  pages.look(buffers)
-  moveAll(pages)
+  moveAll(new LargePages(pageBytes))
   expect(isMarked()).toBe(true)
   expect(largeKib()).toBeGreaterThan(0)
   // At most what is not a whole large page at either end is still the file.
@@ -103,9 +103,7 @@ whereThereAre("a file that is mapped is left for memory of its own", () => {
 
 whereThereAre("what was never written takes no memory", () => {
   const before = process.memoryUsage.rss()
-  const pages = new LargePages(pageBytes)
-  pages.look(buffers)
-  expect(moveAll(pages)).toBeGreaterThan(0)
+  moveAll(new LargePages(pageBytes))
   expect(largeKib()).toBe(0)
   expect(process.memoryUsage.rss() - before).toBeLessThan(SIZE_BYTES / 2)
 })
@@ -139,10 +137,48 @@ test("without large pages there is nothing to do", () => {
   expect(pages.hasWork).toBe(false)
 })
 
-test("a busy client waits for a small part of its time, a silent one not at all", () => {
+test("a client that always asks for something waits for a small part of its time", () => {
   const pages = new LargePages(2 ** 21)
   mark()
   pages.look(buffers)
-  pages.step()
-  expect(pages.patienceMs).toBeGreaterThan(0)
+  const patience: number[] = []
+  let flushed = 0
+  const busy: Client = {
+    flush: () => void flushed++,
+    isSilent: (timeoutMs) => {
+      patience.push(timeoutMs)
+      return false
+    },
+  }
+  // There is no time yet of which it could be a part.
+  pages.work(busy)
+  expect(flushed).toBe(1)
+  expect(patience).toEqual([2])
+  expect(pages.hasWork).toBe(true)
+  // A second later all of it is one.
+  const now = performance.now
+  performance.now = () => now.call(performance) + 60_000
+  try {
+    pages.work(busy)
+  } finally {
+    performance.now = now
+  }
+  expect(flushed).toBe(2)
+  expect(isMarked()).toBe(true)
+  expect(pages.hasWork && patience.length === 1).toBe(false)
+})
+
+test("who asks after a while of silence is heard after the page that is being moved", () => {
+  const pages = new LargePages(2 ** 21)
+  pages.look(buffers)
+  const patience: number[] = []
+  pages.work({
+    flush: () => {},
+    isSilent: (timeoutMs) => {
+      patience.push(timeoutMs)
+      return patience.length < 3
+    },
+  })
+  expect(patience).toEqual([2, 0, 0])
+  expect(pages.hasWork).toBe(true)
 })

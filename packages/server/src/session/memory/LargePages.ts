@@ -2,7 +2,7 @@
  * Weights in large pages. All of them are read for every token, and in small pages that is as much looking up of pages as reading:
  * a token of one text takes a fifth longer. To load them there in the first place would take longer on machines that have to ask for
  * large pages somewhere else (shim/ggml/guarded_buffer.cpp), and files cannot be mapped there, so they are moved once the model computes, page
- * by page, while the client has nothing to ask.
+ * by page, while the client has nothing to ask, and for a small part of the time of one that always has.
  */
 import { readFileSync } from "node:fs"
 import { asPointer, io } from "@ggml-rpc/native/bindings"
@@ -18,8 +18,9 @@ const LARGEST_BYTES = 4 * 1024 * 1024
 /** Smaller buffers hold little that is read for a token. */
 const MIN_BUFFER_BYTES = 16 * 1024 * 1024
 
-/** How much of a client's time it may take that asks for one thing after the other. */
+/** How much of a client's time it may take that asks for one thing after the other, and how long at a time. */
 const BUSY_PART = 0.05
+const LONGEST_MS = 20
 
 /** A client that has asked for nothing for so long is not that. */
 const IDLE_MS = 2
@@ -31,6 +32,14 @@ export const largePageBytes = (): number => {
   if (!/\[(always|madvise)\]/.test(read("enabled"))) return 0
   const sizeBytes = Number(read("hpage_pmd_size"))
   return sizeBytes <= LARGEST_BYTES ? sizeBytes : 0
+}
+
+/** Who is served. */
+export interface Client {
+  /** Sends what it waits for. */
+  readonly flush: () => void
+  /** Whether it asks for nothing for so long. */
+  readonly isSilent: (timeoutMs: number) => boolean
 }
 
 /** What is to be moved of a buffer. */
@@ -91,14 +100,27 @@ export class LargePages {
     this.#spentMs = 0
   }
 
-  /** How long the client has to be silent before the next page is moved, in milliseconds. */
-  get patienceMs(): number {
-    const mayMs = (performance.now() - this.#sinceMs) * BUSY_PART
-    return this.#spentMs < mayMs ? 0 : IDLE_MS
+  /** Moves pages for a while, until the client wants something; to be called between two requests. */
+  work(client: Client): void {
+    client.flush()
+    const startedMs = performance.now()
+    let patienceMs = IDLE_MS
+    while (this.hasWork) {
+      if (!this.#isDue(startedMs)) {
+        if (!client.isSilent(patienceMs)) return
+        patienceMs = 0
+      }
+      this.#step()
+    }
   }
 
-  /** Moves one page. */
-  step(): void {
+  /** Whether a page may be moved even if the client waits for it. */
+  #isDue(startedMs: number): boolean {
+    const nowMs = performance.now()
+    return nowMs - startedMs < LONGEST_MS && this.#spentMs < (nowMs - this.#sinceMs) * BUSY_PART
+  }
+
+  #step(): void {
     const rest = this.#rests[0]!
     const startedMs = performance.now()
     const result = io().io_enlarge_page(asPointer(rest.at), this.#pageBytes)
