@@ -64,7 +64,7 @@ export interface Bundle {
  *
  * @throws {AggregateError} when a source does not compile
  */
-const withBytecode = async (
+export const withBytecode = async (
   entrypoints: ReadonlyArray<string>,
   options: Partial<Bun.BuildConfig>,
 ): Promise<ReadonlyArray<BundleFile>> => {
