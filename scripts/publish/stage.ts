@@ -1,5 +1,6 @@
 /** Folders that `npm publish` takes as they are, one a package. */
 import {
+  chmodSync,
   copyFileSync,
   cpSync,
   existsSync,
@@ -165,9 +166,12 @@ const stageProgram = async (
   const from = join(compiled, workspace.shortName, "src")
   const { files, inputs } = await buildBundle()
   for (const { name, content } of files) await Bun.write(join(dist, name), content)
-  for (const name of ["launcher.js", "launcher.js.map"]) {
+  for (const name of ["start.js", "start.js.map"]) {
     copyFileSync(join(from, name), join(dist, name))
   }
+  const launcher = join(dist, "launcher.sh")
+  copyFileSync(join(workspace.folder, "src", "launcher.sh"), launcher)
+  chmodSync(launcher, 0o755)
   await stageDemoModel(workspace, compiled, dist)
   await copyShimSources(native, join(folder, "native"))
   writeFileSync(

@@ -133,6 +133,11 @@ export class RpcConnection extends RequestStream {
     io().io_watch_server(fd)
   }
 
+  /** The server takes and gives F32 tensors as bf16. */
+  get speaksBf16(): boolean {
+    return this.level >= extensionCommands.GET_TENSOR_BF16.level
+  }
+
   /** False when the server hung up without a byte of an answer, as one does that knows HELLO in another form. */
   private hello(form: HelloForm, timeoutMs: number): boolean {
     io().io_send(this.fd, form.request, form.request.length)
