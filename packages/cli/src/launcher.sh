@@ -23,11 +23,19 @@ folder_of() {
   (cd -P "$at/node_modules/$1" && pwd)
 }
 
-# Bun as npm installs it: in the package of this platform, or in `bun`, whose install script moves it there.
-if package=$(folder_of bun "$folder") && platforms=$(folder_of @oven "$package"); then
-  for bun in "$platforms"/bun-*/bin/bun "$package/bin/bun.exe"; do
-    [ -x "$bun" ] && exec "$bun" "$program" "$@"
-  done
+# Bun as npm installs it: moved into `bun` by that package's install script, which knows this machine, or left in the package of a
+# platform, with a text in its place.
+if package=$(folder_of bun "$folder"); then
+  bun=$package/bin/bun.exe
+  first=
+  [ ! -r "$bun" ] || IFS= read -r first <"$bun" || true
+  case $first in
+    '' | echo*) bun= ;;
+  esac
+  if [ -z "$bun" ] && platforms=$(folder_of @oven "$package"); then
+    for bun in "$platforms"/bun-*/bin/bun; do [ ! -x "$bun" ] || break; done
+  fi
+  [ ! -x "$bun" ] || exec "$bun" "$program" "$@"
 fi
 command -v bun >/dev/null && exec bun "$program" "$@"
 

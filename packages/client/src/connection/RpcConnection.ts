@@ -54,7 +54,7 @@ export class RpcConnection extends RequestStream {
   linked: ReadonlyArray<RpcConnection> = []
   /** Of another server that failed it, if that was the last that the server said. */
   lastWord: LostPeer | undefined
-  /** It has said its last word, or nothing more comes. */
+  /** It has said its last word, nothing more comes, or nobody waits for that any more. */
   hasEnded = false
   /** What comes is read for the last word alone. */
   private isEnding = false
