@@ -8,6 +8,7 @@ import { tmpdir } from "node:os"
 import { basename, dirname, join, resolve } from "node:path"
 import { gzipSync } from "node:zlib"
 import { pagePlugin } from "../packages/api/scripts/page.ts"
+import { stdoutPlugin } from "../packages/cli/scripts/bundle.ts"
 
 import { baseLibraries, stageShim } from "./publish/shim.ts"
 import { root } from "./publish/workspaces.ts"
@@ -51,7 +52,9 @@ try {
   mkdirSync(dirname(target), { recursive: true })
   await Bun.build({
     entrypoints: [writeEntry(work, paths)],
-    plugins: [await pagePlugin()],
+    plugins: [await pagePlugin(), stdoutPlugin],
+    format: "esm",
+    bytecode: true,
     minify: { whitespace: true, syntax: true },
     compile: { outfile: target },
   })

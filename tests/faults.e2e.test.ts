@@ -436,10 +436,10 @@ describe("a server in the middle of sums with others", () => {
     },
   )
 
-  test("that hangs ends `ggml-rpc run` with one paragraph", async () => {
+  test("that hangs is among those that are named after some seconds, and ends `ggml-rpc run` with one paragraph", async () => {
     await using well = await startOurServer()
     await using server = await startOurServer()
-    const { child } = await startRun([well, server], ["-sm", "tensor", "--timeout", "2"])
+    const { child } = await startRun([well, server], ["-sm", "tensor", "--timeout", "8"])
     await using _ = child
     stop(server)
     try {
@@ -447,6 +447,9 @@ describe("a server in the middle of sums with others", () => {
     } finally {
       resume(server)
     }
+    const waiting = /^\{"event":"waiting".*$/m.exec(child.stdout())?.[0] ?? "{}"
+    const { endpoint, others } = JSON.parse(waiting)
+    expect([endpoint, ...others].sort()).toEqual([well.endpoint, server.endpoint].sort())
     const errors = child.stderr().match(/^error: .*$/gm)
     expect(errors).toEqual([expect.stringContaining(`The server ${server.endpoint} was silent`)])
     expect(child.stderr()).not.toMatch(/^ +at /m)

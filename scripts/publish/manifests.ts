@@ -98,7 +98,7 @@ export const programManifest = (workspace: Workspace): object => {
     sideEffects: true,
     engines: manifest.engines,
     ...(manifest.os === undefined ? {} : { os: manifest.os }),
-    bin: { "ggml-rpc": "dist/launcher.js" },
+    bin: { "ggml-rpc": "dist/launcher.sh" },
     exports: {
       "./demo-model": {
         types: "./dist/demo-model/index.d.ts",

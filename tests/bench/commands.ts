@@ -5,31 +5,35 @@
 import { ensureModel } from "../models/models.ts"
 import { ensurePeers } from "../peers/peers.ts"
 import { startProcess } from "../peers/process.ts"
-import { type NoiseOptions, pinnedPrefix, quietSample } from "./measure.ts"
+import { type Case, type NoiseOptions, pinnedPrefix, quietSample, startServers } from "./measure.ts"
 import { groupCpuSeconds } from "./processGroup.ts"
 import type { CommandRow } from "./report.ts"
-import { commandOf, startBenchServer } from "./sides.ts"
-import type { BenchModel } from "./workloads.ts"
+import { commandOf } from "./sides.ts"
+
+export type CommandCase = Pick<Case, "model" | "serverCount" | "pinned" | "cacheWarm">
 
 const shared = ["-p", "hello", "-n", "1", "-c", "1024", "-t", "1", "--temp", "0", "--ignore-eos"]
 
 export const measureCommands = async (
-  model: BenchModel,
-  pinned: boolean,
+  given: CommandCase,
   rounds: number,
   side: "upstream" | "before",
   noise: NoiseOptions,
 ): Promise<CommandRow> => {
-  const prefix = pinned ? pinnedPrefix() : []
-  const path = await ensureModel(model)
-  await using theirs = await startBenchServer({ side, prefix })
-  await using ours = await startBenchServer({ side: "ours", prefix })
-  const run = async (server: typeof theirs, command: readonly string[]): Promise<number> => {
+  const prefix = given.pinned ? pinnedPrefix() : []
+  const path = await ensureModel(given.model)
+  await using cleanup = new AsyncDisposableStack()
+  const servers = await startServers([side, "ours"], given, cleanup)
+  const [theirs, ours] = [servers.get(side)!, servers.get("ours")!]
+  const run = async (on: typeof ours, command: readonly string[]): Promise<number> => {
     const { wallMs } = await quietSample(noise, () =>
-      timeCommand(server.pid, [
-        ...[...prefix, ...command, ...shared],
-        ...["-m", path, "--rpc", server.endpoint],
-      ]),
+      timeCommand(
+        on.map(({ pid }) => pid),
+        [
+          ...[...prefix, ...command, ...shared, "-ts", on.map(() => "1").join(",")],
+          ...["-m", path, "--rpc", on.map(({ endpoint }) => endpoint).join(",")],
+        ],
+      ),
     )
     return wallMs
   }
@@ -39,12 +43,12 @@ export const measureCommands = async (
   for (let round = 0; round <= rounds; round++) {
     const theirMs = await run(theirs, command)
     const ourMs = await run(ours, [...commandOf("ours"), "run"])
-    // The first fills the page cache.
+    // The first fills the page cache, and the servers' caches.
     if (round === 0) continue
     reference.push(theirMs)
     ggmlRpcRun.push(ourMs)
   }
-  return { model, pinned, reference, referenceName, ggmlRpcRun }
+  return { ...given, reference, referenceName, ggmlRpcRun }
 }
 
 const referenceOf = async (side: "upstream" | "before") => {
@@ -56,8 +60,8 @@ const referenceOf = async (side: "upstream" | "before") => {
   return { name: "llama-completion", command: [completion, "-no-cnv", "--no-warmup"] }
 }
 
-const timeCommand = async (serverGroup: number, command: readonly string[]) => {
-  const serverCpuBefore = groupCpuSeconds([serverGroup])
+const timeCommand = async (serverGroups: readonly number[], command: readonly string[]) => {
+  const serverCpuBefore = groupCpuSeconds(serverGroups)
   const started = performance.now()
   await using child = startProcess(command)
   const exitCode = await child.exited
@@ -68,6 +72,6 @@ const timeCommand = async (serverGroup: number, command: readonly string[]) => {
   return {
     wallMs,
     clientCpuSeconds: child.cpuSeconds() ?? 0,
-    serverCpuSeconds: groupCpuSeconds([serverGroup]) - serverCpuBefore,
+    serverCpuSeconds: groupCpuSeconds(serverGroups) - serverCpuBefore,
   }
 }

@@ -7,7 +7,7 @@ import { join, resolve } from "node:path"
 import { parseArgs } from "node:util"
 import { llamaVersion } from "@ggml-rpc/native/source"
 import { ensureModel } from "../models/models.ts"
-import { measureCommands } from "./commands.ts"
+import { type CommandCase, measureCommands } from "./commands.ts"
 import { compareWithLlamaBench } from "./llamaBench.ts"
 import { describeMachine, loadAverage } from "./machine.ts"
 import { formatNumber } from "./markdown.ts"
@@ -160,7 +160,7 @@ const measureAllTraffic = async (): Promise<readonly TrafficRow[]> => {
   return measureTraffic(values.quick ? "q8_0" : "middle", trafficWays, note)
 }
 
-const describe = (given: Case): string =>
+const describe = (given: CommandCase): string =>
   [
     given.model,
     `${given.serverCount} server${given.serverCount > 1 ? "s" : ""}`,
@@ -249,9 +249,15 @@ const measureAllMemory = async (): Promise<readonly MemoryMeasured[]> => {
 const measureAllCommands = async (): Promise<readonly CommandRow[]> => {
   const rows: CommandRow[] = []
   for (const model of models) {
-    for (const pinned of pinnings) {
-      rows.push(await measureCommands(model, pinned, rounds, reference, options))
-      note(`commands with ${model}, ${pinned ? "one core" : "not pinned"}, measured`)
+    // Caches take large weights alone.
+    for (const cacheWarm of model === "large" ? [false, true] : [false]) {
+      for (const pinned of pinnings) {
+        for (const serverCount of serverCounts) {
+          const row = { model, serverCount, pinned, cacheWarm }
+          rows.push(await measureCommands(row, rounds, reference, options))
+          note(`commands with ${describe(row)}, measured`)
+        }
+      }
     }
   }
   return rows

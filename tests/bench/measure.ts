@@ -15,10 +15,11 @@ import {
   startBenchServer,
   startClient,
 } from "./sides.ts"
+import type { BenchModel } from "./workloads.ts"
 
 /** One situation that is measured. */
 export interface Case {
-  readonly model: string
+  readonly model: BenchModel
   readonly serverCount: number
   /** All processes on one core, which takes the hand-over between cores out of the picture. */
   readonly pinned: boolean
@@ -51,27 +52,39 @@ export interface MeasureOptions extends NoiseOptions {
 /** The last core: interrupts are most often served by the first. */
 export const pinnedPrefix = (): readonly string[] => ["taskset", "-c", String(cpus().length - 1)]
 
-/** Rounds of all pairings, on servers that stay for all of them. */
-export const measure = async (given: Case, options: MeasureOptions): Promise<Samples> => {
-  const prefix = given.pinned ? pinnedPrefix() : []
-  await using cleanup = new AsyncDisposableStack()
+/** Where servers have caches, our clients remember what weights hash to as well. Both are empty at first. */
+export const startServers = async (
+  sides: Iterable<Side>,
+  { pinned, serverCount, cacheWarm }: Pick<Case, "pinned" | "serverCount" | "cacheWarm">,
+  cleanup: AsyncDisposableStack,
+): Promise<ReadonlyMap<Side, readonly ServerProcess[]>> => {
+  const prefix = pinned ? pinnedPrefix() : []
   const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-bench-"))
   cleanup.defer(() => rmSync(folder, { recursive: true, force: true }))
-  // Our clients remember what weights hash to where servers do, too: of the first client, which is not counted.
   const hashes = process.env.GGML_RPC_WEIGHT_HASHES
-  process.env.GGML_RPC_WEIGHT_HASHES = given.cacheWarm ? join(folder, "hashes") : "none"
+  process.env.GGML_RPC_WEIGHT_HASHES = cacheWarm ? join(folder, "hashes") : "none"
   cleanup.defer(() => {
-    process.env.GGML_RPC_WEIGHT_HASHES = hashes
+    if (hashes === undefined) delete process.env.GGML_RPC_WEIGHT_HASHES
+    else process.env.GGML_RPC_WEIGHT_HASHES = hashes
   })
   const servers = new Map<Side, ServerProcess[]>()
-  for (const side of new Set(options.pairings.map((name) => pairings[name].server))) {
+  for (const side of sides) {
     const started: ServerProcess[] = []
-    for (let index = 0; index < given.serverCount; index++) {
-      const cacheDir = given.cacheWarm ? join(folder, `${side}-${index}`) : undefined
+    for (let index = 0; index < serverCount; index++) {
+      const cacheDir = cacheWarm ? join(folder, `${side}-${index}`) : undefined
       started.push(cleanup.use(await startBenchServer({ side, prefix, cacheDir })))
     }
     servers.set(side, started)
   }
+  return servers
+}
+
+/** Rounds of all pairings, on servers that stay for all of them. */
+export const measure = async (given: Case, options: MeasureOptions): Promise<Samples> => {
+  const prefix = given.pinned ? pinnedPrefix() : []
+  await using cleanup = new AsyncDisposableStack()
+  const sides = new Set(options.pairings.map((name) => pairings[name].server))
+  const servers = await startServers(sides, given, cleanup)
 
   // Fills the servers' caches where they have one, and the page cache: not counted.
   for (const name of options.pairings) {

@@ -11,6 +11,7 @@ import {
   replaceBetweenMarks,
   timesTable,
 } from "./report.ts"
+import type { BenchModel } from "./workloads.ts"
 
 const sample = (startToReadyMs: number, promptMs: readonly number[]): Sample => ({
   startToReadyMs,
@@ -24,7 +25,7 @@ const sample = (startToReadyMs: number, promptMs: readonly number[]): Sample => 
 
 const measured = {
   case: {
-    model: "tiny",
+    model: "tiny" as const,
     serverCount: 2,
     pinned: true,
     cacheWarm: false,
@@ -116,7 +117,7 @@ describe("replaceBetweenMarks", () => {
 })
 
 test("mergeReports keeps every measurement, and the smallest count of rounds", () => {
-  const report = (rounds: number, model: string): Report => ({
+  const report = (rounds: number, model: BenchModel): Report => ({
     machine: {
       processor: "processor",
       coreCount: 2,
@@ -136,7 +137,7 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
     commands: [
       {
         model,
-        pinned: true,
+        ...{ pinned: true, serverCount: 1, cacheWarm: false },
         reference: [40, 50, 60],
         referenceName: "llama-completion",
         ggmlRpcRun: [100, 90, 110],
@@ -151,12 +152,15 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
   expect(text).toContain(
     "| large | 2 | prompt 3, ms | 7.00 (5.00–8.00) | 3.50 (1.00–4.00) | 2.00 |",
   )
-  expect(text).toContain("| large | one core | 50.0 (40.0–60.0) | 100 (90.0–110) | 0.50 |")
+  expect(text).toContain(
+    "| large | 1 | none | one core | 50.0 (40.0–60.0) | 100 (90.0–110) | 0.50 |",
+  )
   const gains = gainsTable(merged).split("\n")
   expect(gains.slice(2)).toEqual([
     "| Loading tiny, nothing cached, one core; ours against llama.cpp | 2 servers 1.00× |",
     "| Loading large, nothing cached, one core; ours against llama.cpp | 2 servers 1.00× |",
-    "| A whole command with one token, one core; ours against llama.cpp | tiny 0.50×, large 0.50× |",
+    "| A whole command with one token, tiny, nothing cached, one core; ours against llama.cpp | 1 server 0.50× |",
+    "| A whole command with one token, large, nothing cached, one core; ours against llama.cpp | 1 server 0.50× |",
   ])
   const again = mergeReports([report(5, "tiny"), report(3, "tiny")])
   expect(again.measured.map(({ samples }) => samples.upstream?.length)).toEqual([6])

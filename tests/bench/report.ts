@@ -1,4 +1,5 @@
 /** The measurements as Markdown. */
+import type { CommandCase } from "./commands.ts"
 import type { Machine } from "./machine.ts"
 import { formatNumber, formatSummary, table } from "./markdown.ts"
 import type { Case, Sample, Samples } from "./measure.ts"
@@ -24,9 +25,7 @@ export interface LlamaBenchRow {
   readonly upstreamClient: Summary
 }
 
-export interface CommandRow {
-  readonly model: string
-  readonly pinned: boolean
+export interface CommandRow extends CommandCase {
   /** Milliseconds, in the order of the rounds; upstream's `llama-completion` or our command before. */
   readonly reference: readonly number[]
   readonly referenceName: string
@@ -178,12 +177,17 @@ const llamaBenchTable = (rows: readonly LlamaBenchRow[]): string =>
 
 const commandTable = (rows: readonly CommandRow[]): string =>
   table(
-    ["model", "processes", rows[0]!.referenceName, "ggml-rpc run", "the first ÷ ours"],
+    [
+      ...["model", "servers", "caches", "processes"],
+      ...[rows[0]!.referenceName, "ggml-rpc run", "the first ÷ ours"],
+    ],
     rows.map((row) => {
       const reference = summarize(row.reference)
       const ours = summarize(row.ggmlRpcRun)
       return [
         row.model,
+        String(row.serverCount),
+        row.cacheWarm ? "warm" : "none",
         row.pinned ? "one core" : "not pinned",
         formatSummary(reference),
         formatSummary(ours),
@@ -284,19 +288,25 @@ export const mergeReports = (reports: readonly Report[]): Report => {
   }
 }
 
+const placeOf = ({ pinned, cacheWarm }: CommandCase): string =>
+  `${cacheWarm ? "servers' caches warm" : "nothing cached"}, ${pinned ? "one core" : "not pinned"}`
+
+const serversOf = ({ serverCount }: CommandCase): string =>
+  `${serverCount} server${serverCount > 1 ? "s" : ""}`
+
 /** What a user gains, in one table: only what was measured. */
 export const gainsTable = (report: Report): string => {
   const loads = report.measured.flatMap((measured) =>
     linesOf(measured)
       .filter(({ metric, speedup }) => metric === "load call" && speedup !== undefined)
-      .map(({ case: { model, serverCount, pinned, cacheWarm }, speedup }) => ({
-        what: `Loading ${model}, ${cacheWarm ? "servers' caches warm" : "nothing cached"}, ${pinned ? "one core" : "not pinned"}; ours against llama.cpp`,
-        cell: `${serverCount} server${serverCount > 1 ? "s" : ""} ${speedup!.toFixed(2)}×`,
+      .map(({ case: given, speedup }) => ({
+        what: `Loading ${given.model}, ${placeOf(given)}; ours against llama.cpp`,
+        cell: `${serversOf(given)} ${speedup!.toFixed(2)}×`,
       })),
   )
-  const commands = report.commands.map(({ model, pinned, reference, ggmlRpcRun }) => ({
-    what: `A whole command with one token, ${pinned ? "one core" : "not pinned"}; ours against llama.cpp`,
-    cell: `${model} ${speedup(summarize(reference), summarize(ggmlRpcRun)).toFixed(2)}×`,
+  const commands = report.commands.map(({ reference, ggmlRpcRun, ...given }) => ({
+    what: `A whole command with one token, ${given.model}, ${placeOf(given)}; ours against llama.cpp`,
+    cell: `${serversOf(given)} ${speedup(summarize(reference), summarize(ggmlRpcRun)).toFixed(2)}×`,
   }))
   const rows = Map.groupBy([...loads, ...commands], ({ what }) => what)
   return table(

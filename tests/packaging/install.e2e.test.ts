@@ -25,8 +25,8 @@ let bun: Machine
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "ggml-rpc-packaging-"))
   registry = await startRegistry(folder)
-  node = makeMachine(join(folder, "node"), registry.url, ["node", "npm", "npx", "sh"])
-  bun = makeMachine(join(folder, "bun"), registry.url, ["bun"])
+  node = makeMachine(join(folder, "node"), registry.url, ["node", "npm", "npx", "sh", "readlink"])
+  bun = makeMachine(join(folder, "bun"), registry.url, ["bun", "readlink"])
 })
 afterAll(async () => {
   await registry?.[Symbol.asyncDispose]()
@@ -83,11 +83,11 @@ describe("a machine with Node alone", () => {
     const cwd = join(folder, "node", "app")
     const saved = await node.run(["npx", "ggml-rpc", "demo", "--save", "demo.gguf"], { cwd })
     expect(saved.exitCode).toBe(0)
-    const launcher = join(installed(cwd, "ggml-rpc"), "dist", "launcher.js")
-    await using server = startProcess(
-      [Bun.which("node")!, launcher, "serve", "--port", "0", "--threads", "1"],
-      { cwd, env: { ...node.env, XDG_STATE_HOME: "/dev/null" } },
-    )
+    const launcher = join(cwd, "node_modules", ".bin", "ggml-rpc")
+    await using server = startProcess([launcher, "serve", "--port", "0", "--threads", "1"], {
+      cwd,
+      env: { ...node.env, XDG_STATE_HOME: "/dev/null" },
+    })
     const endpoint = /listening on (\S+)/
     expect(await waitUntil(() => endpoint.test(server.stdout()), 20_000)).toBe(true)
     const [, address] = endpoint.exec(server.stdout())!
@@ -100,9 +100,9 @@ describe("a machine with Node alone", () => {
 
   test("without any Bun it says so in a sentence", async () => {
     const cwd = join(folder, "node", "app")
-    const launcher = join(installed(cwd, "ggml-rpc"), "dist", "launcher.js")
-    const alone = node.project("alone", { "launcher.mjs": await Bun.file(launcher).text() })
-    const told = await node.run(["node", "launcher.mjs", "demo"], { cwd: alone })
+    const launcher = join(installed(cwd, "ggml-rpc"), "dist", "launcher.sh")
+    const alone = node.project("alone", { "launcher.sh": await Bun.file(launcher).text() })
+    const told = await node.run(["sh", "./launcher.sh", "demo"], { cwd: alone })
     expect(told.exitCode).toBe(1)
     expect(told.stderr).toMatch(/^ggml-rpc needs Bun 1\.4\.5 or newer: .*npm install bun.*\n$/)
   })
@@ -260,6 +260,7 @@ describe("a machine whose platform has no prebuilt shim", () => {
       "npm",
       "npx",
       "sh",
+      "readlink",
       "cmake",
       "make",
       "c++",

@@ -36,7 +36,7 @@ const LOOKS_AT_STDOUT = 'typeof process.stdout === "object"'
  * Effect's logger looks whether stdout is a terminal when it is read, for a default that app.ts replaces; that alone loads what
  * terminal.ts does without.
  */
-const stdoutPlugin: BunPlugin = {
+export const stdoutPlugin: BunPlugin = {
   name: "stdout",
   setup: (build) => {
     build.onLoad({ filter: /\/effect\/dist\/esm\/internal\/logger\.js$/ }, async ({ path }) => {
@@ -64,7 +64,7 @@ export interface Bundle {
  *
  * @throws {AggregateError} when a source does not compile
  */
-const withBytecode = async (
+export const withBytecode = async (
   entrypoints: ReadonlyArray<string>,
   options: Partial<Bun.BuildConfig>,
 ): Promise<ReadonlyArray<BundleFile>> => {

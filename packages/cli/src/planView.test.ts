@@ -54,6 +54,7 @@ const plan: Cluster.ModelPlan = {
   shared: [],
   leftOut: [],
   unsupported: [],
+  exactServers: [],
 }
 
 test("the table shows where each layer goes, and what stays", () => {

@@ -217,4 +217,5 @@ const modelJson = (plan: Cluster.ModelPlan) => ({
   shared: plan.shared,
   leftOut: plan.leftOut,
   unsupported: plan.unsupported,
+  exactServers: plan.exactServers,
 })

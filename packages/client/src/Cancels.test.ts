@@ -12,7 +12,7 @@ test("the file lies in the first folder that takes it, and has no name", () => {
   const cancels = new Cancels([missing, folder])
   expect(readdirSync(folder)).toEqual([])
   cancels.cancel(7)
-  expect(cancels.waiting()).toEqual({ place: -1, count: 0 })
+  expect(cancels.waiting()).toEqual({ place: -1, count: 0, linked: 0 })
   cancels.close()
   rmSync(folder, { recursive: true })
 })

@@ -17,6 +17,8 @@ export interface Wait {
   /** Of the server, in the order in which they were given; -1: none is waited for. */
   readonly place: number
   readonly count: number
+  /** A bit for each place of servers that add up sums together. */
+  readonly linked: number
 }
 
 /** The first keeps the file in memory; macOS has no such folder. */
@@ -53,9 +55,9 @@ export class Cancels {
 
   /** What the engine waits for now. */
   waiting(): Wait {
-    const words = new Uint32Array(2)
+    const words = new Uint32Array(3)
     readSync(this.descriptor, words, 0, words.byteLength, WAIT_OFFSET_BYTES)
-    return { place: words[0]! - 1, count: words[1]! }
+    return { place: words[0]! - 1, count: words[1]!, linked: words[2]! }
   }
 
   close(): void {

@@ -31,6 +31,7 @@ import {
   workOf,
 } from "./fasterSplit.ts"
 import { orFewerGroups } from "./fewerGroups.ts"
+import type { LackingServer } from "./lacking.ts"
 import { loadAdapterHeader } from "./loadAdapterHeader.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
 import {
@@ -86,6 +87,11 @@ export interface PlanOptions {
   readonly splitMode?: "layer" | "tensor" | "auto" | undefined
   /** Where tensors are cut, `ggml` adds up partial sums as llama.cpp does: slow, for comparisons. */
   readonly sums?: "ggml" | undefined
+  /**
+   * How activations cross between hosts: `bf16` halves their bytes and rounds them, with servers that know it; `f32`, the default,
+   * as they are computed. Weights, caches, logits and embeddings stay what they are.
+   */
+  readonly wire?: "f32" | "bf16" | undefined
   /**
    * Proportions, one a device in the cluster's order; undefined: of layers by free memory, of tensors by how fast servers multiply,
    * which is measured.
@@ -159,6 +165,8 @@ export interface ModelPlan extends Plan {
   readonly cutShares?: CutShares
   /** What devices do not support of the model, so that its graph falls into more pieces; empty as a rule. */
   readonly unsupported: ReadonlyArray<PlanUnsupported>
+  /** Servers to and from which activations stay F32 although `wire` asks for bf16, which they do not know. */
+  readonly exactServers: ReadonlyArray<LackingServer>
   /** Of the smaller model that guesses for it. */
   readonly draft?: ModelPlan
 }
@@ -230,6 +238,7 @@ const modelOptions = (options: PlanOptions, find: DeviceFinder): EngineModelOpti
   }),
   ...(options.adapters && { adapters: options.adapters }),
   ...(options.sums && { sums: options.sums }),
+  ...(options.wire === "bf16" && { wire: options.wire }),
 })
 
 /**
@@ -344,7 +353,8 @@ const planFaster = (ground: Ground, gguf: GgufFile, options: PlanOptions): Plann
     const { event: computing } = yield* engine.request({ type: "computeSpeeds" })
     const { event: links } = yield* engine.request({ type: "speeds" })
     const measured = { ...computing, links: links.speeds }
-    const choice = chooseSplit(workOf(gguf), layer, tensor.right, measured)
+    const isBf16 = options.wire === "bf16" && computing.speakBf16
+    const choice = chooseSplit(workOf(gguf), layer, tensor.right, measured, isBf16)
     const isCut = "times" in choice && choice.times.faster === "tensor"
     return { ...(isCut ? tensor.right : layer), choice }
   })
@@ -411,6 +421,7 @@ const planOn = (
     }
     /** Of the candidate that was measured last: that of the plan, or the one that did not fit. */
     let unsupported: ReadonlyArray<PlanUnsupported> = []
+    let exactServers: ReadonlyArray<LackingServer> = []
     const named = ({ device, ...ops }: UnsupportedOps): PlanUnsupported => ({
       device: memory.devices[device]!.name,
       place: places[device]!,
@@ -438,6 +449,7 @@ const planOn = (
         }),
         ({ event }) => {
           unsupported = event.unsupported.map(named)
+          exactServers = event.exactServers
           const [first] = unsupported
           // What goes elsewhere does not come back in parts.
           return candidate.shares !== undefined && first !== undefined
@@ -474,6 +486,7 @@ const planOn = (
       deviceIndexes,
       places: usedPlaces,
       unsupported,
+      exactServers,
     }
   })
 

@@ -39,7 +39,7 @@ export const draftPlanOptions = (
   const trained = ggufInteger(gguf, `${ggufString(gguf, "general.architecture")}.context_length`)
   const local = memory.devices.filter(({ endpoint }) => endpoint === undefined)
   return {
-    ...{ slots, batchSize, ubatchSize, flashAttention, mmap },
+    ...{ slots, batchSize, ubatchSize, flashAttention, mmap, wire: options.wire },
     groups: 1,
     ...(contextSize ? { contextSize: Math.min(contextSize, trained ?? contextSize) } : {}),
     threads: draft.threads ?? threads,

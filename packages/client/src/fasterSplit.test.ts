@@ -75,7 +75,7 @@ const measured: Measured = {
   devices: ["RPC0", "RPC1"].map((name) => ({ ...speed, device: name })),
 }
 const choose = (tensorPlan: PlannedSplit, found: Measured = measured) =>
-  chooseSplit(work, planOf("layer"), tensorPlan, found)
+  chooseSplit(work, planOf("layer"), tensorPlan, found, false)
 
 test("estimates decide where both are possible", () => {
   expect(choose(planOf("tensor"))).toMatchObject({ times: { faster: "tensor" } })

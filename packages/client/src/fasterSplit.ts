@@ -101,11 +101,13 @@ const objection = (layer: Plan, tensor: Plan): string | undefined => {
     : undefined
 }
 
+/** `isBf16`: how activations would travel. */
 export const chooseSplit = (
   work: SplitWork,
   layer: PlannedSplit,
   tensor: PlannedSplit,
   { devices, links, unlinked }: Measured,
+  isBf16: boolean,
 ): SplitChoice => {
   const reason = objection(layer, tensor)
   if (reason !== undefined) return { reason }
@@ -133,7 +135,8 @@ export const chooseSplit = (
       tensorShare: cut.weightBytes / weightBytes,
     })
   }
-  const ways = { isLinked: unlinked === undefined, ubatchSize: layer.context.ubatchSize }
+  const { ubatchSize } = layer.context
+  const ways = { isLinked: unlinked === undefined, ubatchSize, isBf16 }
   const times = splitTimes(work, found, ways)
   const fewer = withoutOne(work, found, ways, times[times.faster])
   const plan = times.faster === "tensor" ? tensor : layer

@@ -27,6 +27,7 @@ export type {
 } from "./engine/messages.ts"
 export * from "./errors.ts"
 export type { CutShares, SplitChoice } from "./fasterSplit.ts"
+export { describeExactServers, type LackingServer } from "./lacking.ts"
 export { loadGguf } from "./loadGguf.ts"
 export { loadModelHeader } from "./loadModelHeader.ts"
 export { type DomainFacts, domainsOf } from "./memoryDomains.ts"

@@ -6,6 +6,8 @@ import type { Wait } from "./Cancels.ts"
 /** A server has been waited for, and still is unless `isOver`. */
 export interface ServerWait {
   readonly endpoint: string
+  /** Servers with which it adds up sums, for one of which it may wait itself; absent: none. */
+  readonly others?: ReadonlyArray<string>
   /** To the second. */
   readonly waitedMs: number
   /** The engine goes on: the server answered, or was given up on. */
@@ -39,7 +41,7 @@ export const watchWaits = (
 export class WaitWatch {
   readonly #endpoints: ReadonlyArray<string>
   readonly #onWait: (wait: ServerWait) => void
-  #wait: Wait = { place: -1, count: 0 }
+  #wait: Wait = { place: -1, count: 0, linked: 0 }
   #since = 0
   #nextToldMs = FIRST_TOLD_MS
 
@@ -65,9 +67,18 @@ export class WaitWatch {
   }
 
   #tell(waitedMs: number, isOver: boolean): void {
-    const endpoint = this.#endpoints[this.#wait.place]
-    if (endpoint !== undefined) {
-      this.#onWait({ endpoint, waitedMs: Math.round(waitedMs / 1000) * 1000, isOver })
-    }
+    const { place, linked } = this.#wait
+    const endpoint = this.#endpoints[place]
+    if (endpoint === undefined) return
+    const isLinked = (at: number): boolean => at < 32 && (linked & (1 << at)) !== 0
+    const others = isLinked(place)
+      ? this.#endpoints.filter((_, at) => at !== place && isLinked(at))
+      : []
+    this.#onWait({
+      endpoint,
+      ...(others.length > 0 && { others }),
+      waitedMs: Math.round(waitedMs / 1000) * 1000,
+      isOver,
+    })
   }
 }

@@ -17,6 +17,8 @@ const open = () =>
     io_recv: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_recv_exact: { args: ["i32", "ptr", "f64"], returns: "f64" },
     io_read_file: { args: ["i32", "ptr", "f64", "f64"], returns: "f64" },
+    io_enlarge_page: { args: ["ptr", "f64"], returns: "i32" },
+    io_map_file: { args: ["i32", "ptr", "f64", "f64"], returns: "f64" },
     io_hash: { args: ["i32", "ptr", "ptr", "ptr"], returns: "void" },
     io_hash_files: { args: ["i32", "ptr", "ptr", "ptr", "ptr"], returns: "i32" },
     io_hash_beside: {
@@ -48,7 +50,7 @@ const open = () =>
     io_group_spins: { args: ["ptr", "ptr"], returns: "void" },
     io_all_reduce_bytes: { args: ["ptr", "f64"], returns: "f64" },
     io_all_reduce: {
-      args: ["ptr", "ptr", "f64", "i32", "i32", "f64", "ptr"],
+      args: ["ptr", "ptr", "f64", "i32", "i32", "i32", "f64", "ptr"],
       returns: "i32",
     },
     io_peer_gone: { args: ["i32"], returns: "i32" },

@@ -73,11 +73,11 @@ test("what is wrong with it is said in its name", () => {
 
 test("the requests for links and sums lie as documented", () => {
   fc.assert(
-    fc.property(requests.COMM_ALLREDUCE, fc.nat(1), ({ tensor }, counts) => {
-      const frame = encodeExtensionRequest("ALL_REDUCE", { counts, tensor })
+    fc.property(requests.COMM_ALLREDUCE, fc.nat(3), ({ tensor }, flags) => {
+      const frame = encodeExtensionRequest("ALL_REDUCE", { flags, tensor })
       const view = new DataView(frame.buffer)
       expect(frame.length).toBe(9 + 4 + 296)
-      expect(view.getUint32(9, true)).toBe(counts)
+      expect(view.getUint32(9, true)).toBe(flags)
       expect(RpcTensor.decode(view, 13)).toEqual(tensor)
     }),
     { numRuns: 30 },
@@ -103,4 +103,26 @@ test("the requests for links and sums lie as documented", () => {
     expect(readLostPeer(word, 0)).toBeUndefined()
   }
   expect(encodeLinkKeyAnswer(LinkStatus.TLS)).toEqual(Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0, 2))
+})
+
+test("the requests for bf16 lie as documented", () => {
+  fc.assert(
+    fc.property(requests.GET_TENSOR, fc.uint8Array(), (range, data) => {
+      const get = encodeExtensionRequest("GET_TENSOR_BF16", range)
+      const getView = new DataView(get.buffer)
+      expect(get[0]).toBe(141)
+      expect(get.length).toBe(9 + 296 + 8 + 8)
+      expect(RpcTensor.decode(getView, 9)).toEqual(range.tensor)
+      expect(getView.getBigUint64(9 + 296, true)).toBe(range.offsetBytes)
+      expect(getView.getBigUint64(9 + 304, true)).toBe(range.sizeBytes)
+      const { tensor, offsetBytes } = range
+      const set = encodeExtensionRequest("SET_TENSOR_BF16", { tensor, offsetBytes, data })
+      const setView = new DataView(set.buffer)
+      expect(set[0]).toBe(142)
+      expect(setView.getBigUint64(1, true)).toBe(BigInt(296 + 8 + data.length))
+      expect(set.subarray(9, 9 + 304)).toEqual(get.subarray(9, 9 + 304))
+      expect(set.subarray(9 + 304)).toEqual(data)
+    }),
+    { numRuns: 30 },
+  )
 })

@@ -3,10 +3,10 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly, empty, fixed, records } from "./codec/payload.ts"
-import { bytes, cstring, record, u8, u32 } from "./codec/record.ts"
+import { dataOnly, empty, fixed, records, withData } from "./codec/payload.ts"
+import { bytes, cstring, record, u8, u32, u64 } from "./codec/record.ts"
 import { RpcTensor } from "./codec/tensor.ts"
-import { SetTensorHashRequest } from "./versions/layouts/tensor.ts"
+import { GetTensorRequest, SetTensorHashRequest } from "./versions/layouts/tensor.ts"
 import type { CommandSpec } from "./versions/spec.ts"
 
 /**
@@ -15,7 +15,7 @@ import type { CommandSpec } from "./versions/spec.ts"
  */
 export const HelloExtension = {
   /** What these packages speak: 1, the flags; then the commands of `extensionCommands` up to their levels as well. */
-  LEVEL: 5,
+  LEVEL: 6,
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
@@ -39,6 +39,8 @@ export const ExtensionCommand = {
   ALL_REDUCE: 137,
   LINK_KEY: 138,
   OFFER_WEIGHTS: 140,
+  GET_TENSOR_BF16: 141,
+  SET_TENSOR_BF16: 142,
 } as const
 
 /** The extension commands by name. */
@@ -155,11 +157,29 @@ const LinkAwaitRequest = record("LinkAwaitRequest", { peer: u32 })
 /** One of `LinkStatus`. */
 const LinkAnswer = record("LinkAnswer", { status: u8 })
 
+/** What an ALL_REDUCE says besides its tensor; bits of `flags`. */
+export const AllReduceFlag = {
+  /** This server's part counts; without it, it is taken for zeros, whatever it is. */
+  COUNTS: 1,
+  /**
+   * Parts travel between the servers as bf16, from level 6 on: every server rounds its own as well before it adds up, so that all hold
+   * the same bits.
+   */
+  BF16: 2,
+} as const
+
 export const AllReduceRequest = record("AllReduceRequest", {
-  /** 0: this server's part counts as zero, whatever it is. */
-  counts: u32,
+  /** Of `AllReduceFlag`. */
+  flags: u32,
   /** F32, without gaps; the sum is put there. */
   tensor: RpcTensor,
+})
+
+/** SET_TENSOR_BF16 before its data. */
+export const SetTensorBf16Prefix = record("SetTensorBf16Prefix", {
+  tensor: RpcTensor,
+  /** Where in the tensor the values go; a multiple of 4. */
+  offsetBytes: u64,
 })
 
 /** Weights that one OFFER_WEIGHTS offers at most. */
@@ -201,6 +221,23 @@ export const extensionCommands = {
     maxRequestBytes: MAX_OFFERED_WEIGHTS * SetTensorHashRequest.size,
     response: dataOnly,
   },
+  /**
+   * A range of an F32 tensor without gaps, rounded to bf16: to the nearest, ties to even; what is not a number stays so. `sizeBytes`
+   * counts the floats' bytes, and the answer has half as many.
+   */
+  GET_TENSOR_BF16: {
+    level: 6,
+    request: fixed(GetTensorRequest),
+    maxRequestBytes: GetTensorRequest.size,
+    response: dataOnly,
+  },
+  /** Sets a range of such a tensor from bf16, 2 bytes for each of its floats. */
+  SET_TENSOR_BF16: {
+    level: 6,
+    request: withData(SetTensorBf16Prefix),
+    maxRequestBytes: Number.MAX_SAFE_INTEGER,
+    response: null,
+  },
   /** The server will give this session the connection that shows the key, for a while; it knows the key when it answers. */
   LINK_EXPECT: {
     level: 4,
@@ -226,7 +263,8 @@ export const extensionCommands = {
   LINK_FREE: { level: 4, request: empty, maxRequestBytes: 0, response: null },
   /**
    * All servers of the group put the sum of their tensors in place of each: of the same elements, in the order in which ggml's
-   * own all-reduce adds them up (ggml-backend-meta.cpp), so with the same bits everywhere. It waits for the others.
+   * own all-reduce adds them up (ggml-backend-meta.cpp), so with the same bits everywhere. It waits for the others. All have to be
+   * asked with the same `AllReduceFlag.BF16`.
    */
   ALL_REDUCE: {
     level: 4,

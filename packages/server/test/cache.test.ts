@@ -1,5 +1,13 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test"
-import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs"
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Command, encodeExtensionRequest, encodeRequest, type RpcTensor } from "@ggml-rpc/protocol"
@@ -27,6 +35,13 @@ const open = async (port: number, longer = 0) => {
   return { client, tensor: f32Tensor(1, buffer, 0, [sizeBytes / 4]) }
 }
 
+/** The files of the cache, and those that are not finished. */
+const files = (): string[] =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => entry.name)
+    .sort()
+
 /** With all data in the cache, however small. */
 const cached = { cacheMinBytes: 1 }
 
@@ -42,7 +57,7 @@ test.each([true, false])(
       expect(await offer(first.client, first.tensor)).toBe(0)
       first.client.setTensor(first.tensor, data, 0, 1)
       await first.client.getTensor(first.tensor, 1)
-      expect(readdirSync(folder)).toEqual([name])
+      expect(files()).toEqual([name])
       expect(Buffer.compare(readFileSync(join(folder, name)), data)).toBe(0)
       first.client.close()
       const second = await open(port, 1000)
@@ -65,21 +80,25 @@ test("an upload that breaks off leaves nothing behind", () =>
       data,
     })
     client.write(whole.subarray(0, whole.length - 1000))
-    while (!readdirSync(folder).some((file) => file.endsWith(".part"))) await Bun.sleep(1)
+    while (!files().some((file) => file.endsWith(".part"))) await Bun.sleep(1)
     client.write(new Uint8Array(1))
     client.close()
     // A line of the debug level, when the session is over.
     await logged("left")
-    expect(readdirSync(folder)).toEqual([])
+    expect(files()).toEqual([])
   }))
 
 test("a server removes what others, that were killed, have left unfinished long ago", async () => {
-  const [old, fresh] = [".123-0.part", ".124-0.part"].map((file) => join(folder, file))
-  for (const path of [old!, fresh!, join(folder, name)]) writeFileSync(path, data)
+  // Where they are written now, and where older servers wrote them.
+  const [old, older, fresh] = [".parts/.123-0.part", ".125-0.part", ".parts/.124-0.part"].map(
+    (file) => join(folder, file),
+  )
+  mkdirSync(join(folder, ".parts"))
+  for (const path of [old!, older!, fresh!, join(folder, name)]) writeFileSync(path, data)
   const hourAgo = Date.now() / 1000 - 3600
-  for (const path of [old!, join(folder, name)]) utimesSync(path, hourAgo, hourAgo)
+  for (const path of [old!, older!, join(folder, name)]) utimesSync(path, hourAgo, hourAgo)
   await withServer({ cacheDir: folder, ...cached }, async () => {
-    expect(readdirSync(folder).sort()).toEqual([".124-0.part", name])
+    expect(files()).toEqual([".124-0.part", name])
   })
 })
 
@@ -88,7 +107,7 @@ test("data that costs less to send than to ask for is not stored", () =>
     const { client, tensor } = await open(port)
     client.setTensor(tensor, data.subarray(0, 1020), 0, 1)
     await client.getTensor(tensor, 1)
-    expect(readdirSync(folder)).toEqual([])
+    expect(files()).toEqual([])
     client.close()
   }))
 
@@ -109,11 +128,14 @@ test("two servers whose clients store more than one folder may have give each it
         }
       }
       await Promise.all([work(first.port, 0), work(second.port, 4), work(second.port, 8)])
-      const files = readdirSync(folder).filter((file) => !file.startsWith("."))
-      expect(files.length).toBeWithin(1, 5)
-      for (const file of files) {
-        const stored = readFileSync(join(folder, file))
-        expect(fnv1a64(stored).toString(16).padStart(16, "0")).toBe(file)
+      const stored = readdirSync(folder).filter((file) => !file.startsWith("."))
+      expect(stored.length).toBeWithin(1, 5)
+      for (const file of stored) {
+        expect(
+          fnv1a64(readFileSync(join(folder, file)))
+            .toString(16)
+            .padStart(16, "0"),
+        ).toBe(file)
       }
     }),
   )
@@ -131,7 +153,7 @@ test("what cannot be stored is told once, with the reason", () =>
     expect(warnings.map(({ message }) => message)).toEqual([
       "the cache does not take all weights: a weight of 293 KiB is above the limit of 0.98 KiB (--cache-size)",
     ])
-    expect(readdirSync(folder)).toEqual([])
+    expect(files()).toEqual([])
   }))
 
 test("data without the flag is not stored", () =>
@@ -139,7 +161,7 @@ test("data without the flag is not stored", () =>
     const { client, tensor } = await open(port)
     client.setTensor(tensor, data, 0, 0)
     await client.getTensor(tensor, 1)
-    expect(readdirSync(folder)).toEqual([])
+    expect(files()).toEqual([])
     client.close()
   }))
 

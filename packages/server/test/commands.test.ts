@@ -149,10 +149,15 @@ describe("buffers", () => {
   test("all of the free memory can be had, and then there is none", () =>
     withServer({}, async ({ port }) => {
       const [one, two] = [await TestClient.connect(port), await TestClient.connect(port)]
-      const { freeBytes } = await one.ask(Command.GET_DEVICE_MEMORY, { device: 0 })
-      // What other programs take in between.
-      const sizeBytes = freeBytes - 64n * 1024n * 1024n
-      expect((await one.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })).remotePtr).toBe(1n)
+      let freeBytes = 0n
+      let granted = 0n
+      // Other programs may take more than is left to them in between: then it is asked anew.
+      for (let tries = 0; granted === 0n && tries < 20; tries++) {
+        freeBytes = (await one.ask(Command.GET_DEVICE_MEMORY, { device: 0 })).freeBytes
+        const sizeBytes = freeBytes - 64n * 1024n * 1024n
+        granted = (await one.ask(Command.ALLOC_BUFFER, { device: 0, sizeBytes })).remotePtr
+      }
+      expect(granted).toBe(1n)
       const left = await two.ask(Command.GET_DEVICE_MEMORY, { device: 0 })
       expect(left.freeBytes).toBeLessThan(freeBytes / 4n)
       one.close()

@@ -259,7 +259,17 @@ const validRequests = (random: Random, writer: Writer, buffer: TestBuffer): Uint
                 ...{ tensor, offsetBytes: BigInt(random.below(64)), hash: BigInt(random.below(4)) },
               })),
             ),
-          () => encodeExtensionRequest("ALL_REDUCE", { counts: random.below(2), tensor }),
+          () => encodeExtensionRequest("ALL_REDUCE", { flags: random.below(4), tensor }),
+          () =>
+            encodeExtensionRequest("GET_TENSOR_BF16", {
+              ...{ tensor, offsetBytes: BigInt(4 * random.below(16)) },
+              sizeBytes: BigInt(4 * random.below(16)),
+            }),
+          () =>
+            encodeExtensionRequest("SET_TENSOR_BF16", {
+              ...{ tensor, offsetBytes: BigInt(4 * random.below(16)) },
+              data: new Uint8Array(2 * random.below(16)),
+            }),
         ]
       : []),
     () => simpleGraph(random, writer, buffer),

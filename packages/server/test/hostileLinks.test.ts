@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { connect, type Socket } from "node:net"
 import { networkInterfaces } from "node:os"
 import {
+  AllReduceFlag,
   Command,
   encodeLinkKey,
   encodeLinkKeyAnswer,
@@ -107,6 +108,9 @@ const linkedToTest = async (server: TestServer) => {
   return { client, peer, key, close }
 }
 
+/** Magic of a message of bf16. */
+const BF16 = 0x46425352
+
 /** What comes before the floats of a message; shim/io/all_reduce.cpp. */
 const header = (sequence: number, elements: number, total = elements, magic = 0x4d555352) =>
   new Uint8Array(Uint32Array.of(magic, sequence, elements, total).buffer)
@@ -155,6 +159,11 @@ describe("a server at the other end is named, and ends the session, when it", ()
     ["sends fewer", (peer) => peer.write(header(0, 1, 1), floats(1)), wrong, WRONG],
     ["has another tensor", (peer) => peer.write(header(0, 2, 9), floats(1, 2)), wrong, WRONG],
     ["is at another sum", (peer) => peer.write(header(1, 2), floats(1, 2)), wrong, WRONG],
+    [
+      "sends bf16 where floats are due",
+      (peer) => peer.write(header(0, 2, 2, BF16), floats(1)),
+      ...([wrong, WRONG] as const),
+    ],
     ["says what is no part", (peer) => peer.write(header(0, 2, 2, 1), floats(1, 2)), wrong, WRONG],
     ["says nothing", () => {}, silent, SILENT],
     ["stops in the middle", (peer) => peer.write(header(0, 2), floats(1)), silent, SILENT],
@@ -168,6 +177,26 @@ describe("a server at the other end is named, and ends the session, when it", ()
       await client.closed
       await server.logged("ALL_REDUCE", name, reason)
       expect(await lastWord(client)).toEqual({ place: 1, fault })
+      close()
+    }),
+  )
+
+  test(
+    "sends floats where bf16 is due",
+    withShared(async (server) => {
+      const { client, peer, close } = await linkedToTest(server)
+      const flags = AllReduceFlag.COUNTS | AllReduceFlag.BF16
+      const tensor = await part(client, floats(1, 2))
+      allReduce(client, tensor, flags)
+      peer.write(header(0, 2, 2, BF16), Uint8Array.of(0x00, 0x40, 0x40, 0x40))
+      expect(toFloats(await client.getTensor(tensor, 8))).toEqual([3, 5])
+      expect(await peer.read(20)).toEqual(
+        Uint8Array.from([...header(0, 2, 2, BF16), 0x80, 0x3f, 0x00, 0x40]),
+      )
+      allReduce(client, tensor, flags)
+      peer.write(header(1, 2), floats(1, 2))
+      await client.closed
+      await server.logged("ALL_REDUCE", name, wrong)
       close()
     }),
   )
@@ -552,7 +581,7 @@ describe("a client is refused that", () => {
       "tensor.nb reaches",
     ],
     ["adds up what is in no buffer", { buffer: 77n }, 1, "tensor.buffer is no buffer"],
-    ["has a part that counts twice", {}, 2, "counts must be 0 or 1"],
+    ["says more than there is to say", {}, 4, "flags must be of those that there are"],
   ])(
     "%s",
     withShared(async (server, _, fields, counts, text) => {

@@ -1,5 +1,6 @@
 /** Sessions of one client at several servers, linked as a client of ours links them. */
 import {
+  AllReduceFlag,
   ExtensionCommand,
   encodeExtensionRequest,
   extensionCommands,
@@ -67,8 +68,11 @@ export const linkedClients = async (
   return clients
 }
 
-export const allReduce = (client: TestClient, tensor: RpcTensor, counts = 1): void =>
-  client.write(encodeExtensionRequest("ALL_REDUCE", { counts, tensor }))
+export const allReduce = (
+  client: TestClient,
+  tensor: RpcTensor,
+  flags: number = AllReduceFlag.COUNTS,
+): void => client.write(encodeExtensionRequest("ALL_REDUCE", { flags, tensor }))
 
 export const linkFree = (client: TestClient): void =>
   client.write(encodeExtensionRequest("LINK_FREE", {}))

@@ -142,11 +142,22 @@ test("files of the cache folder are read and written, and none beside it", async
   const cacheDir = join(folder, "rpc")
   try {
     writeFileSync(join(folder, "b"), "beside")
+    const part = join(cacheDir, ".parts", "a")
+    const done = join(cacheDir, "a")
     const expected = [
-      ["write", join(cacheDir, "a"), "done"],
-      ["open", join(cacheDir, "a"), "done"],
+      ["write", part, "done"],
+      ["move", `${part} ${done}`, "done"],
+      ["open", done, "done"],
       ["open", join(folder, "b"), "EACCES"],
       ["write", join(folder, "c"), "EACCES"],
+      // What is finished may be mapped by another session: nobody changes it, or makes the others wait for it.
+      ["write", done, "EACCES"],
+      ["write into", done, "EACCES"],
+      ["write", join(cacheDir, "b"), "EACCES"],
+      ["move", `${done} ${part}`, "EXDEV"],
+      ["lease to read", done, "done"],
+      ["lease to write", done, "EPERM"],
+      ["remove", done, "done"],
     ] as const
     for (const thread of threads) {
       expect(await endsOf(expected, thread, { cacheDir })).toEqual(expected)

@@ -3,7 +3,7 @@
  * main thread or on one that was there before, and says how each ended, a line each: `done`, or an error's name.
  */
 import { dlopen, ptr, toArrayBuffer } from "bun:ffi"
-import { openSync, readFileSync, writeSync } from "node:fs"
+import { closeSync, openSync, readFileSync, renameSync, unlinkSync, writeSync } from "node:fs"
 import { constants } from "node:os"
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads"
 import { cString, io, socketPair } from "@ggml-rpc/native/bindings"
@@ -90,9 +90,26 @@ const standard: SandboxOptions = {
   memoryBytes: 2 ** 50,
 }
 
+const opened = (path: string, flags: string): string => {
+  closeSync(openSync(path, flags))
+  return "done"
+}
+
 const attempts = {
-  open: (path: string) => outcome(openSync(path, "r")),
-  write: (path: string) => outcome(openSync(path, "w")),
+  open: (path: string) => opened(path, "r"),
+  write: (path: string) => opened(path, "w"),
+  "write into": (path: string) => opened(path, "r+"),
+  move: (paths: string) => {
+    const [from, to] = paths.split(" ")
+    renameSync(from!, to!)
+    return "done"
+  },
+  remove: (path: string) => {
+    unlinkSync(path)
+    return "done"
+  },
+  "lease to read": (path: string) => outcome(libc.fcntl(openSync(path, "r"), 1024, 0)),
+  "lease to write": (path: string) => outcome(libc.fcntl(openSync(path, "r"), 1024, 1)),
   read: (path: string) => (readFileSync(path, "utf8") === "" ? "empty" : "done"),
   "enter again": () => enterSandbox(standard).problems.join(", "),
   spawn: () => String(Bun.spawnSync(["/bin/true"]).exitCode),

@@ -1,6 +1,6 @@
 /** Servers of ours that are linked add up parts of tensors, with the bits of ggml's own all-reduce. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { encodeLinkKey, encodeLinkKeyAnswer, LinkStatus } from "@ggml-rpc/protocol"
+import { AllReduceFlag, encodeLinkKey, encodeLinkKeyAnswer, LinkStatus } from "@ggml-rpc/protocol"
 import { type Greeting, HelloGreeting } from "../src/front/Greeting.ts"
 import { LinkGreeting } from "../src/front/LinkGreeting.ts"
 import { shownKey } from "../src/front/linkKey.ts"
@@ -85,6 +85,46 @@ test.each([2, 3, 4, 5])("the bits of ggml's all-reduce over %d servers", async (
     const sum = bytesOf(ggmlSum(parts))
     for (const [rank, client] of clients.entries()) {
       expect(areSame(await client.getTensor(tensors[rank]!, 4 * size), sum)).toBe(true)
+    }
+  }
+  for (const client of clients) client.close()
+  for (const server of group) await free(server)
+})
+
+/** As on the wire: to the nearest, ties to even. There is no NaN among them. */
+const toBf16 = (values: Float32Array): Float32Array => {
+  const bits = new Uint32Array(values.slice().buffer)
+  const rounded = bits.map((bit) => ((bit + 0x7fff + ((bit >>> 16) & 1)) & 0xffff_0000) >>> 0)
+  return new Float32Array(rounded.buffer)
+}
+
+test.each([2, 3, 5])("as bf16 all %d servers hold the same, of rounded parts", async (count) => {
+  const random = new Random(count)
+  const group = servers.slice(0, count)
+  const clients = await linkedClients(group)
+  const flags = AllReduceFlag.COUNTS | AllReduceFlag.BF16
+  for (const size of sizes[count]!) {
+    const parts = clients.map(() => randomFloats(random, size))
+    const tensors = await Promise.all(
+      clients.map((client, rank) => put(client, bytesOf(parts[rank]!), [size])),
+    )
+    // The last one's does not count.
+    for (const [rank, client] of clients.entries()) {
+      allReduce(client, tensors[rank]!, rank === count - 1 ? AllReduceFlag.BF16 : flags)
+    }
+    const whole = ggmlSum(
+      parts.map((part, rank) => (rank === count - 1 ? new Float32Array(size) : toBf16(part))),
+    )
+    // Where each adds up a share, the sum is rounded for the others, and so for all.
+    const isShared = count > 2 && 4 * size > 128 * 1024
+    const sum = bytesOf(isShared ? toBf16(whole) : whole)
+    for (const [rank, client] of clients.entries()) {
+      expect(areSame(await client.getTensor(tensors[rank]!, 4 * size), sum)).toBe(true)
+    }
+    for (const [rank, client] of clients.entries()) allReduce(client, tensors[rank]!)
+    const again = bytesOf(ggmlSum(clients.map(() => new Float32Array(sum.buffer))))
+    for (const [rank, client] of clients.entries()) {
+      expect(areSame(await client.getTensor(tensors[rank]!, 4 * size), again)).toBe(true)
     }
   }
   for (const client of clients) client.close()

@@ -35,6 +35,7 @@ test("settings: every combination, the model changing last", () => {
     paths: ["a.gguf", "b.gguf"],
     gpuLayers: [-1],
     splitModes: ["layer"],
+    wires: ["f32"],
     tensorSplits: undefined,
     batchSize: [2048],
     ubatchSize: [128, 512],

@@ -7,6 +7,7 @@ export interface BenchSetting {
   /** -1: all that fit. */
   readonly gpuLayers: number
   readonly splitMode: "layer" | "tensor"
+  readonly wire: "f32" | "bf16"
   /** Undefined: by free memory. */
   readonly tensorSplit: ReadonlyArray<number> | undefined
   readonly batchSize: number
@@ -34,6 +35,7 @@ export interface SettingChoices {
   readonly paths: ReadonlyArray<string>
   readonly gpuLayers: ReadonlyArray<number>
   readonly splitModes: ReadonlyArray<"layer" | "tensor">
+  readonly wires: ReadonlyArray<"f32" | "bf16">
   readonly tensorSplits: ReadonlyArray<ReadonlyArray<number>> | undefined
   readonly batchSize: ReadonlyArray<number>
   readonly ubatchSize: ReadonlyArray<number> | undefined
@@ -53,7 +55,7 @@ export interface TestChoices {
   readonly parallel: ReadonlyArray<number>
 }
 
-/** One a combination, in llama-bench's order (llama.cpp v0.5.0 `get_cmd_params_instances`). */
+/** One a combination, in llama-bench's order (llama.cpp v0.5.0 `get_cmd_params_instances`), and what it has not last. */
 export const settingsOf = (choices: SettingChoices): ReadonlyArray<BenchSetting> => {
   const product = <A, B>(all: ReadonlyArray<A>, more: ReadonlyArray<B>): ReadonlyArray<A & B> =>
     all.flatMap((one) => more.map((other) => ({ ...one, ...other })))
@@ -74,7 +76,7 @@ export const settingsOf = (choices: SettingChoices): ReadonlyArray<BenchSetting>
     product(each("typeK", choices.typeK), each("typeV", choices.typeV)),
     product(each("flashAttention", choices.flashAttention), each("threads", choices.threads)),
   )
-  return product(product(onDevices, batches), caches)
+  return product(product(product(onDevices, batches), caches), each("wire", choices.wires))
 }
 
 /** Prompts, then texts, then both as one; of each, so many at once as were asked for. */

@@ -121,6 +121,10 @@ const columnsFor = ({ settings, tests }: BenchReportOptions): ReadonlyArray<MdCo
       number("sm", 6, ({ setting }) => setting.splitMode),
     ),
     ...optional(
+      differs(settings, (one) => one.wire, "f32"),
+      number("wire", 4, ({ setting }) => setting.wire),
+    ),
+    ...optional(
       differs(settings, (one) => one.tensorSplit, undefined),
       word("ts", 12, ({ setting }) => setting.tensorSplit?.join("/") ?? ""),
     ),
@@ -230,7 +234,12 @@ const serverWidth = (links: ReadonlyArray<{ readonly endpoint: string }>): numbe
 
 const printTraffic = (rows: ReadonlyArray<BenchRow>, isKept: boolean): void => {
   const hasSeveral = rows.some(({ test }) => test.parallel > 1)
-  const names = rows.map((row) => (hasSeveral ? `${row.name} × ${row.test.parallel}` : row.name))
+  const hasWires = rows.some(({ setting }) => setting.wire !== rows[0]?.setting.wire)
+  const names = rows.map(({ name, setting, test }) =>
+    [name, ...(hasSeveral ? [`× ${test.parallel}`] : []), ...(hasWires ? [setting.wire] : [])].join(
+      " ",
+    ),
+  )
   const columns = [
     { title: "a token of", width: Math.max(15, ...names.map((name) => name.length)) },
     { title: "server", width: serverWidth(rows.flatMap(({ links }) => links)) },

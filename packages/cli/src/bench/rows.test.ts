@@ -9,6 +9,7 @@ const row: BenchRow = {
     path: "model.gguf",
     gpuLayers: -1,
     splitMode: "tensor",
+    wire: "f32",
     tensorSplit: [3, 1],
     batchSize: 2048,
     ubatchSize: 512,
@@ -52,6 +53,7 @@ test("fields are llama-bench's, all of them in its order, and then ours, about l
   expect(Object.keys(fieldsOf(row))).toEqual([
     ...upstream,
     "n_parallel",
+    "wire",
     "sent_bytes_per_token",
     "received_bytes_per_token",
     "writes_per_token",

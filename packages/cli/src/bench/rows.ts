@@ -145,6 +145,7 @@ export const fieldsOf = (row: BenchRow): Readonly<Record<string, string | number
     avg_ts: rate.mean,
     stddev_ts: rate.deviation,
     n_parallel: test.parallel,
+    wire: setting.wire,
     sent_bytes_per_token: ofAll(({ sentBytes }) => sentBytes),
     received_bytes_per_token: ofAll(({ receivedBytes }) => receivedBytes),
     writes_per_token: ofAll(({ writes }) => writes),

@@ -77,6 +77,7 @@ const benchSetting = (
         threads: setting.threads,
         gpuLayers: setting.gpuLayers < 0 ? undefined : setting.gpuLayers,
         splitMode: setting.splitMode,
+        wire: setting.wire,
         tensorSplit: setting.tensorSplit,
         devices: deviceChoice(values.device).devices,
         // As 'run' loads it.

@@ -173,7 +173,7 @@ export const planOptionsOf = (
   values: FlagValues<typeof contextFlags> &
     Pick<
       FlagValues<typeof clusterFlags>,
-      "device" | "gpuLayers" | "splitMode" | "tensorSplit" | "threads"
+      "device" | "gpuLayers" | "splitMode" | "tensorSplit" | "threads" | "wire"
     >,
   gguf: GgufFile,
 ): Cluster.PlanOptions => ({
@@ -186,6 +186,7 @@ export const planOptionsOf = (
   typeV: values.typeV,
   gpuLayers: values.gpuLayers,
   splitMode: values.splitMode,
+  wire: values.wire,
   tensorSplit: values.tensorSplit,
   devices: deviceChoice(values.device).devices,
   kvOffload: values.kvOffload,

@@ -1,12 +1,20 @@
 /** `ggml-rpc plan`: the split, without loading the model. */
-import { GgufError, type GgufFile, loadModelHeader, ModelError } from "@ggml-rpc/client"
+import {
+  describeExactServers,
+  GgufError,
+  type GgufFile,
+  loadModelHeader,
+  ModelError,
+} from "@ggml-rpc/client"
 import { formatBytes } from "@ggml-rpc/native/bindings"
 import * as Effect from "effect/Effect"
 import type { CommandValues } from "../flags/commands.ts"
 import { withJsonErrors } from "../jsonErrors.ts"
+import { noteText } from "../newsView.ts"
 import { formatPlanTable, formatPlanTitle, planJson, planNotes } from "../planView.ts"
 import { printJson } from "../runReport.ts"
 import { columnsOf, noteLine, printLine, stdout, styleOf } from "../terminal.ts"
+import { wrap } from "../wrap.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, headerPath, nameOf } from "./modelSources.ts"
 import { speculationOf } from "./speculation.ts"
@@ -38,6 +46,11 @@ export const plan = (values: PlanValues) =>
         const columns = columnsOf(stdout)
         printLine(formatPlanTable(made, { columns, heading: bold }))
         for (const note of planNotes(made, columns)) printLine(note)
+        // A load tells by itself.
+        if (made.exactServers.length > 0) {
+          const note = noteText(describeExactServers(made.exactServers))
+          printLine(wrap(note, columns).join("\n"))
+        }
         if (made.draft !== undefined) {
           printLine(`\nguessing: ${formatPlanTitle(made.draft)}`)
           printLine(formatPlanTable(made.draft, { columns, heading: bold }))

@@ -50,6 +50,7 @@ export const verify = (values: VerifyValues) =>
           isJson: values.json,
           names: paths.map((path) => basename(path)),
           tolerance: values.tolerance,
+          isBf16: values.wire === "bf16",
         })
         report.begin(yield* cluster.use((opened) => Effect.succeed(opened.devices)))
         const passed = yield* Effect.forEach(paths, (path) =>
@@ -101,7 +102,12 @@ const compareOn = (path: string, values: VerifyValues, reference: Reopening, clu
     const sums = found.isCut
       ? yield* evaluate(cluster, path, { ...placed, sums: "ggml" }, tokens)
       : undefined
-    for (const other of [found, ...(sums === undefined ? [] : [sums])]) {
+    // What rounding costs is told by itself, and hides nothing of what the devices compute.
+    const rounded =
+      values.wire === "bf16"
+        ? yield* evaluate(cluster, path, { ...placed, wire: values.wire }, tokens)
+        : undefined
+    for (const other of [found, sums, rounded].filter((each) => each !== undefined)) {
       if (expected.values.length !== other.values.length) {
         return yield* new OutputShapeError({ path })
       }
@@ -111,6 +117,7 @@ const compareOn = (path: string, values: VerifyValues, reference: Reopening, clu
       tokenCount: tokens.length,
       comparison: compareOutputs(expected, found),
       ...(sums && { sums: compareOutputs(sums, found) }),
+      ...(rounded && { wire: compareOutputs(found, rounded) }),
     } satisfies Verified
   })
 

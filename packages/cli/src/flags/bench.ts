@@ -1,6 +1,6 @@
 /** What `bench` measures. Names and defaults are llama-bench's (llama.cpp v0.5.0, tools/llama-bench). */
 import { UsageError } from "../UsageError.ts"
-import { splitModeNames } from "./cluster.ts"
+import { splitModeNames, wireNames } from "./cluster.ts"
 import { flag, toggle } from "./Flag.ts"
 import {
   choice,
@@ -169,6 +169,13 @@ export const benchSettingFlags = {
     kind: several(choice(splitModeNames, { none: "layer" })),
     about: "layer: devices get whole layers; tensor: each gets a part of every tensor",
     default: "layer",
+    group: "Servers and devices",
+  }),
+  wires: flag({
+    name: "wire",
+    kind: several(choice(wireNames)),
+    about: "how activations cross between hosts: f32, or rounded to bf16, half the bytes",
+    default: "f32",
     group: "Servers and devices",
   }),
   tensorSplits: flag({

@@ -9,6 +9,8 @@ const cluster = "Servers and devices"
 
 export const splitModeNames = ["layer", "tensor"] as const
 
+export const wireNames = ["f32", "bf16"] as const
+
 export const json = toggle({
   name: "json",
   about: "print JSON on stdout, for programs",
@@ -91,6 +93,14 @@ export const clusterFlags = {
     about:
       "layer: each device gets whole layers, and they compute one after the other; tensor: each gets a part of every tensor, and they compute at once; auto: what is faster by an estimate, for which links and servers are measured",
     unset: "layer",
+    group: cluster,
+  }),
+  wire: flag({
+    name: "wire",
+    kind: choice(wireNames),
+    about:
+      "how activations cross between hosts: f32, as they are computed; bf16, rounded to half the bytes, for slow links to servers of ggml-rpc. 'verify' says what it costs",
+    default: "f32",
     group: cluster,
   }),
   tensorSplit: flag({

@@ -89,6 +89,11 @@ export const verifyFlags = {
   timeout,
   device: clusterFlags.device,
   splitMode: clusterFlags.splitMode,
+  wire: {
+    ...clusterFlags.wire,
+    about:
+      "bf16: each model is computed once more with activations that cross between hosts as bf16, as 'run --wire bf16' computes it, and a line of its own says how far that is from F32",
+  },
   tensorSplit: clusterFlags.tensorSplit,
   gpuLayers: clusterFlags.gpuLayers,
   threads: clusterFlags.threads,

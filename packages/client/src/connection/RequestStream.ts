@@ -274,13 +274,18 @@ export abstract class RequestStream {
     return this.outbox.pushHole(sizeBytes, source)
   }
 
-  /** Notes that the answer to the GET_TENSOR reserved last goes to another connection, at that position. */
-  expectRelay(receiver: RequestStream, position: number, sizeBytes: number): void {
+  /** Notes that the answer to the read reserved last, of this `command`, goes to another connection, at that position. */
+  expectRelay(
+    receiver: RequestStream,
+    position: number,
+    sizeBytes: number,
+    command: number = Command.GET_TENSOR,
+  ): void {
     if (this.failure !== undefined) {
       receiver.broken(this.failure)
       return
     }
-    this.answers.push(Command.GET_TENSOR, position, sizeBytes, this.requestedBytes, receiver)
+    this.answers.push(command, position, sizeBytes, this.requestedBytes, receiver)
     this.answeredBytes += sizeBytes
     this.answersAsked++
   }

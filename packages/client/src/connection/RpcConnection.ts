@@ -54,7 +54,7 @@ export class RpcConnection extends RequestStream {
   linked: ReadonlyArray<RpcConnection> = []
   /** Of another server that failed it, if that was the last that the server said. */
   lastWord: LostPeer | undefined
-  /** It has said its last word, or nothing more comes. */
+  /** It has said its last word, nothing more comes, or nobody waits for that any more. */
   hasEnded = false
   /** What comes is read for the last word alone. */
   private isEnding = false
@@ -131,6 +131,11 @@ export class RpcConnection extends RequestStream {
     this.patienceMs = timeoutMs
     io().io_tune_socket(fd, KEEPALIVE_S)
     io().io_watch_server(fd)
+  }
+
+  /** The server takes and gives F32 tensors as bf16. */
+  get speaksBf16(): boolean {
+    return this.level >= extensionCommands.GET_TENSOR_BF16.level
   }
 
   /** False when the server hung up without a byte of an answer, as one does that knows HELLO in another form. */

@@ -8,7 +8,9 @@ import {
   LinkStatus,
   MAX_LINKED_SERVERS,
 } from "@ggml-rpc/protocol"
+import { describeLacking } from "../lacking.ts"
 import type { RpcConnection } from "./RpcConnection.ts"
+import { noteLinked } from "./waiting.ts"
 
 const { level: LINK_LEVEL } = extensionCommands.LINK_DIAL
 
@@ -35,11 +37,7 @@ const ABOUT_ONE: ReadonlySet<number> = new Set([LinkStatus.OFF, LinkStatus.TLS])
 /** Why servers cannot be linked, whoever asks; undefined when they may be. */
 export const unlinkable = (connections: ReadonlyArray<RpcConnection>): string | undefined => {
   const old = connections.find(({ level }) => level < LINK_LEVEL)
-  if (old !== undefined) {
-    return old.kind === "ggml-rpc"
-      ? `${old.endpoint} is of an older version of ggml-rpc`
-      : `${old.endpoint} is a server of llama.cpp`
-  }
+  if (old !== undefined) return describeLacking(old)
   const names = new Set(connections.map(({ endpoint, serverName }) => serverName ?? endpoint))
   if (names.size < connections.length) return "several of the devices are of one server"
   if (connections.length > MAX_LINKED_SERVERS) return "there are too many servers"
@@ -67,6 +65,7 @@ export class ServerLinks {
       }
       this.linked = connections
       for (const connection of connections) connection.linked = connections
+      noteLinked(connections.map(({ place }) => place))
     }
     this.users++
     return undefined
@@ -81,6 +80,7 @@ export class ServerLinks {
     free(this.linked)
     for (const connection of this.linked) connection.linked = []
     this.linked = []
+    noteLinked([])
   }
 }
 

@@ -62,14 +62,18 @@ const culpritOf = (first: RpcConnection): Culprit => {
   }
 }
 
-/** Reads until each of these has said its last word, or ended without one. */
+/** Reads until each of these has said its last word, ended without one, or was listened to for long enough. */
 const hear = (servers: ReadonlyArray<RpcConnection>): void => {
   for (const server of servers) server.listenForEnd()
   const deadline = performance.now() + PATIENCE_MS
   for (;;) {
     const open = servers.filter(({ hasEnded }) => !hasEnded)
     const leftMs = deadline - performance.now()
-    if (open.length === 0 || leftMs <= 0) return
+    if (open.length === 0) return
+    if (leftMs <= 0) {
+      for (const server of open) server.hasEnded = true
+      return
+    }
     const polled = Int32Array.from(open.flatMap(({ fd }) => [fd, Readiness.READ]))
     io().io_poll(polled, open.length, leftMs)
     for (const [index, server] of open.entries()) {

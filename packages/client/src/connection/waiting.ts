@@ -1,13 +1,16 @@
 /**
- * What the engine waits for, for its host to see: an engine that is blocked cannot say it. Two words in memory that both share,
+ * What the engine waits for, for its host to see: an engine that is blocked cannot say it. Words in memory that both share,
  * written without a system call.
  */
 import { toArrayBuffer } from "bun:ffi"
 import { type Address, asPointer, io } from "@ggml-rpc/native/bindings"
 import { WAIT_OFFSET_BYTES } from "../Cancels.ts"
 
-/** The server's place, from 1 on, or 0; and how many waits have begun. Nobody's, until there is a host. */
-let words = new Uint32Array(2)
+/**
+ * The server's place, from 1 on, or 0; how many waits have begun; and a bit for each place, below 32, of servers that are linked.
+ * Nobody's, until there is a host.
+ */
+let words = new Uint32Array(3)
 
 /** From now on the host sees it, in the file behind this descriptor. False when that cannot be mapped. */
 export const shareWaits = (descriptor: number): boolean => {
@@ -21,6 +24,11 @@ export const shareWaits = (descriptor: number): boolean => {
 export const beginWait = (place: number): void => {
   words[1]!++
   words[0] = place + 1
+}
+
+/** The servers at these places add up sums together from now on, so that who waits for one may wait for another one of them. */
+export const noteLinked = (places: ReadonlyArray<number>): void => {
+  words[2] = places.reduce((bits, place) => (place < 32 ? bits | (1 << place) : bits), 0)
 }
 
 export const endWait = (): void => {

@@ -14,12 +14,15 @@ export interface Group {
   /** In the order in which ggml adds up. Two at least; of one connection or of several, also several of one. */
   readonly members: ReadonlyArray<DeviceState>
   readonly exchange: Exchange
+  /** Partial sums travel as bf16 where servers know it. */
+  readonly isBf16: boolean
 }
 
 export interface AllReduce {
   /**
    * Requests put into the connections' blocks after this, and reads asked for after this, find in each member's tensor the
-   * sum of all partial sums that count: F32, added up in the order of the shim's `gs_add_parts`, the same bits everywhere.
+   * sum of all partial sums that count: F32, added up in the order of the shim's `gs_add_parts`, the same bits everywhere. Where it is
+   * bf16 that travels, what is rounded is rounded for all.
    *
    * Member i's tensor is the record `exchange.parts[i]`, valid until this returns; its `elementCount` F32 values are
    * contiguous. Bit i of `counting` is set where its values count; else they are undefined, and zero is meant.

@@ -22,6 +22,7 @@ export class DeviceGroups {
     (group) => new ServerSums(group, this.links),
   ]
   private makers = this.best
+  private isBf16 = false
   private readonly states: ReadonlyArray<DeviceState>
   private readonly exchange: Exchange
   private readonly open = new Map<number, AllReduce>()
@@ -32,6 +33,11 @@ export class DeviceGroups {
     this.exchange = exchange
   }
 
+  /** Whether partial sums travel as bf16 in groups that are opened from now on. */
+  carryBf16(isBf16: boolean): void {
+    this.isBf16 = isBf16
+  }
+
   /** Who adds up in groups that are opened from now on. */
   addUpBy(who: SumsBy): void {
     this.makers = who === "best" ? this.best : who === "client" ? BY_CLIENT : BY_GGML
@@ -39,10 +45,10 @@ export class DeviceGroups {
 
   /** The number of a new group of the exchange block's members; -1 where ggml has to add up by itself. */
   add(memberCount: number): number {
-    const { exchange, states } = this
+    const { exchange, isBf16, states } = this
     const members = exchange.members(memberCount).map((device) => states[device]!)
     for (const make of this.makers) {
-      const made = make({ members, exchange })
+      const made = make({ members, exchange, isBf16 })
       if (made === undefined) continue
       this.open.set(this.count, made)
       return this.count++

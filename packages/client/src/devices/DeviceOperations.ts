@@ -4,7 +4,7 @@
  */
 import { JSCallback } from "bun:ffi"
 import type { Address } from "@ggml-rpc/native/bindings"
-import { Command } from "@ggml-rpc/protocol"
+import { Command, ExtensionCommand } from "@ggml-rpc/protocol"
 import { RemoteMemoryError } from "../errors.ts"
 import { DeviceGroups } from "./DeviceGroups.ts"
 import type { DeviceMemory, DeviceState } from "./device.ts"
@@ -16,10 +16,13 @@ import {
   putBufferClear,
   putFreeBuffer,
   putGetTensor,
+  putGetTensorBf16,
   putInitTensor,
   putMemsetTensor,
   putRelay,
+  putRelayBf16,
   putSetTensor,
+  putSetTensorBf16,
 } from "./requests.ts"
 import { askGathered } from "./support.ts"
 import type { WeightUpload } from "./WeightUpload.ts"
@@ -117,15 +120,36 @@ export class DeviceOperations {
     return askCopyTensor(this.states[device]!.connection, this.exchange)
   }
 
-  /** Lets the exchange block's tensor go to its other one, on another server, without a wait for it: 1 when that is done. */
-  relayTensor(device: number, sourceDevice: number, sizeBytes: number): number {
+  /** Sets all of the exchange block's tensor, which is F32, from so many bytes of bf16. */
+  setBf16(device: number, data: Address, sizeBytes: number): void {
+    const state = this.states[device]!
+    const { connection } = state
+    state.inputBytes += sizeBytes
+    putSetTensorBf16(connection, this.exchange.tensor, 0, sizeBytes)
+    connection.append(data, sizeBytes)
+  }
+
+  /** Waits for all of such a tensor. */
+  getBf16(device: number, target: Address, sizeBytes: number): void {
+    const { connection } = this.states[device]!
+    putGetTensorBf16(connection, this.exchange.tensor, 0, sizeBytes)
+    connection.drainTo(connection.expect(target, sizeBytes, ExtensionCommand.GET_TENSOR_BF16))
+  }
+
+  /**
+   * Lets the exchange block's tensor, of `sizeBytes`, go to its other one, on another server, without a wait for it: 1 when that is
+   * done. With `isBf16` both are F32, and it goes as bf16.
+   */
+  relayTensor(device: number, sourceDevice: number, sizeBytes: number, isBf16: boolean): number {
     const target = this.states[device]!
     const source = this.states[sourceDevice]!.connection
-    if (!target.connection.awaitRelayRoom(sizeBytes)) return 0
-    target.inputBytes += sizeBytes
-    putRelay(source, target.connection, this.exchange, sizeBytes)
+    const wireBytes = isBf16 ? sizeBytes / 2 : sizeBytes
+    if (!target.connection.awaitRelayRoom(wireBytes)) return 0
+    target.inputBytes += wireBytes
+    const put = isBf16 ? putRelayBf16 : putRelay
+    put(source, target.connection, this.exchange, wireBytes)
     // As graphs of prompts do: what it reads is computed next.
-    if (sizeBytes > EAGER_INPUT_BYTES) source.flush()
+    if (wireBytes > EAGER_INPUT_BYTES) source.flush()
     return 1
   }
 
@@ -227,10 +251,22 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
     ),
     make((device: number) => operations.askSupport(device), ["i32"], "void"),
     make(
-      (device: number, sourceDevice: number, sizeBytes: number) =>
-        operations.relayTensor(device, sourceDevice, sizeBytes),
-      ["i32", "i32", "f64"],
+      (device: number, sourceDevice: number, sizeBytes: number, isBf16: number) =>
+        operations.relayTensor(device, sourceDevice, sizeBytes, isBf16 !== 0),
+      ["i32", "i32", "f64", "i32"],
       "i32",
+    ),
+    make(
+      (device: number, data: Address, sizeBytes: number) =>
+        operations.setBf16(device, data, sizeBytes),
+      ["i32", "ptr", "f64"],
+      "void",
+    ),
+    make(
+      (device: number, target: Address, sizeBytes: number) =>
+        operations.getBf16(device, target, sizeBytes),
+      ["i32", "ptr", "f64"],
+      "void",
     ),
     make((count: number) => operations.groups.add(count), ["i32"], "i32"),
     make((group: number) => operations.groups.delete(group), ["i32"], "void"),

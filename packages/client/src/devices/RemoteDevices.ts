@@ -8,6 +8,7 @@ import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { DeviceSpeed, LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
+import type { LackingServer } from "../lacking.ts"
 import type { SumsBy } from "./DeviceGroups.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
@@ -46,6 +47,8 @@ const askDomain = (connection: RpcConnection, device: number): string | undefine
 export interface ComputeSpeeds {
   readonly devices: ReadonlyArray<DeviceSpeed>
   readonly unlinked?: string
+  /** All servers can be sent activations as bf16. */
+  readonly speakBf16: boolean
 }
 
 export class RemoteDevices {
@@ -157,6 +160,7 @@ export class RemoteDevices {
         this.afterFreedBuffer(state.connection, () => measureDevice(state) ?? []),
       ),
       ...this.operations.groups.tryLinks(this.connections),
+      speakBf16: this.connections.every(({ speaksBf16 }) => speaksBf16),
     }
     return this.knownSpeeds
   }
@@ -220,6 +224,26 @@ export class RemoteDevices {
   cutTensors(sums: SumsBy | undefined): void {
     ggml().gs_remote_dead_buffers(sums === undefined ? 0 : 1)
     this.operations.groups.addUpBy(sums ?? "best")
+  }
+
+  /**
+   * From now on the activations of a model of this width travel as bf16, to and from servers that know it, and so do partial sums;
+   * undefined: of no model.
+   */
+  carryBf16(width: number | undefined): void {
+    for (const { address, connection } of this.states) {
+      if (width !== undefined && !connection.speaksBf16) continue
+      ggml().gs_remote_device_carry_bf16(asPointer(address), width ?? 0)
+    }
+    this.operations.groups.carryBf16(width !== undefined)
+  }
+
+  /** Servers of these devices, by their places in `devices`, that do not know bf16. */
+  withoutBf16(places: ReadonlyArray<number>): ReadonlyArray<LackingServer> {
+    const connections = places.flatMap((place) => this.states[place]?.connection ?? [])
+    return [...new Set(connections)]
+      .filter(({ speaksBf16 }) => !speaksBf16)
+      .map(({ endpoint, kind }) => ({ endpoint, kind }))
   }
 
   clearMemoryFailure(): void {

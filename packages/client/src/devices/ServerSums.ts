@@ -2,6 +2,7 @@
  * Partial sums that the servers exchange and add up themselves, over links between them: a request each, and nothing is waited for. Where
  * they cannot be linked, this process adds up.
  */
+import { AllReduceFlag } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { type ServerLinks, unlinkable } from "../connection/ServerLinks.ts"
 import type { AllReduce, Group } from "./AllReduce.ts"
@@ -16,6 +17,8 @@ export class ServerSums implements AllReduce {
   private readonly group: Group
   private readonly links: ServerLinks
   private readonly connections: ReadonlyArray<RpcConnection>
+  /** Of every sum. */
+  private readonly flags: number
   private state: "new" | "linked" | "closed" = "new"
   private byClient: ClientSums | undefined
   /** Why this process adds up. */
@@ -25,6 +28,8 @@ export class ServerSums implements AllReduce {
     this.group = group
     this.links = links
     this.connections = group.members.map(({ connection }) => connection)
+    const isBf16 = group.isBf16 && this.connections.every(({ speaksBf16 }) => speaksBf16)
+    this.flags = isBf16 ? AllReduceFlag.BF16 : 0
   }
 
   /** Has the servers linked, which takes round trips; why they are not, if so. */
@@ -46,7 +51,8 @@ export class ServerSums implements AllReduce {
     const { exchange, members } = this.group
     for (let member = 0; member < members.length; member++) {
       const { connection } = members[member]!
-      putAllReduce(connection, exchange.parts[member]!, (counting >> member) & 1)
+      const counts = ((counting >> member) & 1) === 0 ? 0 : AllReduceFlag.COUNTS
+      putAllReduce(connection, exchange.parts[member]!, this.flags | counts)
       connection.markSum()
     }
     if (elementCount * ELEMENT_BYTES > EAGER_BYTES) {

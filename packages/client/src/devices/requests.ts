@@ -15,6 +15,7 @@ import {
   REQUEST_HEADER_SIZE_BYTES,
   RpcTensor,
   readU64AsNumber,
+  SetTensorBf16Prefix,
   SetTensorHashRequest,
   writeRequestHeader,
   writeU64FromNumber,
@@ -112,13 +113,62 @@ export const putRelay = (
   exchange: Exchange,
   sizeBytes: number,
 ): void => {
-  const { dialect } = receiver
-  const at = receiver.reserve(dialect.setTensorRequestBytes)
-  dialect.writeSetTensorPrefix(receiver.block, at, exchange.other, 0, 0, sizeBytes)
+  putSetTensor(receiver, exchange.other, 0, 0, sizeBytes)
   const position = receiver.beginRelay(source, sizeBytes)
   if (position < 0) return
   putGetTensor(source, exchange.tensor, 0, sizeBytes)
   source.expectRelay(receiver, position, sizeBytes)
+}
+
+/** The same of `sizeBytes` of bf16, between servers that know it. */
+export const putRelayBf16 = (
+  source: RpcConnection,
+  receiver: RpcConnection,
+  exchange: Exchange,
+  sizeBytes: number,
+): void => {
+  putSetTensorBf16(receiver, exchange.other, 0, sizeBytes)
+  const position = receiver.beginRelay(source, sizeBytes)
+  if (position < 0) return
+  putGetTensorBf16(source, exchange.tensor, 0, sizeBytes)
+  source.expectRelay(receiver, position, sizeBytes, ExtensionCommand.GET_TENSOR_BF16)
+}
+
+const FLOAT_BYTES = 4
+const BF16_BYTES = 2
+
+/** All of SET_TENSOR_BF16, for a server that announced it, but its `sizeBytes` of data, which follow. `offset` is that of floats. */
+export const putSetTensorBf16 = (
+  connection: RpcConnection,
+  tensor: Uint8Array,
+  offset: number,
+  sizeBytes: number,
+): void => {
+  const { offsets, size } = SetTensorBf16Prefix
+  const { block, blockView } = connection
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + size)
+  writeRequestHeader(blockView, at, ExtensionCommand.SET_TENSOR_BF16, size + sizeBytes)
+  const payload = at + REQUEST_HEADER_SIZE_BYTES
+  block.set(tensor, payload + offsets.tensor)
+  writeU64FromNumber(blockView, payload + offsets.offsetBytes, offset)
+}
+
+/** GET_TENSOR_BF16, for a server that announced it; its answer is `sizeBytes` of bf16. */
+export const putGetTensorBf16 = (
+  connection: RpcConnection,
+  tensor: Uint8Array,
+  offset: number,
+  sizeBytes: number,
+): void => {
+  const { offsets, size } = GetTensorRequest
+  const { block, blockView } = connection
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + size)
+  writeRequestHeader(blockView, at, ExtensionCommand.GET_TENSOR_BF16, size)
+  const payload = at + REQUEST_HEADER_SIZE_BYTES
+  block.set(tensor, payload + offsets.tensor)
+  writeU64FromNumber(blockView, payload + offsets.offsetBytes, offset)
+  const floatBytes = (sizeBytes / BF16_BYTES) * FLOAT_BYTES
+  writeU64FromNumber(blockView, payload + offsets.sizeBytes, floatBytes)
 }
 
 /** SET_TENSOR_HASH of an encoded tensor from `offset` on; its answer is 1 when the server had it in its cache, and has put it there. */
@@ -257,17 +307,17 @@ export const putGraphRecompute = (
   dialect.writeGraphRecompute(connection.block, at, deviceIndex, uidLow, uidHigh)
 }
 
-/** ALL_REDUCE of a record, for a server that is linked with the others; see ServerSums.ts. */
+/** ALL_REDUCE of a record, with `AllReduceFlag`s, for a server that is linked with the others; see ServerSums.ts. */
 export const putAllReduce = (
   connection: RpcConnection,
   record: Uint8Array,
-  counts: number,
+  flags: number,
 ): void => {
   const { offsets, size } = AllReduceRequest
   const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + size)
   writeRequestHeader(connection.blockView, at, ExtensionCommand.ALL_REDUCE, size)
   const payload = at + REQUEST_HEADER_SIZE_BYTES
-  connection.blockView.setUint32(payload + offsets.counts, counts, true)
+  connection.blockView.setUint32(payload + offsets.flags, flags, true)
   connection.block.set(record, payload + offsets.tensor)
 }
 

@@ -20,6 +20,7 @@ import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
+import type { LackingServer } from "../lacking.ts"
 import { domainsOf } from "../memoryDomains.ts"
 import type { Loaded } from "./Loaded.ts"
 import type {
@@ -217,7 +218,7 @@ export class Engine {
   ): Loaded {
     const { abortFlag } = this
     const { devices, shares } = placement
-    const { sums, ...held } = weights
+    const { sums, wire, ...held } = weights
     const overrides = weights.overrides ?? []
     // Only the devices that get something: one without layers would still get compute buffers.
     const used = placement.unitCounts.flatMap((count, at) =>
@@ -244,6 +245,10 @@ export class Engine {
         abortFlag,
       })
       checkSpeculation(path, model.info, context)
+      // ggml's own sums are there to compare others with.
+      if (!noAlloc && wire === "bf16" && sums !== "ggml") {
+        this.remote?.carryBf16(model.info.embeddingSize)
+      }
       const groupCount = groupsOf(model, context)
       const contextOptions = {
         ...context,
@@ -311,6 +316,13 @@ export class Engine {
     })
   }
 
+  /** Servers with a part of the model whose activations stay F32 although bf16 was asked for. */
+  exactServers({ model, placement }: PlacedModel): ReadonlyArray<LackingServer> {
+    if (model.wire !== "bf16") return []
+    const used = placement.devices.filter((_, at) => placement.unitCounts[at]! > 0)
+    return this.remote?.withoutBf16(used) ?? []
+  }
+
   /** What a model and its context take, by the indexes that the host knows devices by. */
   rows(loaded: Loaded): ReadonlyArray<MeasuredRow> {
     const { context, groupCount } = loaded
@@ -340,6 +352,7 @@ export class Engine {
       this.remote?.flush()
     }
     this.remote?.cutTensors(undefined)
+    this.remote?.carryBf16(undefined)
   }
 
   /** @throws {EngineRequestError} when nothing is loaded */

@@ -14,6 +14,7 @@ import type {
 import type { Endpoint } from "@ggml-rpc/protocol"
 import type { ServerKind } from "../connection/hello.ts"
 import type { ErrorData } from "../errors.ts"
+import type { LackingServer } from "../lacking.ts"
 
 /** A device as the engine sees it; its place in the list is its index in every other message. */
 export interface EngineDevice {
@@ -102,6 +103,8 @@ export interface EngineModelOptions {
   readonly adapters?: ReadonlyArray<AdapterOptions>
   /** Where tensors are cut: `ggml` adds up partial sums by ggml's own all-reduce; for comparisons. Absent: as fast as can be. */
   readonly sums?: "ggml"
+  /** Activations that cross between hosts are rounded to bf16, where servers know it. Absent: F32, as they are computed. */
+  readonly wire?: "bf16"
 }
 
 export interface EngineContextOptions {
@@ -344,11 +347,15 @@ export type EngineEvent =
       readonly devices: ReadonlyArray<DeviceSpeed>
       /** Why the servers could not exchange partial sums themselves; absent where they can. */
       readonly unlinked?: string
+      /** All servers can be sent activations as bf16. */
+      readonly speakBf16: boolean
     }
   | {
       readonly type: "measured"
       readonly rows: ReadonlyArray<MeasuredRow>
       readonly unsupported: ReadonlyArray<UnsupportedOps>
+      /** Those that are to compute a part, and would be sent bf16 if they knew it. */
+      readonly exactServers: ReadonlyArray<LackingServer>
       readonly contextSize: number
     }
   | { readonly type: "progress"; readonly doneBytes: number; readonly cachedBytes: number }

@@ -21,8 +21,8 @@ const device = (change: Partial<SplitDevice> = {}): SplitDevice => ({
   ...change,
 })
 
-const linked = { isLinked: true, ubatchSize: 128 }
-const byClient = { isLinked: false, ubatchSize: 128 }
+const linked = { isLinked: true, ubatchSize: 128, isBf16: false }
+const byClient = { isLinked: false, ubatchSize: 128, isBf16: false }
 
 describe("two equal servers", () => {
   test("on a fast network are nearly twice as fast with tensors cut", () => {
@@ -63,7 +63,7 @@ test("sums through the client cost more than between servers, the more servers t
     return splitTimes(
       work,
       Array.from({ length: count }, () => device(share)),
-      { isLinked, ubatchSize: 128 },
+      { isLinked, ubatchSize: 128, isBf16: false },
     ).tensor.promptMs
   }
   expect(one(false, 2)).toBeGreaterThan(one(true, 2))
@@ -87,7 +87,7 @@ test("the slowest device is waited for, and a device without a share counts for 
 
 test("devices of one server, and a prompt in one piece, follow one after the other", () => {
   const timesOf = (devices: ReadonlyArray<SplitDevice>, ubatchSize: number) =>
-    splitTimes(work, devices, { isLinked: true, ubatchSize })
+    splitTimes(work, devices, { isLinked: true, ubatchSize, isBf16: false })
   const [first, second] = [device(), device()]
   const whole = timesOf([first, second], 512).layer.promptMs
   expect(whole).toBeCloseTo(19_200, -2)
@@ -104,3 +104,22 @@ test("a device's speed is that of a prompt and an answer, in proportion", () => 
   expect(speedOf(work, half)).toBeCloseTo(speed / 2)
   expect(speedOf(work, device({ multiplicationsPerSecond: 100e9 }))).toBeLessThan(speed)
 })
+
+test.each([true, false])(
+  "as bf16 all that is moved takes half the time, linked: %p",
+  (isLinked) => {
+    const devices = [device(), device(), device()].map((each) => ({
+      ...{ ...each, roundTripMs: 0, layerShare: 1 / 3, tensorShare: 1 / 3 },
+      weightBytesPerSecond: 1e15,
+      multiplicationsPerSecond: 1e18,
+    }))
+    const ways = { isLinked, ubatchSize: 512 }
+    const exact = splitTimes(work, devices, { ...ways, isBf16: false })
+    const rounded = splitTimes(work, devices, { ...ways, isBf16: true })
+    expect(rounded.layer.promptMs / exact.layer.promptMs).toBeCloseTo(0.5, 2)
+    // What a sum costs besides the way stays.
+    const sumsMs = 64 * 0.1
+    const ratio = (rounded.tensor.promptMs - sumsMs) / (exact.tensor.promptMs - sumsMs)
+    expect(ratio).toBeCloseTo(0.5, 2)
+  },
+)

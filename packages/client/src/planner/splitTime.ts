@@ -52,6 +52,8 @@ export interface SplitWays {
   readonly isLinked: boolean
   /** Tokens of a prompt that go over the servers at once, where layers are split. */
   readonly ubatchSize: number
+  /** Hidden states and partial sums travel as bf16; else as floats. */
+  readonly isBf16: boolean
 }
 
 export const PROMPT_TOKENS = 512
@@ -97,13 +99,14 @@ export const speedOf = (work: SplitWork, rates: DeviceRates): number =>
 export const splitTimes = (
   work: SplitWork,
   devices: ReadonlyArray<SplitDevice>,
-  { isLinked, ubatchSize }: SplitWays,
+  { isBf16, isLinked, ubatchSize }: SplitWays,
 ): SplitTimes => {
   const used = devices.filter(({ layerShare }) => layerShare > 0)
   const cut = devices.filter(({ tensorShare }) => tensorShare > 0)
   const rowBytes = work.embeddingLength * VALUE_BYTES
+  // Sizes are those of floats, of which half may travel.
   const moveMs = ({ bytesPerSecond }: SplitDevice, bytes: number): number =>
-    (1000 * bytes) / bytesPerSecond
+    ((isBf16 ? 500 : 1000) * bytes) / bytesPerSecond
   const wayMs = (device: SplitDevice, rows: number): number =>
     device.roundTripMs + moveMs(device, rows * rowBytes)
   // A micro-batch goes over one server after the other, with a way there and back, and the next one follows on its heels.

@@ -2,14 +2,17 @@
 // those of a client's devices.
 
 #include "api.h"
-#include "ggml.h"
+#include "bf16.h"
 
 #include <cstdint>
 #include <cstring>
 
-// bf16, rounded to the nearest, ties to even; NaN stays one.
-API void gs_bf16_from_f32(ggml_bf16_t * target, const float * source, double count) {
-    ggml_fp32_to_bf16_row_ref(source, target, int64_t(count));
+API void gs_bf16_from_f32(void * target, const void * source, double count) {
+    bf16_from_f32(target, source, size_t(count));
+}
+
+API void gs_f32_from_bf16(void * target, const void * source, double count) {
+    f32_from_bf16(target, source, size_t(count));
 }
 
 API void gs_add_f32(float * target, const float * source, double count) {
@@ -18,11 +21,10 @@ API void gs_add_f32(float * target, const float * source, double count) {
     }
 }
 
-API void gs_add_bf16(float * target, const ggml_bf16_t * source, double count) {
+API void gs_add_bf16(float * target, const uint16_t * source, double count) {
     for (size_t i = 0; i < size_t(count); i++) {
-        const uint32_t bits = uint32_t(source[i].bits) << 16;
         float value;
-        memcpy(&value, &bits, sizeof(value));
+        f32_from_bf16(&value, source + i, 1);
         target[i] += value;
     }
 }

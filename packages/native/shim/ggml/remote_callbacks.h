@@ -37,7 +37,9 @@ struct remote_callbacks {
     int  (*graph_compute)(int device, const void * graph, double uid_low, double uid_high);
     void (*synchronize)(int device, double ticket);
     void (*ask_support)(int device); // the questions that gathered; answered by gs_remote_support_answer
-    int  (*relay)(int device, int source_device, double size); // exchange->tensor to exchange->other; 0: cannot
+    int  (*relay)(int device, int source_device, double size, int is_bf16); // exchange->tensor to exchange->other; 0: cannot
+    void (*set_bf16)(int device, const void * data, double size); // all of exchange->tensor, which is F32; `size` bytes of bf16
+    void (*get_bf16)(int device, void * data, double size);
     int  (*group_open)(int count); // of exchange->members: a number for it; -1: ggml adds up its partial sums
     void (*group_close)(int group);
     void (*all_reduce)(int group, double element_count, int counting); // exchange->parts; bit i: part i counts, else it is zero

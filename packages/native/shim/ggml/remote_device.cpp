@@ -2,6 +2,7 @@
 
 #include "remote_device.h"
 #include "api.h"
+#include "bf16.h"
 #include "remote_callbacks.h"
 #include "remote_group.h"
 #include "views.h"
@@ -185,12 +186,46 @@ void remote_set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor * tensor, co
     }
 }
 
+ggml_backend_buffer_t buffer_of(const ggml_tensor * tensor) {
+    return tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+}
+
+// Whether a tensor is what one part of a graph computed for another: the hidden state of a model, whose rows have the model's width.
+// Not what a user put in, such as masks and positions, nor what goes out, such as logits; nor what a context or a model keeps, whose
+// buffers are of another usage than those of graphs.
+bool is_activation(const ggml_tensor * tensor, const remote_server & server) {
+    const auto & widths = server.bf16_widths;
+    if (tensor->type != GGML_TYPE_F32 || std::find(widths.begin(), widths.end(), tensor->ne[0]) == widths.end()) {
+        return false;
+    }
+    const ggml_tensor * whole = tensor->view_src != nullptr ? tensor->view_src : tensor;
+    return ((tensor->flags | whole->flags) & (GGML_TENSOR_FLAG_INPUT | GGML_TENSOR_FLAG_OUTPUT)) == 0 && whole->op != GGML_OP_NONE &&
+        ggml_is_contiguous(tensor) && whole->buffer != nullptr && whole->buffer->usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE;
+}
+
+// Where ggml's scheduler copies activations to: as large, and without gaps as well.
+bool takes_activation(const ggml_tensor * target, const ggml_tensor * source) {
+    return target->type == GGML_TYPE_F32 && ggml_is_contiguous(target) && ggml_nelements(target) == ggml_nelements(source);
+}
+
+// Of a tensor that is converted here, on its way.
+std::vector<uint16_t> g_halves;
+
 void remote_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     if (is_dead(buffer)) {
         return;
     }
-    record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
-    g_remote.get_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), 0);
+    const remote_device * device = remote_of(buffer)->device;
+    record_from_tensor(tensor, device->server, g_exchange.tensor);
+    // Of activations, the scheduler alone reads, for a device of this host: all at once.
+    if (size == ggml_nbytes(tensor) && size > 0 && is_activation(tensor, device->server)) {
+        const size_t count = size / sizeof(float);
+        g_halves.resize(count);
+        g_remote.get_bf16(device->index, g_halves.data(), double(count * sizeof(uint16_t)));
+        f32_from_bf16(data, g_halves.data(), count);
+        return;
+    }
+    g_remote.get_tensor(device->index, data, double(offset), double(size), 0);
 }
 
 bool remote_copy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor * source, ggml_tensor * target) {
@@ -325,10 +360,6 @@ void remote_backend_free(ggml_backend_t backend) {
     delete backend;
 }
 
-ggml_backend_buffer_t buffer_of(const ggml_tensor * tensor) {
-    return tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
-}
-
 void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     remote_set_tensor(buffer_of(tensor), tensor, data, offset, size);
 }
@@ -352,27 +383,54 @@ void remote_synchronize(ggml_backend_t backend) {
     }
 }
 
+// What this host computed, on its way to a server as bf16.
+void send_activation(ggml_backend_t backend, const ggml_tensor * source, const ggml_tensor * target, const remote_device * device) {
+    const size_t count = size_t(ggml_nelements(source));
+    static std::vector<float> values;
+    const void * data = source->data;
+    ggml_backend_synchronize(backend);
+    if (!ggml_backend_buffer_is_host(buffer_of(source))) {
+        values.resize(count);
+        ggml_backend_tensor_get(source, values.data(), 0, count * sizeof(float));
+        data = values.data();
+    }
+    g_halves.resize(count);
+    bf16_from_f32(g_halves.data(), data, count);
+    record_from_tensor(target, device->server, g_exchange.tensor);
+    g_remote.set_bf16(device->index, g_halves.data(), double(count * sizeof(uint16_t)));
+}
+
 // What one server computed goes to another one, where ggml's scheduler copies it between two parts of a graph. With true it
 // does not wait for the data: the copy is a place in the order of both connections, as all else is. Between devices of one
-// server, which copies by itself, and from or to this host it is false: the scheduler waits then.
-bool remote_copy_async(ggml_backend_t, ggml_backend_t, const ggml_tensor * source, ggml_tensor * target) {
+// server, which copies by itself, and from or to this host it is false: the scheduler waits then. What this host computed for a server
+// to which activations go as bf16 is sent at once.
+bool remote_copy_async(ggml_backend_t source_backend, ggml_backend_t, const ggml_tensor * source, ggml_tensor * target) {
     ggml_backend_buffer_t from = buffer_of(source);
     ggml_backend_buffer_t to   = buffer_of(target);
-    if (!is_remote_buffer(from) || !is_remote_buffer(to) || is_dead(from) || is_dead(to)) {
-        return false;
-    }
-    remote_device * source_device = remote_of(from)->device;
-    remote_device * device        = remote_of(to)->device;
-    if (source_device->server.connection == device->server.connection) {
+    if (from == nullptr || !is_remote_buffer(to) || is_dead(to)) {
         return false;
     }
     const size_t size = ggml_nbytes(source);
+    const remote_device * device = remote_of(to)->device;
+    const bool is_bf16 = takes_activation(target, source) && is_activation(source, device->server);
+    if (!is_remote_buffer(from)) {
+        if (is_bf16 && size > 0) {
+            send_activation(source_backend, source, target, device);
+        }
+        return is_bf16;
+    }
+    const remote_device * source_device = remote_of(from)->device;
+    if (is_dead(from) || source_device->server.connection == device->server.connection) {
+        return false;
+    }
     if (size == 0) {
         return true;
     }
     record_from_tensor(source, source_device->server, g_exchange.tensor);
     record_from_tensor(target, device->server, g_exchange.other);
-    return g_remote.relay(device->index, source_device->index, double(size)) != 0;
+    // Nothing is converted on the way: both have to know how.
+    const bool is_both = is_bf16 && is_activation(source, source_device->server);
+    return g_remote.relay(device->index, source_device->index, double(size), is_both ? 1 : 0) != 0;
 }
 
 ggml_status remote_graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
@@ -514,7 +572,7 @@ int remote_index_of(ggml_backend_t backend) {
 }
 
 API void gs_remote_set_callbacks(void * const * callbacks) {
-    static_assert(sizeof(remote_callbacks) == 17 * sizeof(void *), "the callbacks are an array of pointers");
+    static_assert(sizeof(remote_callbacks) == 19 * sizeof(void *), "the callbacks are an array of pointers");
     memcpy(&g_remote, callbacks, sizeof(g_remote));
 }
 
@@ -563,6 +621,16 @@ API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const cha
     device->device.context = device;
     g_devices.push_back(device);
     return &device->device;
+}
+
+// From now on activations of a model of this width go to and from a device as bf16; 0: of no model.
+API void gs_remote_device_carry_bf16(ggml_backend_dev_t device, double width) {
+    auto & widths = server_of(device).bf16_widths;
+    if (width == 0) {
+        widths.clear();
+    } else {
+        widths.push_back(int64_t(width));
+    }
 }
 
 // Looks for weights that have places on remote devices and no data yet; returns how many there are. Only while a model is

@@ -5,11 +5,15 @@
 #include "remote_support.h"
 #include "tensor_record.h"
 
+#include <vector>
+
 // The server of a device, as far as graphs must know it.
 struct remote_server {
     int            connection = 0; // devices of one server share a connection
     remote_dialect dialect;
     remote_support support; // of this device
+    // Activations go to and from it as bf16: tensors whose rows have one of these lengths, the widths of the models. Empty: none do.
+    std::vector<int64_t> bf16_widths;
 };
 
 remote_server & server_of(ggml_backend_dev_t device);

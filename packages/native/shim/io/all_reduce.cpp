@@ -1,11 +1,13 @@
 // Sums over servers: each has a part of a tensor, and all put the sum of the parts in its place. The parts cross plain
-// sockets to the other servers, one each, on which everything is a message: a part_header, then so many floats.
+// sockets to the other servers, one each, on which everything is a message: a part_header, then so many floats, or so many bf16. Of
+// these, each server rounds its own part as well before it adds, and the sum where others get it.
 //
 // The sum of each element is made in the order in which ggml's own all-reduce adds (ggml-backend-meta.cpp): what is beyond the
 // largest power of two is folded into the first ones, then halves are added onto each other. Only the two sides of an addition
 // may be swapped, which changes no bit; so all servers hold the same sums.
 
 #include "api.h"
+#include "bf16.h"
 #include "clock.h"
 #include "hangup.h"
 
@@ -29,6 +31,9 @@ constexpr int kMaxServers = 16;
 
 constexpr uint32_t kMagic = 0x4d555352; // "RSUM"
 
+// Before bf16.
+constexpr uint32_t kMagicBf16 = 0x46425352; // "RSBF"
+
 // Up to so many bytes from each server, all send their parts to all and add for themselves: one latency. Beyond, each adds up
 // a share of the elements for all others: two, but a server's bytes do not grow with the number of servers.
 constexpr size_t kDirectBytes = size_t(128) << 10;
@@ -47,7 +52,7 @@ struct part_header {
     uint32_t magic;
     // Of the message on this link.
     uint32_t sequence;
-    // Floats that follow, and those of the whole tensor.
+    // Values that follow, and those of the whole tensor.
     uint32_t elements;
     uint32_t total;
 };
@@ -86,6 +91,8 @@ struct group {
     uint32_t           sent[kMaxServers] = {};
     spinner            spin;
     std::vector<float> scratch;
+    // What is sent and received as bf16.
+    std::vector<uint16_t> halves;
     // Exchanges that waited awake, and those that it spared a sleep.
     uint32_t spins = 0, spared = 0;
 };
@@ -93,6 +100,7 @@ struct group {
 // What goes to one server and comes from it, at the same time.
 struct transfer {
     int          peer;
+    size_t       value_size;
     part_header  out, in;
     const char * source;
     char *       target;
@@ -178,8 +186,8 @@ int broken(int client_fd, report * out, int peer, int error) {
 }
 
 bool is_due(const transfer & t) {
-    return t.in.magic == kMagic && t.in.sequence == t.out.sequence && t.in.total == t.out.total &&
-        size_t(t.in.elements) * sizeof(float) + sizeof(part_header) == t.to_receive;
+    return t.in.magic == t.out.magic && t.in.sequence == t.out.sequence && t.in.total == t.out.total &&
+        size_t(t.in.elements) * t.value_size + sizeof(part_header) == t.to_receive;
 }
 
 // Sleeps until a link can go on; 0, or what ends the exchange.
@@ -301,20 +309,46 @@ void add_up(float ** parts, int count, const float * own, size_t elements) {
 
 struct run {
     group &  g;
+    bool     is_bf16;
     int      client_fd;
     double   silence_ms;
     uint32_t total;
     report * out;
 
-    transfer between(int peer, const float * source, size_t to_send, float * target, size_t to_receive) {
+    size_t value_size() const { return is_bf16 ? sizeof(uint16_t) : sizeof(float); }
+
+    transfer between(int peer, const char * source, size_t to_send, char * target, size_t to_receive) {
         transfer t{};
         t.peer       = peer;
-        t.out        = {kMagic, g.sent[peer]++, uint32_t(to_send), total};
-        t.source     = reinterpret_cast<const char *>(source);
-        t.target     = reinterpret_cast<char *>(target);
-        t.to_send    = sizeof(part_header) + to_send * sizeof(float);
-        t.to_receive = sizeof(part_header) + to_receive * sizeof(float);
+        t.value_size = value_size();
+        t.out        = {is_bf16 ? kMagicBf16 : kMagic, g.sent[peer]++, uint32_t(to_send), total};
+        t.source     = source;
+        t.target     = target;
+        t.to_send    = sizeof(part_header) + to_send * value_size();
+        t.to_receive = sizeof(part_header) + to_receive * value_size();
         return t;
+    }
+
+    // As they travel, the `elements` at `data`, `first` behind the beginning of what is added up at once. Rounded there, too.
+    char * outgoing(float * data, size_t first, size_t elements) {
+        if (!is_bf16) {
+            return reinterpret_cast<char *>(data);
+        }
+        uint16_t * halves = g.halves.data() + first;
+        bf16_from_f32(halves, data, elements);
+        f32_from_bf16(data, halves, elements);
+        return reinterpret_cast<char *>(halves);
+    }
+
+    // Where what becomes `part` arrives, `first` behind the beginning of the halves; `arrived` makes it that.
+    char * incoming(float * part, size_t first) {
+        return is_bf16 ? reinterpret_cast<char *>(g.halves.data() + first) : reinterpret_cast<char *>(part);
+    }
+
+    void arrived(float * part, size_t first, size_t elements) {
+        if (is_bf16) {
+            f32_from_bf16(part, g.halves.data() + first, elements);
+        }
     }
 
     int with_all(transfer * transfers, int count) {
@@ -327,18 +361,25 @@ struct run {
     int direct(float * data, size_t elements) {
         transfer transfers[kMaxServers];
         float * parts[kMaxServers];
+        const char * own = outgoing(data, 0, elements);
+        const auto halves_of = [&](int other) { return elements * size_t(other + 1); };
         int others = 0;
         for (int peer = 0; peer < g.count; peer++) {
             parts[peer] = peer == g.rank ? data : g.scratch.data() + size_t(others) * elements;
             if (peer != g.rank) {
-                transfers[others++] = between(peer, data, elements, parts[peer], elements);
+                transfers[others] = between(peer, own, elements, incoming(parts[peer], halves_of(others)), elements);
+                others++;
             }
         }
         const int result = with_all(transfers, others);
-        if (result == 0) {
-            add_up(parts, g.count, data, elements);
+        if (result < 0) {
+            return result;
         }
-        return result;
+        for (int other = 0; other < others; other++) {
+            arrived(parts[transfers[other].peer], halves_of(other), elements);
+        }
+        add_up(parts, g.count, data, elements);
+        return 0;
     }
 
     int shared(float * data, size_t elements) {
@@ -348,25 +389,38 @@ struct run {
         float * own = data + first(g.rank);
         transfer transfers[kMaxServers];
         float * parts[kMaxServers];
+        const char * all = outgoing(data, 0, elements);
+        const auto halves_of = [&](int other) { return elements + own_size * size_t(other); };
         int others = 0;
         for (int peer = 0; peer < g.count; peer++) {
             parts[peer] = peer == g.rank ? own : g.scratch.data() + size_t(others) * own_size;
             if (peer != g.rank) {
-                transfers[others++] = between(peer, data + first(peer), size_of(peer), parts[peer], own_size);
+                const char * theirs = all + first(peer) * value_size();
+                transfers[others] = between(peer, theirs, size_of(peer), incoming(parts[peer], halves_of(others)), own_size);
+                others++;
             }
         }
         int result = with_all(transfers, others);
         if (result < 0) {
             return result;
         }
+        for (int other = 0; other < others; other++) {
+            arrived(parts[transfers[other].peer], halves_of(other), own_size);
+        }
         add_up(parts, g.count, own, own_size);
+        const char * sum = outgoing(own, first(g.rank), own_size);
         others = 0;
         for (int peer = 0; peer < g.count; peer++) {
             if (peer != g.rank) {
-                transfers[others++] = between(peer, own, own_size, data + first(peer), size_of(peer));
+                transfers[others++] = between(peer, sum, own_size, incoming(data + first(peer), first(peer)), size_of(peer));
             }
         }
-        return with_all(transfers, others);
+        result = with_all(transfers, others);
+        for (int other = 0; result == 0 && other < others; other++) {
+            const int peer = transfers[other].peer;
+            arrived(data + first(peer), first(peer), size_of(peer));
+        }
+        return result;
     }
 
     int all(float * data, size_t elements) {
@@ -376,6 +430,11 @@ struct run {
         const size_t wanted = others * (is_direct ? room(elements) : room(elements / size_t(g.count) + 1));
         if (g.scratch.size() < wanted) {
             g.scratch.resize(wanted);
+        }
+        // What is added up at once, and what comes from the others.
+        const size_t wanted_halves = is_bf16 ? std::min(elements, step) + wanted : 0;
+        if (g.halves.size() < wanted_halves) {
+            g.halves.resize(wanted_halves);
         }
         for (size_t done = 0; done < elements; done += step) {
             const size_t part = std::min(step, elements - done);
@@ -421,25 +480,27 @@ API void io_group_spins(void * handle, uint32_t * out) {
     out[1] = g->spared;
 }
 
-// Most bytes that a sum of so many floats needs besides them.
+// Most bytes that a sum of so many floats needs besides them, however they travel.
 API double io_all_reduce_bytes(void * handle, double elements) {
     const group * g = static_cast<group *>(handle);
-    return double(std::min(size_t(elements), kPiece)) * sizeof(float) * double(g->count - 1);
+    const double received = double(std::min(size_t(elements), kPiece)) * double(g->count - 1);
+    const double halves   = double(std::min(size_t(elements), kPiece * size_t(g->count))) + received;
+    return received * sizeof(float) + halves * sizeof(uint16_t);
 }
 
-// Puts the sum of all servers' floats in place of these; `counts` is 0 where this server's are none. Every server of the group
-// has to be linked. Waits for the others; a link on which no byte moves for silence_ms (0: no limit), another message than the one
-// that is due, and an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent
+// Puts the sum of all servers' floats in place of these; `counts` is 0 where this server's are none. With `is_bf16`, which has to be
+// the same at all, they travel as bf16. Every server of the group has to be linked. Waits for the others; a link on which no byte moves
+// for silence_ms (0: no limit), another message than the one that is due, and an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent
 // something else, 4 an error of the system, which is out[2]). -ECANCELED when the client is gone, or sends no more, with the place of the
 // first server that was waited for and 5. -ENOMEM without memory.
-API int io_all_reduce(void * handle, float * data, double elements, int counts, int client_fd, double silence_ms, int32_t * out) {
+API int io_all_reduce(void * handle, float * data, double elements, int counts, int is_bf16, int client_fd, double silence_ms, int32_t * out) {
     group * g = static_cast<group *>(handle);
     if (counts == 0) {
         memset(data, 0, size_t(elements) * sizeof(float));
     }
     report told{};
     try {
-        const int result = run{*g, client_fd, silence_ms, uint32_t(size_t(elements)), &told}.all(data, size_t(elements));
+        const int result = run{*g, is_bf16 != 0, client_fd, silence_ms, uint32_t(size_t(elements)), &told}.all(data, size_t(elements));
         memcpy(out, &told, sizeof(told));
         return result;
     } catch (const std::bad_alloc &) {

@@ -50,6 +50,7 @@ constexpr uint64_t kReadDir    = 1 << 3;
 constexpr uint64_t kRemoveFile = 1 << 5;
 constexpr uint64_t kMakeDir    = 1 << 7;
 constexpr uint64_t kMakeReg    = 1 << 8;
+constexpr uint64_t kRefer      = 1 << 13;
 constexpr uint64_t kTruncate   = 1 << 14;
 constexpr uint64_t kIoctlDev   = 1 << 15;
 // What each ABI added, up to the one of its number.
@@ -64,9 +65,10 @@ constexpr uint64_t kScopes = 1;
 constexpr uint64_t kRights[] = {
     kReadFile,
     kReadFile | kReadDir,
-    kReadFile | kReadDir | kWriteFile | kRemoveFile | kMakeReg | kTruncate,
+    kReadFile | kReadDir | kWriteFile | kRemoveFile | kMakeReg | kTruncate | kRefer,
     kReadFile | kReadDir | kWriteFile | kRemoveFile | kMakeReg | kTruncate | kMakeDir,
     kReadFile | kReadDir | kWriteFile | kIoctlDev,
+    kReadFile | kReadDir | kRemoveFile | kMakeReg | kRefer,
 };
 // Those that a rule for one file may have.
 constexpr uint64_t kRightsOfFiles = kReadFile | kWriteFile | kTruncate | kIoctlDev | 1;
@@ -223,7 +225,8 @@ API int io_landlock_new(int makes_links) {
 }
 
 // Lets this process go on using a file, or all below a folder, after io_confine_threads. 0 read files; 1 list folders as well;
-// 2 also write, make and remove files; 3 make folders, too; 4 use devices. -ENOENT when there is none.
+// 2 also write, make and remove files, and move them away; 3 make folders, too, but move nothing; 4 use devices; 5 list, read and
+// remove files, and take those that were made elsewhere, which nobody can write into from then on. -ENOENT when there is none.
 API int io_landlock_allow(int ruleset, const char * path, int rights) {
     const int fd = open(path, O_PATH | O_CLOEXEC);
     if (fd < 0) {

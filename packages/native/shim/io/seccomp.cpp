@@ -168,6 +168,24 @@ class filter {
         end(start);
     }
 
+    // Allows a call whose argument is one of these, or is `special` while the next argument is one of `nexts`.
+    void call_with(int number, int argument, std::initializer_list<uint32_t> values, uint32_t special, std::initializer_list<uint32_t> nexts) {
+        const size_t start = begin(number);
+        load_argument(argument, 0);
+        for (const uint32_t value : values) {
+            add(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1);
+            result(kAllow);
+        }
+        add(BPF_JMP | BPF_JEQ | BPF_K, special, 1, 0);
+        result(kForbidden);
+        load_argument(argument + 1, 0);
+        for (const uint32_t value : nexts) {
+            add(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1);
+            result(kAllow);
+        }
+        end(start);
+    }
+
     // Allows a call whose argument is none of these.
     void call_without(int number, int argument, std::initializer_list<uint32_t> values, uint32_t mask = ~0U) {
         const size_t start = begin(number);
@@ -250,8 +268,9 @@ void add_restricted_calls(filter & made, int needs) {
     made.call_with(__NR_tgkill, 0, {self});
     made.call_with(__NR_kill, 0, {self});
     made.call_with(__NR_setsockopt, 1, {SOL_SOCKET, 6});
+    // A writer's lease would make others wait for the file.
     made.call_with(__NR_fcntl, 1, {F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC,
-        F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW});
+        F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW}, F_SETLEASE, {F_RDLCK, F_UNLCK});
     made.call_with(__NR_prctl, 0, {PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, PR_GET_TIMERSLACK, PR_SET_TIMERSLACK, kNoVolatileName});
     made.call_with_null(__NR_prlimit64, 2);
 }

@@ -1,6 +1,8 @@
-import { ptr } from "bun:ffi"
+import { type Pointer, ptr, toArrayBuffer } from "bun:ffi"
 import { afterEach, beforeEach, describe, expect, test } from "bun:test"
 import {
+  chmodSync,
+  closeSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -13,9 +15,10 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { io } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
 import { Cache, type CacheOptions } from "./Cache.ts"
-import { listEntries } from "./CacheFolder.ts"
+import { canSealFiles, listEntries } from "./CacheFolder.ts"
 import { VerifiedFiles } from "./VerifiedFiles.ts"
 
 let folder: string
@@ -42,7 +45,10 @@ beforeEach(() => {
 
 afterEach(() => rmSync(folder, { recursive: true }))
 
-const files = (): string[] => readdirSync(folder).filter((name) => name !== ".list")
+const files = (): string[] =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && entry.name !== ".list")
+    .map((entry) => entry.name)
 
 const data = new Uint8Array(100_000).map((_, index) => index * 31)
 const hash = new Fnv1a64().update(data)
@@ -238,5 +244,66 @@ describe("the limit", () => {
     storeBy(open({ limitBytes: 1000 }), 1)
     expect(files()).toEqual([])
     expect(problems).toEqual(["a weight of 97.7 KiB is above the limit of 0.98 KiB (--cache-size)"])
+  })
+})
+
+describe("memory that begins with a page", () => {
+  const sizeBytes = 5 * 4096
+  let start: number
+  /** Four whole pages, and part of one. */
+  const pages = data.subarray(0, 4 * 4096 + 100)
+  const pagesHash = new Fnv1a64().update(pages)
+
+  beforeEach(() => {
+    cache.store(ptr(pages) as number, pages.length)
+    start = Number(io().io_reserve_memory(sizeBytes))
+  })
+
+  afterEach(() => void io().io_release_memory(start as Pointer, sizeBytes))
+
+  const bytes = (): Uint8Array => new Uint8Array(toArrayBuffer(start as Pointer, 0, sizeBytes))
+
+  /** Fills the memory, from a byte on, with the pages' file; whether it was mapped. */
+  const fill = (at = 0): boolean => {
+    const memory = bytes()
+    memory.fill(7)
+    const file = cache.open(pagesHash.digestHi(), pagesHash.digestLo())!
+    expect(file.fill(start + at)).toBe(true)
+    file.close()
+    expect(Buffer.compare(memory.subarray(at, at + pages.length), pages)).toBe(0)
+    expect(memory.subarray(at + pages.length).every((byte) => byte === 7)).toBe(true)
+    return readFileSync("/proc/self/maps", "utf8").includes(pagesHash.digestHex())
+  }
+
+  const onLinux = test.skipIf(!canSealFiles())
+
+  onLinux("is the file itself, until it is written", () => {
+    expect(fill()).toBe(true)
+    bytes().fill(3)
+    expect(Buffer.compare(readFileSync(join(folder, pagesHash.digestHex())), pages)).toBe(0)
+  })
+
+  onLinux("outlives the file", () => {
+    expect(fill()).toBe(true)
+    rmSync(join(folder, pagesHash.digestHex()))
+    expect(Buffer.compare(bytes().subarray(0, pages.length), pages)).toBe(0)
+  })
+
+  onLinux("is a copy while somebody may write into the file", () => {
+    const path = join(folder, pagesHash.digestHex())
+    const writer = openSync(path, "r+")
+    expect(fill()).toBe(false)
+    closeSync(writer)
+    chmodSync(path, 0o664)
+    expect(fill()).toBe(false)
+    chmodSync(path, 0o644)
+    chmodSync(folder, 0o775)
+    expect(fill()).toBe(false)
+    chmodSync(folder, 0o755)
+    expect(fill()).toBe(true)
+  })
+
+  test("and other memory gets the same bytes", () => {
+    expect(fill(64)).toBe(false)
   })
 })

@@ -12,7 +12,7 @@ import {
 import { join } from "node:path"
 import { type Address, asPointer, formatBytes, io } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
-import { openEntry, PART, shrinkTo } from "./CacheFolder.ts"
+import { canSealFiles, isOnlyOurs, openEntry, PART, partsFolder, shrinkTo } from "./CacheFolder.ts"
 import { attempt, readAll, writeAll } from "./files.ts"
 import { keyOf, type VerifiedFiles } from "./VerifiedFiles.ts"
 
@@ -41,7 +41,10 @@ export interface CachedFile {
   /** The hash by its name. */
   readonly high: number
   readonly low: number
-  /** Puts all of it at a native address that the host can write; false when it cannot be read, or changed since it was opened. */
+  /**
+   * Puts all of it at a native address that the host can write; false when it cannot be read, or changed since it was opened. What
+   * begins there with a page may be the file itself from then on, of which a page is copied when it is written.
+   */
   readonly fill: (address: Address) => boolean
   /** The same in pieces of at most `pieceBytes`: `target` says where one goes, `stored` is told that it is there. */
   readonly fillPieces: (
@@ -108,6 +111,8 @@ export interface CacheOptions {
 export class Cache {
   readonly #options: CacheOptions
   readonly #folder: string
+  readonly #partsFolder: string
+  readonly #canSeal: boolean
   readonly #verified: VerifiedFiles
   /** What this client's models are made of. Files of it that made room for others of it would be gone when it comes back. */
   readonly #inUse = new Set<string>()
@@ -116,9 +121,12 @@ export class Cache {
   #room = 0
   #lookedAt = Number.NEGATIVE_INFINITY
 
+  /** Asks the system what it has for sandboxes: not from inside of one. */
   constructor(options: CacheOptions) {
+    this.#canSeal = canSealFiles()
     this.#options = options
     this.#folder = options.folder
+    this.#partsFolder = partsFolder(options.folder)
     this.#verified = options.verified
   }
 
@@ -145,8 +153,11 @@ export class Cache {
     const isSame = (): boolean => keyOf(name, fstatSync(descriptor, { bigint: true })) === key
     return {
       ...{ sizeBytes, isVerified, high, low, close },
-      fill: (address) =>
-        io().io_read_file(descriptor, asPointer(address), 0, sizeBytes) === sizeBytes && isSame(),
+      fill: (address) => {
+        const { io_map_file, io_read_file } = io()
+        const bring = isOnlyOurs(stats) && this.#isSealed() ? io_map_file : io_read_file
+        return bring(descriptor, asPointer(address), 0, sizeBytes) === sizeBytes && isSame()
+      },
       fillPieces: (pieceBytes, target, stored) => {
         const hash = isVerified ? undefined : new Fnv1a64()
         if (!fillInPieces(descriptor, 0, sizeBytes, pieceBytes, target, stored, hash)) return false
@@ -189,6 +200,13 @@ export class Cache {
       finish: () => file.publish(hash.digestHex()),
       abandon: file.abandon,
     }
+  }
+
+  /** Whether what lies in the folder stays as it is: neither other users nor session processes can write into it. */
+  #isSealed(): boolean {
+    if (!this.#canSeal) return false
+    const stats = attempt(() => statSync(this.#folder, { bigint: true }))
+    return stats !== undefined && isOnlyOurs(stats)
   }
 
   /** Whether the time of the last use was written into the file, so that it has another key now. */
@@ -234,7 +252,7 @@ export class Cache {
   /** A file under a temporary name, which `publish` replaces by its own. */
   #create(sizeBytes: number) {
     let problem = this.#makeRoom(sizeBytes)
-    const temporary = join(this.#folder, `.${process.pid}-${this.#serial++}${PART}`)
+    const temporary = join(this.#partsFolder, `.${process.pid}-${this.#serial++}${PART}`)
     let descriptor: number | undefined
     const trying = (action: () => void): void => {
       if (problem !== undefined) return
@@ -245,7 +263,7 @@ export class Cache {
       }
     }
     trying(() => {
-      mkdirSync(this.#folder, { recursive: true })
+      mkdirSync(this.#partsFolder, { recursive: true })
       descriptor = openSync(temporary, "wx")
     })
     const append = (bytes: Uint8Array): void => trying(() => writeAll(descriptor!, bytes))

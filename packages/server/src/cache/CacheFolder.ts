@@ -8,6 +8,7 @@ import {
   unlinkSync,
 } from "node:fs"
 import { join } from "node:path"
+import { io } from "@ggml-rpc/native/bindings"
 import { attempt } from "./files.ts"
 
 /** A file of the cache. */
@@ -21,6 +22,23 @@ export interface CacheEntry {
 
 /** A file that is being written: a dot, the writer, and this. */
 export const PART = ".part"
+
+/** Landlock's version from which a process may be kept from changing files that it may remove, and move to their place. */
+const SEALING_LANDLOCK = 3
+
+/** Whether session processes can be kept from writing into files that are finished. */
+export const canSealFiles = (): boolean => io().io_landlock_abi() >= SEALING_LANDLOCK
+
+/**
+ * Where files are written, before they are moved into the cache: a folder of its own where that makes a difference, since it is
+ * by its folder that a session may write a file.
+ */
+export const partsFolder = (folder: string): string =>
+  canSealFiles() ? join(folder, ".parts") : folder
+
+/** Whether this user alone may write into a file or folder. */
+export const isOnlyOurs = ({ uid, mode }: { uid: bigint; mode: bigint }): boolean =>
+  Number(uid) === process.getuid?.() && (mode & 0o022n) === 0n
 
 /** A part that nobody has written to for so long belongs to a process that was ended. */
 const PART_AGE_MS = 600_000
@@ -88,9 +106,12 @@ export const isRemoved = (path: string): boolean =>
 export const removeStaleParts = (folder: string): number => {
   const oldest = Date.now() - PART_AGE_MS
   let count = 0
-  for (const name of attempt(() => readdirSync(folder)) ?? []) {
-    if (!name.startsWith(".") || !name.endsWith(PART)) continue
-    const path = join(folder, name)
+  const paths = [...new Set([folder, partsFolder(folder)])].flatMap((place) =>
+    (attempt(() => readdirSync(place)) ?? [])
+      .filter((name) => name.startsWith(".") && name.endsWith(PART))
+      .map((name) => join(place, name)),
+  )
+  for (const path of paths) {
     attempt(() => {
       if (statSync(path).mtimeMs >= oldest) return
       unlinkSync(path)

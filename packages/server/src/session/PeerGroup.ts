@@ -172,16 +172,18 @@ export class PeerGroup {
   }
 
   /**
-   * Puts the sum of all servers' floats in place of `count` ones at `data`; this server's count as zero unless `counts`.
+   * Puts the sum of all servers' floats in place of `count` ones at `data`; this server's count as zero unless `counts`. With `isBf16`
+   * they travel rounded to bf16.
    *
    * @throws {LinkError} that names the server on which it failed @throws {ClientGone} @throws {ComputeError} without memory
    */
-  allReduce(data: Address, count: number, counts: boolean): void {
+  allReduce(data: Address, count: number, counts: boolean, isBf16: boolean): void {
     const result = io().io_all_reduce(
       asPointer(this.#native),
       asPointer(data),
       count,
       counts ? 1 : 0,
+      isBf16 ? 1 : 0,
       this.#channel.clientFd,
       this.#limits.silenceMs,
       this.#reportAt,

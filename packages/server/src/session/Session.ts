@@ -73,6 +73,7 @@ export class Session {
       const endedMs = performance.now()
       stats.note(command, endedMs - startedMs)
       if (endedMs - this.#toldMs > STATS_INTERVAL_MS) this.#tellStats(endedMs)
+      if (state.largePages.hasWork) state.largePages.work(wire)
       wire.next()
     }
   }

@@ -14,6 +14,7 @@ import { hexU64, type Words, word, writeU64 } from "./graph/tensorWords.ts"
 import { Buffers, type SessionBuffer } from "./memory/buffers.ts"
 import type { ServedDevice } from "./memory/devices.ts"
 import { HostMemory } from "./memory/HostMemory.ts"
+import { LargePages } from "./memory/LargePages.ts"
 import type { Ledger } from "./memory/MemoryLedger.ts"
 import { type MemoryLimits, MemoryQuota } from "./memory/MemoryQuota.ts"
 import type { FrontChannel, PeerGroup, PeerLimits } from "./PeerGroup.ts"
@@ -42,6 +43,8 @@ export interface SessionOptions {
   readonly allowTraining: boolean
   /** See `ServeOptions.repack`; default: no. */
   readonly repack?: boolean
+  /** See `largePageBytes`; default: none. */
+  readonly largePageBytes?: number
   /** Links by upstream's COMM_INIT are made within these limits; absent: none is. */
   readonly commLimits?: CommLimits | undefined
   /** Links to servers of ours are made within these; absent: none is. */
@@ -84,6 +87,7 @@ export class SessionState {
   readonly doing: Doing
   readonly wire: Wire
   readonly buffers = new Buffers()
+  readonly largePages: LargePages
   /** Looked at the tensor that `takeTensor` took last. */
   readonly tensor: TensorCheck
   readonly graph: GraphCheck
@@ -127,6 +131,7 @@ export class SessionState {
     this.quota = new MemoryQuota(options.memoryLimits ?? {}, ledger, this.buffers)
     this.directMemory = directMemory
     this.repacks = options.repack ?? false
+    this.largePages = new LargePages(options.largePageBytes ?? 0)
     this.wire = new Wire(newestSpoken)
     this.tensor = new TensorCheck(this.buffers, newestSpoken.dialects[0]!)
     this.graph = new GraphCheck(this.buffers, newestSpoken.dialects[0]!, {
@@ -227,6 +232,7 @@ export class SessionState {
       this.ggml.gs_buffer_free(asPointer(native))
     }
     this.buffers.clear()
+    this.largePages.clear()
     this.ledger.set(0, 0)
     this.wire.forget()
     this.block.fill(0)

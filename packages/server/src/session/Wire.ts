@@ -143,6 +143,13 @@ export class Wire {
     }
   }
 
+  /** Whether the client, which has all its answers, asks for nothing for so long. */
+  isSilent(timeoutMs: number): boolean {
+    if (this.#filled > this.#read || this.#earlyAt < this.#early.length) return false
+    this.flush()
+    return this.#io.io_wait_readable(this.#fd, timeoutMs) === 0
+  }
+
   /** Overwrites what the client sent and was answered. */
   forget(): void {
     this.#early = noBytes

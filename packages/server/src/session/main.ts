@@ -30,6 +30,7 @@ import type {
 } from "./events.ts"
 import { type HandedConnection, takeOver } from "./handOver.ts"
 import { ServedDevice, selectDevices } from "./memory/devices.ts"
+import { largePageBytes } from "./memory/LargePages.ts"
 import { MemoryLedger } from "./memory/MemoryLedger.ts"
 import { readReport } from "./ServerReport.ts"
 import { Session } from "./Session.ts"
@@ -86,7 +87,10 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
     return exit(1)
   }
   if (selected.devices.length === 0) throw new Error("ggml finds no device on this machine")
-  const devices = selected.devices.map((device) => new ServedDevice(device, config.threadCount))
+  const devices = selected.devices.map(
+    (device) =>
+      new ServedDevice(device, config.threadCount, { mapsFiles: config.cache !== undefined }),
+  )
   if (config.warmup) warmUp(devices)
   const repacked = config.repack && devices.some(isCpu) ? typesRepacked() : []
   const described = config.describe ? selected.devices.map(report) : []
@@ -131,10 +135,13 @@ const main = (config: SessionConfig): void => {
   const doing = openDoing(DOING, config.slot)
   io().io_limit_compute(config.clientLimits.computeMs ?? 0)
   const ledger = MemoryLedger.join(LEDGER, serverNumber(config.serverName))
+  // Asked of the system before the sandbox.
+  const cache = config.cache && cacheOf(config.cache)
+  const pageBytes = largePageBytes()
   const devices = start(config)
   const session = new Session({
     devices,
-    cache: config.cache && cacheOf(config.cache),
+    cache,
     models: config.models && new ModelIndex(config.models.indexFolder, config.models.folders),
     ledger,
     serverName: config.serverName,
@@ -145,6 +152,7 @@ const main = (config: SessionConfig): void => {
     directMemory: config.directMemory,
     allowTraining: config.allowTraining,
     repack: config.repack,
+    largePageBytes: pageBytes,
     commLimits: config.commLimits,
     peerLimits: config.peerLimits,
     askFront: { channel: CHANNEL, ask: tell },

@@ -7,6 +7,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs"
 import { homedir } from "node:os"
 import { join } from "node:path"
 import { cString, ggml, hostMemory, io, ioErrorText } from "@ggml-rpc/native/bindings"
+import { partsFolder } from "../cache/CacheFolder.ts"
 import { attempt } from "../cache/files.ts"
 import type { ModelsConfig } from "../front/ModelIndexer.ts"
 import { MAX_BUFFERS } from "./memory/buffers.ts"
@@ -48,7 +49,7 @@ const THREAD_BYTES = 80 * 1024 * 1024
 const NOT_FOUND = -2
 
 /** See `io_landlock_allow`. */
-const rights = { readFiles: 0, read: 1, write: 2, writeFolders: 3, devices: 4 } as const
+const rights = { readFiles: 0, read: 1, write: 2, writeFolders: 3, devices: 4, take: 5 } as const
 
 type Allowed = readonly [path: string, right: number]
 
@@ -107,8 +108,11 @@ const allowedFiles = ({
     ["/sys/fs/cgroup", rights.readFiles],
   ]
   if (cacheDir !== undefined) {
-    attempt(() => mkdirSync(cacheDir, { recursive: true }))
-    allowed.push([cacheDir, rights.write])
+    const parts = partsFolder(cacheDir)
+    attempt(() => mkdirSync(parts, { recursive: true }))
+    allowed.push([parts, rights.write])
+    // What is finished may be mapped by other sessions.
+    if (parts !== cacheDir) allowed.push([cacheDir, rights.take])
   }
   if (models !== undefined) {
     allowed.push([models.indexFolder, rights.read])

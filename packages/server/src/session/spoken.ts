@@ -158,7 +158,9 @@ const compile = (spec: ProtocolSpec, helloCaps: boolean): Spoken => {
       const command = ExtensionCommand[name]
       minBytes[command] = request.minSizeBytes
       maxBytes[command] = maxRequestBytes
-      if (request.minSizeBytes === maxRequestBytes) fixedBytes[command] = maxRequestBytes
+      const isFixed = request.minSizeBytes === maxRequestBytes
+      const streamFrom = "streamFrom" in request ? request.streamFrom : undefined
+      fixedBytes[command] = streamFrom ?? (isFixed ? maxRequestBytes : 0)
       answerBytes[command] = response?.minSizeBytes ?? -1
     }
   }

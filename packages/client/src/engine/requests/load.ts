@@ -1,3 +1,4 @@
+import { describeExactServers } from "../../lacking.ts"
 import type { Engine } from "../Engine.ts"
 import type { Loaded } from "../Loaded.ts"
 import type { EngineRequest, PlacedModel } from "../messages.ts"
@@ -21,7 +22,7 @@ export const measure = (
     }),
   )
   engine.failIfLost()
-  send({ type: "measured", ...measured })
+  send({ type: "measured", ...measured, exactServers: engine.exactServers(request) })
 }
 
 /** Puts a model where its placement says, in place of the one before. @throws {ClusterError} nothing is left of it then */
@@ -72,6 +73,8 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   engine.keep(loaded, draft)
   remote?.settle()
   for (const reason of remote?.prepareSums() ?? []) engine.note(sumsNote(reason))
+  const exact = engine.exactServers(request)
+  if (exact.length > 0) engine.note(describeExactServers(exact))
   engine.failIfLost()
   send({
     type: "loaded",

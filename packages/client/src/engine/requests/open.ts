@@ -44,7 +44,7 @@ export const computeSpeeds = (
   _: EngineRequest & { type: "computeSpeeds" },
   send: Send,
 ): void => {
-  const measured = engine.remote?.computeSpeeds() ?? { devices: [] }
+  const measured = engine.remote?.computeSpeeds() ?? { devices: [], speakBf16: false }
   engine.failIfLost()
   send({ type: "computeSpeeds", ...measured })
 }

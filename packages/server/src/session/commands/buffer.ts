@@ -60,6 +60,7 @@ export const bufferGetBase = (state: SessionState): void =>
 export const freeBuffer = (state: SessionState): void => {
   const buffer = state.buffer()
   state.stored.dropTouching(buffer.id)
+  state.largePages.drop(buffer)
   state.buffers.remove(buffer)
   state.ledger.set(state.buffers.hostBytes, state.buffers.allBytes)
   state.ggml.gs_buffer_free(asPointer(buffer.native))

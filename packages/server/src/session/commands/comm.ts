@@ -9,15 +9,13 @@ import { LinkError, refuse } from "../errors.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import { isDialable } from "../ports.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
-import { F32_BYTES, partialElements } from "./partial.ts"
+import { BF16_BYTES, F32_BYTES, partialElements } from "./partial.ts"
 
 const LISTENS = 0
 const DIALS = 1
 
 /** Links of one connection that are made, or for which the waiting server is dialled. */
 const MAX_LINKS = 4
-
-const BF16_BYTES = 2
 
 /** From so many elements on partial results travel as bf16; ggml-rpc.cpp (8.0.0). */
 const BF16_FROM = 32768

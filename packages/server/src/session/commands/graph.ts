@@ -216,6 +216,7 @@ const compute = (state: SessionState, device: number, graph: Address): void => {
   if (computeMs !== undefined) io().io_compute_begins()
   const status = state.ggml.gs_graph_compute(asPointer(backend), asPointer(graph))
   const isOverdue = computeMs !== undefined && io().io_compute_ends() !== 0
+  state.largePages.look(state.buffers)
   if (status === STATUS_SUCCESS && !isOverdue) return
   if (status === STATUS_BAD_INDEX) refuseBadIndex(graph)
   if (isOverdue) refuse("nodes", `run for longer than the ${computeMs / 1000} s that a graph may`)

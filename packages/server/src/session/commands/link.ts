@@ -4,6 +4,7 @@
  */
 import { asPointer } from "@ggml-rpc/native/bindings"
 import {
+  AllReduceFlag,
   AllReduceRequest,
   LinkDialRequest,
   LinkStatus,
@@ -122,8 +123,12 @@ export const allReduce = (state: SessionState): void => {
   const { wire, peerGroup: group, tensor, ggml } = state
   if (group === undefined) refuse("group", "is not linked: no server was asked for")
   if (!group.isComplete) refuse("group", "lacks the link to server number", group.missing)
-  const counts = wire.words[AllReduceRequest.offsets.counts / 4]!
-  if (counts > 1) refuse("counts", "must be 0 or 1", counts)
+  const flags = wire.words[AllReduceRequest.offsets.flags / 4]!
+  if (flags > (AllReduceFlag.COUNTS | AllReduceFlag.BF16)) {
+    refuse("flags", "must be of those that there are", flags)
+  }
+  const counts = (flags & AllReduceFlag.COUNTS) !== 0
+  const isBf16 = (flags & AllReduceFlag.BF16) !== 0
   const buffer = state.takeTensor(tensorAt, "tensor", "required")!
   const count = partialElements(state, tensorAt)
   if (count === 0) return
@@ -135,12 +140,12 @@ export const allReduce = (state: SessionState): void => {
     const part = Math.min(count - done, PART_ELEMENTS)
     const at = done * F32_BYTES
     if (buffer.isHost) {
-      group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes + at, part, counts === 1)
+      group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes + at, part, counts, isBf16)
       continue
     }
     const staging = state.stagingAddress()
-    if (counts === 1) ggml.gs_tensor_get(record, asPointer(staging), at, part * F32_BYTES)
-    group.allReduce(staging, part, counts === 1)
+    if (counts) ggml.gs_tensor_get(record, asPointer(staging), at, part * F32_BYTES)
+    group.allReduce(staging, part, counts, isBf16)
     ggml.gs_tensor_set(record, asPointer(staging), at, part * F32_BYTES)
   }
 }

@@ -1,4 +1,4 @@
-/** Parts of sums over servers: F32 without gaps. */
+/** Tensors that are F32 without gaps: parts of sums over servers, and what travels as bf16. */
 import { refuse } from "../errors.ts"
 import { word } from "../graph/tensorWords.ts"
 import type { SessionState } from "../SessionState.ts"
@@ -7,11 +7,12 @@ import { loadedTypeId } from "../spoken.ts"
 const F32 = loadedTypeId("F32")
 
 export const F32_BYTES = 4
+export const BF16_BYTES = 2
 
 /**
  * Elements of the tensor at a byte of the request, which `takeTensor` took.
  *
- * @throws {ProtocolError} when it is none to add up
+ * @throws {ProtocolError} when it is another one
  */
 export const partialElements = ({ wire, tensor }: SessionState, offsetBytes: number): number => {
   const { words } = wire

@@ -2,6 +2,7 @@ import { Command, ExtensionCommand, type ExtensionName, type MessageName } from 
 import { refuse } from "../errors.ts"
 import type { SessionState } from "../SessionState.ts"
 import { COMMAND_LIMIT } from "../spoken.ts"
+import { getTensorBf16, setTensorBf16 } from "./bf16.ts"
 import { allocBuffer, bufferClear, bufferGetBase, freeBuffer } from "./buffer.ts"
 import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
@@ -63,6 +64,8 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   MEMORY_DOMAIN: memoryDomain,
   STATUS: status,
   OFFER_WEIGHTS: offerWeights,
+  GET_TENSOR_BF16: getTensorBf16,
+  SET_TENSOR_BF16: setTensorBf16,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)

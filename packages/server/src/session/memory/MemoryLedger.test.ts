@@ -1,5 +1,14 @@
 import { afterEach, beforeEach, expect, test } from "bun:test"
-import { closeSync, fstatSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from "node:fs"
+import {
+  closeSync,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { MemoryLedger } from "./MemoryLedger.ts"
@@ -39,10 +48,21 @@ test("promises of all places count, as far as they are not written", () => {
   expect(second.unwrittenBytes()).toBeGreaterThan(50 * GIB - 2 * resident)
 })
 
-test("what is written is not counted twice", () => {
+test("what is written is not counted twice, and a file that is mapped is not written", () => {
   const ledger = MemoryLedger.join(file, HERE)
-  ledger.set(1024, 1024)
-  expect(ledger.unwrittenBytes()).toBe(process.memoryUsage.rss() > 48 * 2 ** 20 + 1024 ? 0 : 1024)
+  const sizeBytes = 64 * GIB
+  ledger.set(sizeBytes, sizeBytes)
+  const before = ledger.unwrittenBytes()
+  const path = join(folder, "weights")
+  const part = 32 * 2 ** 20
+  writeFileSync(path, new Uint8Array(part))
+  const mapped = Bun.mmap(path)
+  expect(mapped.reduce((sum, byte) => sum + byte, 0)).toBe(0)
+  // The test's own doings take some.
+  expect(before - ledger.unwrittenBytes()).toBeLessThan(part / 2)
+  const written = new Uint8Array(8 * part).fill(1)
+  expect(before - ledger.unwrittenBytes()).toBeGreaterThan(7 * part)
+  expect(written[part]).toBe(1)
 })
 
 test("a server's limit counts what its own sessions promised, the machine's memory that of all", () => {

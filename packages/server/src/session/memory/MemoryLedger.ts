@@ -18,8 +18,8 @@ const ENTRY_BYTES = 8 * ENTRY_NUMBERS
 /** Session processes of one user on a machine; whoever comes later is not seen by the others. */
 const MAX_ENTRIES = 4096
 
-/** Resident bytes of a session process that has no buffers. */
-const IDLE_BYTES = 64 * 1024 * 1024
+/** What a session process without buffers has written. */
+const IDLE_BYTES = 24 * 1024 * 1024
 
 /** A process that keeps the others out for longer is stopped, or worse: they go on without its consent. */
 const LOCK_TIMEOUT_MS = 1000
@@ -27,11 +27,14 @@ const LOCK_TIMEOUT_MS = 1000
 /** Of whoever only looks: all entries are others'. */
 const NO_SLOT = -1
 
-/** Resident bytes of a process; 0 when it is gone, or the system does not say. */
-const residentBytes = (pid: number): number => {
+/**
+ * Bytes that a process has written; 0 when it is gone, or the system does not say. A file that is mapped is none of them: its pages
+ * look free to all, though the process goes on reading them.
+ */
+const writtenBytes = (pid: number): number => {
   try {
     const [, kibibytes] =
-      readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+)/m) ?? []
+      readFileSync(`/proc/${pid}/status`, "utf8").match(/^RssAnon:\s+(\d+)/m) ?? []
     return Number(kibibytes ?? 0) * 1024
   } catch {
     return 0
@@ -182,9 +185,9 @@ export class MemoryLedger {
     for (const entry of this.#entries()) {
       const { pid, hostBytes } = entry
       if (hostBytes === 0 || !isAlive(entry) || !counts(pid)) continue
-      const resident = residentBytes(pid)
+      const written = writtenBytes(pid)
       // Where the system does not say what is written, all may be.
-      if (resident > 0) unwritten += Math.max(0, hostBytes - Math.max(0, resident - IDLE_BYTES))
+      if (written > 0) unwritten += Math.max(0, hostBytes - Math.max(0, written - IDLE_BYTES))
     }
     return unwritten
   }

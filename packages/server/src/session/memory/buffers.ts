@@ -51,6 +51,11 @@ export class Buffers {
   #nextId = FIRST_ID
   #nextBase = FIRST_BASE
 
+  /** The highest handle that there was. */
+  get lastId(): number {
+    return this.#nextId - 1
+  }
+
   /** Bytes of all buffers that this process can read: its own memory. */
   get hostBytes(): number {
     return this.#hostBytes

@@ -13,6 +13,9 @@ import type { HostMemory } from "./HostMemory.ts"
 /** ggml may take so much to compute with unasked: what stays free is for that as well. */
 const UNASKED_WORK_BYTES = 16 * 1024 * 1024
 
+/** A page, but of some ARM machines, where they are larger: there files are read. */
+const PAGE_BYTES = 4096
+
 /** A device of this server, as the commands need it. */
 export class ServedDevice {
   readonly device: Device
@@ -27,12 +30,16 @@ export class ServedDevice {
   /** What ggml has been granted to compute with, and keeps. */
   #workBytes = 0
 
-  constructor(device: Device, threadCount: number) {
+  /** `mapsFiles`: weights may be files that are mapped, for which they have to begin with a page of the host's memory. */
+  constructor(device: Device, threadCount: number, { mapsFiles = false } = {}) {
     const symbols = ggml()
     this.device = device
     this.threadCount = threadCount
     this.bufferType = symbols.ggml_backend_dev_buffer_type(asPointer(device.address)) as Address
-    this.alignmentBytes = symbols.gs_buft_alignment(asPointer(this.bufferType))
+    this.alignmentBytes = Math.max(
+      symbols.gs_buft_alignment(asPointer(this.bufferType)),
+      mapsFiles && this.usesHostMemory ? PAGE_BYTES : 1,
+    )
     this.maxSizeBytes = symbols.gs_buft_max_size(asPointer(this.bufferType))
     this.sizesArePlain = symbols.gs_buft_sizes_are_plain(asPointer(this.bufferType)) !== 0
   }

@@ -1,0 +1,133 @@
+/**
+ * Weights in large pages. All of them are read for every token, and in small pages that is as much looking up of pages as reading:
+ * a token of one text takes a fifth longer. To load them there in the first place would take longer on machines that have to ask for
+ * large pages somewhere else (shim/ggml/guarded_buffer.cpp), and files cannot be mapped there, so they are moved once the model computes, page
+ * by page, while the client has nothing to ask, and for a small part of the time of one that always has.
+ */
+import { readFileSync } from "node:fs"
+import { asPointer, io } from "@ggml-rpc/native/bindings"
+import { attempt } from "../../cache/files.ts"
+import type { Buffers, SessionBuffer } from "./buffers.ts"
+
+/** Where Linux says whether, and how large, they are. */
+const SETTINGS = "/sys/kernel/mm/transparent_hugepage"
+
+/** Larger ones (arm64 with pages of 64 KiB) would take too long at a time. */
+const LARGEST_BYTES = 4 * 1024 * 1024
+
+/** Smaller buffers hold little that is read for a token. */
+const MIN_BUFFER_BYTES = 16 * 1024 * 1024
+
+/** How much of a client's time it may take that asks for one thing after the other, and how long at a time. */
+const BUSY_PART = 0.05
+const LONGEST_MS = 20
+
+/** A client that has asked for nothing for so long is not that. */
+const IDLE_MS = 2
+
+/** Bytes of a large page; 0 where there are none, or nobody is to have them. Not to be asked from inside the sandbox. */
+export const largePageBytes = (): number => {
+  const read = (name: string): string =>
+    attempt(() => readFileSync(`${SETTINGS}/${name}`, "utf8")) ?? ""
+  if (!/\[(always|madvise)\]/.test(read("enabled"))) return 0
+  const sizeBytes = Number(read("hpage_pmd_size"))
+  return sizeBytes <= LARGEST_BYTES ? sizeBytes : 0
+}
+
+/** Who is served. */
+export interface Client {
+  /** Sends what it waits for. */
+  readonly flush: () => void
+  /** Whether it asks for nothing for so long. */
+  readonly isSilent: (timeoutMs: number) => boolean
+}
+
+/** What is to be moved of a buffer. */
+interface Rest {
+  readonly buffer: SessionBuffer
+  /** Native addresses. */
+  at: number
+  readonly end: number
+}
+
+/** The buffers of one client, as far as they are not in large pages. */
+export class LargePages {
+  readonly #pageBytes: number
+  #rests: Rest[] = []
+  /** The buffer that was looked at last. */
+  #lastId = 0
+  #sinceMs = 0
+  #spentMs = 0
+
+  /** `pageBytes`: see `largePageBytes`. */
+  constructor(pageBytes: number) {
+    this.#pageBytes = pageBytes
+  }
+
+  /** Whether something is left to be moved. */
+  get hasWork(): boolean {
+    return this.#rests.length > 0
+  }
+
+  /** To be called when a graph has run: what its buffers hold, they will hold for long. */
+  look(buffers: Buffers): void {
+    if (this.#pageBytes === 0 || buffers.lastId === this.#lastId) return
+    for (const buffer of buffers.all()) {
+      if (buffer.id > this.#lastId) this.#add(buffer)
+    }
+    this.#lastId = buffers.lastId
+  }
+
+  #add(buffer: SessionBuffer): void {
+    if (!buffer.isHost || buffer.sizeBytes < MIN_BUFFER_BYTES) return
+    const size = this.#pageBytes
+    const at = Math.ceil(buffer.nativeBase / size) * size
+    const end = Math.floor((buffer.nativeBase + buffer.sizeBytes) / size) * size
+    if (at >= end) return
+    if (!this.hasWork) this.#sinceMs = performance.now() - this.#spentMs / BUSY_PART
+    this.#rests.push({ buffer, at, end })
+  }
+
+  /** The buffer is about to be freed. */
+  drop(buffer: SessionBuffer): void {
+    if (this.hasWork) this.#rests = this.#rests.filter((rest) => rest.buffer !== buffer)
+  }
+
+  /** All buffers are gone. */
+  clear(): void {
+    this.#rests = []
+    this.#lastId = 0
+    this.#spentMs = 0
+  }
+
+  /** Moves pages for a while, until the client wants something; to be called between two requests. */
+  work(client: Client): void {
+    client.flush()
+    const startedMs = performance.now()
+    let patienceMs = IDLE_MS
+    while (this.hasWork) {
+      if (!this.#isDue(startedMs)) {
+        if (!client.isSilent(patienceMs)) return
+        patienceMs = 0
+      }
+      this.#step()
+    }
+  }
+
+  /** Whether a page may be moved even if the client waits for it. */
+  #isDue(startedMs: number): boolean {
+    const nowMs = performance.now()
+    return nowMs - startedMs < LONGEST_MS && this.#spentMs < (nowMs - this.#sinceMs) * BUSY_PART
+  }
+
+  #step(): void {
+    const rest = this.#rests[0]!
+    const startedMs = performance.now()
+    const result = io().io_enlarge_page(asPointer(rest.at), this.#pageBytes)
+    this.#spentMs += performance.now() - startedMs
+    rest.at += this.#pageBytes
+    // The system has no more of them.
+    if (result < 0) this.#rests = []
+    else if (rest.at >= rest.end) this.#rests.shift()
+  }
+}

@@ -1,0 +1,96 @@
+/** Partial sums that travel as bf16: every server holds the same bits afterwards, whoever adds up. */
+import { ptr } from "bun:ffi"
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
+import { Command, encodeRequest, RpcTensor } from "@ggml-rpc/protocol"
+import { RpcConnection } from "../packages/client/src/connection/RpcConnection.ts"
+import { ServerLinks } from "../packages/client/src/connection/ServerLinks.ts"
+import type { Group } from "../packages/client/src/devices/AllReduce.ts"
+import { ClientSums } from "../packages/client/src/devices/ClientSums.ts"
+import { ServerSums } from "../packages/client/src/devices/ServerSums.ts"
+import { f32Tensor } from "../packages/server/test/TestClient.ts"
+import { type ServerProcess, startUpstreamServer } from "./peers/process.ts"
+import { newestRelease } from "./peers/releases.ts"
+import { startOurServer } from "./servers.ts"
+
+setDefaultTimeout(120_000)
+
+const stack = new AsyncDisposableStack()
+const ours: Array<ServerProcess> = []
+let upstream: ServerProcess
+beforeAll(async () => {
+  for (let index = 0; index < 2; index++) ours.push(stack.use(await startOurServer()))
+  upstream = stack.use(await startUpstreamServer({ release: newestRelease, threads: 1 }))
+})
+afterAll(() => stack.disposeAsync())
+
+/** A part on a server: values that no bf16 has. */
+const partOn = (connection: RpcConnection, rank: number, count: number) => {
+  const buffer = connection.call(Command.ALLOC_BUFFER, { device: 0, sizeBytes: BigInt(4 * count) })!
+  const { basePtr } = connection.call(Command.BUFFER_GET_BASE, { remotePtr: buffer.remotePtr })!
+  const tensor = f32Tensor(rank + 1, { remotePtr: buffer.remotePtr, basePtr }, 0, [count])
+  const values = Float32Array.from({ length: count }, (_, at) => Math.sin(at + 1) / (rank + 3))
+  const request = encodeRequest(Command.SET_TENSOR, {
+    ...{ tensor, cacheFlag: 0, offsetBytes: 0n, data: new Uint8Array(values.buffer) },
+  })
+  connection.block.set(request, connection.reserve(request.length))
+  const record = new Uint8Array(RpcTensor.size)
+  RpcTensor.encode(tensor, new DataView(record.buffer), 0)
+  return { tensor, record, values }
+}
+
+const bitsOf = (values: Float32Array): Uint32Array => new Uint32Array(values.buffer)
+const isBf16 = (values: Float32Array): boolean =>
+  bitsOf(values).every((bits) => bits % 65_536 === 0)
+
+test.each<readonly [string, "servers" | "client", () => ReadonlyArray<ServerProcess>]>([
+  ["the servers do", "servers", () => ours],
+  ["this process does", "client", () => ours],
+  ["this process does, and one of the servers knows no bf16", "client", () => [ours[0]!, upstream]],
+])("%s", (_, who, group) => {
+  const count = 3000
+  const connections = group().map(({ port }) => new RpcConnection({ host: "127.0.0.1", port }))
+  for (const connection of connections) {
+    connection.open(5000)
+    connection.peers = connections
+    connection.beginWork()
+  }
+  const parts = connections.map((connection, rank) => partOn(connection, rank, count))
+  const made = {
+    members: connections.map((connection) => ({ connection })),
+    exchange: { parts: parts.map(({ record }) => record) },
+    isBf16: true,
+  } as unknown as Group
+  const sums = who === "servers" ? new ServerSums(made, new ServerLinks()) : new ClientSums(made)
+  if (sums instanceof ServerSums) expect(sums.prepare()).toBeUndefined()
+  const before = connections.map(({ traffic }) => traffic.sentBytes + traffic.receivedBytes)
+  sums.reduce(count, 0b11)
+  const crossed = connections.map(
+    ({ traffic }, at) => traffic.sentBytes + traffic.receivedBytes - before[at]!,
+  )
+  const found = connections.map((connection, at) => {
+    const request = encodeRequest(Command.GET_TENSOR, {
+      ...{ tensor: parts[at]!.tensor, offsetBytes: 0n, sizeBytes: BigInt(4 * count) },
+    })
+    connection.block.set(request, connection.reserve(request.length))
+    const target = new Float32Array(count)
+    connection.drainTo(connection.expect(ptr(target) as number, 4 * count))
+    expect(connection.failure).toBeUndefined()
+    return target
+  })
+  expect(found[1]).toEqual(found[0]!)
+  let difference = 0
+  for (const [at, sum] of found[0]!.entries()) {
+    difference = Math.max(difference, Math.abs(sum - parts[0]!.values[at]! - parts[1]!.values[at]!))
+  }
+  expect(difference).toBeGreaterThan(0)
+  expect(difference).toBeLessThan(0.01)
+  if (who === "client") {
+    expect(isBf16(found[0]!)).toBe(true)
+    for (const [at, { speaksBf16 }] of connections.entries()) {
+      // There and back; what is around the values is less than one byte for each.
+      expect(Math.floor(crossed[at]! / count)).toBe(2 * (speaksBf16 ? 2 : 4))
+    }
+  }
+  sums.close()
+  for (const connection of connections) connection.close()
+})
