@@ -2,15 +2,13 @@ import { expect, spyOn, test } from "bun:test"
 import * as Effect from "effect/Effect"
 import { readArgs } from "../argv.ts"
 import { settingsOf } from "../settings.ts"
+import { stderr } from "../terminal.ts"
 import { speculationOf } from "./speculation.ts"
 
 /** What the flags come to, and what is said of them. */
 const planned = async (...flags: ReadonlyArray<string>) => {
   const said: Array<string> = []
-  const written = spyOn(process.stderr, "write").mockImplementation((text) => {
-    said.push(String(text))
-    return true
-  })
+  const written = spyOn(stderr, "write").mockImplementation((text) => void said.push(text))
   try {
     const line = readArgs(["run", "model.gguf", ...flags])
     if (line.kind !== "command") throw new Error(line.kind)

@@ -61,8 +61,10 @@ const ANSWER_TOKENS = 128
 const VALUE_BYTES = 4
 /** Sums of each block: after the attention, and after the feed-forward network. */
 const SUMS_A_BLOCK = 2
+/** What a token takes besides, whatever the split: this process's graph, and samplers. */
+const TOKEN_MS = 0.5
 /** What a sum costs besides the way: wake-ups of a server and of whom it waits for. */
-const SUM_MS = 0.1
+const SUM_MS = 0.05
 /** Of more than two servers larger parts go over the links in two steps (shim/io/all_reduce.cpp). */
 const ONE_STEP_BYTES = 128 * 1024
 /** So much of a server's part is added up at a time: there, and in this process (devices/ClientSums.ts). */
@@ -146,8 +148,8 @@ export const splitTimes = (
       work.blockCount *
       (SUM_MS + (isLinked ? linkedSumMs : clientSumMs)(rows * rowBytes)) +
     Math.max(...cut.map((device) => wayMs(device, rows)))
-  const layer = { tokenMs: layerMs(1), promptMs: layerMs(PROMPT_TOKENS) }
-  const tensor = { tokenMs: tensorMs(1), promptMs: tensorMs(PROMPT_TOKENS) }
+  const layer = { tokenMs: TOKEN_MS + layerMs(1), promptMs: layerMs(PROMPT_TOKENS) }
+  const tensor = { tokenMs: TOKEN_MS + tensorMs(1), promptMs: tensorMs(PROMPT_TOKENS) }
   return { layer, tensor, faster: isFaster(tensor, layer) ? "tensor" : "layer" }
 }
 
