@@ -1,5 +1,5 @@
 /** Ways to run a model over servers: whose client on whose servers, how many, and how it is cut. */
-import { rmSync } from "node:fs"
+import { rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { ensurePeers } from "../../peers/peers.ts"
@@ -127,12 +127,23 @@ const ourCommand = (way: Way, place: Place): readonly string[] => {
   ]
 }
 
+/** The first test of each process: from its graph on servers use the time between tests to move weights into large pages. */
+const FIRST_PROMPT = 1
+
+/** Bytes that they move in a second, where large pages cost most: so long a user thinks before each question. */
+const MOVED_BYTES_PER_SECOND = 350e6
+
 const runOurs = async (way: Way, place: Place, tests: SpeedTests): Promise<SpeedSample[]> => {
-  const command = [...ourCommand(way, place), "-r", String(tests.repeat)]
+  const thinking = Math.round(statSync(place.modelPath).size / MOVED_BYTES_PER_SECOND)
+  const command = [
+    ...[...ourCommand(way, place), "-r", String(tests.repeat)],
+    ...["--delay", String(way.serverCount > 0 ? thinking : 0)],
+  ]
   const run = async (flags: readonly string[]): Promise<SpeedSample> => {
     const { stdout, cpuSeconds } = await runTool([...command, ...flags])
     const rows = JSON.parse(stdout) as OurRow[]
-    const rates = rows.map((row) => [
+    const asked = rows.filter((row) => row.n_prompt !== FIRST_PROMPT)
+    const rates = asked.map((row) => [
       row.n_prompt > 0 ? promptName(row.n_prompt) : streamsName(row.n_parallel),
       later(row.samples_ts),
     ])
@@ -140,8 +151,12 @@ const runOurs = async (way: Way, place: Place, tests: SpeedTests): Promise<Speed
   }
   return inParts(
     tests,
-    () => run(["-p", tests.prompts.join(","), "-n", "0"]),
-    () => run(["-p", "0", "-n", String(tests.textCount), "-np", tests.streams.join(",")]),
+    () => run(["-p", [FIRST_PROMPT, ...tests.prompts].join(","), "-n", "0"]),
+    () =>
+      run([
+        ...["-p", String(FIRST_PROMPT), "-n", String(tests.textCount)],
+        ...["-np", tests.streams.join(",")],
+      ]),
   )
 }
 
