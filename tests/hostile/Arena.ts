@@ -125,7 +125,7 @@ export class Arena {
       const nativeBase = address + bufferStart
       const device = 0
       return buffers.add(
-        { device, native, sizeBytes, nativeBase, isHost: true, tailBytes: 0 },
+        { device, native, sizeBytes, nativeBase, isHost: true, isOwn: true, tailBytes: 0 },
         BUFFER_ALIGNMENT,
       )
     })

@@ -70,7 +70,7 @@ const open = () =>
     io_map_cancels: { args: ["i32"], returns: "i32" },
     io_set_running: { args: ["u32"], returns: "void" },
     io_is_cancelled: { args: ["u32"], returns: "i32" },
-    io_ignore_terminal_signals: { args: [], returns: "void" },
+    io_ignore_signals: { args: [], returns: "void" },
     io_clear_abort: { args: [], returns: "void" },
     io_raise_abort: { args: [], returns: "void" },
     io_expect_crash: { args: [], returns: "void" },

@@ -90,10 +90,10 @@ test("an upload that breaks off leaves nothing behind", () =>
 
 test("a server removes what others, that were killed, have left unfinished long ago", async () => {
   // Where they are written now, and where older servers wrote them.
-  const [old, older, fresh] = [".parts/.123-0.part", ".125-0.part", ".parts/.124-0.part"].map(
-    (file) => join(folder, file),
-  )
-  mkdirSync(join(folder, ".parts"))
+  const [old, older, fresh] = [
+    ...[".parts-1000/.123-0.part", ".125-0.part", ".parts-1000/.124-0.part"],
+  ].map((file) => join(folder, file))
+  mkdirSync(join(folder, ".parts-1000"))
   for (const path of [old!, older!, fresh!, join(folder, name)]) writeFileSync(path, data)
   const hourAgo = Date.now() / 1000 - 3600
   for (const path of [old!, older!, join(folder, name)]) utimesSync(path, hourAgo, hourAgo)

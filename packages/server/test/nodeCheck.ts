@@ -23,6 +23,7 @@ export const checkNode = (node: ValidNode, options: CheckOptions = {}): string =
     sizeBytes: options.bufferBytes ?? 2 * VALID_NODE_BYTES,
     nativeBase: 8192,
     isHost: true,
+    isOwn: true,
     tailBytes: 0,
   }
   const { id, base } = buffers.add(memory, 32)

@@ -3,7 +3,9 @@ import { describe, expect, test } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { io } from "@ggml-rpc/native/bindings"
 import { Command } from "@ggml-rpc/protocol"
+import { partsFolder, SEALING_LANDLOCK } from "../src/cache/CacheFolder.ts"
 import type { SandboxOptions, SandboxReport } from "../src/session/sandbox.ts"
 import { largest } from "./processes.ts"
 import type { Attempt, Trial } from "./sandbox.testChild.ts"
@@ -136,13 +138,16 @@ test("more memory than may be served is not to be had", async () => {
   expect(await endsOf(expected, "main", { memoryBytes: 2 ** 30 })).toEqual(expected)
 })
 
-test("files of the cache folder are read and written, and none beside it", async () => {
+// Needs Linux 6.2.
+const whereFilesAreSealed = test.skipIf(io().io_landlock_abi() < SEALING_LANDLOCK)
+
+whereFilesAreSealed("files of the cache folder are made and read, and none beside it", async () => {
   const folder = mkdtempSync(join(tmpdir(), "ggml-rpc-sandbox-"))
   // It is made where it is missing.
   const cacheDir = join(folder, "rpc")
   try {
     writeFileSync(join(folder, "b"), "beside")
-    const part = join(cacheDir, ".parts", "a")
+    const part = join(partsFolder(cacheDir), "a")
     const done = join(cacheDir, "a")
     const expected = [
       ["write", part, "done"],
@@ -150,7 +155,7 @@ test("files of the cache folder are read and written, and none beside it", async
       ["open", done, "done"],
       ["open", join(folder, "b"), "EACCES"],
       ["write", join(folder, "c"), "EACCES"],
-      // What is finished may be mapped by another session: nobody changes it, or makes the others wait for it.
+      // What is finished may be mapped by another session: nobody changes it, or makes who reads it wait.
       ["write", done, "EACCES"],
       ["write into", done, "EACCES"],
       ["write", join(cacheDir, "b"), "EACCES"],

@@ -54,7 +54,7 @@ const run = (engine: Engine): void => {
 
 const main = (): void => {
   io().io_watch_parent(0)
-  io().io_ignore_terminal_signals()
+  io().io_ignore_signals()
   const mapped = io().io_map_cancels(CANCELS_DESCRIPTOR)
   if (mapped < 0) throw new Error(`the host's cancels cannot be read: ${ioErrorText(mapped)}`)
   if (!shareWaits(CANCELS_DESCRIPTOR)) throw new Error("the host cannot be told of waits")

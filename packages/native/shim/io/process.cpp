@@ -64,9 +64,11 @@ API int io_is_cancelled(uint32_t id) {
 }
 
 // Ctrl-C and a closed terminal signal the whole group: for a child whose parent decides when it ends.
-API void io_ignore_terminal_signals() {
+// A terminal's are the front process's matter; SIGIO tells who has a lease of a file that somebody opens it to write.
+API void io_ignore_signals() {
     signal(SIGINT, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
+    signal(SIGIO, SIG_IGN);
 }
 
 API void io_clear_abort() {

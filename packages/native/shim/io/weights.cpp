@@ -13,10 +13,14 @@
 #include <cstring>
 #include <exception>
 #include <fcntl.h>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 #include <thread>
 #include <unistd.h>
 #include <utility>
@@ -81,7 +85,8 @@ API double io_read_file(int fd, void * target, double offset, double size) {
 namespace {
 
 // Whether nobody has the file open to write it. The kernel grants a reader's lease in that case alone (fcntl(2)), on file systems
-// that have leases at all, and to the file's owner.
+// that have leases at all, and to the file's owner. Who opens it to write in this very moment has SIGIO sent here; see
+// io_ignore_signals.
 bool has_no_writer(int fd) {
     if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0) {
         return false;
@@ -90,28 +95,46 @@ bool has_no_writer(int fd) {
     return true;
 }
 
-// Whole pages of a file in the place of a range's memory, copied when they are written; false with the memory as it was.
+// File systems of this machine (statfs(2)): elsewhere a file may go while it is mapped, which ends who reads on.
+bool is_local(int fd) {
+    constexpr uint32_t kLocal[] = {
+        0xef53,     // ext2 to ext4
+        0x58465342, // XFS
+        0x9123683e, // Btrfs
+        0xf2f52010, // F2FS
+        0x2fc12fc1, // ZFS
+        0xca451a4e, // bcachefs
+        0x01021994, // tmpfs
+    };
+    struct statfs found{};
+    return fstatfs(fd, &found) == 0 && std::find(std::begin(kLocal), std::end(kLocal), uint32_t(found.f_type)) != std::end(kLocal);
+}
+
+// Whole pages of a file in the place of a range's memory, copied when they are written; false with the memory as it was, so they are
+// mapped elsewhere first.
 bool map_pages(int fd, char * target, double offset, size_t size) {
-    constexpr int kAccess = PROT_READ | PROT_WRITE;
-    if (mmap(target, size, kAccess, MAP_PRIVATE | MAP_FIXED, fd, off_t(offset)) == MAP_FAILED) {
+    void * mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, off_t(offset));
+    if (mapped == MAP_FAILED) {
         return false;
     }
+    bool is_good = true;
 #ifdef MADV_POPULATE_READ
-    // A disk that fails says so here, and not when the pages are used, which would end the process. An older kernel brings them
-    // then.
-    if (madvise(target, size, MADV_POPULATE_READ) < 0 && errno != EINVAL) {
-        mmap(target, size, kAccess, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0);
-        return false;
-    }
+    // Where a disk fails, it does so here as a rule, and not when the pages are used, which ends the process. An older kernel brings
+    // them then.
+    is_good = madvise(mapped, size, MADV_POPULATE_READ) == 0 || errno == EINVAL;
 #endif
-    return true;
+    is_good = is_good && mremap(mapped, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target) != MAP_FAILED;
+    if (!is_good) {
+        munmap(mapped, size);
+    }
+    return is_good;
 }
 
 } // namespace
 #endif
 
-// What io_read_file does, by mapping the file's whole pages where that can be done: where both start at a page, and nobody has the
-// file open to write it. Who could write into it, or cut it, later would change the memory, or end the process.
+// What io_read_file does into private memory, by mapping the file's whole pages where that can be done: where both start at a page,
+// and nobody has the file open to write it. Who could write into it, or cut it, later would change the memory, or end the process.
 API double io_map_file(int fd, void * target, double offset, double size) {
     char * at = static_cast<char *>(target);
     double mapped = 0;
@@ -122,7 +145,7 @@ API double io_map_file(int fd, void * target, double offset, double size) {
     struct stat found{};
     // A page behind the file's end would be there to be mapped, and not to be read.
     const bool is_whole = fstat(fd, &found) == 0 && double(found.st_size) >= offset + size;
-    if (pages > 0 && fits && is_whole && has_no_writer(fd) && map_pages(fd, at, offset, size_t(pages))) {
+    if (pages > 0 && fits && is_whole && is_local(fd) && has_no_writer(fd) && map_pages(fd, at, offset, size_t(pages))) {
         mapped = pages;
     }
 #endif

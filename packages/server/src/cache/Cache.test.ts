@@ -18,7 +18,7 @@ import { join } from "node:path"
 import { io } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
 import { Cache, type CacheOptions } from "./Cache.ts"
-import { canSealFiles, listEntries } from "./CacheFolder.ts"
+import { listEntries, maySealFiles, partsFolder } from "./CacheFolder.ts"
 import { VerifiedFiles } from "./VerifiedFiles.ts"
 
 let folder: string
@@ -29,6 +29,8 @@ let problems: string[]
 const open = (options: Partial<CacheOptions>): Cache =>
   new Cache({
     folder,
+    partsFolder: partsFolder(folder),
+    isSealed: maySealFiles(folder),
     verified: new VerifiedFiles(list),
     limitBytes: 2 ** 40,
     minBytes: 1,
@@ -80,7 +82,7 @@ test("a file that changed after it was served is not taken for verified", () => 
   const reader = open({ verified: new VerifiedFiles(openSync(join(folder, ".other"), "ax+")) })
   const file = reader.open(hash.digestHi(), hash.digestLo())!
   const target = new Uint8Array(data.length)
-  expect(file.fill(ptr(target) as number)).toBe(true)
+  expect(file.fill(ptr(target) as number, false)).toBe(true)
   writeFileSync(
     path,
     data.map((byte) => byte ^ 1),
@@ -212,7 +214,7 @@ describe("the limit", () => {
       Number.parseInt(names[0]!.slice(8), 16),
     )!
     const target = new Uint8Array(data.length)
-    expect(file.fill(ptr(target) as number)).toBe(true)
+    expect(file.fill(ptr(target) as number, false)).toBe(true)
     expect(
       Buffer.compare(
         target,
@@ -247,6 +249,37 @@ describe("the limit", () => {
   })
 })
 
+test("a folder that others may write into is not sealed, and what is stored in one is this user's alone", () => {
+  const before = process.umask(0o002)
+  try {
+    cache.store(ptr(data) as number, data.length)
+    expect(statSync(join(folder, name)).mode & 0o777).toBe(0o644)
+  } finally {
+    process.umask(before)
+  }
+  const canBe = partsFolder(folder) !== folder
+  expect(maySealFiles(folder)).toBe(canBe)
+  chmodSync(folder, 0o775)
+  expect(maySealFiles(folder)).toBe(false)
+})
+
+/** Whether this system maps a file of the temporary folder. */
+const canMapFiles = (): boolean => {
+  const place = mkdtempSync(join(tmpdir(), "ggml-rpc-map-"))
+  const start = io().io_reserve_memory(4096)
+  try {
+    writeFileSync(join(place, "file"), new Uint8Array(4096))
+    if (!maySealFiles(place)) return false
+    const file = openSync(join(place, "file"), "r")
+    io().io_map_file(file, start as Pointer, 0, 4096)
+    closeSync(file)
+    return readFileSync("/proc/self/maps", "utf8").includes(place)
+  } finally {
+    io().io_release_memory(start as Pointer, 4096)
+    rmSync(place, { recursive: true })
+  }
+}
+
 describe("memory that begins with a page", () => {
   const sizeBytes = 5 * 4096
   let start: number
@@ -264,32 +297,33 @@ describe("memory that begins with a page", () => {
   const bytes = (): Uint8Array => new Uint8Array(toArrayBuffer(start as Pointer, 0, sizeBytes))
 
   /** Fills the memory, from a byte on, with the pages' file; whether it was mapped. */
-  const fill = (at = 0): boolean => {
+  const fill = ({ at = 0, isOwn = true } = {}): boolean => {
     const memory = bytes()
     memory.fill(7)
     const file = cache.open(pagesHash.digestHi(), pagesHash.digestLo())!
-    expect(file.fill(start + at)).toBe(true)
+    expect(file.fill(start + at, isOwn)).toBe(true)
     file.close()
     expect(Buffer.compare(memory.subarray(at, at + pages.length), pages)).toBe(0)
     expect(memory.subarray(at + pages.length).every((byte) => byte === 7)).toBe(true)
     return readFileSync("/proc/self/maps", "utf8").includes(pagesHash.digestHex())
   }
 
-  const onLinux = test.skipIf(!canSealFiles())
+  /** Needs Linux 6.2, and a file system that is known to be this machine's. */
+  const whereItCanBe = test.skipIf(!canMapFiles())
 
-  onLinux("is the file itself, until it is written", () => {
+  whereItCanBe("is the file itself, until it is written", () => {
     expect(fill()).toBe(true)
     bytes().fill(3)
     expect(Buffer.compare(readFileSync(join(folder, pagesHash.digestHex())), pages)).toBe(0)
   })
 
-  onLinux("outlives the file", () => {
+  whereItCanBe("outlives the file", () => {
     expect(fill()).toBe(true)
     rmSync(join(folder, pagesHash.digestHex()))
     expect(Buffer.compare(bytes().subarray(0, pages.length), pages)).toBe(0)
   })
 
-  onLinux("is a copy while somebody may write into the file", () => {
+  whereItCanBe("is a copy while somebody may write into the file", () => {
     const path = join(folder, pagesHash.digestHex())
     const writer = openSync(path, "r+")
     expect(fill()).toBe(false)
@@ -297,13 +331,16 @@ describe("memory that begins with a page", () => {
     chmodSync(path, 0o664)
     expect(fill()).toBe(false)
     chmodSync(path, 0o644)
-    chmodSync(folder, 0o775)
-    expect(fill()).toBe(false)
-    chmodSync(folder, 0o755)
     expect(fill()).toBe(true)
   })
 
-  test("and other memory gets the same bytes", () => {
-    expect(fill(64)).toBe(false)
+  whereItCanBe("is a copy where the memory is not this process's own, or begins elsewhere", () => {
+    expect(fill({ isOwn: false })).toBe(false)
+    expect(fill({ at: 64 })).toBe(false)
+  })
+
+  whereItCanBe("is a copy where session processes could write into the folder", () => {
+    cache = open({ isSealed: false })
+    expect(fill()).toBe(false)
   })
 })

@@ -12,7 +12,7 @@ import {
 import { join } from "node:path"
 import { type Address, asPointer, formatBytes, io } from "@ggml-rpc/native/bindings"
 import { Fnv1a64 } from "@ggml-rpc/protocol"
-import { canSealFiles, isOnlyOurs, openEntry, PART, partsFolder, shrinkTo } from "./CacheFolder.ts"
+import { FILE_MODE, FOLDER_MODE, isOnlyOurs, openEntry, PART, shrinkTo } from "./CacheFolder.ts"
 import { attempt, readAll, writeAll } from "./files.ts"
 import { keyOf, type VerifiedFiles } from "./VerifiedFiles.ts"
 
@@ -42,10 +42,10 @@ export interface CachedFile {
   readonly high: number
   readonly low: number
   /**
-   * Puts all of it at a native address that the host can write; false when it cannot be read, or changed since it was opened. What
-   * begins there with a page may be the file itself from then on, of which a page is copied when it is written.
+   * Puts all of it at a native address that the host can write; false when it cannot be read, or changed since it was opened. Where
+   * the memory is this process's own, pages of it may be the file itself from then on, and are copied when they are written.
    */
-  readonly fill: (address: Address) => boolean
+  readonly fill: (address: Address, isOwn: boolean) => boolean
   /** The same in pieces of at most `pieceBytes`: `target` says where one goes, `stored` is told that it is there. */
   readonly fillPieces: (
     pieceBytes: number,
@@ -92,6 +92,10 @@ export interface CacheWriter {
 
 export interface CacheOptions {
   readonly folder: string
+  /** See `partsFolder`. */
+  readonly partsFolder: string
+  /** Whether nobody else can write into files of the folder that are finished; see `maySealFiles`. */
+  readonly isSealed: boolean
   readonly verified: VerifiedFiles
   /** Least recently used files go when the others and a new one are larger together. */
   readonly limitBytes: number
@@ -111,8 +115,6 @@ export interface CacheOptions {
 export class Cache {
   readonly #options: CacheOptions
   readonly #folder: string
-  readonly #partsFolder: string
-  readonly #canSeal: boolean
   readonly #verified: VerifiedFiles
   /** What this client's models are made of. Files of it that made room for others of it would be gone when it comes back. */
   readonly #inUse = new Set<string>()
@@ -121,12 +123,9 @@ export class Cache {
   #room = 0
   #lookedAt = Number.NEGATIVE_INFINITY
 
-  /** Asks the system what it has for sandboxes: not from inside of one. */
   constructor(options: CacheOptions) {
-    this.#canSeal = canSealFiles()
     this.#options = options
     this.#folder = options.folder
-    this.#partsFolder = partsFolder(options.folder)
     this.#verified = options.verified
   }
 
@@ -153,9 +152,10 @@ export class Cache {
     const isSame = (): boolean => keyOf(name, fstatSync(descriptor, { bigint: true })) === key
     return {
       ...{ sizeBytes, isVerified, high, low, close },
-      fill: (address) => {
+      fill: (address, isOwn) => {
         const { io_map_file, io_read_file } = io()
-        const bring = isOnlyOurs(stats) && this.#isSealed() ? io_map_file : io_read_file
+        const mayMap = isOwn && this.#options.isSealed && isOnlyOurs(stats)
+        const bring = mayMap ? io_map_file : io_read_file
         return bring(descriptor, asPointer(address), 0, sizeBytes) === sizeBytes && isSame()
       },
       fillPieces: (pieceBytes, target, stored) => {
@@ -202,13 +202,6 @@ export class Cache {
     }
   }
 
-  /** Whether what lies in the folder stays as it is: neither other users nor session processes can write into it. */
-  #isSealed(): boolean {
-    if (!this.#canSeal) return false
-    const stats = attempt(() => statSync(this.#folder, { bigint: true }))
-    return stats !== undefined && isOnlyOurs(stats)
-  }
-
   /** Whether the time of the last use was written into the file, so that it has another key now. */
   #noteUse(descriptor: number): boolean {
     return (
@@ -251,8 +244,9 @@ export class Cache {
 
   /** A file under a temporary name, which `publish` replaces by its own. */
   #create(sizeBytes: number) {
+    const { partsFolder } = this.#options
     let problem = this.#makeRoom(sizeBytes)
-    const temporary = join(this.#partsFolder, `.${process.pid}-${this.#serial++}${PART}`)
+    const temporary = join(partsFolder, `.${process.pid}-${this.#serial++}${PART}`)
     let descriptor: number | undefined
     const trying = (action: () => void): void => {
       if (problem !== undefined) return
@@ -263,8 +257,8 @@ export class Cache {
       }
     }
     trying(() => {
-      mkdirSync(this.#partsFolder, { recursive: true })
-      descriptor = openSync(temporary, "wx")
+      mkdirSync(partsFolder, { recursive: true, mode: FOLDER_MODE })
+      descriptor = openSync(temporary, "wx", FILE_MODE)
     })
     const append = (bytes: Uint8Array): void => trying(() => writeAll(descriptor!, bytes))
     const close = (): void => {

@@ -23,22 +23,37 @@ export interface CacheEntry {
 /** A file that is being written: a dot, the writer, and this. */
 export const PART = ".part"
 
-/** Landlock's version from which a process may be kept from changing files that it may remove, and move to their place. */
-const SEALING_LANDLOCK = 3
+/** Of files and folders here, whatever the umask leaves to others: what they may write into is not mapped. */
+export const FILE_MODE = 0o644
+export const FOLDER_MODE = 0o755
 
-/** Whether session processes can be kept from writing into files that are finished. */
-export const canSealFiles = (): boolean => io().io_landlock_abi() >= SEALING_LANDLOCK
+/** Landlock's version from which a process may be kept from changing files that it may remove, and move to their place. */
+export const SEALING_LANDLOCK = 3
+
+/** What the names of folders begin with in which files are written. Each user has one: another's could not be written. */
+const PARTS = ".parts-"
 
 /**
- * Where files are written, before they are moved into the cache: a folder of its own where that makes a difference, since it is
- * by its folder that a session may write a file.
+ * Where files are written, before they are moved into the cache: a folder of its own where a process can be kept from writing into
+ * finished files, since it is by its folder that it may write a file. Not to be asked from inside the sandbox.
  */
 export const partsFolder = (folder: string): string =>
-  canSealFiles() ? join(folder, ".parts") : folder
+  io().io_landlock_abi() >= SEALING_LANDLOCK
+    ? join(folder, `${PARTS}${process.getuid?.()}`)
+    : folder
 
 /** Whether this user alone may write into a file or folder. */
 export const isOnlyOurs = ({ uid, mode }: { uid: bigint; mode: bigint }): boolean =>
   Number(uid) === process.getuid?.() && (mode & 0o022n) === 0n
+
+/**
+ * Whether files of the folder may be mapped, so that a client's tensors had better begin with a page: neither other users nor, in
+ * a sandbox, session processes can write into them. Not to be asked from inside the sandbox.
+ */
+export const maySealFiles = (folder: string): boolean => {
+  const stats = attempt(() => statSync(folder, { bigint: true }))
+  return partsFolder(folder) !== folder && stats !== undefined && isOnlyOurs(stats)
+}
 
 /** A part that nobody has written to for so long belongs to a process that was ended. */
 const PART_AGE_MS = 600_000
@@ -106,8 +121,10 @@ export const isRemoved = (path: string): boolean =>
 export const removeStaleParts = (folder: string): number => {
   const oldest = Date.now() - PART_AGE_MS
   let count = 0
-  const paths = [...new Set([folder, partsFolder(folder)])].flatMap((place) =>
-    (attempt(() => readdirSync(place)) ?? [])
+  const namesIn = (place: string): readonly string[] => attempt(() => readdirSync(place)) ?? []
+  const folders = namesIn(folder).filter((name) => name.startsWith(PARTS))
+  const paths = [folder, ...folders.map((name) => join(folder, name))].flatMap((place) =>
+    namesIn(place)
       .filter((name) => name.startsWith(".") && name.endsWith(PART))
       .map((name) => join(place, name)),
   )

@@ -24,7 +24,13 @@ import * as Effect from "effect/Effect"
 import * as Runtime from "effect/Runtime"
 import type * as Scope from "effect/Scope"
 import packageJson from "../../package.json" with { type: "json" }
-import { listEntries, removeStaleParts, sizeOf, standardLimit } from "../cache/CacheFolder.ts"
+import {
+  FOLDER_MODE,
+  listEntries,
+  removeStaleParts,
+  sizeOf,
+  standardLimit,
+} from "../cache/CacheFolder.ts"
 import { cacheFolder } from "../cache/place.ts"
 import type { CommLimits } from "../session/CommLink.ts"
 import type { CacheConfig, DeviceReport, SessionConfig } from "../session/events.ts"
@@ -555,7 +561,7 @@ const prepareCache = (
   const folder = cacheFolder(options.cacheDir)
   return Effect.try({
     try: () => {
-      mkdirSync(folder, { recursive: true })
+      mkdirSync(folder, { recursive: true, mode: FOLDER_MODE })
       removeStaleParts(folder)
       const limitBytes = options.cacheLimitBytes ?? standardLimit(folder)
       return { folder, limitBytes, minBytes: options.cacheMinBytes ?? MIN_CACHED_BYTES }

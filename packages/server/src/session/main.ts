@@ -16,7 +16,8 @@ import {
 } from "@ggml-rpc/native/bindings"
 import { send } from "@ggml-rpc/native/worker/child"
 import { describeCommand, ProtocolError } from "@ggml-rpc/protocol"
-import { Cache } from "../cache/Cache.ts"
+import { Cache, type CacheOptions } from "../cache/Cache.ts"
+import { maySealFiles, partsFolder, SEALING_LANDLOCK } from "../cache/CacheFolder.ts"
 import { ModelIndex } from "../cache/ModelIndex.ts"
 import { VerifiedFiles } from "../cache/VerifiedFiles.ts"
 import { openDoing } from "./Doing.ts"
@@ -75,7 +76,12 @@ const report = (device: Device): DeviceReport => ({
   ...deviceMemory(device),
 })
 
-const start = (config: SessionConfig): readonly ServedDevice[] => {
+interface Started {
+  readonly devices: readonly ServedDevice[]
+  readonly cache: Cache | undefined
+}
+
+const start = (config: SessionConfig): Started => {
   loadBackends(config.debug ? 1 : 3)
   const selected = selectDevices(config.devices)
   if ("unknown" in selected) {
@@ -87,17 +93,28 @@ const start = (config: SessionConfig): readonly ServedDevice[] => {
     return exit(1)
   }
   if (selected.devices.length === 0) throw new Error("ggml finds no device on this machine")
+  const keeping = config.cache && keepingOf(config.cache, config.sandbox)
+  const mapsFiles = keeping?.isSealed ?? false
   const devices = selected.devices.map(
-    (device) =>
-      new ServedDevice(device, config.threadCount, { mapsFiles: config.cache !== undefined }),
+    (device) => new ServedDevice(device, config.threadCount, { mapsFiles }),
   )
   if (config.warmup) warmUp(devices)
   const repacked = config.repack && devices.some(isCpu) ? typesRepacked() : []
   const described = config.describe ? selected.devices.map(report) : []
-  const sandbox = config.sandbox ? { sandbox: giveUp(config, devices) } : {}
-  tell({ event: "ready", devices: described, repacked, ...sandbox })
-  return devices
+  const sandbox = config.sandbox ? giveUp(config, devices) : undefined
+  tell({ event: "ready", devices: described, repacked, ...(sandbox && { sandbox }) })
+  const isConfined = (sandbox?.landlock ?? 0) >= SEALING_LANDLOCK
+  return { devices, cache: keeping && cacheOf({ ...keeping, isSealed: mapsFiles && isConfined }) }
 }
+
+type Keeping = Omit<CacheOptions, "verified" | "onProblem">
+
+/** Asked of the system before the sandbox. */
+const keepingOf = (cache: CacheConfig, hasSandbox: boolean): Keeping => ({
+  ...cache,
+  partsFolder: partsFolder(cache.folder),
+  isSealed: hasSandbox && maySealFiles(cache.folder),
+})
 
 /** Names of the types of weights that this CPU has a layout of its own for. */
 const typesRepacked = (): readonly string[] =>
@@ -118,27 +135,23 @@ const giveUp = (config: SessionConfig, devices: readonly ServedDevice[]): Sandbo
   })
 }
 
-const cacheOf = ({ folder, limitBytes, minBytes }: CacheConfig): Cache =>
+const cacheOf = (keeping: Keeping): Cache =>
   new Cache({
-    folder,
+    ...keeping,
     verified: new VerifiedFiles(VERIFIED),
-    limitBytes,
-    minBytes,
     onProblem: (reason) => tell({ event: "uncached", reason }),
   })
 
 const main = (config: SessionConfig): void => {
   io().io_expect_crash()
-  io().io_ignore_terminal_signals()
+  io().io_ignore_signals()
   io().io_lower_priority(NICE)
   io().io_watch_parent(CHANNEL)
   const doing = openDoing(DOING, config.slot)
   io().io_limit_compute(config.clientLimits.computeMs ?? 0)
   const ledger = MemoryLedger.join(LEDGER, serverNumber(config.serverName))
-  // Asked of the system before the sandbox.
-  const cache = config.cache && cacheOf(config.cache)
   const pageBytes = largePageBytes()
-  const devices = start(config)
+  const { devices, cache } = start(config)
   const session = new Session({
     devices,
     cache,

@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs"
 import { homedir } from "node:os"
 import { join } from "node:path"
 import { cString, ggml, hostMemory, io, ioErrorText } from "@ggml-rpc/native/bindings"
-import { partsFolder } from "../cache/CacheFolder.ts"
+import { FOLDER_MODE, partsFolder } from "../cache/CacheFolder.ts"
 import { attempt } from "../cache/files.ts"
 import type { ModelsConfig } from "../front/ModelIndexer.ts"
 import { MAX_BUFFERS } from "./memory/buffers.ts"
@@ -109,7 +109,7 @@ const allowedFiles = ({
   ]
   if (cacheDir !== undefined) {
     const parts = partsFolder(cacheDir)
-    attempt(() => mkdirSync(parts, { recursive: true }))
+    attempt(() => mkdirSync(parts, { recursive: true, mode: FOLDER_MODE }))
     allowed.push([parts, rights.write])
     // What is finished may be mapped by other sessions.
     if (parts !== cacheDir) allowed.push([cacheDir, rights.take])

@@ -144,7 +144,7 @@ const warmCheck = (): void => {
   // Where a process's memory lies; nothing is read there.
   const address = 0x7f3a_0000_0000
   const memory = { native: address, nativeBase: address + 64, sizeBytes: BUFFER_BYTES }
-  buffers.add({ device: 0, ...memory, isHost: true, tailBytes: 0 }, 32)
+  buffers.add({ device: 0, ...memory, isHost: true, isOwn: true, tailBytes: 0 }, 32)
   const check = new GraphCheck(buffers, newestSpoken.dialects[0]!, {
     allowTraining: false,
     nodeLimit: Number.POSITIVE_INFINITY,

@@ -39,6 +39,8 @@ const tryAlloc = (
   const pointer = asPointer(native)
   const size = ggml.gs_buffer_size(pointer)
   const isHost = ggml.ggml_backend_buffer_is_host(pointer)
+  // Nothing lies behind what others allocated.
+  const tailBytes = isHost ? ggml.gs_buffer_tail(pointer) : 0
   const buffer = buffers.add(
     {
       device: index,
@@ -46,7 +48,8 @@ const tryAlloc = (
       sizeBytes: size,
       nativeBase: size === 0 ? 0 : ggml.gs_buffer_base(pointer),
       isHost: state.directMemory && isHost,
-      tailBytes: isHost ? ggml.gs_buffer_tail(pointer) : Number.POSITIVE_INFINITY,
+      isOwn: state.directMemory && tailBytes > 0,
+      tailBytes: isHost ? tailBytes : Number.POSITIVE_INFINITY,
     },
     device.alignmentBytes,
   )

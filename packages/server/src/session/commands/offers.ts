@@ -104,7 +104,7 @@ class Offers {
     if (file.sizeBytes !== tensor.sizeBytes - offset) return undefined
     if (buffer.isHost) {
       const start = buffer.nativeBase + tensor.dataOffsetBytes + offset
-      return file.fill(start) ? start : undefined
+      return file.fill(start, buffer.isOwn) ? start : undefined
     }
     const staging = this.#state.stagingAddress()
     const record = asPointer(wire.requestAddress + offsets.tensor)

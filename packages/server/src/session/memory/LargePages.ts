@@ -48,11 +48,14 @@ interface Rest {
   /** Native addresses. */
   at: number
   readonly end: number
+  /** It could not be moved before. */
+  readonly isSecondTry: boolean
 }
 
 /** The buffers of one client, as far as they are not in large pages. */
 export class LargePages {
   readonly #pageBytes: number
+  readonly #nowMs: () => number
   #rests: Rest[] = []
   /** The buffer that was looked at last. */
   #lastId = 0
@@ -60,8 +63,9 @@ export class LargePages {
   #spentMs = 0
 
   /** `pageBytes`: see `largePageBytes`. */
-  constructor(pageBytes: number) {
+  constructor(pageBytes: number, nowMs = () => performance.now()) {
     this.#pageBytes = pageBytes
+    this.#nowMs = nowMs
   }
 
   /** Whether something is left to be moved. */
@@ -79,13 +83,13 @@ export class LargePages {
   }
 
   #add(buffer: SessionBuffer): void {
-    if (!buffer.isHost || buffer.sizeBytes < MIN_BUFFER_BYTES) return
+    if (!buffer.isOwn || buffer.sizeBytes < MIN_BUFFER_BYTES) return
     const size = this.#pageBytes
     const at = Math.ceil(buffer.nativeBase / size) * size
     const end = Math.floor((buffer.nativeBase + buffer.sizeBytes) / size) * size
     if (at >= end) return
-    if (!this.hasWork) this.#sinceMs = performance.now() - this.#spentMs / BUSY_PART
-    this.#rests.push({ buffer, at, end })
+    if (!this.hasWork) this.#sinceMs = this.#nowMs() - this.#spentMs / BUSY_PART
+    this.#rests.push({ buffer, at, end, isSecondTry: false })
   }
 
   /** The buffer is about to be freed. */
@@ -103,7 +107,7 @@ export class LargePages {
   /** Moves pages for a while, until the client wants something; to be called between two requests. */
   work(client: Client): void {
     client.flush()
-    const startedMs = performance.now()
+    const startedMs = this.#nowMs()
     let patienceMs = IDLE_MS
     while (this.hasWork) {
       if (!this.#isDue(startedMs)) {
@@ -116,18 +120,25 @@ export class LargePages {
 
   /** Whether a page may be moved even if the client waits for it. */
   #isDue(startedMs: number): boolean {
-    const nowMs = performance.now()
+    const nowMs = this.#nowMs()
     return nowMs - startedMs < LONGEST_MS && this.#spentMs < (nowMs - this.#sinceMs) * BUSY_PART
   }
 
   #step(): void {
     const rest = this.#rests[0]!
-    const startedMs = performance.now()
-    const result = io().io_enlarge_page(asPointer(rest.at), this.#pageBytes)
-    this.#spentMs += performance.now() - startedMs
+    const { buffer, at, end, isSecondTry } = rest
+    const startedMs = this.#nowMs()
+    const result = io().io_enlarge_page(asPointer(at), this.#pageBytes)
+    this.#spentMs += this.#nowMs() - startedMs
+    if (result < 0) {
+      // The system has no more of them.
+      this.#rests = []
+      return
+    }
     rest.at += this.#pageBytes
-    // The system has no more of them.
-    if (result < 0) this.#rests = []
-    else if (rest.at >= rest.end) this.#rests.shift()
+    if (result === 0 && !isSecondTry) {
+      this.#rests.push({ buffer, at, end: rest.at, isSecondTry: true })
+    }
+    if (rest.at >= end) this.#rests.shift()
   }
 }

@@ -29,7 +29,8 @@ const NO_SLOT = -1
 
 /**
  * Bytes that a process has written; 0 when it is gone, or the system does not say. A file that is mapped is none of them: its pages
- * look free to all, though the process goes on reading them.
+ * look free to all of the machine, though the process goes on reading them. In a control group they may count as used as well as
+ * promised, until they are memory of the process (`LargePages`).
  */
 const writtenBytes = (pid: number): number => {
   try {

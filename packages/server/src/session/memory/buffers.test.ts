@@ -4,7 +4,15 @@ import { Buffers, MAX_BUFFERS } from "./buffers.ts"
 
 const add = (buffers: Buffers, sizeBytes: number, alignmentBytes = 32) =>
   buffers.add(
-    { device: 0, native: 0x7000, sizeBytes, nativeBase: 0x8000, isHost: true, tailBytes: 0 },
+    {
+      device: 0,
+      native: 0x7000,
+      sizeBytes,
+      nativeBase: 0x8000,
+      isHost: true,
+      isOwn: true,
+      tailBytes: 0,
+    },
     alignmentBytes,
   )
 
@@ -64,7 +72,15 @@ test("counts what is in memory of this process", () => {
   const first = add(buffers, 100)
   add(buffers, 20)
   buffers.add(
-    { device: 1, native: 1, sizeBytes: 5000, nativeBase: 2, isHost: false, tailBytes: 0 },
+    {
+      device: 1,
+      native: 1,
+      sizeBytes: 5000,
+      nativeBase: 2,
+      isHost: false,
+      isOwn: false,
+      tailBytes: 0,
+    },
     32,
   )
   expect(buffers.hostBytes).toBe(120)

@@ -16,6 +16,8 @@ export interface SessionBuffer {
   readonly nativeBase: Address
   /** Whether `nativeBase` can be read and written by this process. */
   readonly isHost: boolean
+  /** Whether it is private memory of this process and of nobody else, of which pages may be replaced by others. */
+  readonly isOwn: boolean
   /** Bytes behind its end that kernels for CPUs may read; without end for memory that these kernels never see. */
   readonly tailBytes: number
 }
