@@ -32,22 +32,37 @@ const partOn = (connection: RpcConnection, rank: number, count: number) => {
   const request = encodeRequest(Command.SET_TENSOR, {
     ...{ tensor, cacheFlag: 0, offsetBytes: 0n, data: new Uint8Array(values.buffer) },
   })
-  connection.block.set(request, connection.reserve(request.length))
+  connection.append(ptr(request) as number, request.length)
   const record = new Uint8Array(RpcTensor.size)
   RpcTensor.encode(tensor, new DataView(record.buffer), 0)
   return { tensor, record, values }
 }
 
+const bytesOf = ({ buffer }: Float32Array): Uint8Array => new Uint8Array(buffer)
 const bitsOf = (values: Float32Array): Uint32Array => new Uint32Array(values.buffer)
 const isBf16 = (values: Float32Array): boolean =>
   bitsOf(values).every((bits) => bits % 65_536 === 0)
 
-test.each<readonly [string, "servers" | "client", () => ReadonlyArray<ServerProcess>]>([
-  ["the servers do", "servers", () => ours],
-  ["this process does", "client", () => ours],
-  ["this process does, and one of the servers knows no bf16", "client", () => [ours[0]!, upstream]],
-])("%s", (_, who, group) => {
-  const count = 3000
+interface Case {
+  readonly who: "servers" | "client"
+  readonly group: () => ReadonlyArray<ServerProcess>
+  readonly count: number
+  /** A bit for each server whose part counts. */
+  readonly counting: number
+}
+
+test.each<readonly [string, Case]>([
+  ["the servers do", { who: "servers", group: () => ours, count: 3000, counting: 0b11 }],
+  ["this process does", { who: "client", group: () => ours, count: 3000, counting: 0b11 }],
+  [
+    "this process does, and one of the servers knows no bf16",
+    { who: "client", group: () => [ours[0]!, upstream], count: 3000, counting: 0b11 },
+  ],
+  [
+    "this process does, in pieces, and one of three servers has nothing to add",
+    { who: "client", group: () => [...ours, upstream], count: 1_048_576 + 5, counting: 0b101 },
+  ],
+])("%s", (_, { who, group, count, counting }) => {
   const connections = group().map(({ port }) => new RpcConnection({ host: "127.0.0.1", port }))
   for (const connection of connections) {
     connection.open(5000)
@@ -63,7 +78,7 @@ test.each<readonly [string, "servers" | "client", () => ReadonlyArray<ServerProc
   const sums = who === "servers" ? new ServerSums(made, new ServerLinks()) : new ClientSums(made)
   if (sums instanceof ServerSums) expect(sums.prepare()).toBeUndefined()
   const before = connections.map(({ traffic }) => traffic.sentBytes + traffic.receivedBytes)
-  sums.reduce(count, 0b11)
+  sums.reduce(count, counting)
   const crossed = connections.map(
     ({ traffic }, at) => traffic.sentBytes + traffic.receivedBytes - before[at]!,
   )
@@ -77,18 +92,21 @@ test.each<readonly [string, "servers" | "client", () => ReadonlyArray<ServerProc
     expect(connection.failure).toBeUndefined()
     return target
   })
-  expect(found[1]).toEqual(found[0]!)
+  for (const sums of found) expect(Buffer.compare(bytesOf(sums), bytesOf(found[0]!))).toBe(0)
+  const counted = parts.filter((_, member) => ((counting >> member) & 1) !== 0)
   let difference = 0
   for (const [at, sum] of found[0]!.entries()) {
-    difference = Math.max(difference, Math.abs(sum - parts[0]!.values[at]! - parts[1]!.values[at]!))
+    const exact = counted.reduce((total, { values }) => total + values[at]!, 0)
+    difference = Math.max(difference, Math.abs(sum - exact))
   }
   expect(difference).toBeGreaterThan(0)
   expect(difference).toBeLessThan(0.01)
   if (who === "client") {
     expect(isBf16(found[0]!)).toBe(true)
     for (const [at, { speaksBf16 }] of connections.entries()) {
-      // There and back; what is around the values is less than one byte for each.
-      expect(Math.floor(crossed[at]! / count)).toBe(2 * (speaksBf16 ? 2 : 4))
+      // There and, of a part that counts, back; what is around the values is less than one byte for each.
+      const crossings = ((counting >> at) & 1) === 0 ? 1 : 2
+      expect(Math.floor(crossed[at]! / count)).toBe(crossings * (speaksBf16 ? 2 : 4))
     }
   }
   sums.close()

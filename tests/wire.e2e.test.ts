@@ -190,6 +190,19 @@ describe("with a server of llama.cpp", () => {
     expect(rounded.exactServers).toEqual([{ endpoint: upstream.endpoint, kind: "llama.cpp" }])
   })
 
+  test("the plan says so of one that has but tensors that were told to go there", async () => {
+    const plan = await run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster([ours()[0]!, upstream.endpoint])
+        const overrides = [{ pattern: "blk\\.0\\.ffn_", device: upstream.endpoint }]
+        const options = { threads: 1, contextSize: 512, tensorSplit: [1, 0], overrides } as const
+        return yield* cluster.plan(demo, { ...options, wire: "bf16" })
+      }),
+    )
+    expect(plan.devices.map(({ unitCount }) => unitCount > 0)).toEqual([true, false])
+    expect(plan.exactServers).toEqual([{ endpoint: upstream.endpoint, kind: "llama.cpp" }])
+  })
+
   test("only what crosses between this host and ours is rounded, which commands say once", async () => {
     const group = [ours()[0]!, upstream.endpoint]
     const exact = await computed(group, demo, { tensorSplit: [1, 1] })

@@ -9,6 +9,8 @@ test("servers that know no bf16 are named, with what they are", () => {
   expect(describeExactServers([one])).toBe(
     "Activations to and from one server stay F32 (--wire): 10.0.0.2:50052 is of an older version of ggml-rpc.",
   )
+  // Parts of a model and of the one that guesses for it may be on the same.
+  expect(describeExactServers([one, one])).toBe(describeExactServers([one]))
   expect(describeExactServers([one, other])).toBe(
     "Activations to and from some servers stay F32 (--wire): 10.0.0.2:50052 is of an older version of ggml-rpc, 10.0.0.3:50052 is a server of llama.cpp.",
   )

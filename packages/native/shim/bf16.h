@@ -7,7 +7,7 @@
 // bf16 is the upper half of a float. Values lie one after the other, at whatever address.
 
 // Rounds to the nearest, ties to even, as ggml does (ggml-impl.h `ggml_compute_fp32_to_bf16`, v0.5.0): infinities stay, what is beyond
-// the largest becomes one, what is smaller than normal keeps its upper bits, and NaN stays NaN, a quiet one.
+// the largest becomes one, what is smaller than normal is rounded alike, and NaN stays NaN, a quiet one.
 inline void bf16_from_f32(void * target, const void * source, size_t count) {
     for (size_t i = 0; i < count; i++) {
         uint32_t bits;

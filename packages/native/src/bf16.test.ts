@@ -26,7 +26,7 @@ test.each<readonly [string, number, number]>([
   ["a tie above an odd one: up", 0x3f81_8000, 0x3f82],
   ["a carry into the exponent", 0x3fff_8000, 0x4000],
   ["the smallest that is not normal", 0x0000_0001, 0x0000],
-  ["one that is not normal, and keeps what it has above", 0x0001_8000, 0x0002],
+  ["one that is not normal, rounded alike: a tie up", 0x0001_8000, 0x0002],
   ["the largest that is not normal: to a normal one", 0x007f_ffff, 0x0080],
   ["the largest: beyond what there is", 0x7f7f_ffff, 0x7f80],
   ["infinity", 0x7f80_0000, 0x7f80],

@@ -191,6 +191,15 @@ describe("a pair of sockets", () => {
     expect(io().io_peer_gone(a)).toBe(1)
   })
 
+  test.skipIf(!linux)("tells what has not arrived", () => {
+    const [a, b] = pair()
+    expect(io().io_unacknowledged(a)).toBe(0)
+    io().io_send(a, bytes("hello"), 5)
+    expect(io().io_unacknowledged(a)).toBeGreaterThan(0)
+    io().io_recv(b, new Uint8Array(5), 5)
+    expect(io().io_unacknowledged(a)).toBe(0)
+  })
+
   test("has copies that stay open", () => {
     const [a, b] = pair()
     const copy = io().io_duplicate(a)

@@ -35,6 +35,7 @@ const open = () =>
     io_copy: { args: ["ptr", "f64", "ptr", "f64"], returns: "void" },
     io_wait_readable: { args: ["i32", "f64"], returns: "i32" },
     io_shutdown: { args: ["i32"], returns: "i32" },
+    io_unacknowledged: { args: ["i32"], returns: "i32" },
     io_close: { args: ["i32"], returns: "i32" },
     io_lock: { args: ["i32", "f64"], returns: "i32" },
     io_unlock: { args: ["i32"], returns: "i32" },

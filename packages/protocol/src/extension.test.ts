@@ -98,7 +98,8 @@ test("the requests for links and sums lie as documented", () => {
       expect(readLostPeer(word, 0)).toEqual({ place, fault })
     }
   }
-  for (const size of [0n, 1n, 2n ** 32n - 1n, 2n ** 53n]) {
+  const noFaults = [0n, 6n, 15n].map((fault) => 2n ** 64n - 256n + 16n * fault)
+  for (const size of [0n, 1n, 2n ** 32n - 1n, 2n ** 53n, ...noFaults]) {
     word.setBigUint64(0, size, true)
     expect(readLostPeer(word, 0)).toBeUndefined()
   }

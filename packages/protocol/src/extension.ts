@@ -130,12 +130,14 @@ export const writeLostPeer = (view: DataView, offset: number, { place, fault }: 
   view.setUint32(offset + 4, LAST_WORD, true)
 }
 
-/** What `writeLostPeer` wrote; undefined for the size of an answer. */
+/** What `writeLostPeer` wrote; undefined for what it does not write, such as the size of an answer. */
 export const readLostPeer = (view: DataView, offset: number): LostPeer | undefined => {
   const low = view.getUint32(offset, true)
   if (view.getUint32(offset + 4, true) !== LAST_WORD || low < LAST_WORD_LOW) return undefined
   const word = low - LAST_WORD_LOW
-  return { place: word % MAX_LINKED_SERVERS, fault: Math.floor(word / MAX_LINKED_SERVERS) }
+  const fault = Math.floor(word / MAX_LINKED_SERVERS)
+  if (fault < PeerFault.LEFT || fault > PeerFault.AWAITED) return undefined
+  return { place: word % MAX_LINKED_SERVERS, fault }
 }
 
 /** Whose link to whom: places of servers in a group, which all of its members and the client number alike. */

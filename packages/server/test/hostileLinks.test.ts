@@ -92,20 +92,30 @@ const places = { rank: 0, worldSize: 2, peer: 1 }
 /** A client of this machine that asks for links. */
 const nearby = { host: "127.0.0.1", address: "127.0.0.1" }
 
-/** A server whose only link is this test. */
-const linkedToTest = async (server: TestServer) => {
+/** A server whose only links are this test, `count` of them. */
+const linkedToAll = async (server: TestServer, count: number) => {
   const client = await TestClient.connect(server.port)
-  const key = newKey()
-  expect(await askLink(client, "LINK_EXPECT", { ...places, key })).toBe(LinkStatus.DONE)
-  const peer = await Peer.open(server.port)
-  peer.write(encodeLinkKey(shownKey(key)))
-  expect(await peer.read(9)).toEqual(encodeLinkKeyAnswer(LinkStatus.DONE))
-  expect(await askLink(client, "LINK_AWAIT", { peer: 1 })).toBe(LinkStatus.DONE)
+  const peers: { readonly peer: Peer; readonly key: Uint8Array }[] = []
+  for (let place = 1; place <= count; place++) {
+    const key = newKey()
+    const link = { rank: 0, worldSize: count + 1, peer: place, key }
+    expect(await askLink(client, "LINK_EXPECT", link)).toBe(LinkStatus.DONE)
+    const peer = await Peer.open(server.port)
+    peer.write(encodeLinkKey(shownKey(key)))
+    expect(await peer.read(9)).toEqual(encodeLinkKeyAnswer(LinkStatus.DONE))
+    expect(await askLink(client, "LINK_AWAIT", { peer: place })).toBe(LinkStatus.DONE)
+    peers.push({ peer, key })
+  }
   const close = (): void => {
     client.close()
-    peer.end()
+    for (const { peer } of peers) peer.end()
   }
-  return { client, peer, key, close }
+  return { client, peers, close }
+}
+
+const linkedToTest = async (server: TestServer) => {
+  const { client, peers, close } = await linkedToAll(server, 1)
+  return { client, ...peers[0]!, close }
 }
 
 /** Magic of a message of bf16. */
@@ -177,6 +187,23 @@ describe("a server at the other end is named, and ends the session, when it", ()
       await client.closed
       await server.logged("ALL_REDUCE", name, reason)
       expect(await lastWord(client)).toEqual({ place: 1, fault })
+      close()
+    }),
+  )
+
+  test(
+    "says nothing, while another one sends a little all the time",
+    withShared(async (server) => {
+      const { client, peers, close } = await linkedToAll(server, 2)
+      const count = 10_000
+      allReduce(client, await part(client, new Uint8Array(4 * count)))
+      const [slow] = peers
+      slow!.peer.write(header(0, count))
+      const timer = setInterval(() => slow!.peer.write(floats(1)), 20)
+      await client.closed
+      clearInterval(timer)
+      expect(await lastWord(client)).toEqual({ place: 2, fault: SILENT })
+      await server.logged("ALL_REDUCE", "(number 2 of 3),", silent)
       close()
     }),
   )

@@ -116,7 +116,7 @@ test.each([2, 3, 5])("as bf16 all %d servers hold the same, of rounded parts", a
       parts.map((part, rank) => (rank === count - 1 ? new Float32Array(size) : toBf16(part))),
     )
     // Where each adds up a share, the sum is rounded for the others, and so for all.
-    const isShared = count > 2 && 4 * size > 128 * 1024
+    const isShared = count > 2 && size > 32_768
     const sum = bytesOf(isShared ? toBf16(whole) : whole)
     for (const [rank, client] of clients.entries()) {
       expect(areSame(await client.getTensor(tensors[rank]!, 4 * size), sum)).toBe(true)
@@ -125,6 +125,39 @@ test.each([2, 3, 5])("as bf16 all %d servers hold the same, of rounded parts", a
     const again = bytesOf(ggmlSum(clients.map(() => new Float32Array(sum.buffer))))
     for (const [rank, client] of clients.entries()) {
       expect(areSame(await client.getTensor(tensors[rank]!, 4 * size), again)).toBe(true)
+    }
+  }
+  for (const client of clients) client.close()
+  for (const server of group) await free(server)
+})
+
+/** Two NaN, of which one is an infinity in its upper half; the sums over all servers are NaN, infinite, NaN and 6. */
+const [quietNaN, signallingNaN] = [0x7fc0_0001, 0x7f80_0001]
+const special = [
+  [quietNaN, 0x7f80_0000, 0x7f80_0000, 0x3f80_0000],
+  [signallingNaN, 0x3f80_0000, 0xff80_0000, 0x4000_0000],
+  [0x3f80_0000, 0x3f80_0000, 0x3f80_0000, 0x4040_0000],
+]
+
+test.each([
+  ["as floats", AllReduceFlag.COUNTS],
+  ["as bf16", AllReduceFlag.COUNTS | AllReduceFlag.BF16],
+])("NaN and infinities are the same for all, %s", async (_, flags) => {
+  const group = servers.slice(0, 3)
+  const clients = await linkedClients(group)
+  // All send to all; and each adds up a share.
+  for (const size of [4, 32_772]) {
+    const tensors = await Promise.all(
+      clients.map((client, rank) => {
+        const bits = Uint32Array.from({ length: size }, (_, at) => special[rank]![at % 4]!)
+        return put(client, new Uint8Array(bits.buffer), [size])
+      }),
+    )
+    for (const [rank, client] of clients.entries()) allReduce(client, tensors[rank]!, flags)
+    const sums = [Number.NaN, Number.POSITIVE_INFINITY, Number.NaN, 6]
+    const expected = Array.from({ length: size }, (_, at) => sums[at % 4]!)
+    for (const [rank, client] of clients.entries()) {
+      expect(toFloats(await client.getTensor(tensors[rank]!, 4 * size))).toEqual(expected)
     }
   }
   for (const client of clients) client.close()

@@ -47,8 +47,9 @@ export const plan = (values: PlanValues) =>
         printLine(formatPlanTable(made, { columns, heading: bold }))
         for (const note of planNotes(made, columns)) printLine(note)
         // A load tells by itself.
-        if (made.exactServers.length > 0) {
-          const note = noteText(describeExactServers(made.exactServers))
+        const exact = [...made.exactServers, ...(made.draft?.exactServers ?? [])]
+        if (exact.length > 0) {
+          const note = noteText(describeExactServers(exact))
           printLine(wrap(note, columns).join("\n"))
         }
         if (made.draft !== undefined) {

@@ -95,8 +95,8 @@ export abstract class RequestStream {
   /** A call failed with this negative errno: ends all use of the connection, by `broken`. */
   protected abstract fail(during: string, result: number): void
 
-  /** The server ends the connection since another one failed it in a sum. */
-  protected abstract peerLost(lost: LostPeer): void
+  /** The server ends the connection since another one failed it in a sum; false where it names no other one. */
+  protected abstract peerLost(lost: LostPeer): boolean
 
   /** Takes an answer to `answer` within the time that first answers may take; false where answers may take any time. */
   protected abstract takeSoon(command: number, sizeBytes: number): boolean
@@ -342,7 +342,7 @@ export abstract class RequestStream {
 
   private takeFirst(): boolean {
     const { answers } = this
-    if (this.answersDone === this.answersAsked || answers.firstTarget !== NO_TARGET) return false
+    if (!this.isOwed || answers.firstTarget !== NO_TARGET) return false
     if (!this.takeSoon(answers.firstCommand, answers.firstSizeBytes)) return false
     if (this.failure === undefined) this.answerDone()
     return true
@@ -370,15 +370,25 @@ export abstract class RequestStream {
     return this.outbox.sizeBytes
   }
 
+  /** An answer is on its way. */
+  get isOwed(): boolean {
+    return this.answersDone < this.answersAsked
+  }
+
   /** No answer is on its way, and nothing is held. */
   get isIdle(): boolean {
-    return this.answersDone === this.answersAsked && this.outbox.sizeBytes === 0
+    return !this.isOwed && this.outbox.sizeBytes === 0
+  }
+
+  /** Not all that was to go to the server has arrived there, nor has the end of it where there is one. */
+  get isUnreached(): boolean {
+    return this.outbox.sizeBytes > 0 || io().io_unacknowledged(this.fd) > 0
   }
 
   /** The server has all of what the oldest answer is to. */
   private get isAnswering(): boolean {
     return (
-      this.answersDone < this.answersAsked &&
+      this.isOwed &&
       this.answers.firstRequestedBytes <=
         this.requestedBytes - this.blockSize - this.outbox.sizeBytes
     )
@@ -393,7 +403,7 @@ export abstract class RequestStream {
     )
   }
 
-  /** Takes of the oldest answer what is here; with `waits` after a wait for something. */
+  /** Takes of the oldest answer, which there has to be, what is here; with `waits` after a wait for something. */
   takeBytes(waits: boolean): void {
     const { answers, headerAddress } = this
     const sizeBytes = answers.firstSizeBytes
@@ -423,8 +433,8 @@ export abstract class RequestStream {
     if (this.answerGot < RESPONSE_HEADER_SIZE_BYTES) return
     if (headerLeft > 0 && readU64AsNumber(this.headerView, 0) !== sizeBytes) {
       const lost = readLostPeer(this.headerView, 0)
-      if (lost !== undefined) this.peerLost(lost)
-      else this.fail(describeCommand(answers.firstCommand), errno.protocol)
+      if (lost !== undefined && this.peerLost(lost)) return
+      this.fail(describeCommand(answers.firstCommand), errno.protocol)
       return
     }
     const got = this.answerGot - RESPONSE_HEADER_SIZE_BYTES
@@ -451,8 +461,7 @@ export abstract class RequestStream {
   /** It was waited for, and no byte has moved for as long as that may take. */
   checkSilence(now: number): void {
     if (this.silenceMs > 0 && now - this.movedAt >= this.silenceMs) {
-      const isReading = this.answersDone < this.answersAsked
-      this.fail(isReading ? describeCommand(this.answers.firstCommand) : "sending", errno.again)
+      this.fail(this.isOwed ? describeCommand(this.answers.firstCommand) : "sending", errno.again)
     }
   }
 

@@ -30,7 +30,7 @@ import { plainAddress } from "../memoryDomains.ts"
 import { NO_TARGET } from "./AnswerQueue.ts"
 import { describeGraphStatus } from "./graphStatus.ts"
 import { type HelloForm, helloForms, readHello, type ServerKind } from "./hello.ts"
-import { failureOf, stallOf } from "./lostPeer.ts"
+import { failureOf, type LastWord, reasonOf, stallOf } from "./lostPeer.ts"
 import { RequestStream } from "./RequestStream.ts"
 import { CHALLENGE_ANSWER_BYTES, PROVE_ANSWER_BYTES, TokenProof } from "./token.ts"
 
@@ -53,7 +53,7 @@ export class RpcConnection extends RequestStream {
   /** The servers with which it adds up sums, by their places; see `ServerLinks`. */
   linked: ReadonlyArray<RpcConnection> = []
   /** Of another server that failed it, if that was the last that the server said. */
-  lastWord: LostPeer | undefined
+  lastWord: LastWord | undefined
   /** It has said its last word, nothing more comes, or nobody waits for that any more. */
   hasEnded = false
   /** What comes is read for the last word alone. */
@@ -265,10 +265,13 @@ export class RpcConnection extends RequestStream {
     else this.expect(NO_TARGET, 1, ExtensionCommand.ALL_REDUCE)
   }
 
-  protected peerLost(lost: LostPeer): void {
-    this.lastWord = lost
+  protected peerLost({ place, fault }: LostPeer): boolean {
+    const peer = this.linked[place]
+    if (peer === undefined || peer === this) return false
+    this.lastWord = { peer, fault }
     this.hasEnded = true
     if (!this.isEnding) this.breakLinked(failureOf(this))
+    return true
   }
 
   /** All that are linked end together. */
@@ -338,6 +341,12 @@ export class RpcConnection extends RequestStream {
       const also = others.length > 0 ? { others } : {}
       const unknown = { endpoint, during, silenceMs, ...also }
       this.breakLinked(stallOf(this.linked, silenceMs) ?? new ServerTimeoutError(unknown))
+      return
+    }
+    // Where nothing can be sent any more, the reason may lie unread; what is no answer has none behind it.
+    const reason = result === errno.protocol ? undefined : reasonOf(this)
+    if (reason !== undefined) {
+      this.breakLinked(reason)
       return
     }
     const isSilent = io().io_unwatch_server(this.fd) === 1

@@ -1,14 +1,17 @@
 import { expect, test } from "bun:test"
 import { LinkStatus } from "@ggml-rpc/protocol"
+import { Cancels } from "../Cancels.ts"
 import type { RpcConnection } from "./RpcConnection.ts"
 import { ServerLinks } from "./ServerLinks.ts"
+import { shareWaits } from "./waiting.ts"
 
 type Step = "LINK_EXPECT" | "LINK_DIAL" | "LINK_AWAIT"
 
 /** A server that answers so, and else that all is done. */
-const server = (endpoint: string, answers: Partial<Record<Step, number>> = {}) =>
+const server = (endpoint: string, answers: Partial<Record<Step, number>> = {}, place = -1) =>
   ({
     endpoint,
+    place,
     target: { host: endpoint, port: 50052 },
     linked: [],
     callExtension: (name: Step) => ({ status: answers[name] ?? LinkStatus.DONE }),
@@ -47,4 +50,21 @@ test("servers that are linked with others are linked with the former ones no mor
   links.release()
   expect(links.acquire([a, c])).toBeUndefined()
   expect([a.linked, b.linked, c.linked]).toEqual([[a, c], [], [a, c]])
+})
+
+test("who waits is told to wait for sums as long as somebody has links", () => {
+  const cancels = new Cancels()
+  expect(shareWaits(cancels.descriptor)).toBe(true)
+  const links = new ServerLinks()
+  const connections = [server("a", {}, 0), server("b", {}, 2)]
+  const told: Array<number> = []
+  const step = (act: () => void): void => {
+    act()
+    told.push(cancels.waiting().linked)
+  }
+  const begin = (): void => expect(links.acquire(connections)).toBeUndefined()
+  const end = (): void => links.release()
+  for (const act of [begin, begin, end, end, begin, end]) step(act)
+  expect(told).toEqual([0b101, 0b101, 0b101, 0, 0b101, 0])
+  cancels.close()
 })

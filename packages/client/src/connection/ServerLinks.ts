@@ -65,8 +65,8 @@ export class ServerLinks {
       }
       this.linked = connections
       for (const connection of connections) connection.linked = connections
-      noteLinked(connections.map(({ place }) => place))
     }
+    if (this.users === 0) noteLinked(connections.map(({ place }) => place))
     this.users++
     return undefined
   }
@@ -74,13 +74,13 @@ export class ServerLinks {
   /** What `acquire` gave is not needed any more; the links stay for the next one. */
   release(): void {
     this.users--
+    if (this.users === 0) noteLinked([])
   }
 
   private end(): void {
     free(this.linked)
     for (const connection of this.linked) connection.linked = []
     this.linked = []
-    noteLinked([])
   }
 }
 

@@ -100,6 +100,48 @@ describe("a server that ends with the name of another one", () => {
     expect(failures()[0]).toMatchObject({ _tag: "ServerLostError", endpoint: "h:0" })
   })
 
+  test("is believed where that one answers what it was not asked, and what follows is not read", () => {
+    const { all, failures } = threeLinked()
+    const [a, b] = all
+    a.says(LEFT, 1)
+    // The second one in place of a last word.
+    for (let count = 0; count < 2; count++) b.answers()
+    b.says(LEFT, 2)
+    a.wait()
+    const detail = "it ended its link to h:0"
+    expect(failures()[0]).toMatchObject({ _tag: "ServerLostError", endpoint: "h:1", detail })
+  })
+
+  test("is heard though nothing can be sent to it any more", () => {
+    const { all, failures } = threeLinked()
+    const [a, b] = all
+    a.says(LEFT, 1)
+    b.ends()
+    io().io_shutdown(a.connection.fd)
+    a.connection.flush()
+    const [failure] = failures()
+    const detail = "it ended its link to h:0"
+    expect(failure).toMatchObject({ _tag: "ServerLostError", endpoint: "h:1", detail })
+    expect(failures().every((one) => one === failure)).toBe(true)
+  })
+
+  test("is the reason, not what fails after that on the way of an answer to it", () => {
+    const { all, failures } = threeLinked()
+    const [a, b] = all
+    const position = a.connection.beginRelay(b.connection, 1)
+    b.connection.block.fill(Command.GET_TENSOR, b.connection.reserve(10))
+    b.connection.expectRelay(a.connection, position, 1)
+    for (const { connection } of all) connection.flush()
+    io().io_shutdown(a.connection.fd)
+    a.says(LEFT, 1)
+    for (let count = 0; count < 2; count++) b.answers()
+    b.ends()
+    a.wait()
+    const [failure] = failures()
+    expect(failure).toMatchObject({ endpoint: "h:1", detail: "it ended its link to h:0" })
+    expect(failures().every((one) => one === failure)).toBe(true)
+  })
+
   test("and is named by that one: their link broke", () => {
     const { all, failures } = threeLinked()
     const [a, b] = all
@@ -108,6 +150,41 @@ describe("a server that ends with the name of another one", () => {
     a.wait()
     const detail = "its link to h:0 broke"
     expect(failures()[0]).toMatchObject({ _tag: "ServerLostError", endpoint: "h:1", detail })
+  })
+})
+
+describe("what names no other server of the group is no last word", () => {
+  const none = {
+    ...{ _tag: "ServerLostError", endpoint: "h:0", during: "GET_TENSOR" },
+    detail: "its answer has another size than the protocol says",
+  }
+
+  test.each([
+    ["a place beyond the group", BROKEN, 15],
+    ["its own place", BROKEN, 0],
+    ["a fault that there is not", 6, 1],
+    ["no fault", 0, 1],
+  ])("%s", (_, fault, place) => {
+    const { all, failures } = threeLinked()
+    all[0].says(fault, place)
+    all[0].wait()
+    expect(failures()).toEqual([expect.objectContaining(none), undefined, undefined])
+  })
+
+  test("any place, of a server that is linked with none", () => {
+    const { all, failures } = threeLinked()
+    for (const { connection } of all) connection.linked = []
+    all[0].says(LEFT, 1)
+    all[0].wait()
+    expect(failures()).toEqual([expect.objectContaining(none), undefined, undefined])
+  })
+
+  test("where another one has named it: that one is believed", () => {
+    const { all, failures } = threeLinked()
+    all[0].says(LEFT, 1)
+    all[1].says(LEFT, 15)
+    all[0].wait()
+    expect(failures()[0]).toMatchObject({ endpoint: "h:1", detail: "it ended its link to h:0" })
   })
 })
 
@@ -142,6 +219,17 @@ describe("of servers that were silent for too long", () => {
     )
     expect(failure).toMatchObject({ _tag: "ServerTimeoutError", endpoint: "h:1", awaits: "h:0" })
     expect(failure!.message).toStartWith("The servers h:1 and h:0 were silent for 3 s")
+  })
+
+  test("all are named where what was sent to the one that others wait for has not arrived", () => {
+    const { all } = threeLinked()
+    const [a, b] = all
+    b.connection.flush()
+    a.says(AWAITED, 1)
+    const linked = all.map(({ connection }) => connection)
+    const failure = stallOf(linked, 3000)
+    expect(failure).toMatchObject({ endpoint: "h:1", others: ["h:0", "h:2"] })
+    expect(failure).not.toHaveProperty("awaitedBy")
   })
 
   test("all are named where none waits for another", () => {

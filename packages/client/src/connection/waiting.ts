@@ -26,7 +26,7 @@ export const beginWait = (place: number): void => {
   words[0] = place + 1
 }
 
-/** The servers at these places add up sums together from now on, so that who waits for one may wait for another one of them. */
+/** The servers at these places, and no others, add up sums together from now on, so that who waits for one may wait for another one of them. */
 export const noteLinked = (places: ReadonlyArray<number>): void => {
   words[2] = places.reduce((bits, place) => (place < 32 ? bits | (1 << place) : bits), 0)
 }

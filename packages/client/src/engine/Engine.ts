@@ -37,6 +37,7 @@ import type {
 import { Slots, type SlotsHost } from "./slots/Slots.ts"
 import { TokenWriter } from "./slots/TokenWriter.ts"
 import { unsupportedOp, unsupportedOps } from "./unsupported.ts"
+import { usedPlaces } from "./usedPlaces.ts"
 
 /** Requests are numbered from 1. */
 const NO_REQUEST = 0
@@ -212,18 +213,14 @@ export class Engine {
   }
 
   /** Model and context as placed; `release` of the model frees both. */
-  acquire(
-    { path, placement, context, model: weights }: PlacedModel,
-    { noAlloc }: { readonly noAlloc: boolean },
-  ): Loaded {
+  acquire(placed: PlacedModel, { noAlloc }: { readonly noAlloc: boolean }): Loaded {
     const { abortFlag } = this
+    const { path, placement, context, model: weights } = placed
     const { devices, shares } = placement
     const { sums, wire, ...held } = weights
     const overrides = weights.overrides ?? []
     // Only the devices that get something: one without layers would still get compute buffers.
-    const used = placement.unitCounts.flatMap((count, at) =>
-      count > 0 || overrides.some(({ device }) => device === devices[at]) ? [at] : [],
-    )
+    const used = usedPlaces(placed)
     if (!noAlloc && shares !== undefined) this.remote?.cutTensors(sums ?? "best")
     let model: LlamaModel | undefined
     try {
@@ -317,9 +314,9 @@ export class Engine {
   }
 
   /** Servers with a part of the model whose activations stay F32 although bf16 was asked for. */
-  exactServers({ model, placement }: PlacedModel): ReadonlyArray<LackingServer> {
-    if (model.wire !== "bf16") return []
-    const used = placement.devices.filter((_, at) => placement.unitCounts[at]! > 0)
+  exactServers(placed: PlacedModel): ReadonlyArray<LackingServer> {
+    if (placed.model.wire !== "bf16") return []
+    const used = usedPlaces(placed).map((at) => placed.placement.devices[at]!)
     return this.remote?.withoutBf16(used) ?? []
   }
 

@@ -4,7 +4,7 @@
 //
 // The sum of each element is made in the order in which ggml's own all-reduce adds (ggml-backend-meta.cpp): what is beyond the
 // largest power of two is folded into the first ones, then halves are added onto each other. Only the two sides of an addition
-// may be swapped, which changes no bit; so all servers hold the same sums.
+// may be swapped, which changes no bit but the payload of NaN; so all servers hold the same sums.
 
 #include "api.h"
 #include "bf16.h"
@@ -34,9 +34,9 @@ constexpr uint32_t kMagic = 0x4d555352; // "RSUM"
 // Before bf16.
 constexpr uint32_t kMagicBf16 = 0x46425352; // "RSBF"
 
-// Up to so many bytes from each server, all send their parts to all and add for themselves: one latency. Beyond, each adds up
-// a share of the elements for all others: two, but a server's bytes do not grow with the number of servers.
-constexpr size_t kDirectBytes = size_t(128) << 10;
+// Up to so many elements, all send their parts to all and add for themselves: one latency. Beyond, each adds up
+// a share of them for all others: two, but a server's bytes do not grow with the number of servers.
+constexpr size_t kDirectElements = size_t(32) << 10;
 
 // Floats that are added at a time, of one server: what there must be memory for.
 constexpr size_t kPiece = size_t(256) << 10;
@@ -107,6 +107,12 @@ struct transfer {
     // With the headers.
     size_t to_send, to_receive;
     size_t sent = 0, received = 0;
+    // The wait since which no byte has moved, and whether one has since the last wait.
+    double silent_since_ms = 0;
+    bool   has_moved       = true;
+
+    bool sends() const { return sent < to_send; }
+    bool receives() const { return received < to_receive; }
 };
 
 // In the numbers of the protocol (PeerFault in packages/protocol/src/extension.ts).
@@ -190,20 +196,27 @@ bool is_due(const transfer & t) {
         size_t(t.in.elements) * t.value_size + sizeof(part_header) == t.to_receive;
 }
 
-// Sleeps until a link can go on; 0, or what ends the exchange.
+// Sleeps until a link can go on; 0, or what ends the exchange: each link may be silent for so long, whatever the others do.
 int wait(const group & g, transfer * transfers, int count, int client_fd, double silence_ms, report * out) {
     pollfd fds[kMaxServers + 1];
-    int waiting = -1;
+    const double now = now_ms();
+    // The one that has been silent for the longest time.
+    int longest = -1;
     for (int i = 0; i < count; i++) {
-        const transfer & t = transfers[i];
-        const bool sends = t.sent < t.to_send, receives = t.received < t.to_receive;
-        fds[i] = {sends || receives ? g.fds[t.peer] : -1, short((sends ? POLLOUT : 0) | (receives ? POLLIN : 0)), 0};
-        if (waiting < 0 && (sends || receives)) {
-            waiting = t.peer;
+        transfer & t = transfers[i];
+        const bool is_open = t.sends() || t.receives();
+        fds[i] = {is_open ? g.fds[t.peer] : -1, short((t.sends() ? POLLOUT : 0) | (t.receives() ? POLLIN : 0)), 0};
+        if (t.has_moved) {
+            t.silent_since_ms = now;
+            t.has_moved       = false;
+        }
+        if (is_open && (longest < 0 || t.silent_since_ms < transfers[longest].silent_since_ms)) {
+            longest = i;
         }
     }
     fds[count] = {client_fd, short(POLLRDHUP), 0};
-    const double deadline = now_ms() + silence_ms;
+    const int peer = transfers[longest].peer;
+    const double deadline = transfers[longest].silent_since_ms + silence_ms;
     for (;;) {
         const double left = deadline - now_ms();
         const int ready = poll(fds, nfds_t(count) + 1, silence_ms <= 0 ? -1 : left <= 0 ? 0 : int(left) + 1);
@@ -211,12 +224,13 @@ int wait(const group & g, transfer * transfers, int count, int client_fd, double
             continue;
         }
         if (ready < 0) {
-            return fail(out, waiting, kBroken, -errno);
+            return fail(out, peer, kBroken, -errno);
         }
         if (fds[count].revents != 0) {
-            return cancel(out, waiting);
+            return cancel(out, peer);
         }
-        return ready == 0 ? fail(out, waiting, kSilent, -ETIMEDOUT) : 0;
+        const bool is_late = silence_ms > 0 && (ready == 0 || left <= 0);
+        return is_late && fds[longest].revents == 0 ? fail(out, peer, kSilent, -ETIMEDOUT) : 0;
     }
 }
 
@@ -228,15 +242,14 @@ int exchange(group & g, transfer * transfers, int count, int client_fd, double s
         bool is_done = true, has_moved = false;
         for (int i = 0; i < count; i++) {
             transfer & t = transfers[i];
+            const size_t before = t.sent + t.received;
             int result = 0;
-            if (t.sent < t.to_send) {
+            if (t.sends()) {
                 result = push(g, t);
-                has_moved |= result > 0;
             }
-            if (result >= 0 && t.received < t.to_receive) {
+            if (result >= 0 && t.receives()) {
                 const bool had_header = t.received >= sizeof(part_header);
                 result = pull(g, t);
-                has_moved |= result > 0;
                 if (!had_header && t.received >= sizeof(part_header) && !is_due(t)) {
                     return fail(out, t.peer, kWrong, 0);
                 }
@@ -244,7 +257,10 @@ int exchange(group & g, transfer * transfers, int count, int client_fd, double s
             if (result < 0) {
                 return broken(client_fd, out, t.peer, result);
             }
-            is_done &= t.sent == t.to_send && t.received == t.to_receive;
+            const bool moved = t.sent + t.received > before;
+            t.has_moved |= moved;
+            has_moved |= moved;
+            is_done &= !t.sends() && !t.receives();
         }
         if (is_done) {
             if (spin_until > 0) {
@@ -425,7 +441,7 @@ struct run {
 
     int all(float * data, size_t elements) {
         const size_t others = size_t(g.count) - 1;
-        const bool is_direct = others == 1 || elements * sizeof(float) <= kDirectBytes;
+        const bool is_direct = others == 1 || elements <= kDirectElements;
         const size_t step = is_direct ? kPiece : kPiece * size_t(g.count);
         const size_t wanted = others * (is_direct ? room(elements) : room(elements / size_t(g.count) + 1));
         if (g.scratch.size() < wanted) {
@@ -492,7 +508,7 @@ API double io_all_reduce_bytes(void * handle, double elements) {
 // the same at all, they travel as bf16. Every server of the group has to be linked. Waits for the others; a link on which no byte moves
 // for silence_ms (0: no limit), another message than the one that is due, and an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent
 // something else, 4 an error of the system, which is out[2]). -ECANCELED when the client is gone, or sends no more, with the place of the
-// first server that was waited for and 5. -ENOMEM without memory.
+// server that was waited for longest and 5. -ENOMEM without memory.
 API int io_all_reduce(void * handle, float * data, double elements, int counts, int is_bf16, int client_fd, double silence_ms, int32_t * out) {
     group * g = static_cast<group *>(handle);
     if (counts == 0) {

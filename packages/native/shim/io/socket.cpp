@@ -17,6 +17,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -308,6 +309,18 @@ API void io_copy(void * target, double target_offset, const void * source, doubl
 // Ends the sending side: the peer reads what was sent, then the end.
 API int io_shutdown(int fd) {
     return shutdown(fd, SHUT_WR) == 0 ? 0 : -errno;
+}
+
+// Bytes that were sent and that the peer's system does not have yet, as far as it has said so; the end of sending counts as one.
+API int io_unacknowledged(int fd) {
+    int bytes = 0;
+#ifdef SO_NWRITE
+    socklen_t length = sizeof(bytes);
+    return getsockopt(fd, SOL_SOCKET, SO_NWRITE, &bytes, &length) == 0 ? bytes : -errno;
+#else
+    // As SIOCOUTQ, which has a header of Linux's own.
+    return ioctl(fd, TIOCOUTQ, &bytes) == 0 ? bytes : -errno;
+#endif
 }
 
 // Lets receiving fail with -EAGAIN after so many milliseconds without a byte; 0 waits for ever.

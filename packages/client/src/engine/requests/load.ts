@@ -73,7 +73,8 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
   engine.keep(loaded, draft)
   remote?.settle()
   for (const reason of remote?.prepareSums() ?? []) engine.note(sumsNote(reason))
-  const exact = engine.exactServers(request)
+  const placed = [request, ...(request.draft ? [request.draft] : [])]
+  const exact = placed.flatMap((each) => engine.exactServers(each))
   if (exact.length > 0) engine.note(describeExactServers(exact))
   engine.failIfLost()
   send({
