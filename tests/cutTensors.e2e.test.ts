@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Cluster } from "@ggml-rpc/client"
-import { Effect, Stream } from "effect"
+import { Deferred, Effect, Fiber, Stream } from "effect"
 import { ensureModel } from "./models/models.ts"
 import { type ArchitectureModel, ensureArchitectureModels } from "./peers/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
@@ -309,6 +309,39 @@ describe("a plan that chooses", () => {
     expect(withoutFlash.choice).toMatchObject({
       reason: expect.stringContaining("flash attention"),
     })
+  })
+
+  test("does not wait for a text at work: it goes by what is known by then", async () => {
+    const options = { threads: 1, contextSize: 256, splitMode: "auto" } as const
+    const plans = await run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster(endpoints())
+        const model = yield* cluster.load(
+          yield* cluster.plan(tiny, { ...options, splitMode: "layer" }),
+        )
+        const whileSaying = Effect.gen(function* () {
+          const begun = yield* Deferred.make<void>()
+          const endless = { contextShift: true, ignoreEos: true, maxTokens: 1_000_000 }
+          const text = yield* Effect.fork(
+            Stream.runForEach(model.generate(prompt(8), endless), () =>
+              Deferred.succeed(begun, undefined),
+            ),
+          )
+          yield* Deferred.await(begun)
+          const plan = yield* cluster.plan(tiny, options)
+          expect(text.unsafePoll()).toBeNull()
+          yield* Fiber.interrupt(text)
+          return plan
+        })
+        const early = yield* whileSaying
+        const idle = yield* cluster.plan(tiny, options)
+        return [early, idle, yield* whileSaying]
+      }),
+    )
+    const [early, idle, late] = plans.map(({ choice }) => choice)
+    expect(early).toEqual({ reason: "how fast RPC0 is could not be measured" })
+    if (!("times" in idle!)) throw new Error("no estimate")
+    expect(late).toEqual(idle)
   })
 })
 

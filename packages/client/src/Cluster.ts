@@ -174,7 +174,10 @@ export const open = (options: ClusterOptions): Effect.Effect<Cluster, ClusterErr
         atMs: performance.now(),
       })),
       traffic: Effect.map(engine.request({ type: "traffic" }), ({ event }) => event.links),
-      linkSpeeds: Effect.map(engine.request({ type: "speeds" }), ({ event }) => event.speeds),
+      linkSpeeds: Effect.map(
+        engine.request({ type: "speeds", waits: true }),
+        ({ event }) => event.speeds,
+      ),
       tokenize: (path, text, options) => tokenize(engine, text, { ...options, path }),
       plan: (path, planOptions = {}) => planModel(engine, places, path, planOptions),
       load: (plan, onProgress) => loadModel(engine, place, plan, onProgress ?? (() => {})),

@@ -351,7 +351,7 @@ const planFaster = (ground: Ground, gguf: GgufFile, options: PlanOptions): Plann
     }
     const { engine } = ground
     const { event: computing } = yield* engine.request({ type: "computeSpeeds" })
-    const { event: links } = yield* engine.request({ type: "speeds" })
+    const { event: links } = yield* engine.request({ type: "speeds", waits: false })
     const measured = { ...computing, links: links.speeds }
     const isBf16 = options.wire === "bf16" && computing.speakBf16
     const choice = chooseSplit(workOf(gguf), layer, tensor.right, measured, isBf16)

@@ -58,7 +58,10 @@ export class RemoteDevices {
   private readonly states: Array<DeviceState> = []
   private readonly operations: DeviceOperations
   private readonly callbacks: ReadonlyArray<JSCallback>
-  private knownSpeeds: ComputeSpeeds | undefined
+  private linkSpeeds: ReadonlyArray<LinkSpeed> = []
+  /** What succeeded of `computeSpeeds`. */
+  private readonly knownSpeeds = new Map<DeviceState, DeviceSpeed>()
+  private linking: { readonly unlinked?: string } | undefined
 
   /**
    * Makes a ggml device for every device of every server, in the given order.
@@ -139,11 +142,14 @@ export class RemoteDevices {
     return this.connections.map(({ endpoint, traffic }) => ({ endpoint, ...traffic }))
   }
 
-  /** How fast each connection is; shorter when one breaks meanwhile. */
-  speeds(): ReadonlyArray<LinkSpeed> {
-    return this.connections.flatMap((connection) =>
-      this.afterFreedBuffer(connection, () => measureLink(connection) ?? []),
-    )
+  /** How fast each connection is, or was last where something is at work on it; shorter when one breaks meanwhile. */
+  speeds(isIdle: boolean): ReadonlyArray<LinkSpeed> {
+    if (isIdle) {
+      this.linkSpeeds = this.connections.flatMap((connection) =>
+        this.afterFreedBuffer(connection, () => measureLink(connection) ?? []),
+      )
+    }
+    return this.linkSpeeds
   }
 
   /** What was measured with a buffer of the server's, which is freed again: all devices of the connection lose their graphs. */
@@ -153,16 +159,28 @@ export class RemoteDevices {
     return result
   }
 
-  /** How fast devices are, to estimate by; measured at the first call. */
-  computeSpeeds(): ComputeSpeeds {
-    this.knownSpeeds ??= {
-      devices: this.states.flatMap((state) =>
-        this.afterFreedBuffer(state.connection, () => measureDevice(state) ?? []),
-      ),
-      ...this.operations.groups.tryLinks(this.connections),
+  /**
+   * How fast devices are, to estimate by, without those of which that is not known. What is not known yet is measured, or tried again,
+   * where nothing is at work on the connections.
+   */
+  computeSpeeds(isIdle: boolean): ComputeSpeeds {
+    if (isIdle) this.measureUnknown()
+    return {
+      devices: this.states.flatMap((state) => this.knownSpeeds.get(state) ?? []),
+      ...this.linking,
       speakBf16: this.connections.every(({ speaksBf16 }) => speaksBf16),
     }
-    return this.knownSpeeds
+  }
+
+  private measureUnknown(): void {
+    for (const state of this.states) {
+      if (this.knownSpeeds.has(state)) continue
+      const speed = this.afterFreedBuffer(state.connection, () => measureDevice(state))
+      if (speed !== undefined) this.knownSpeeds.set(state, speed)
+    }
+    if (this.linking === undefined || this.linking.unlinked !== undefined) {
+      this.linking = this.operations.groups.tryLinks(this.connections)
+    }
   }
 
   /** Lets servers over which tensors are split be linked now, not at their first sum; why they are not, if so. */

@@ -186,8 +186,12 @@ export type EngineRequest =
     }
   | { readonly type: "memory" }
   | { readonly type: "traffic" }
-  | { readonly type: "speeds" }
-  /** Of links and devices; measured once. */
+  | {
+      readonly type: "speeds"
+      /** Where texts are at work, for their end; otherwise the answer is then what was measured last. */
+      readonly waits: boolean
+    }
+  /** Of links between servers and of devices; what was measured is kept. */
   | { readonly type: "computeSpeeds" }
   | ({ readonly type: "measure" } & PlacedModel)
   | ({
@@ -343,7 +347,7 @@ export type EngineEvent =
   | { readonly type: "speeds"; readonly speeds: ReadonlyArray<LinkSpeed> }
   | {
       readonly type: "computeSpeeds"
-      /** Without those that had no memory for it. */
+      /** Without those that could not be measured, or not yet, since texts are at work. */
       readonly devices: ReadonlyArray<DeviceSpeed>
       /** Why the servers could not exchange partial sums themselves; absent where they can. */
       readonly unlinked?: string

@@ -37,5 +37,5 @@ export const perform = (engine: Engine, request: Numbered<EngineRequest>, send: 
   (works[request.type] as Work<string>)(engine, request as never, send)
 
 /** Requests that take the model, or the links, from whatever is at work: they wait for its end. */
-export const needsIdle = ({ type }: EngineRequest): boolean =>
-  type === "load" || type === "unload" || type === "speeds" || type === "computeSpeeds"
+export const needsIdle = (request: EngineRequest): boolean =>
+  request.type === "speeds" ? request.waits : request.type === "load" || request.type === "unload"

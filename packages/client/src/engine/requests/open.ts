@@ -34,17 +34,18 @@ export const traffic = (
 }
 
 export const speeds = (engine: Engine, _: EngineRequest & { type: "speeds" }, send: Send): void => {
-  const measured = engine.remote?.speeds() ?? []
+  const measured = engine.remote?.speeds(engine.isIdle) ?? []
   engine.failIfLost()
   send({ type: "speeds", speeds: measured })
 }
 
+/** A plan asks for it, which does not wait until texts at work are done: what is not known by then stays so. */
 export const computeSpeeds = (
   engine: Engine,
   _: EngineRequest & { type: "computeSpeeds" },
   send: Send,
 ): void => {
-  const measured = engine.remote?.computeSpeeds() ?? { devices: [], speakBf16: false }
+  const measured = engine.remote?.computeSpeeds(engine.isIdle) ?? { devices: [], speakBf16: false }
   engine.failIfLost()
   send({ type: "computeSpeeds", ...measured })
 }
