@@ -439,10 +439,15 @@ describe("cache", () => {
       "damaged: 0123456789abcdef (0.98 KiB)\n",
     ])
     expect((await withCache("verify", "--remove")).exitCode).toBe(0)
-    expect(readdirSync(cached).sort()).toEqual([goodName, "notes.txt"].sort())
+    // A server may have made a folder to write in.
+    const left = (): readonly string[] =>
+      readdirSync(cached)
+        .filter((file) => !file.startsWith("."))
+        .sort()
+    expect(left()).toEqual([goodName, "notes.txt"].sort())
     expect((await withCache("prune", "--keep", "1k")).stderr).toContain("removed 0 files")
     expect((await withCache("prune", "--keep", "0")).stderr).toContain("removed 1 file (0.98 KiB)")
-    expect(readdirSync(cached)).toEqual(["notes.txt"])
+    expect(left()).toEqual(["notes.txt"])
   })
 
   test("says what it takes, and where it cannot look", async () => {

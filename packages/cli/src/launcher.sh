@@ -2,7 +2,11 @@
 # The published `ggml-rpc`: becomes Bun with the program beside this file, since Node alone takes longer to start than a command.
 # Takes the Bun of the npm package `bun`, an optional dependency, else the one on the PATH.
 
-self=$0
+unset CDPATH
+case $0 in
+  */*) self=$0 ;;
+  *) self=./$0 ;;
+esac
 while [ -L "$self" ]; do
   target=$(readlink "$self")
   case $target in
@@ -10,7 +14,7 @@ while [ -L "$self" ]; do
     *) self=${self%/*}/$target ;;
   esac
 done
-folder=$(cd -P "${self%/*}" && pwd)
+folder=$(cd -P -- "${self%/*}" && pwd) || exit 1
 program=$folder/start.js
 
 # Prints the folder of a package ($1) as modules in the folder $2 find it.
@@ -20,7 +24,7 @@ folder_of() {
     [ -n "$at" ] || return 1
     at=${at%/*}
   done
-  (cd -P "$at/node_modules/$1" && pwd)
+  (cd -P -- "$at/node_modules/$1" && pwd)
 }
 
 # Bun as npm installs it: moved into `bun` by that package's install script, which knows this machine, or left in the package of a
@@ -33,9 +37,15 @@ if package=$(folder_of bun "$folder"); then
     '' | echo*) bun= ;;
   esac
   if [ -z "$bun" ] && platforms=$(folder_of @oven "$package"); then
-    for bun in "$platforms"/bun-*/bin/bun; do [ ! -x "$bun" ] || break; done
+    # There may be several, for other processors and C libraries.
+    for found in "$platforms"/bun-*/bin/bun; do
+      if "$found" --version >/dev/null 2>&1; then
+        bun=$found
+        break
+      fi
+    done
   fi
-  [ ! -x "$bun" ] || exec "$bun" "$program" "$@"
+  [ -z "$bun" ] || exec "$bun" "$program" "$@"
 fi
 command -v bun >/dev/null && exec bun "$program" "$@"
 

@@ -7,7 +7,7 @@ import { usageErrorText } from "./failureText.ts"
 import type { CommandName, CommandValues } from "./flags/commands.ts"
 import { commandHelp, rootHelp } from "./help.ts"
 import { settingsOf } from "./settings.ts"
-import { columnsOf, flush, noteLine, printLine, stdout } from "./terminal.ts"
+import { columnsOf, noteLine, printLine, stdout } from "./terminal.ts"
 
 const HELP_COLUMNS = 100
 
@@ -49,11 +49,10 @@ const usageError = async (error: unknown, args: ReadonlyArray<string>): Promise<
   return 2
 }
 
-/** Does what the arguments say; returns the exit code once all output has left. */
+/** Does what the arguments say; returns the exit code. */
 export const main = async (args: ReadonlyArray<string>): Promise<number> => {
   const earlyEnd = watchForEarlyEnd()
   const code = await run(args, earlyEnd).catch((error) => usageError(error, args))
-  await flush()
   const early = earlyEnd.reason()
   return early === undefined || early.isSignal ? code : early.exitCode
 }

@@ -2,7 +2,7 @@
  * The program's two streams: results on stdout, everything else on stderr. Node's own (`process.stdout`) are asked about terminals
  * alone: what they are made of takes Bun 12 ms to load.
  */
-import { fstatSync } from "node:fs"
+import { fstatSync, writeSync } from "node:fs"
 
 /** Whether this descriptor may be a terminal: a pipe and a file are not. */
 const isDevice = (descriptor: number): boolean => {
@@ -16,17 +16,31 @@ const isDevice = (descriptor: number): boolean => {
 /** Whether somebody types what is read. */
 export const isStdinTerminal = (): boolean => isDevice(0) && (process.stdin.isTTY ?? false)
 
-let pendingWrites = 0
-let onDrained: (() => void) | undefined
+const encoder = new TextEncoder()
+
+/** Another process that has the same pipe may have made it one that does not wait. */
+const PIPE_FULL_MS = 1
+
+/** Waits for who reads: what is written stays in order over both streams, and never takes more memory than it has. */
+const writeAll = (descriptor: number, bytes: Uint8Array): void => {
+  for (let done = 0; done < bytes.length; ) {
+    try {
+      done += writeSync(descriptor, bytes, done)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error
+      Bun.sleepSync(PIPE_FULL_MS)
+    }
+  }
+}
 
 export class Output {
-  readonly #sink: Bun.FileSink
+  readonly #descriptor: number
   readonly #terminal: NodeJS.WriteStream | undefined
   #onBroken: ((error: NodeJS.ErrnoException) => void) | undefined
   #isBroken = false
 
-  constructor(file: Bun.BunFile, descriptor: number, stream: () => NodeJS.WriteStream) {
-    this.#sink = file.writer()
+  constructor(descriptor: number, stream: () => NodeJS.WriteStream) {
+    this.#descriptor = descriptor
     const terminal = isDevice(descriptor) ? stream() : undefined
     this.#terminal = terminal?.isTTY ? terminal : undefined
   }
@@ -48,10 +62,11 @@ export class Output {
   write(text: string): void {
     if (this.#isBroken) return
     try {
-      this.#follow(this.#sink.write(text))
-      this.#follow(this.#sink.flush())
+      writeAll(this.#descriptor, encoder.encode(text))
     } catch (error) {
-      this.#break(error as NodeJS.ErrnoException)
+      this.#isBroken = true
+      // Whoever writes is in the middle of something.
+      queueMicrotask(() => this.#onBroken?.(error as NodeJS.ErrnoException))
     }
   }
 
@@ -59,28 +74,10 @@ export class Output {
   onBroken(callback: (error: NodeJS.ErrnoException) => void): void {
     this.#onBroken = callback
   }
-
-  /** Whoever reads is slower, where this is a promise: Bun keeps what was not taken. */
-  #follow(bytes: number | Promise<number>): void {
-    if (!(bytes instanceof Promise)) return
-    pendingWrites++
-    bytes
-      .catch((error: NodeJS.ErrnoException) => this.#break(error))
-      .finally(() => {
-        pendingWrites--
-        if (pendingWrites === 0) onDrained?.()
-      })
-  }
-
-  #break(error: NodeJS.ErrnoException): void {
-    if (this.#isBroken) return
-    this.#isBroken = true
-    this.#onBroken?.(error)
-  }
 }
 
-export const stdout = new Output(Bun.stdout, 1, () => process.stdout)
-export const stderr = new Output(Bun.stderr, 2, () => process.stderr)
+export const stdout = new Output(1, () => process.stdout)
+export const stderr = new Output(2, () => process.stderr)
 
 /** Writes to stdout. */
 export const print = (text: string): void => stdout.write(text)
@@ -93,14 +90,6 @@ export const note = (text: string): void => stderr.write(text)
 
 /** Writes a line, or several, to stderr. */
 export const noteLine = (text: string): void => note(`${text}\n`)
-
-/** Waits until all output has left the process, or has nowhere to go. */
-export const flush = (): Promise<void> =>
-  pendingWrites === 0
-    ? Promise.resolve()
-    : new Promise((resolve) => {
-        onDrained = resolve
-      })
 
 /**
  * Calls back, once, when stdout takes nothing any more: EPIPE where nobody reads it (`| head`), else such
