@@ -7,6 +7,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Effect, Stream } from "effect"
+import { nmse } from "./nmse.ts"
 import {
   type ArchitectureModel,
   ensureArchitectureModels,
@@ -91,17 +92,6 @@ test("a server's CPU supports every operation of all of them, as it says itself"
   )
   expect(refused).toEqual([])
 })
-
-/** Σ(a-b)² / Σa², which upstream's own test measures. */
-const nmse = (reference: Float32Array, found: Float32Array): number => {
-  let difference = 0
-  let size = 0
-  for (let index = 0; index < reference.length; index++) {
-    difference += (reference[index]! - found[index]!) ** 2
-    size += reference[index]! ** 2
-  }
-  return difference / size
-}
 
 const tokens = Array.from({ length: 24 }, (_, index) => (index * 37 + 5) % 128)
 

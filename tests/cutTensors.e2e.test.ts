@@ -6,6 +6,7 @@ import { join } from "node:path"
 import type { Cluster } from "@ggml-rpc/client"
 import { Deferred, Effect, Fiber, Stream } from "effect"
 import { ensureModel } from "./models/models.ts"
+import { nmse } from "./nmse.ts"
 import { type ArchitectureModel, ensureArchitectureModels } from "./peers/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
 import { runProcess, type ServerProcess, startUpstreamServer } from "./peers/process.ts"
@@ -66,17 +67,6 @@ const bothWays = async <A>(
     }),
   )
   return { whole: found[0]!, cut: found[1]! }
-}
-
-/** Σ(a-b)² / Σa². */
-const nmse = (reference: Float32Array, found: Float32Array): number => {
-  let difference = 0
-  let size = 0
-  for (const [index, value] of reference.entries()) {
-    difference += (value - found[index]!) ** 2
-    size += value ** 2
-  }
-  return difference / size
 }
 
 const say = (

@@ -7,6 +7,7 @@ import type { Cluster } from "@ggml-rpc/client"
 import { Effect } from "effect"
 import { jsonLines, runCli } from "./cli/program.ts"
 import { ensureModel } from "./models/models.ts"
+import { nmse } from "./nmse.ts"
 import { type ServerProcess, startUpstreamServer } from "./peers/process.ts"
 import { newestRelease } from "./peers/releases.ts"
 import { type OurServer, openCluster, recite, run, startOurServer } from "./servers.ts"
@@ -75,17 +76,6 @@ const computed = (
   )
 
 const oneLine = (text: string): string => text.replace(/\s+/g, " ")
-
-/** Σ(a-b)² / Σa². */
-const nmse = (reference: Float32Array, found: Float32Array): number => {
-  let difference = 0
-  let size = 0
-  for (const [index, value] of reference.entries()) {
-    difference += (value - found[index]!) ** 2
-    size += value ** 2
-  }
-  return difference / size
-}
 
 describe("layers over two of our servers", () => {
   test("what crosses for a token is half: the embedding, and what one server gives the other", async () => {
