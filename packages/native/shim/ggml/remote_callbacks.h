@@ -31,6 +31,7 @@ struct remote_callbacks {
     void (*memset_tensor)(int device, int value, double offset, double size);
     void (*set_tensor)(int device, const void * data, double offset, double size, int is_weight);
     double (*get_tensor)(int device, void * data, double offset, double size, int is_async); // the read's ticket
+    double (*get_top)(int device, void * data, double offset, double size, int count, double row_count); // the same of rows' largest values
     int  (*copy_tensor)(int device, int source_device);
     int  (*get_alloc_size)(int device);
     int  (*get_memory)(int device);
