@@ -254,18 +254,6 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
       ["i32", "ptr", "f64", "f64", "i32"],
       "f64",
     ),
-    make(
-      (
-        device: number,
-        target: Address,
-        offset: number,
-        sizeBytes: number,
-        count: number,
-        rowCount: number,
-      ) => operations.getTop(device, target, offset, sizeBytes, count, rowCount),
-      ["i32", "ptr", "f64", "f64", "i32", "f64"],
-      "f64",
-    ),
     make((device: number) => operations.copyTensor(device), ["i32", "i32"], "i32"),
     make((device: number) => operations.getAllocSize(device), ["i32"], "i32"),
     make((device: number) => operations.getMemory(device), ["i32"], "i32"),
@@ -306,6 +294,18 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
         operations.groups.allReduce(group, elementCount, counting),
       ["i32", "f64", "i32"],
       "void",
+    ),
+    make(
+      (
+        device: number,
+        target: Address,
+        offset: number,
+        sizeBytes: number,
+        count: number,
+        rowCount: number,
+      ) => operations.getTop(device, target, offset, sizeBytes, count, rowCount),
+      ["i32", "ptr", "f64", "f64", "i32", "f64"],
+      "f64",
     ),
   ]
 }

@@ -31,7 +31,6 @@ struct remote_callbacks {
     void (*memset_tensor)(int device, int value, double offset, double size);
     void (*set_tensor)(int device, const void * data, double offset, double size, int is_weight);
     double (*get_tensor)(int device, void * data, double offset, double size, int is_async); // the read's ticket
-    double (*get_top)(int device, void * data, double offset, double size, int count, double row_count); // the same of rows' largest values
     int  (*copy_tensor)(int device, int source_device);
     int  (*get_alloc_size)(int device);
     int  (*get_memory)(int device);
@@ -44,6 +43,7 @@ struct remote_callbacks {
     int  (*group_open)(int count); // of exchange->members: a number for it; -1: ggml adds up its partial sums
     void (*group_close)(int group);
     void (*all_reduce)(int group, double element_count, int counting); // exchange->parts; bit i: part i counts, else it is zero
+    double (*get_top)(int device, void * data, double offset, double size, int count, double row_count); // as get_tensor, of rows' largest values
 };
 
 extern remote_callbacks g_remote;

@@ -62,6 +62,8 @@ export class DraftModel implements Drafter {
     this.#begin(texts)
     while (this.#running.length > 0) {
       this.#decode()
+      this.#loaded.context.synchronize()
+      this.#failIfLost()
       this.#running = this.#running.filter((running) => this.#take(running))
       this.#batch.clear()
       for (const running of this.#running) {
