@@ -167,6 +167,25 @@ whereThereAre("a client that always asks for something waits for a small part of
   expect(isMarked()).toBe(true)
 })
 
+whereThereAre("a client that stays gives more of its time than one that came just now", () => {
+  // Each look at the clock takes 15 ms, and a page therefore, too.
+  let nowMs = 0
+  const pages = new LargePages(pageBytes, () => (nowMs += 15))
+  mark()
+  pages.look(buffers)
+  const busy: Client = { flush: () => {}, isSilent: () => false }
+  const workUntil = (endMs: number): void => {
+    while (nowMs < endMs && pages.hasWork) pages.work(busy)
+  }
+  workUntil(1000)
+  // A twentieth of a second, and the page that went beyond.
+  expect(largeKib()).toBeLessThanOrEqual((4 * pageBytes) / 1024)
+  expect(largeKib()).toBeGreaterThan(0)
+  workUntil(2500)
+  // A twentieth of all that time would be for eight of the nine.
+  expect(pages.hasWork).toBe(false)
+})
+
 whereThereAre(
   "who asks after a while of silence is heard after the page that is being moved",
   () => {

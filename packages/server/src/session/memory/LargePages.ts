@@ -18,8 +18,15 @@ const LARGEST_BYTES = 4 * 1024 * 1024
 /** Smaller buffers hold little that is read for a token. */
 const MIN_BUFFER_BYTES = 16 * 1024 * 1024
 
-/** How much of a client's time it may take that asks for one thing after the other, and how long at a time. */
-const BUSY_PART = 0.05
+/**
+ * How much of a client's time it may take that asks for one thing after the other: little of one that may leave soon, more of one that
+ * has stayed, which has it back from its next tokens. All of it costs as much at once as bit by bit.
+ */
+const NEW_PART = 0.05
+const NEW_MS = 2000
+const LASTING_PART = 0.2
+
+/** How long at a time. */
 const LONGEST_MS = 20
 
 /** A client that has asked for nothing for so long is not that. */
@@ -88,7 +95,10 @@ export class LargePages {
     const at = Math.ceil(buffer.nativeBase / size) * size
     const end = Math.floor((buffer.nativeBase + buffer.sizeBytes) / size) * size
     if (at >= end) return
-    if (!this.hasWork) this.#sinceMs = this.#nowMs() - this.#spentMs / BUSY_PART
+    if (!this.hasWork) {
+      this.#sinceMs = this.#nowMs()
+      this.#spentMs = 0
+    }
     this.#rests.push({ buffer, at, end, isSecondTry: false })
   }
 
@@ -101,7 +111,6 @@ export class LargePages {
   clear(): void {
     this.#rests = []
     this.#lastId = 0
-    this.#spentMs = 0
   }
 
   /** Moves pages for a while, until the client wants something; to be called between two requests. */
@@ -121,7 +130,7 @@ export class LargePages {
   /** Whether a page may be moved even if the client waits for it. */
   #isDue(startedMs: number): boolean {
     const nowMs = this.#nowMs()
-    return nowMs - startedMs < LONGEST_MS && this.#spentMs < (nowMs - this.#sinceMs) * BUSY_PART
+    return nowMs - startedMs < LONGEST_MS && this.#spentMs < partOf(nowMs - this.#sinceMs)
   }
 
   #step(): void {
@@ -142,3 +151,7 @@ export class LargePages {
     if (rest.at >= end) this.#rests.shift()
   }
 }
+
+/** How much of so much time of a busy client may be spent, in milliseconds. */
+const partOf = (elapsedMs: number): number =>
+  Math.min(elapsedMs, NEW_MS) * NEW_PART + Math.max(0, elapsedMs - NEW_MS) * LASTING_PART
