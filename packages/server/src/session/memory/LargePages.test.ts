@@ -126,6 +126,30 @@ test("buffers that are freed, small or not this process's own are left alone", (
   expect(pages.hasWork).toBe(false)
 })
 
+test("where the system has no large page it is asked again later, each time twice as late", () => {
+  let nowMs = 0
+  let asked = 0
+  let answer = -12
+  const enlarge = () => {
+    asked++
+    return answer
+  }
+  const pages = new LargePages(2 ** 21, () => nowMs, enlarge)
+  pages.look(buffers)
+  const passTime = (ms: number): void => {
+    nowMs += ms
+    if (pages.hasWork) pages.work(silent)
+  }
+  passTime(0)
+  for (const ms of [4_999, 1, 9_999, 1, 19_999, 1]) passTime(ms)
+  expect(asked).toBe(4)
+  // There are some again.
+  answer = 1
+  passTime(40_000)
+  expect(asked).toBeGreaterThan(10)
+  expect(pages.hasWork).toBe(false)
+})
+
 test("another client's buffers are looked at again", () => {
   const pages = new LargePages(2 ** 21)
   pages.look(buffers)

@@ -32,6 +32,10 @@ const LONGEST_MS = 20
 /** A client that has asked for nothing for so long is not that. */
 const IDLE_MS = 2
 
+/** The system is asked again after so long when it has no large page to give: others free memory, too. Each time twice as long. */
+const FIRST_PAUSE_MS = 5_000
+const LONGEST_PAUSE_MS = 300_000
+
 /** Bytes of a large page; 0 where there are none, or nobody is to have them. Not to be asked from inside the sandbox. */
 export const largePageBytes = (): number => {
   const read = (name: string): string =>
@@ -59,25 +63,36 @@ interface Rest {
   readonly isSecondTry: boolean
 }
 
+/** See `io_enlarge_page`. */
+type Enlarge = (address: number, pageBytes: number) => number
+
+const enlargePage: Enlarge = (address, pageBytes) =>
+  io().io_enlarge_page(asPointer(address), pageBytes)
+
 /** The buffers of one client, as far as they are not in large pages. */
 export class LargePages {
   readonly #pageBytes: number
   readonly #nowMs: () => number
+  readonly #enlarge: Enlarge
   #rests: Rest[] = []
   /** The buffer that was looked at last. */
   #lastId = 0
   #sinceMs = 0
   #spentMs = 0
+  /** How long nothing is moved, and until when, because the system had no large page. */
+  #pauseMs = 0
+  #pausedUntilMs = 0
 
   /** `pageBytes`: see `largePageBytes`. */
-  constructor(pageBytes: number, nowMs = () => performance.now()) {
+  constructor(pageBytes: number, nowMs = () => performance.now(), enlarge = enlargePage) {
     this.#pageBytes = pageBytes
     this.#nowMs = nowMs
+    this.#enlarge = enlarge
   }
 
-  /** Whether something is left to be moved. */
+  /** Whether something is to be moved now. */
   get hasWork(): boolean {
-    return this.#rests.length > 0
+    return this.#rests.length > 0 && (this.#pauseMs === 0 || this.#nowMs() >= this.#pausedUntilMs)
   }
 
   /** To be called when a graph has run: what its buffers hold, they will hold for long. */
@@ -95,7 +110,7 @@ export class LargePages {
     const at = Math.ceil(buffer.nativeBase / size) * size
     const end = Math.floor((buffer.nativeBase + buffer.sizeBytes) / size) * size
     if (at >= end) return
-    if (!this.hasWork) {
+    if (this.#rests.length === 0) {
       this.#sinceMs = this.#nowMs()
       this.#spentMs = 0
     }
@@ -104,13 +119,14 @@ export class LargePages {
 
   /** The buffer is about to be freed. */
   drop(buffer: SessionBuffer): void {
-    if (this.hasWork) this.#rests = this.#rests.filter((rest) => rest.buffer !== buffer)
+    if (this.#rests.length > 0) this.#rests = this.#rests.filter((rest) => rest.buffer !== buffer)
   }
 
   /** All buffers are gone. */
   clear(): void {
     this.#rests = []
     this.#lastId = 0
+    this.#pauseMs = 0
   }
 
   /** Moves pages for a while, until the client wants something; to be called between two requests. */
@@ -137,13 +153,14 @@ export class LargePages {
     const rest = this.#rests[0]!
     const { buffer, at, end, isSecondTry } = rest
     const startedMs = this.#nowMs()
-    const result = io().io_enlarge_page(asPointer(at), this.#pageBytes)
+    const result = this.#enlarge(at, this.#pageBytes)
     this.#spentMs += this.#nowMs() - startedMs
     if (result < 0) {
-      // The system has no more of them.
-      this.#rests = []
+      this.#pauseMs = Math.min(Math.max(2 * this.#pauseMs, FIRST_PAUSE_MS), LONGEST_PAUSE_MS)
+      this.#pausedUntilMs = this.#nowMs() + this.#pauseMs
       return
     }
+    this.#pauseMs = 0
     rest.at += this.#pageBytes
     if (result === 0 && !isSecondTry) {
       this.#rests.push({ buffer, at, end: rest.at, isSecondTry: true })
