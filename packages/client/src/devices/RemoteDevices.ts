@@ -179,7 +179,7 @@ export class RemoteDevices {
       if (speed !== undefined) this.knownSpeeds.set(state, speed)
     }
     if (this.linking === undefined || this.linking.unlinked !== undefined) {
-      this.linking = this.operations.groups.tryLinks(this.connections)
+      this.linking = this.operations.groups.tryLinks()
     }
   }
 
