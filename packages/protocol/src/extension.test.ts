@@ -92,7 +92,7 @@ test("the requests for links and sums lie as documented", () => {
       const tensors = Array.from({ length: count }, () => tensor)
       const frame = encodeExtensionRequest("ALL_REDUCE_DEVICES", { ...head, tensors })
       const view = new DataView(frame.buffer)
-      expect(frame[0]).toBe(143)
+      expect(frame[0]).toBe(144)
       expect(frame.length).toBe(9 + 32 + count * 296)
       expect([9, 13, 17, 21].map((at) => view.getUint32(at, true))).toEqual([2, 3, 9, 0x1ff])
       expect(frame.slice(25, 41)).toEqual(places)
@@ -143,6 +143,22 @@ test("the requests for bf16 lie as documented", () => {
       expect(setView.getBigUint64(1, true)).toBe(BigInt(296 + 8 + data.length))
       expect(set.subarray(9, 9 + 304)).toEqual(get.subarray(9, 9 + 304))
       expect(set.subarray(9 + 304)).toEqual(data)
+    }),
+    { numRuns: 30 },
+  )
+})
+
+test("the request for the largest values lies as documented", () => {
+  fc.assert(
+    fc.property(requests.GET_TENSOR, fc.nat(), (range, count) => {
+      const top = encodeExtensionRequest("GET_TENSOR_TOP", { ...range, count })
+      const view = new DataView(top.buffer)
+      expect(top[0]).toBe(143)
+      expect(top.length).toBe(9 + 296 + 8 + 8 + 4)
+      expect(RpcTensor.decode(view, 9)).toEqual(range.tensor)
+      expect(view.getBigUint64(9 + 296, true)).toBe(range.offsetBytes)
+      expect(view.getBigUint64(9 + 304, true)).toBe(range.sizeBytes)
+      expect(view.getUint32(9 + 312, true)).toBe(count)
     }),
     { numRuns: 30 },
   )
