@@ -2,10 +2,18 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
-import { temporaryFolder } from "./cli/program.ts"
+import { Effect, Stream } from "effect"
+import { largest } from "../packages/server/test/processes.ts"
+import { jsonLines, runCli, temporaryFolder } from "./cli/program.ts"
 import { ensureModel } from "./models/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
-import { type OurServer, type OurServerOptions, startOurServer } from "./servers.ts"
+import {
+  failureOf,
+  type OurServer,
+  type OurServerOptions,
+  openCluster,
+  startOurServer,
+} from "./servers.ts"
 import { computed } from "./splitModel.ts"
 
 setDefaultTimeout(120_000)
@@ -46,7 +54,8 @@ test.each([2, 3])(
     const log = join(folder.path, `log-${count}`)
     const one = await startPaired(count, {
       env: { GGML_PAIRED_LOG: log },
-      flags: ["--peers", "none"],
+      // One connection is all that it takes.
+      flags: ["--peers", "none", "--max-clients", "1"],
     })
     const apart = await Promise.all(Array.from({ length: count }, () => startPaired(1)))
     const bits = await computed({ ...work, path, servers: apart, sums: "ggml" })
@@ -110,4 +119,37 @@ test("a server that limits how long a graph may run waits for each, and adds up 
   expect(waiting.hashes).toEqual(bits.hashes)
   expect(waiting.writes).toEqual([1])
   expect(readFileSync(log, "utf8")).toMatch(/^-+$/)
+})
+
+test("over whole servers of several devices verify finds the sums of ggml, to the bit", async () => {
+  const pairs = [await startPaired(2), await startPaired(2)]
+  for (const servers of [pairs.slice(0, 1), pairs]) {
+    const rpc = servers.map(({ endpoint }) => endpoint).join(",")
+    const flags = ["--rpc", rpc, "-sm", "tensor", "-ts", servers.map(() => "1,1").join(",")]
+    const { exitCode, stdout } = await runCli(["verify", path, ...flags, "-t", "1", "--json"])
+    const [row] = jsonLines(stdout)
+    expect(row).toMatchObject({ isPassed: true, sumsNmse: 0 })
+    expect(exitCode).toBe(0)
+  }
+})
+
+test("a session that dies in the middle of sums of its devices and others is named", async () => {
+  const pairs = [await startPaired(2), await startPaired(2)]
+  const error = await failureOf(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(pairs.map(({ endpoint }) => endpoint))
+      const options = { threads: 1, contextSize: 4096, splitMode: "tensor" } as const
+      const plan = yield* cluster.plan(path, { ...options, tensorSplit: [1, 1, 1, 1] })
+      const model = yield* cluster.load(plan)
+      let tokenCount = 0
+      yield* Stream.runForEach(
+        model.generate([1, 17, 290, 3], { maxTokens: 4000, ignoreEos: true }),
+        () =>
+          Effect.sync(() => {
+            if (++tokenCount === 5) process.kill(largest(pairs[1]!.sessionPids()), "SIGKILL")
+          }),
+      )
+    }),
+  )
+  expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: pairs[1]!.endpoint })
 })

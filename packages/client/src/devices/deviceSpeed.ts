@@ -49,6 +49,7 @@ export const measureDevice = (state: DeviceState): DeviceSpeed | undefined => {
       device: name,
       weightBytesPerSecond: token * WEIGHT_ROW_BYTES * 1000,
       multiplicationsPerSecond: prompt * WIDTH * PROMPT_ROWS * 1000,
+      isAtOnce: connection.hasDevicesAtOnce,
     }
   } finally {
     // Where the connection broke, the server frees it.

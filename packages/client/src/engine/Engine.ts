@@ -19,6 +19,7 @@ import { formatVersion } from "@ggml-rpc/protocol"
 import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
+import { sumOrder } from "../devices/sumOrder.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
 import type { LackingServer } from "../lacking.ts"
 import { domainsOf } from "../memoryDomains.ts"
@@ -220,7 +221,7 @@ export class Engine {
     const { sums, wire, ...held } = weights
     const overrides = weights.overrides ?? []
     // Only the devices that get something: one without layers would still get compute buffers.
-    const used = usedPlaces(placed)
+    const used = shares === undefined ? usedPlaces(placed) : this.inSumOrder(placed)
     if (!noAlloc && shares !== undefined) this.remote?.cutTensors(sums ?? "best")
     let model: LlamaModel | undefined
     try {
@@ -279,6 +280,16 @@ export class Engine {
       }
       throw error
     }
+  }
+
+  /** The places that get something where tensors are cut, in the order in which servers add up most by themselves. */
+  private inSumOrder(placed: PlacedModel): ReadonlyArray<number> {
+    const used = usedPlaces(placed)
+    const remote = this.remote?.devices ?? []
+    const { devices } = placed.placement
+    // A device of this host is a server by itself.
+    const servers = used.map((at) => remote[devices[at]!]?.endpoint ?? at)
+    return sumOrder(servers).map((index) => used[index]!)
   }
 
   /**
