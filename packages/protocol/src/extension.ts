@@ -3,7 +3,7 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly, empty, fixed, records, withData } from "./codec/payload.ts"
+import { dataOnly, empty, fixed, records, withData, withRecords } from "./codec/payload.ts"
 import { bytes, cstring, record, u8, u32, u64 } from "./codec/record.ts"
 import { RpcTensor } from "./codec/tensor.ts"
 import { GetTensorRequest, SetTensorHashRequest } from "./versions/layouts/tensor.ts"
@@ -15,7 +15,7 @@ import type { CommandSpec } from "./versions/spec.ts"
  */
 export const HelloExtension = {
   /** What these packages speak: 1, the flags; then the commands of `extensionCommands` up to their levels as well. */
-  LEVEL: 6,
+  LEVEL: 7,
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
@@ -23,6 +23,8 @@ export const HelloExtension = {
   PLAIN_SIZES: 0x20,
   /** The server serves only who shows that it has its token, by `gateCommands`; then the connection begins anew with HELLO. */
   TOKEN: 0x40,
+  /** All devices of the server compute at once, as far as the requests of a connection let them: there are several. */
+  DEVICES_AT_ONCE: 0x80,
 } as const
 
 /** Command ids of ours, from 128 on: upstream's count up from 0. A server that announced no level for one is never sent it. */
@@ -41,6 +43,8 @@ export const ExtensionCommand = {
   OFFER_WEIGHTS: 140,
   GET_TENSOR_BF16: 141,
   SET_TENSOR_BF16: 142,
+  GET_TENSOR_TOP: 143,
+  ALL_REDUCE_DEVICES: 144,
 } as const
 
 /** The extension commands by name. */
@@ -177,12 +181,47 @@ export const AllReduceRequest = record("AllReduceRequest", {
   tensor: RpcTensor,
 })
 
+/** Parts of one sum at most: ggml-backend.h `GGML_BACKEND_META_MAX_DEVICES` (v0.5.0). */
+export const MAX_PARTS = 16
+
+/** ALL_REDUCE_DEVICES before its tensors: those of the server that is asked, F32, without gaps, of the same elements each. */
+export const AllReduceDevicesHead = record("AllReduceDevicesHead", {
+  /** 0 or `AllReduceFlag.BF16`. */
+  flags: u32,
+  /** 1: all parts are of the server that is asked; else those of its group. */
+  serverCount: u32,
+  partCount: u32,
+  /** Bit i: part i counts; without it, it is taken for zeros. */
+  counting: u32,
+  /** Of each part, in the order in which they are added up: the place of its server. Each has one at least. */
+  places: bytes(MAX_PARTS),
+})
+
 /** SET_TENSOR_BF16 before its data. */
 export const SetTensorBf16Prefix = record("SetTensorBf16Prefix", {
   tensor: RpcTensor,
   /** Where in the tensor the values go; a multiple of 4. */
   offsetBytes: u64,
 })
+
+/** Values that GET_TENSOR_TOP gives of a row at most. */
+export const MAX_TOP_COUNT = 1024
+
+/** Values that a row has at most of which GET_TENSOR_TOP gives some. */
+export const MAX_TOP_ROW = 512 * 1024
+
+export const GetTensorTopRequest = record("GetTensorTopRequest", {
+  /** F32, without gaps. */
+  tensor: RpcTensor,
+  /** Where in it the rows begin; a multiple of a row's bytes, as is their size. */
+  offsetBytes: u64,
+  sizeBytes: u64,
+  /** 1 to `MAX_TOP_COUNT`, and no more than a row has values. */
+  count: u32,
+})
+
+/** Of a value that GET_TENSOR_TOP gives: `u32` its index in the row, then the float. */
+export const TOP_VALUE_BYTES = 8
 
 /** Weights that one OFFER_WEIGHTS offers at most. */
 export const MAX_OFFERED_WEIGHTS = 128
@@ -240,6 +279,16 @@ export const extensionCommands = {
     maxRequestBytes: Number.MAX_SAFE_INTEGER,
     response: null,
   },
+  /**
+   * Of each of some rows of such a tensor (`ne[0]` values, at most `MAX_TOP_ROW`) the `count` largest values, each with its index, in the
+   * order of these. Of equal ones the first are taken, and what is not a number counts as the least.
+   */
+  GET_TENSOR_TOP: {
+    level: 7,
+    request: fixed(GetTensorTopRequest),
+    maxRequestBytes: GetTensorTopRequest.size,
+    response: dataOnly,
+  },
   /** The server will give this session the connection that shows the key, for a while; it knows the key when it answers. */
   LINK_EXPECT: {
     level: 4,
@@ -272,6 +321,16 @@ export const extensionCommands = {
     level: 4,
     request: fixed(AllReduceRequest),
     maxRequestBytes: AllReduceRequest.size,
+    response: null,
+  },
+  /**
+   * The same where a server has several of the parts, each on a device of its own: what it can add up of them alone in that order does not
+   * travel. It needs no links where it has all.
+   */
+  ALL_REDUCE_DEVICES: {
+    level: 7,
+    request: withRecords(AllReduceDevicesHead, "tensors", RpcTensor, MAX_PARTS),
+    maxRequestBytes: AllReduceDevicesHead.size + MAX_PARTS * RpcTensor.size,
     response: null,
   },
 } as const satisfies {

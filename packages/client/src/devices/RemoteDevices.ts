@@ -4,7 +4,7 @@
  */
 import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
-import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
+import { Command, extensionCommands, formatVersion, MAX_TOP_ROW } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { DeviceSpeed, LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
@@ -16,6 +16,7 @@ import { measureDevice } from "./deviceSpeed.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { forgetGraphs } from "./graphs.ts"
+import { KeptSpeeds } from "./KeptSpeeds.ts"
 import { measureLink } from "./linkSpeed.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import {
@@ -114,6 +115,7 @@ export class RemoteDevices {
       Number(alignment.alignmentBytes),
       maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
       connection.hasPlainSizes ? 1 : 0,
+      connection.findsTop ? MAX_TOP_ROW : 0,
     ) as Address
     setDialect(address, connection.dialect)
     const state = newDeviceState(
@@ -173,14 +175,27 @@ export class RemoteDevices {
   }
 
   private measureUnknown(): void {
+    const kept = new KeptSpeeds()
     for (const state of this.states) {
       if (this.knownSpeeds.has(state)) continue
-      const speed = this.afterFreedBuffer(state.connection, () => measureDevice(state))
+      const speed = this.keptOrMeasured(state, kept)
       if (speed !== undefined) this.knownSpeeds.set(state, speed)
     }
     if (this.linking === undefined || this.linking.unlinked !== undefined) {
-      this.linking = this.operations.groups.tryLinks(this.connections)
+      this.linking = this.operations.groups.tryLinks()
     }
+  }
+
+  private keptOrMeasured(state: DeviceState, kept: KeptSpeeds): DeviceSpeed | undefined {
+    const { connection, deviceIndex, name } = state
+    const { serverName } = connection
+    const key = `${serverName} ${deviceIndex}`
+    const known = serverName === undefined ? undefined : kept.find(key)
+    if (known !== undefined) return { device: name, ...known }
+    const speed = this.afterFreedBuffer(connection, () => measureDevice(state))
+    // What has no name of its own, such as a server of llama.cpp, may be another one now at the same address.
+    if (speed === undefined || serverName === undefined) return speed
+    return { device: name, ...kept.add(key, speed) }
   }
 
   /** Lets servers over which tensors are split be linked now, not at their first sum; why they are not, if so. */

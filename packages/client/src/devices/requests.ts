@@ -10,6 +10,7 @@ import {
   ExtensionCommand,
   extensionCommands,
   GetTensorRequest,
+  GetTensorTopRequest,
   MemsetTensorRequest,
   type MessageId,
   REQUEST_HEADER_SIZE_BYTES,
@@ -196,6 +197,25 @@ export const putGetTensorBf16 = (
   writeU64FromNumber(blockView, payload + offsets.sizeBytes, floatBytes)
 }
 
+/** GET_TENSOR_TOP of rows that lie at a range, for a server that announced it; its answer has `count` values of each. */
+export const putGetTensorTop = (
+  connection: RpcConnection,
+  tensor: Uint8Array,
+  offset: number,
+  sizeBytes: number,
+  count: number,
+): void => {
+  const { offsets, size } = GetTensorTopRequest
+  const { block, blockView } = connection
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + size)
+  writeRequestHeader(blockView, at, ExtensionCommand.GET_TENSOR_TOP, size)
+  const payload = at + REQUEST_HEADER_SIZE_BYTES
+  block.set(tensor, payload + offsets.tensor)
+  writeU64FromNumber(blockView, payload + offsets.offsetBytes, offset)
+  writeU64FromNumber(blockView, payload + offsets.sizeBytes, sizeBytes)
+  blockView.setUint32(payload + offsets.count, count, true)
+}
+
 /** SET_TENSOR_HASH of an encoded tensor from `offset` on; its answer is 1 when the server had it in its cache, and has put it there. */
 export const putSetTensorHash = (
   connection: RpcConnection,
@@ -344,6 +364,28 @@ export const putAllReduce = (
   const payload = at + REQUEST_HEADER_SIZE_BYTES
   connection.blockView.setUint32(payload + offsets.flags, flags, true)
   connection.block.set(record, payload + offsets.tensor)
+}
+
+/**
+ * ALL_REDUCE_DEVICES of the records of `members`, behind an encoded `AllReduceDevicesHead`, for a server that knows it, and is linked with
+ * the others where there are any; see ServerSums.ts.
+ */
+export const putAllReduceDevices = (
+  connection: RpcConnection,
+  head: Uint8Array,
+  records: ReadonlyArray<Uint8Array>,
+  members: ReadonlyArray<number>,
+): void => {
+  const sizeBytes = head.length + members.length * RpcTensor.size
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + sizeBytes)
+  writeRequestHeader(connection.blockView, at, ExtensionCommand.ALL_REDUCE_DEVICES, sizeBytes)
+  const payload = at + REQUEST_HEADER_SIZE_BYTES
+  connection.block.set(head, payload)
+  let next = payload + head.length
+  for (const member of members) {
+    connection.block.set(records[member]!, next)
+    next += RpcTensor.size
+  }
 }
 
 /** Asks something that needs no work, after what came before: the answer comes when all of that is done. */

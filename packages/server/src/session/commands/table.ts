@@ -8,9 +8,10 @@ import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
 import { memoryDomain } from "./host.ts"
-import { allReduce, linkAwait, linkDial, linkExpect, linkFree } from "./link.ts"
+import { linkAwait, linkDial, linkExpect, linkFree } from "./link.ts"
 import { offerWeights, setTensorHash } from "./offers.ts"
 import { status } from "./status.ts"
+import { allReduce, allReduceDevices } from "./sums.ts"
 import { deviceSupports } from "./support.ts"
 import {
   copyTensor,
@@ -21,6 +22,7 @@ import {
   setTensor,
 } from "./tensor.ts"
 import { getTensor2d, setTensor2d } from "./tensor2d.ts"
+import { getTensorTop } from "./top.ts"
 
 /**
  * Does one request and answers it, if the newest version answers it at all.
@@ -61,11 +63,13 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   LINK_AWAIT: linkAwait,
   LINK_FREE: linkFree,
   ALL_REDUCE: allReduce,
+  ALL_REDUCE_DEVICES: allReduceDevices,
   MEMORY_DOMAIN: memoryDomain,
   STATUS: status,
   OFFER_WEIGHTS: offerWeights,
   GET_TENSOR_BF16: getTensorBf16,
   SET_TENSOR_BF16: setTensorBf16,
+  GET_TENSOR_TOP: getTensorTop,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)
