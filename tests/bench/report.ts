@@ -178,7 +178,7 @@ const llamaBenchTable = (rows: readonly LlamaBenchRow[]): string =>
 const commandTable = (rows: readonly CommandRow[]): string =>
   table(
     [
-      ...["model", "servers", "caches", "processes"],
+      ...["model", "servers", "caches", "processes", "one after the other"],
       ...[rows[0]!.referenceName, "ggml-rpc run", "the first ÷ ours"],
     ],
     rows.map((row) => {
@@ -189,6 +189,7 @@ const commandTable = (rows: readonly CommandRow[]): string =>
         String(row.serverCount),
         row.cacheWarm ? "warm" : "none",
         row.pinned ? "one core" : "not pinned",
+        row.pauseMs === 0 ? "at once" : `${row.pauseMs / 1000} s later`,
         formatSummary(reference),
         formatSummary(ours),
         speedup(reference, ours).toFixed(2),
@@ -288,10 +289,10 @@ export const mergeReports = (reports: readonly Report[]): Report => {
   }
 }
 
-const placeOf = ({ pinned, cacheWarm }: CommandCase): string =>
+const placeOf = ({ pinned, cacheWarm }: Pick<CommandCase, "pinned" | "cacheWarm">): string =>
   `${cacheWarm ? "servers' caches warm" : "nothing cached"}, ${pinned ? "one core" : "not pinned"}`
 
-const serversOf = ({ serverCount }: CommandCase): string =>
+const serversOf = ({ serverCount }: Pick<CommandCase, "serverCount">): string =>
   `${serverCount} server${serverCount > 1 ? "s" : ""}`
 
 /** What a user gains, in one table: only what was measured. */
@@ -305,7 +306,7 @@ export const gainsTable = (report: Report): string => {
       })),
   )
   const commands = report.commands.map(({ reference, ggmlRpcRun, ...given }) => ({
-    what: `A whole command with one token, ${given.model}, ${placeOf(given)}; ours against llama.cpp`,
+    what: `A whole command with one token, ${given.model}, ${given.pauseMs === 0 ? "right behind another one, " : ""}${placeOf(given)}; ours against llama.cpp`,
     cell: `${serversOf(given)} ${speedup(summarize(reference), summarize(ggmlRpcRun)).toFixed(2)}×`,
   }))
   const rows = Map.groupBy([...loads, ...commands], ({ what }) => what)
