@@ -1,24 +1,28 @@
 /**
- * Logits that nobody looks at do not cross the wire: where samplers choose among the most likely tokens, the server finds these. The
- * texts stay the same.
+ * Logits that nobody looks at do not cross the wire: where samplers choose among the most likely tokens, the server finds these, or, where
+ * tensors are cut, each server those of its part. The texts stay the same.
  */
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
 import type { Cluster } from "@ggml-rpc/client"
 import { Effect } from "effect"
 import { ensureModel } from "./models/models.ts"
 import { ensureArchitectureModels } from "./peers/models.ts"
+import { type ServerProcess, startUpstreamServer } from "./peers/process.ts"
+import { enabledReleases } from "./peers/releases.ts"
 import { type OurServer, openCluster, run, startOurServer } from "./servers.ts"
 
 setDefaultTimeout(60_000)
 
 const stack = new AsyncDisposableStack()
 let server: OurServer
+let second: OurServer
 let old: OurServer
 let tiny: string
 
 beforeAll(async () => {
   tiny = await ensureModel("tiny")
   server = stack.use(await startOurServer())
+  second = stack.use(await startOurServer())
   old = stack.use(await startOurServer({ flags: ["--protocol", "2.0"] }))
 }, 600_000)
 
@@ -26,12 +30,16 @@ afterAll(() => stack.disposeAsync())
 
 type Prompt = string | ReadonlyArray<number>
 
-/** The texts, one after the other or all at once, and how much came from the server for a token. */
+/** The texts, one after the other or all at once, and how much came from the first server, and from each, for a token. */
 const generate = (
   path: string,
   plan: Cluster.PlanOptions,
   texts: ReadonlyArray<readonly [Prompt, Cluster.GenerateOptions]>,
-  { on = server, beside = [] as ReadonlyArray<OurServer>, isTogether = false } = {},
+  {
+    on = server as ServerProcess,
+    beside = [] as ReadonlyArray<ServerProcess>,
+    isTogether = false,
+  } = {},
 ) =>
   run(
     Effect.gen(function* () {
@@ -39,7 +47,9 @@ const generate = (
       const slots = isTogether ? texts.length : 1
       const options = { contextSize: 512, threads: 1, slots, ...plan }
       const model = yield* cluster.load(yield* cluster.plan(path, options))
-      const received = Effect.map(cluster.traffic, ([link]) => link!.receivedBytes)
+      const received = Effect.map(cluster.traffic, (links) =>
+        links.map(({ receivedBytes }) => receivedBytes),
+      )
       const before = yield* received
       let guessCount = 0
       const said = yield* Effect.forEach(
@@ -56,7 +66,8 @@ const generate = (
         isTogether ? { concurrency: "unbounded" } : {},
       )
       const tokenCount = said.flat().length
-      return { said, bytesPerToken: ((yield* received) - before) / tokenCount, model, guessCount }
+      const bytesOfEach = (yield* received).map((after, at) => (after - before[at]!) / tokenCount)
+      return { said, bytesPerToken: bytesOfEach[0]!, bytesOfEach, model, guessCount }
     }),
   )
 
@@ -160,12 +171,116 @@ test("a draft model on a server gives all logits where guesses must be likely", 
   }
 })
 
-test("a server whose ggml cannot tell them sends all", async () => {
+test("a server whose ggml cannot tell them finds them as they are read, and one of llama.cpp's sends all", async () => {
   const texts = textsOf(likely)
   const plain = await generate(tiny, exact, texts)
   const found = await generate(tiny, { ...exact, generatesOnly: true }, texts, { on: old })
   expect(found.said).toEqual(plain.said)
-  expect(found.bytesPerToken).toBeGreaterThan(2000)
+  // 1, 40 or 100 of 512.
+  expect(found.bytesPerToken).toBeLessThan(400)
+  const [release] = enabledReleases()
+  await using stock = await startUpstreamServer({ release: release!, threads: 1 })
+  const whole = await generate(tiny, { ...exact, generatesOnly: true }, texts, { on: stock })
+  expect(whole.said).toEqual(plain.said)
+  expect(whole.bytesPerToken).toBeGreaterThan(2000)
+})
+
+describe("of tensors that are cut", () => {
+  const cut = { splitMode: "tensor", tensorSplit: [1, 1] } as const
+  const few = { ...cut, generatesOnly: true } as const
+  const beside = () => [second]
+  /** Half of 512 logits. */
+  const HALF_BYTES = 4 * 256
+
+  test("each server sends what samplers choose among of its part, and they choose the same", async () => {
+    const each = likely.map((option) => textsOf([option]))
+    const counts = [1, 40, 100, 40, 1]
+    for (const [at, texts] of each.entries()) {
+      const plain = await generate(tiny, cut, texts, { beside: beside() })
+      const found = await generate(tiny, few, texts, { beside: beside() })
+      expect(found.said).toEqual(plain.said)
+      for (const bytes of plain.bytesOfEach) expect(bytes).toBeGreaterThanOrEqual(HALF_BYTES)
+      // So many tokens with their logits; one that ends a text is forbidden in the last.
+      const most = 8 + 8 * (counts[at]! + 4)
+      for (const bytes of found.bytesOfEach) expect(bytes).toBeLessThan(most)
+    }
+  })
+
+  test("several texts at once, in batches of which each row has its own", async () => {
+    const texts = textsOf([{ temp: 0 }, { seed: 3 }, { temp: 0, ignoreEos: true }, { seed: 4 }])
+    const plain = await generate(tiny, cut, texts, { beside: beside(), isTogether: true })
+    const found = await generate(tiny, few, texts, { beside: beside(), isTogether: true })
+    expect(found.said).toEqual(plain.said)
+    for (const bytes of found.bytesOfEach) expect(bytes).toBeLessThan(8 * 41 + 8)
+  })
+
+  test("samplers that may look at any token get all logits, also beside others", async () => {
+    // Flash attention, which cutting needs, adds up in an order that depends on the batch: seen where any token may be drawn.
+    const steady = all.filter(({ topK, mirostat }) => topK !== 0 && mirostat === undefined)
+    for (const [options, isTogether] of [
+      [[...all, ...likely, all[0]!], false],
+      [[...steady, ...likely, all[0]!], true],
+    ] as const) {
+      const texts = textsOf(options)
+      const plain = await generate(tiny, cut, texts, { beside: beside() })
+      const found = await generate(tiny, few, texts, { beside: beside(), isTogether })
+      expect(found.said).toEqual(plain.said)
+    }
+  })
+
+  test("guesses are checked by the same few", async () => {
+    const draft = { path: tiny, devices: [server.endpoint, second.endpoint] }
+    const speculation = { ngram: { lookupCount: 1, draftCount: 12 }, draft }
+    const texts = textsOf([{ temp: 0 }, { seed: 3 }])
+    const plain = await generate(tiny, cut, texts, { beside: beside() })
+    for (const isTogether of [false, true]) {
+      const plan = { ...few, speculation }
+      const found = await generate(tiny, plan, texts, { beside: beside(), isTogether })
+      expect(found.said).toEqual(plain.said)
+      expect(found.guessCount).toBeGreaterThan(10)
+    }
+  })
+
+  test("where one server does not know how, it sends all of its part, and the other one does not", async () => {
+    await using stock = await startUpstreamServer({ threads: 1 })
+    const texts = textsOf([{ temp: 0 }, { seed: 3 }])
+    const plain = await generate(tiny, cut, texts, { beside: [stock] })
+    const found = await generate(tiny, few, texts, { beside: [stock] })
+    expect(found.said).toEqual(plain.said)
+    // Sums go through the client.
+    const [saved, savedOfStock] = plain.bytesOfEach.map(
+      (bytes, at) => bytes - found.bytesOfEach[at]!,
+    )
+    expect(saved).toBeGreaterThan(HALF_BYTES - 8 * 41)
+    expect(Math.abs(savedOfStock!)).toBeLessThan(1)
+  })
+
+  test("of which there are few, all come", async () => {
+    const texts = textsOf([{ seed: 3, topK: 130 }])
+    const plain = await generate(tiny, cut, texts, { beside: beside() })
+    const found = await generate(tiny, few, texts, { beside: beside() })
+    expect(found.said).toEqual(plain.said)
+    expect(found.bytesOfEach).toEqual(plain.bytesOfEach)
+  })
+
+  test("of an architecture whose batches libllama puts in another order, and of other ones", async () => {
+    const wanted = /^(gemma2|lfm2|qwen3next|cohere2)-/
+    const models = (await ensureArchitectureModels()).filter(({ name }) => wanted.test(name))
+    expect(models.length).toBeGreaterThan(2)
+    for (const { path } of models) {
+      // Where a batch is cut into equal pieces of each text, the longest has its output last.
+      const texts = [4, 7, 5].map(
+        (length, seed) => [prompt.slice(0, length), { seed, topK: 5, maxTokens: 4 }] as const,
+      )
+      const plan = { ...cut, contextSize: 256 }
+      const plain = await generate(path, plan, texts, { beside: beside() })
+      for (const isTogether of [false, true]) {
+        const some = { ...plan, generatesOnly: true }
+        const found = await generate(path, some, texts, { beside: beside(), isTogether })
+        expect([path, found.said]).toEqual([path, plain.said])
+      }
+    }
+  })
 })
 
 test("of other architectures as well; and what is evaluated comes whole", async () => {

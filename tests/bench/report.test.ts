@@ -157,10 +157,10 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
   )
   const gains = gainsTable(merged).split("\n")
   expect(gains.slice(2)).toEqual([
-    "| Loading tiny, nothing cached, one core; ours against llama.cpp | 2 servers 1.00× |",
-    "| Loading large, nothing cached, one core; ours against llama.cpp | 2 servers 1.00× |",
-    "| A whole command with one token, tiny, nothing cached, one core; ours against llama.cpp | 1 server 0.50× |",
-    "| A whole command with one token, large, nothing cached, one core; ours against llama.cpp | 1 server 0.50× |",
+    "| loading tiny, 2 servers, nothing cached, one core | – | 1.00× |",
+    "| loading large, 2 servers, nothing cached, one core | – | 1.00× |",
+    "| a whole command with one token, tiny, 1 server, nothing cached, one core | – | 0.50× |",
+    "| a whole command with one token, large, 1 server, nothing cached, one core | – | 0.50× |",
   ])
   const again = mergeReports([report(5, "tiny"), report(3, "tiny")])
   expect(again.measured.map(({ samples }) => samples.upstream?.length)).toEqual([6])

@@ -5,7 +5,13 @@ import { formatNumber, formatSummary, table } from "./markdown.ts"
 import type { Case, Sample, Samples } from "./measure.ts"
 import type { MemoryRow } from "./memory.ts"
 import type { Breakdown, DeviceBytes, PairingName } from "./sides.ts"
-import { joinSpeeds, type SpeedReport, speedGains, speedSections } from "./speed/speedReport.ts"
+import {
+  gainsOf,
+  joinSpeeds,
+  type SpeedReport,
+  speedGains,
+  speedSections,
+} from "./speed/speedReport.ts"
 import { median, pairedSpeedup, type Summary, speedup, summarize } from "./statistics.ts"
 
 export interface Measured {
@@ -292,8 +298,10 @@ export const mergeReports = (reports: readonly Report[]): Report => {
 const placeOf = ({ pinned, cacheWarm }: Pick<CommandCase, "pinned" | "cacheWarm">): string =>
   `${cacheWarm ? "servers' caches warm" : "nothing cached"}, ${pinned ? "one core" : "not pinned"}`
 
-const serversOf = ({ serverCount }: Pick<CommandCase, "serverCount">): string =>
-  `${serverCount} server${serverCount > 1 ? "s" : ""}`
+const caseName = (
+  given: Pick<CommandCase, "model" | "serverCount" | "pinned" | "cacheWarm">,
+): string =>
+  `${given.model}, ${given.serverCount} server${given.serverCount > 1 ? "s" : ""}, ${placeOf(given)}`
 
 /** What a user gains, in one table: only what was measured. */
 export const gainsTable = (report: Report): string => {
@@ -301,22 +309,15 @@ export const gainsTable = (report: Report): string => {
     linesOf(measured)
       .filter(({ metric, speedup }) => metric === "load call" && speedup !== undefined)
       .map(({ case: given, speedup }) => ({
-        what: `Loading ${given.model}, ${placeOf(given)}; ours against llama.cpp`,
-        cell: `${serversOf(given)} ${speedup!.toFixed(2)}×`,
+        what: `loading ${caseName(given)}`,
+        reference: speedup!,
       })),
   )
   const commands = report.commands.map(({ reference, ggmlRpcRun, ...given }) => ({
-    what: `A whole command with one token, ${given.model}, ${given.pauseMs === 0 ? "right behind another one, " : ""}${placeOf(given)}; ours against llama.cpp`,
-    cell: `${serversOf(given)} ${speedup(summarize(reference), summarize(ggmlRpcRun)).toFixed(2)}×`,
+    what: `a whole command with one token${given.pauseMs === 0 ? ", right behind another one" : ""}, ${caseName(given)}`,
+    reference: speedup(summarize(reference), summarize(ggmlRpcRun)),
   }))
-  const rows = Map.groupBy([...loads, ...commands], ({ what }) => what)
-  return table(
-    ["what", "how many times as fast"],
-    [
-      ...speedGains(report.speeds),
-      ...[...rows].map(([what, cells]) => [what, cells.map(({ cell }) => cell).join(", ")]),
-    ],
-  )
+  return gainsOf([...speedGains(report.speeds), ...loads, ...commands])
 }
 
 /** Around what is written into a document. */

@@ -61,7 +61,7 @@ export const failingDevice = (): FailingDevice => {
     BigUint64Array.from(callbacks, (callback) => BigInt(Number(callback.ptr))),
   )
   const address = Number(
-    symbols.gs_remote_device_new(0, 0, cString("FULL0"), cString("a full device"), 128, -1, 0),
+    symbols.gs_remote_device_new(0, 0, cString("FULL0"), cString("a full device"), 128, -1, 0, 0),
   )
   setOwnNumbers(address)
   return Object.assign(device, {

@@ -1,4 +1,5 @@
 /** `@ggml-rpc/native`'s Llama on models whose logits are known. */
+import { ptr } from "bun:ffi"
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -583,6 +584,56 @@ describe("a sampler", () => {
     }
     expect(await sampled(suppressing, { temp: 0, ignoreEos: true }, 10, 1)).toEqual([30])
   })
+
+  test("chooses among what servers found of parts of the logits, and takes nothing else from them", () =>
+    run(
+      Effect.gen(function* () {
+        const model = yield* load(choice)
+        const context = yield* model.newContext({ threads, candidates: "read" })
+        const sampler = yield* model.newSampler({ temp: 0 })
+        context.decode(tokens(10))
+        expect(sampler.sample(context)).toBe(11)
+        const logits = context.logits()
+        // As if a server with the tokens from 16 on had been asked: the place of its part in another row than this one.
+        const begin = 16
+        const columns = vocabSize - begin
+        const place = BigInt(ptr(logits) + 4 * begin + 8 * vocabSize)
+        const rows = new BigUint64Array(context.foundRows!.buffer)
+        const find = (...found: ReadonlyArray<readonly [number, number]>): void => {
+          rows.set([4n * BigInt(vocabSize), 1n, place, BigInt(columns), BigInt(found.length)])
+          const view = new DataView(logits.buffer, logits.byteOffset + 4 * begin)
+          for (const [at, [index, value]] of found.entries()) {
+            view.setUint32(8 * at, index, true)
+            view.setFloat32(8 * at + 4, value, true)
+          }
+        }
+        find([2, 9], [7, 20])
+        expect(sampler.sample(context)).toBe(begin + 7)
+        find([0, 20], [columns - 1, 20])
+        expect(sampler.sample(context)).toBe(begin)
+        find([2, -100], [7, -200])
+        expect(sampler.sample(context)).toBe(11)
+        for (const indexes of [[columns], [2 ** 32 - 1], [3, 3], [4, 3]]) {
+          find(...indexes.map((index) => [index, 50] as const))
+          expect(() => sampler.sample(context)).toThrow("a server named tokens")
+        }
+        find([2, 9])
+        const grammar = yield* model.newSampler({ temp: 0, grammar: 'root ::= "a"' })
+        expect(() => grammar.sample(context)).toThrow("a grammar needs all logits")
+        for (const look of [
+          () => context.logits(),
+          () => context.allLogits(1),
+          () => context.logprobs(1, 1),
+        ]) {
+          expect(look).toThrow("has the most likely tokens alone")
+        }
+        rows[2] = place + 4n
+        expect(() => sampler.sample(context)).toThrow("parts of the logits")
+        context.decode(tokens(10))
+        expect(context.logits()).toHaveLength(vocabSize)
+        expect(sampler.sample(context)).toBe(11)
+      }),
+    ))
 
   test("without logits throws instead of ending the process", () =>
     run(

@@ -70,8 +70,8 @@ export interface PlanOptions {
   /** Guesses of tokens to come, so that several are computed at once; none. What is said stays the same. */
   readonly speculation?: Speculation | undefined
   /**
-   * Texts are generated and hardly ever evaluated: devices keep room for few logits at a time, and where a server has the output
-   * layer, it sends those that samplers look at alone. What is said stays the same; false.
+   * Texts are generated and hardly ever evaluated: devices keep room for few logits at a time, and servers with the output layer, or parts of
+   * it, send those that samplers look at alone. What is said stays the same; false.
    */
   readonly generatesOnly?: boolean | undefined
   /** Loads the model to embed texts, not to generate any; what the architecture is for. */

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test"
-import { extensionCommands } from "@ggml-rpc/protocol"
+import { MOST_FOUND } from "@ggml-rpc/native/bindings/llama"
+import { extensionCommands, MAX_TOP_COUNT } from "@ggml-rpc/protocol"
 import { RpcConnection } from "./connection/RpcConnection.ts"
 import { describeExactServers } from "./lacking.ts"
 
@@ -16,11 +17,16 @@ test("servers that know no bf16 are named, with what they are", () => {
   )
 })
 
-test("a server of ours knows bf16 from its level on", () => {
+test("a server of ours knows bf16, and finds the largest values, from its level on", () => {
   const connection = new RpcConnection({ host: "127.0.0.1", port: 1 })
-  const { level } = extensionCommands.GET_TENSOR_BF16
-  for (const told of [0, level - 1, level, level + 1]) {
+  const { GET_TENSOR_BF16, GET_TENSOR_TOP } = extensionCommands
+  for (const told of [0, 5, 6, 7, 8]) {
     connection.level = told
-    expect(connection.speaksBf16).toBe(told >= level)
+    expect(connection.speaksBf16).toBe(told >= GET_TENSOR_BF16.level)
+    expect(connection.findsTop).toBe(told >= GET_TENSOR_TOP.level)
   }
+})
+
+test("a context has servers find no more than they may be asked for", () => {
+  expect(MOST_FOUND).toBeLessThanOrEqual(MAX_TOP_COUNT)
 })

@@ -2,6 +2,7 @@
 
 #include "abort_flag.h"
 #include "api.h"
+#include "found_rows.h"
 #include "llama.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <exception>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -292,6 +294,48 @@ llama_token_data_array found_candidates(llama_context * context, int index, int 
     return {g_candidates.data(), g_candidates.size(), -1, false};
 }
 
+// Adds tokens whose logits were read whole.
+void add_whole(const float * logits, size_t begin, size_t end) {
+    for (size_t token = begin; token < end; token++) {
+        g_candidates.push_back({llama_token(token), logits[token], 0.0f});
+    }
+}
+
+// Adds those that a server found in its part of a row, which begins with the token `begin`. Throws where it named others.
+void add_found(const found_part & part, const float * logits, size_t begin) {
+    int64_t last = -1;
+    for (size_t i = 0; i < part.count; i++) {
+        top_value found;
+        memcpy(&found, reinterpret_cast<const char *>(logits + begin) + i * sizeof(found), sizeof(found));
+        if (int64_t(found.index) <= last || found.index >= part.columns) {
+            throw std::runtime_error("a server named tokens that are not among those it was asked for");
+        }
+        last = int64_t(found.index);
+        g_candidates.push_back({llama_token(begin + found.index), found.value, 0.0f});
+    }
+}
+
+// What servers found in their parts of a row of logits, and all tokens of other parts; by their numbers, as above.
+llama_token_data_array read_candidates(const found_rows & rows, const float * logits, size_t count) {
+    g_candidates.clear();
+    size_t next = 0;
+    for (size_t i = 0; i < rows.part_count; i++) {
+        const found_part & part = rows.parts[i];
+        // The part may be that of another row.
+        const int64_t distance  = int64_t(part.address) - int64_t(reinterpret_cast<uint64_t>(logits));
+        const int64_t row_bytes = int64_t(rows.row_bytes);
+        const size_t  begin     = size_t((distance % row_bytes + row_bytes) % row_bytes) / sizeof(float);
+        if (begin < next || begin + part.columns > count) {
+            throw std::runtime_error("parts of the logits are not where they should be");
+        }
+        add_whole(logits, next, begin);
+        add_found(part, logits, begin);
+        next = begin + part.columns;
+    }
+    add_whole(logits, next, count);
+    return {g_candidates.data(), g_candidates.size(), -1, false};
+}
+
 bool grammar_allows(llama_sampler * grammar, llama_token token) {
     llama_token_data       one   = {token, 1.0f, 0.0f};
     llama_token_data_array array = {&one, 1, -1, false};
@@ -303,14 +347,21 @@ bool grammar_allows(llama_sampler * grammar, llama_token token) {
 
 // The token that the chain chooses at an output of the last decode, and that the grammar (may be null) allows; both
 // accept it. As upstream's, it asks the grammar about the chosen token first, which is cheap, and only where that is refused
-// about all. -1 when nothing is left to choose from, with ls_last_error.
-API int ls_sample(llama_sampler * chain, llama_sampler * grammar, llama_context * context, int index) {
+// about all. -1 when nothing is left to choose from, with ls_last_error. `rows` (may be null) tells what of the logits was read; a
+// grammar needs all of them.
+API int ls_sample(llama_sampler * chain, llama_sampler * grammar, llama_context * context, int index, const found_rows * rows) {
     g_error.clear();
     try {
-        const float * logits = llama_get_logits_ith(context, index);
-        const int     count  = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
-        const int     found  = int(llama_get_sampled_candidates_count_ith(context, index));
-        llama_token_data_array candidates = found > 0 ? found_candidates(context, index, found) : candidates_of(logits, count);
+        const float * logits  = llama_get_logits_ith(context, index);
+        const int     count   = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
+        const int     found   = int(llama_get_sampled_candidates_count_ith(context, index));
+        const bool    is_read = rows != nullptr && rows->part_count > 0;
+        if (is_read && grammar != nullptr) {
+            g_error = "a grammar needs all logits";
+            return -1;
+        }
+        llama_token_data_array candidates = found > 0 ? found_candidates(context, index, found) :
+            is_read ? read_candidates(*rows, logits, size_t(count)) : candidates_of(logits, count);
         llama_sampler_apply(chain, &candidates);
         if (candidates.selected < 0) {
             g_error = "the samplers leave no token to choose";

@@ -26,7 +26,7 @@ export class DeviceCandidates {
   }
 
   /** From now on at least `count` of the most likely tokens come for a sequence; 0: all. */
-  want(context: Pointer, sequence: number, count: number): void {
+  want(sequence: number, count: number, context: Pointer): void {
     const current = this.#samplers[sequence]
     if (count === 0 ? current === undefined : current !== undefined && current.count >= count) {
       return

@@ -9,6 +9,7 @@ import { ggml, takeLog } from "./libggml.ts"
 import { llama } from "./libllama.ts"
 import type { ModelInfo } from "./ModelInfo.ts"
 import { defaultThreadCount } from "./processor.ts"
+import { ReadCandidates } from "./ReadCandidates.ts"
 import { TaggedError } from "./taggedError.ts"
 
 /** ggml_type numbers (ggml.h) of the types that a KV cache can have, by llama-cli's names. */
@@ -61,10 +62,13 @@ export interface ContextOptions {
   /** Most outputs of a `decode`, for which the devices keep room; as many as tokens. */
   readonly outputCount?: number
   /**
-   * Outputs are the most likely tokens alone, found where the logits are, until `wantCandidates` says otherwise. The output's device
-   * must be one of which `findsCandidates` says that it can.
+   * Outputs may be the most likely tokens alone, found where the logits are; absent: they are always all logits.
+   *
+   * `graph`: a part of the graph finds them, until `wantCandidates` says otherwise. The output's device must be one of which
+   * `findsCandidates` says that it can. `read`: once `wantCandidates` says so, servers that know how find them as the logits are read; of
+   * others, and of batches with a sequence that wants all, all logits come.
    */
-  readonly candidates?: boolean
+  readonly candidates?: "graph" | "read"
 }
 
 /** Rotary position embedding and its YaRN extension; what is absent is the model's. */
@@ -161,7 +165,8 @@ export class ModelContext {
   readonly pooling: number
   /** Most outputs of a `decode`. */
   readonly outputCount: number
-  readonly #candidates: DeviceCandidates | undefined
+  readonly #candidates: DeviceCandidates | ReadCandidates | undefined
+  readonly #reads: ReadCandidates | undefined
   readonly #library = llama()
   readonly #pointer: Pointer
   readonly #memory: Pointer | null
@@ -174,7 +179,7 @@ export class ModelContext {
     address: Address,
     model: ContextModel,
     outputCount: number,
-    candidates: DeviceCandidates | undefined,
+    candidates: DeviceCandidates | ReadCandidates | undefined,
   ) {
     const pointer = asPointer(address)
     this.address = address
@@ -187,6 +192,7 @@ export class ModelContext {
     this.#model = model
     this.outputCount = outputCount
     this.#candidates = candidates
+    this.#reads = candidates instanceof ReadCandidates ? candidates : undefined
   }
 
   /**
@@ -198,6 +204,7 @@ export class ModelContext {
   decode(tokens: Int32Array, options: DecodeOptions = {}): number {
     // A context without a cache is an encoder's, whose decode is its encode.
     this.#check(tokens, this.#memory === null ? this.ubatchSize : this.batchSize)
+    this.#reads?.beginWhole()
     return this.#library.ls_decode(
       this.#pointer,
       tokens,
@@ -211,9 +218,11 @@ export class ModelContext {
    * Computes the next tokens of several sequences, each at the position that the batch says; the status is that of
    * `decode`. Outputs are found by the indexes that `Batch.add` gave.
    */
-  decodeBatch({ tokens, positions, sequences, outputs, count }: Batch): number {
+  decodeBatch(batch: Batch): number {
+    const { tokens, positions, sequences, outputs, count } = batch
     this.#checkCount(count, this.#memory === null ? this.ubatchSize : this.batchSize)
-    return this.#library.ls_decode_batch(
+    this.#reads?.begin(batch)
+    const status = this.#library.ls_decode_batch(
       this.#pointer,
       tokens,
       positions,
@@ -221,6 +230,8 @@ export class ModelContext {
       outputs,
       count,
     )
+    this.#reads?.end()
+    return status
   }
 
   /** Runs the encoder over a whole input of at most `ubatchSize` tokens; the status is that of `decode`. */
@@ -229,6 +240,7 @@ export class ModelContext {
     if (this.#memory !== null && !this.#model.info.hasEncoder) {
       throw new Error(`${this.#model.info.description} has no encoder: use decode.`)
     }
+    this.#reads?.beginWhole()
     return this.#library.ls_encode(
       this.#pointer,
       tokens,
@@ -245,6 +257,7 @@ export class ModelContext {
    * @param index the token's place in that `decode`; negative counts from the last output: -1 is it
    */
   logits(index = -1): Float32Array {
+    this.#checkWhole(index)
     const address = this.#library.llama_get_logits_ith(this.#open(), index)
     if (address === null) throw new RangeError(noOutput("logits", index))
     return this.#floats(address as Pointer, this.#model.info.vocabSize)
@@ -262,15 +275,14 @@ export class ModelContext {
    * of the `count` most likely tokens, falling.
    */
   logprobs(token: number, count: number, index = -1): ReadonlyArray<readonly [number, number]> {
+    this.#checkWhole(index)
     // The shim's function does not look whether there are logits.
     this.checkOutput(index)
     const size = Math.min(count, this.#model.info.vocabSize) + 1
     const tokens = new Int32Array(size)
     const logprobs = new Float32Array(size)
     if (this.#library.ls_logprobs(this.#pointer, index, token, size - 1, tokens, logprobs) < 0) {
-      throw new RangeError(
-        `Output ${index} has the most likely tokens alone, and probabilities are among all: see wantCandidates.`,
-      )
+      throw new RangeError(fewLogits(index))
     }
     return Array.from(tokens, (found, place) => [found, logprobs[place]!] as const)
   }
@@ -280,11 +292,17 @@ export class ModelContext {
    * logits, or 0, all logits. Nothing for a context without `candidates`, whose outputs are always all.
    */
   wantCandidates(sequence: number, count: number): void {
-    this.#candidates?.want(this.#open(), sequence, count)
+    this.#candidates?.want(sequence, count, this.#open())
+  }
+
+  /** For the shim's samplers: what of the last decode's logits was read, where it may be less than all. */
+  get foundRows(): Uint8Array | null {
+    return this.#reads?.rows ?? null
   }
 
   /** Logits of the last `count` outputs, row after row; valid as long as those of `logits`. */
   allLogits(count: number): Float32Array {
+    this.#checkWhole(-count)
     const address = this.#library.llama_get_logits_ith(this.#open(), -count)
     if (address === null) throw new RangeError(noOutput("logits", -count))
     return this.#floats(address as Pointer, count * this.#model.info.vocabSize)
@@ -440,6 +458,10 @@ export class ModelContext {
     this.#candidates?.release()
   }
 
+  #checkWhole(index: number): void {
+    if (this.#reads?.hasFound) throw new RangeError(fewLogits(index))
+  }
+
   #open(): Pointer {
     if (this.#released) throw new Error("The model context was used after its release.")
     return this.#pointer
@@ -479,6 +501,9 @@ export class ModelContext {
 
 const noOutput = (what: string, index: number): string =>
   `There are no ${what} at index ${index}: the last batch gave no output there.`
+
+const fewLogits = (index: number): string =>
+  `Output ${index} has the most likely tokens alone, not all logits, which probabilities are among: see wantCandidates.`
 
 /** In the order of shim/llama.cpp `context_options`. */
 const contextBlock = (
@@ -522,9 +547,7 @@ const ropeFields = (rope: RopeOptions): ReadonlyArray<number> =>
  */
 export const openModelContext = (model: ContextModel, options: ContextOptions): ModelContext => {
   takeLog()
-  const candidates = options.candidates
-    ? new DeviceCandidates(options.sequenceCount ?? 1)
-    : undefined
+  const candidates = newCandidates(model, options)
   const chains = candidates?.chains
   const block = contextBlock(options, chains)
   const address = llama().ls_context_new(asPointer(model.address), block)
@@ -534,6 +557,20 @@ export const openModelContext = (model: ContextModel, options: ContextOptions): 
   }
   const outputCount = options.outputCount || Number.POSITIVE_INFINITY
   return new ModelContext(address as Address, model, outputCount, candidates)
+}
+
+const newCandidates = (
+  { info }: ContextModel,
+  { candidates, sequenceCount = 1 }: ContextOptions,
+): DeviceCandidates | ReadCandidates | undefined => {
+  switch (candidates) {
+    case "graph":
+      return new DeviceCandidates(sequenceCount)
+    case "read":
+      return new ReadCandidates(sequenceCount, info.vocabSize)
+    case undefined:
+      return undefined
+  }
 }
 
 const contextError = (model: ContextModel, options: ContextOptions): ContextError => {

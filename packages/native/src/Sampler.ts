@@ -132,6 +132,7 @@ export class Sampler {
       this.#grammar,
       asPointer(context.address),
       index,
+      context.foundRows,
     )
     if (token < 0) throw new SamplerError({ detail: `${this.#library.ls_last_error()}.` })
     return token

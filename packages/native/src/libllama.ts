@@ -107,7 +107,7 @@ const openLlama = (set: LibrarySet) => {
     },
     ls_candidates_supported: { args: ["ptr", "i32", "i32"], returns: "i32" },
     ls_candidates_new: { args: ["i32"], returns: "ptr" },
-    ls_sample: { args: ["ptr", "ptr", "ptr", "i32"], returns: "i32" },
+    ls_sample: { args: ["ptr", "ptr", "ptr", "i32", "ptr"], returns: "i32" },
     ls_sampler_chain_new: { args: [], returns: "ptr" },
     ls_model_size: { args: ["ptr"], returns: "f64" },
     ls_model_parameter_count: { args: ["ptr"], returns: "f64" },

@@ -11,6 +11,7 @@ export type { GraphShare, RefusedOp } from "./graphSurvey.ts"
 export * from "./LlamaModel.ts"
 export * from "./ModelContext.ts"
 export type { ModelInfo } from "./ModelInfo.ts"
+export { MOST_FOUND } from "./ReadCandidates.ts"
 export {
   Sampler,
   SamplerError,

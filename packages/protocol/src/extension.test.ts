@@ -127,3 +127,19 @@ test("the requests for bf16 lie as documented", () => {
     { numRuns: 30 },
   )
 })
+
+test("the request for the largest values lies as documented", () => {
+  fc.assert(
+    fc.property(requests.GET_TENSOR, fc.nat(), (range, count) => {
+      const top = encodeExtensionRequest("GET_TENSOR_TOP", { ...range, count })
+      const view = new DataView(top.buffer)
+      expect(top[0]).toBe(143)
+      expect(top.length).toBe(9 + 296 + 8 + 8 + 4)
+      expect(RpcTensor.decode(view, 9)).toEqual(range.tensor)
+      expect(view.getBigUint64(9 + 296, true)).toBe(range.offsetBytes)
+      expect(view.getBigUint64(9 + 304, true)).toBe(range.sizeBytes)
+      expect(view.getUint32(9 + 312, true)).toBe(count)
+    }),
+    { numRuns: 30 },
+  )
+})

@@ -15,7 +15,7 @@ import type { CommandSpec } from "./versions/spec.ts"
  */
 export const HelloExtension = {
   /** What these packages speak: 1, the flags; then the commands of `extensionCommands` up to their levels as well. */
-  LEVEL: 6,
+  LEVEL: 7,
   LEVEL_MASK: 0x0f,
   /** The server has no cache: it knows no weight by its hash, and hashing one for it is time lost. */
   NO_CACHE: 0x10,
@@ -41,6 +41,7 @@ export const ExtensionCommand = {
   OFFER_WEIGHTS: 140,
   GET_TENSOR_BF16: 141,
   SET_TENSOR_BF16: 142,
+  GET_TENSOR_TOP: 143,
 } as const
 
 /** The extension commands by name. */
@@ -184,6 +185,25 @@ export const SetTensorBf16Prefix = record("SetTensorBf16Prefix", {
   offsetBytes: u64,
 })
 
+/** Values that GET_TENSOR_TOP gives of a row at most. */
+export const MAX_TOP_COUNT = 1024
+
+/** Values that a row has at most of which GET_TENSOR_TOP gives some. */
+export const MAX_TOP_ROW = 512 * 1024
+
+export const GetTensorTopRequest = record("GetTensorTopRequest", {
+  /** F32, without gaps. */
+  tensor: RpcTensor,
+  /** Where in it the rows begin; a multiple of a row's bytes, as is their size. */
+  offsetBytes: u64,
+  sizeBytes: u64,
+  /** 1 to `MAX_TOP_COUNT`, and no more than a row has values. */
+  count: u32,
+})
+
+/** Of a value that GET_TENSOR_TOP gives: `u32` its index in the row, then the float. */
+export const TOP_VALUE_BYTES = 8
+
 /** Weights that one OFFER_WEIGHTS offers at most. */
 export const MAX_OFFERED_WEIGHTS = 128
 
@@ -239,6 +259,16 @@ export const extensionCommands = {
     request: withData(SetTensorBf16Prefix),
     maxRequestBytes: Number.MAX_SAFE_INTEGER,
     response: null,
+  },
+  /**
+   * Of each of some rows of such a tensor (`ne[0]` values, at most `MAX_TOP_ROW`) the `count` largest values, each with its index, in the
+   * order of these. Of equal ones the first are taken, and what is not a number counts as the least.
+   */
+  GET_TENSOR_TOP: {
+    level: 7,
+    request: fixed(GetTensorTopRequest),
+    maxRequestBytes: GetTensorTopRequest.size,
+    response: dataOnly,
   },
   /** The server will give this session the connection that shows the key, for a while; it knows the key when it answers. */
   LINK_EXPECT: {

@@ -270,6 +270,11 @@ const validRequests = (random: Random, writer: Writer, buffer: TestBuffer): Uint
               ...{ tensor, offsetBytes: BigInt(4 * random.below(16)) },
               data: new Uint8Array(2 * random.below(16)),
             }),
+          () =>
+            encodeExtensionRequest("GET_TENSOR_TOP", {
+              ...{ tensor, offsetBytes: BigInt(4 * random.below(16)) },
+              ...{ sizeBytes: BigInt(4 * random.below(16)), count: random.below(4) },
+            }),
         ]
       : []),
     () => simpleGraph(random, writer, buffer),

@@ -13,11 +13,18 @@ export interface Quotient {
   readonly title: string
   readonly of: readonly Way[]
   readonly by: readonly Way[]
+  /** The column of the table of what somebody gains that it stands in; absent: it does not. */
+  readonly gain?: Gain
 }
+
+/** What ours wins: by a second server, or against llama.cpp on as many. */
+export type Gain = "second" | "reference"
 
 export interface Comparison {
   readonly part: SpeedPart
   readonly title: string
+  /** What is run, in the table of what somebody gains. */
+  readonly what: string
   readonly model: ModelName
   readonly ways: readonly Way[]
   readonly tests: SpeedTests
@@ -85,6 +92,7 @@ const makers: Record<
       {
         ...{ part: "groups", model, isOneCore: false, delayMs: 0 },
         title: `Many texts over layers on one and two servers: ${labelOf(model)}`,
+        what: `${labelOf(model)}, layers`,
         ways: [one.ours, two.ours, one.upstream, two.upstream],
         tests: {
           ...{ prompts: [], streams: isQuick ? [2, 8] : [2, 8, 32] },
@@ -92,8 +100,12 @@ const makers: Record<
           repeat: 2,
         },
         quotients: [
-          { title: "ours: 2 ÷ 1", of: [two.ours], by: [one.ours] },
+          { title: "ours: 2 ÷ 1", of: [two.ours], by: [one.ours], gain: "second" },
           { title: "llama.cpp: 2 ÷ 1", of: [two.upstream], by: [one.upstream] },
+          {
+            ...{ title: "over two: ours ÷ llama.cpp", gain: "reference" },
+            ...{ of: [two.ours], by: [two.upstream] },
+          },
         ],
       },
     ]
@@ -105,13 +117,17 @@ const makers: Record<
       {
         ...{ part: "prefill", model, isOneCore: false, delayMs: 0 },
         title: `A long prompt: ${labelOf(model)}`,
+        what: labelOf(model),
         ways: [one.ours, ...overTwoServers, one.upstream, two.upstream],
         // The short one makes the connections' and the memory's first use.
         tests: { prompts: isQuick ? [32, 256] : [64, 2048], streams: [], textCount: 0, repeat: 1 },
         quotients: [
-          { title: "ours: best of 2 ÷ 1", of: overTwoServers, by: [one.ours] },
+          { title: "ours: best of 2 ÷ 1", of: overTwoServers, by: [one.ours], gain: "second" },
           { title: "layers: 2 ÷ 1", of: [two.ours], by: [one.ours] },
-          { title: "over two: ours ÷ llama.cpp", of: overTwoServers, by: [two.upstream] },
+          {
+            ...{ title: "over two: ours ÷ llama.cpp", gain: "reference" },
+            ...{ of: overTwoServers, by: [two.upstream] },
+          },
         ],
       },
     ]
@@ -124,6 +140,7 @@ const makers: Record<
     return models.map((model) => ({
       ...{ part: "repack", model, isOneCore: true, delayMs: 0 },
       title: `One server against one's own process, all on one core: ${labelOf(model)}`,
+      what: `${labelOf(model)}, one server, all on one core`,
       ways: [own, one.ours, onOurs, one.upstream],
       tests: {
         prompts: [isQuick ? 64 : 128],
@@ -134,7 +151,7 @@ const makers: Record<
       quotients: [
         { title: "ours ÷ own process", of: [one.ours], by: [own] },
         { title: "its client on ours ÷ own process", of: [onOurs], by: [own] },
-        { title: "ours ÷ llama.cpp", of: [one.ours], by: [one.upstream] },
+        { title: "ours ÷ llama.cpp", of: [one.ours], by: [one.upstream], gain: "reference" },
       ],
     }))
   },
@@ -152,6 +169,7 @@ const makers: Record<
         ...comparison,
         delayMs,
         title: `${delayMs} ms between client and servers, each way: ${labelOf(model)}`,
+        what: `${labelOf(model)}, ${delayMs} ms each way`,
       }
     }),
 }
@@ -168,11 +186,15 @@ const overTwo = (
   return {
     ...{ part, model, tests, isOneCore: false, delayMs: 0 },
     title: `One and two servers: ${labelOf(model)}`,
+    what: labelOf(model),
     ways: [one.ours, ...oursOverTwo, one.upstream, ...upstreamOverTwo],
     quotients: [
       { title: "ours: tensors cut over 2 ÷ 1", of: [two.oursCut], by: [one.ours] },
-      { title: "ours: best of 2 ÷ 1", of: oursOverTwo, by: [one.ours] },
-      { title: "over two: best of ours ÷ best of llama.cpp", of: oursOverTwo, by: upstreamOverTwo },
+      { title: "ours: best of 2 ÷ 1", of: oursOverTwo, by: [one.ours], gain: "second" },
+      {
+        ...{ title: "over two: best of ours ÷ best of llama.cpp", gain: "reference" },
+        ...{ of: oursOverTwo, by: upstreamOverTwo },
+      },
     ],
   }
 }

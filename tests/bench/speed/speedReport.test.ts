@@ -1,7 +1,14 @@
 import { expect, test } from "bun:test"
-import { comparisonsOf, speedParts } from "./comparisons.ts"
+import { comparisonsOf, type Quotient, speedParts } from "./comparisons.ts"
 import type { SpeedMeasured } from "./measureSpeed.ts"
-import { joinSpeeds, quotientOf, speedGains, speedTable, trafficTable } from "./speedReport.ts"
+import {
+  gainsOf,
+  joinSpeeds,
+  quotientOf,
+  speedGains,
+  speedTable,
+  trafficTable,
+} from "./speedReport.ts"
 import { ours, type SpeedSample, upstream } from "./ways.ts"
 
 const sample = (prompt: number, text: number): SpeedSample => ({
@@ -14,13 +21,14 @@ const [oursOne, oursTwo, theirs] = [ours(1), ours(2), upstream(2)]
 const measured: SpeedMeasured = {
   comparison: {
     part: "split",
-    title: "A model",
+    title: "A comparison",
+    what: "A model",
     model: "deep",
     ways: [oursOne, oursTwo, theirs],
     tests: { prompts: [512], streams: [1], textCount: 8, repeat: 1 },
     quotients: [
-      { title: "2 ÷ 1", of: [oursTwo], by: [oursOne] },
-      { title: "ours ÷ theirs", of: [oursOne, oursTwo], by: [theirs] },
+      { title: "2 ÷ 1", of: [oursTwo], by: [oursOne], gain: "second" },
+      { title: "ours ÷ theirs", of: [oursOne, oursTwo], by: [theirs], gain: "reference" },
     ],
     isOneCore: false,
     delayMs: 0,
@@ -54,9 +62,27 @@ test("a table has a row a way, and one a quotient; what failed is a dash", () =>
   ])
   const failed = { ...measured, samples: { [oursOne.name]: measured.samples[oursOne.name]! } }
   expect(speedTable(failed)).toContain("| ours, 2 servers | – | – | – |")
-  expect(speedGains([measured, { ...measured, samples: {} }])).toEqual([
-    ["A model; 2 ÷ 1", "prompt of 512 2.00×, 1 text 0.90×"],
-    ["A model; ours ÷ theirs", "prompt of 512 2.50×, 1 text 2.00×"],
+})
+
+test("what somebody gains is a row a test, of the quotients that say so", () => {
+  const { comparison, samples } = measured
+  const [second, { title, of, by }] = comparison.quotients as [Quotient, Quotient]
+  const quotients = [second, { title, of, by }]
+  const rows = speedGains([
+    measured,
+    { comparison: { ...comparison, quotients }, samples },
+    { comparison, samples: {} },
+  ])
+  expect(
+    gainsOf([...rows, { what: "loading", reference: 3 }])
+      .split("\n")
+      .slice(2),
+  ).toEqual([
+    "| A model: prompt of 512 | 2.00× | 2.50× |",
+    "| A model: 1 text | 0.90× | 2.00× |",
+    "| A model: prompt of 512 | 2.00× | – |",
+    "| A model: 1 text | 0.90× | – |",
+    "| loading | – | 3.00× |",
   ])
 })
 

@@ -1,7 +1,7 @@
 /** Comparisons of speed as Markdown. */
 import { formatNumber, formatSummary, table } from "../markdown.ts"
 import { median, summarize } from "../statistics.ts"
-import type { Comparison, Quotient } from "./comparisons.ts"
+import type { Comparison, Gain, Quotient } from "./comparisons.ts"
 import type { SpeedMeasured, SpeedSamples, TrafficRow } from "./measureSpeed.ts"
 import { promptName, type SpeedTests, streamsName, type Way } from "./ways.ts"
 
@@ -91,20 +91,27 @@ export const speedSections = ({
     : ([["What a token moves, all links together", trafficTable(traffic)]] as const)),
 ]
 
-/** What somebody gains: a line a quotient, with all its tests. */
-export const speedGains = (
-  speeds: readonly SpeedMeasured[],
-): ReadonlyArray<readonly [string, string]> =>
+/** A row of what somebody gains: how many times as fast ours is, where that was measured. */
+export type GainRow = { readonly what: string } & { readonly [G in Gain]?: number }
+
+/** What somebody gains: a row a test. */
+export const speedGains = (speeds: readonly SpeedMeasured[]): readonly GainRow[] =>
   speeds.flatMap(({ comparison, samples }) =>
-    comparison.quotients.flatMap((quotient) => {
-      const cells = testNames(comparison.tests).flatMap((test) => {
+    testNames(comparison.tests).flatMap((test) => {
+      const cells = comparison.quotients.flatMap((quotient) => {
         const value = quotientOf(samples, quotient, test)
-        return value === undefined ? [] : [`${test} ${factor(value)}`]
+        return quotient.gain === undefined || value === undefined ? [] : [[quotient.gain, value]]
       })
-      return cells.length === 0
-        ? []
-        : [[`${comparison.title}; ${quotient.title}`, cells.join(", ")] as const]
+      const what = `${comparison.what}: ${test}`
+      return cells.length === 0 ? [] : [{ what, ...Object.fromEntries(cells) }]
     }),
+  )
+
+/** Of what somebody gains, with what was measured otherwise behind it. */
+export const gainsOf = (rows: readonly GainRow[]): string =>
+  table(
+    ["what", "ours: two servers ÷ one", "ours ÷ llama.cpp"],
+    rows.map(({ what, second, reference }) => [what, factor(second), factor(reference)]),
   )
 
 /**

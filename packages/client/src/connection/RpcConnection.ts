@@ -138,6 +138,11 @@ export class RpcConnection extends RequestStream {
     return this.level >= extensionCommands.GET_TENSOR_BF16.level
   }
 
+  /** The server gives the largest values of rows. */
+  get findsTop(): boolean {
+    return this.level >= extensionCommands.GET_TENSOR_TOP.level
+  }
+
   /** False when the server hung up without a byte of an answer, as one does that knows HELLO in another form. */
   private hello(form: HelloForm, timeoutMs: number): boolean {
     io().io_send(this.fd, form.request, form.request.length)

@@ -4,7 +4,7 @@
  */
 import { JSCallback } from "bun:ffi"
 import type { Address } from "@ggml-rpc/native/bindings"
-import { Command, ExtensionCommand } from "@ggml-rpc/protocol"
+import { Command, ExtensionCommand, TOP_VALUE_BYTES } from "@ggml-rpc/protocol"
 import { RemoteMemoryError } from "../errors.ts"
 import { DeviceGroups } from "./DeviceGroups.ts"
 import type { DeviceMemory, DeviceState } from "./device.ts"
@@ -17,6 +17,7 @@ import {
   putFreeBuffer,
   putGetTensor,
   putGetTensorBf16,
+  putGetTensorTop,
   putInitTensor,
   putMemsetTensor,
   putRelay,
@@ -114,6 +115,24 @@ export class DeviceOperations {
     const ticket = connection.expect(target, sizeBytes)
     if (!isAsync) connection.drainTo(ticket)
     return ticket
+  }
+
+  /**
+   * Reads of each of `rowCount` rows, which lie at a range, the `count` largest values, row after row; returns the read's ticket. The
+   * server is one that `findsTop`.
+   */
+  getTop(
+    device: number,
+    target: Address,
+    offset: number,
+    sizeBytes: number,
+    count: number,
+    rowCount: number,
+  ): number {
+    const { connection } = this.states[device]!
+    putGetTensorTop(connection, this.exchange.tensor, offset, sizeBytes, count)
+    const answerBytes = rowCount * count * TOP_VALUE_BYTES
+    return connection.expect(target, answerBytes, ExtensionCommand.GET_TENSOR_TOP)
   }
 
   copyTensor(device: number): number {
@@ -275,6 +294,18 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
         operations.groups.allReduce(group, elementCount, counting),
       ["i32", "f64", "i32"],
       "void",
+    ),
+    make(
+      (
+        device: number,
+        target: Address,
+        offset: number,
+        sizeBytes: number,
+        count: number,
+        rowCount: number,
+      ) => operations.getTop(device, target, offset, sizeBytes, count, rowCount),
+      ["i32", "ptr", "f64", "f64", "i32", "f64"],
+      "f64",
     ),
   ]
 }

@@ -4,7 +4,7 @@
  */
 import type { JSCallback } from "bun:ffi"
 import { type Address, asPointer, cString, ggml } from "@ggml-rpc/native/bindings"
-import { Command, extensionCommands, formatVersion } from "@ggml-rpc/protocol"
+import { Command, extensionCommands, formatVersion, MAX_TOP_ROW } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { DeviceSpeed, LinkSpeed, LinkTraffic } from "../engine/messages.ts"
 import { type ClusterError, deviceCountError } from "../errors.ts"
@@ -114,6 +114,7 @@ export class RemoteDevices {
       Number(alignment.alignmentBytes),
       maxSize.maxSizeBytes === NO_LIMIT ? -1 : Number(maxSize.maxSizeBytes),
       connection.hasPlainSizes ? 1 : 0,
+      connection.findsTop ? MAX_TOP_ROW : 0,
     ) as Address
     setDialect(address, connection.dialect)
     const state = newDeviceState(

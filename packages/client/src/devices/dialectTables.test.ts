@@ -23,7 +23,7 @@ afterAll(() => {
 
 const deviceOf = (dialect: Dialect): Address => {
   const device = ggml().gs_remote_device_new(
-    ...([devices.length, 0, cString("RPC0"), cString("a server"), 64, -1, 0] as const),
+    ...([devices.length, 0, cString("RPC0"), cString("a server"), 64, -1, 0, 0] as const),
   ) as Address
   devices.push(device)
   setDialect(device, dialect)

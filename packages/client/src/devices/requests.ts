@@ -10,6 +10,7 @@ import {
   ExtensionCommand,
   extensionCommands,
   GetTensorRequest,
+  GetTensorTopRequest,
   MemsetTensorRequest,
   type MessageId,
   REQUEST_HEADER_SIZE_BYTES,
@@ -169,6 +170,25 @@ export const putGetTensorBf16 = (
   writeU64FromNumber(blockView, payload + offsets.offsetBytes, offset)
   const floatBytes = (sizeBytes / BF16_BYTES) * FLOAT_BYTES
   writeU64FromNumber(blockView, payload + offsets.sizeBytes, floatBytes)
+}
+
+/** GET_TENSOR_TOP of rows that lie at a range, for a server that announced it; its answer has `count` values of each. */
+export const putGetTensorTop = (
+  connection: RpcConnection,
+  tensor: Uint8Array,
+  offset: number,
+  sizeBytes: number,
+  count: number,
+): void => {
+  const { offsets, size } = GetTensorTopRequest
+  const { block, blockView } = connection
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + size)
+  writeRequestHeader(blockView, at, ExtensionCommand.GET_TENSOR_TOP, size)
+  const payload = at + REQUEST_HEADER_SIZE_BYTES
+  block.set(tensor, payload + offsets.tensor)
+  writeU64FromNumber(blockView, payload + offsets.offsetBytes, offset)
+  writeU64FromNumber(blockView, payload + offsets.sizeBytes, sizeBytes)
+  blockView.setUint32(payload + offsets.count, count, true)
 }
 
 /** SET_TENSOR_HASH of an encoded tensor from `offset` on; its answer is 1 when the server had it in its cache, and has put it there. */

@@ -48,7 +48,7 @@ beforeEach(() => {
   asked = []
   requestCount = 0
   device = ggml().gs_remote_device_new(
-    ...([0, 0, cString("RPC0"), cString("a server"), 64, -1, 0] as const),
+    ...([0, 0, cString("RPC0"), cString("a server"), 64, -1, 0, 0] as const),
   ) as Address
   setDialect(device, new Dialect(newest))
   ggml().gs_remote_support_enable(asPointer(device), 1)

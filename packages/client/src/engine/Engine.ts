@@ -254,15 +254,15 @@ export class Engine {
         ...context,
         abortFlag,
         sequenceCount: Math.ceil((context.slotCount ?? 1) / groupCount),
-        candidates:
-          context.outputCount !== undefined &&
-          // libllama runs no samplers on tensors that are cut.
-          shares === undefined &&
-          this.findsCandidates(
-            // One may have overridden tensors alone.
-            used.filter((at) => placement.unitCounts[at]! > 0).map((at) => devices[at]!),
+        ...(context.outputCount !== undefined && {
+          candidates: this.candidatesOf(
+            // libllama runs no samplers on tensors that are cut. One may have overridden tensors alone.
+            shares === undefined
+              ? used.filter((at) => placement.unitCounts[at]! > 0).map((at) => devices[at]!)
+              : [],
             model.info,
           ),
+        }),
         ...(context.embeddings ? { pooling: context.pooling ?? 0 } : {}),
       }
       const contexts: Array<ModelContext> = []
@@ -284,15 +284,18 @@ export class Engine {
     }
   }
 
-  /** The output layer, which the last device with layers has, is on a server that can tell which tokens are most likely. */
-  private findsCandidates(
+  /**
+   * By the graph where the output layer, which the last device with layers has, is on a server that can tell which tokens are most likely;
+   * else as they are read.
+   */
+  private candidatesOf(
     withLayers: ReadonlyArray<number>,
     { vocabSize, hasEncoder }: ModelInfo,
-  ): boolean {
+  ): "graph" | "read" {
     const last = withLayers.at(-1)
     const remoteCount = this.remote?.devices.length ?? 0
-    if (last === undefined || last >= remoteCount || hasEncoder) return false
-    return findsCandidates(this.addresses[last]!, vocabSize)
+    if (last === undefined || last >= remoteCount || hasEncoder) return "read"
+    return findsCandidates(this.addresses[last]!, vocabSize) ? "graph" : "read"
   }
 
   /**

@@ -43,6 +43,7 @@ struct remote_callbacks {
     int  (*group_open)(int count); // of exchange->members: a number for it; -1: ggml adds up its partial sums
     void (*group_close)(int group);
     void (*all_reduce)(int group, double element_count, int counting); // exchange->parts; bit i: part i counts, else it is zero
+    double (*get_top)(int device, void * data, double offset, double size, int count, double row_count); // as get_tensor, of rows' largest values
 };
 
 extern remote_callbacks g_remote;

@@ -3,6 +3,7 @@
 #include "remote_device.h"
 #include "api.h"
 #include "bf16.h"
+#include "found_rows.h"
 #include "remote_callbacks.h"
 #include "remote_group.h"
 #include "views.h"
@@ -333,10 +334,28 @@ size_t remote_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor * te
     return known[key] = asked < plain ? plain : asked;
 }
 
+// What decodes under way are to find of their logits, and where that is told; see gs_remote_find.
+struct {
+    found_rows * rows  = nullptr;
+    int          count = 0;
+} g_find;
+
+// Largest values of several rows, which arrive one after the other and belong to the rows.
+struct found_block {
+    std::vector<top_value> values;
+    char * data;
+    size_t stride;
+    size_t row_count;
+    size_t count;
+};
+
 // One for each llama_context and device.
 struct remote_backend {
     remote_device * device;
     double          last_ticket; // of its asynchronous reads since it last synchronized; 0 none
+    // The first `found_count` are on their way, or here; the others are room for more.
+    std::vector<found_block> found;
+    size_t found_count = 0;
 };
 
 remote_backend * backend_of(ggml_backend_t backend) {
@@ -364,12 +383,88 @@ void remote_set_tensor_async(ggml_backend_t, ggml_tensor * tensor, const void * 
     remote_set_tensor(buffer_of(tensor), tensor, data, offset, size);
 }
 
+// Whether a read is one of a model's output, whose largest values are all that is wanted of it: these, with their indexes, have to fit
+// into its place. Of the outputs of a graph that generates, libllama reads no other one.
+bool is_to_find(const ggml_tensor * tensor, const remote_server & server) {
+    const int64_t columns = tensor->ne[0];
+    return (tensor->flags & GGML_TENSOR_FLAG_OUTPUT) != 0 && tensor->type == GGML_TYPE_F32 && ggml_is_contiguous(tensor) &&
+        columns <= server.top_row_max && 2 * int64_t(g_find.count) <= columns && uint64_t(columns) * sizeof(float) <= g_find.rows->row_bytes;
+}
+
+// Tells of a part of rows that holds largest values, once; false where that are too many.
+bool note_part(const void * data, int64_t columns) {
+    found_rows & rows = *g_find.rows;
+    const uint64_t address = reinterpret_cast<uint64_t>(data);
+    for (uint64_t i = 0; i < rows.part_count; i++) {
+        const uint64_t other = rows.parts[i].address;
+        if ((address > other ? address - other : other - address) % rows.row_bytes == 0) {
+            return true;
+        }
+    }
+    if (rows.part_count == FOUND_PARTS_MAX) {
+        return false;
+    }
+    rows.parts[rows.part_count++] = {address, uint64_t(columns), uint64_t(g_find.count)};
+    return true;
+}
+
+// Reads the largest values of rows to where these have their places, which are `stride` bytes apart; false where they have to be read whole.
+bool find_rows(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size, size_t stride) {
+    remote_backend * context = backend_of(backend);
+    const remote_server & server = context->device->server;
+    if (g_find.count == 0 || size == 0 || !is_to_find(tensor, server) || size % tensor->nb[1] != 0 || !note_part(data, tensor->ne[0])) {
+        return false;
+    }
+    const size_t row_count = size / tensor->nb[1];
+    const size_t count     = size_t(g_find.count);
+    void * target = data;
+    if (row_count > 1) {
+        if (context->found_count == context->found.size()) {
+            context->found.emplace_back();
+        }
+        found_block & block = context->found[context->found_count++];
+        block.values.resize(row_count * count);
+        block.data      = static_cast<char *>(data);
+        block.stride    = stride;
+        block.row_count = row_count;
+        block.count     = count;
+        target = block.values.data();
+    }
+    record_from_tensor(tensor, server, g_exchange.tensor);
+    context->last_ticket = g_remote.get_top(context->device->index, target, double(offset), double(size), int(count), double(row_count));
+    return true;
+}
+
+// What has arrived goes to its rows.
+void place_found(remote_backend * context) {
+    for (size_t i = 0; i < context->found_count; i++) {
+        const found_block & block = context->found[i];
+        for (size_t row = 0; row < block.row_count; row++) {
+            memcpy(block.data + row * block.stride, block.values.data() + row * block.count, block.count * sizeof(top_value));
+        }
+    }
+    context->found_count = 0;
+}
+
 void remote_get_tensor_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
     if (is_dead(buffer_of(tensor))) {
         return;
     }
+    if (find_rows(backend, tensor, data, offset, size, tensor->nb[1])) {
+        return;
+    }
     record_from_tensor(tensor, device_of(backend)->server, g_exchange.tensor);
     backend_of(backend)->last_ticket = g_remote.get_tensor(device_of(backend)->index, data, double(offset), double(size), 1);
+}
+
+// Rows of a part of a tensor that is cut.
+void remote_get_tensor_2d_async(ggml_backend_t backend, const ggml_tensor * tensor, void * data, size_t offset, size_t size, size_t row_count, size_t tensor_stride, size_t data_stride) {
+    if (tensor_stride == size && !is_dead(buffer_of(tensor)) && find_rows(backend, tensor, data, offset, row_count * size, data_stride)) {
+        return;
+    }
+    for (size_t row = 0; row < row_count; row++) {
+        remote_get_tensor_async(backend, tensor, static_cast<char *>(data) + row * data_stride, offset + row * tensor_stride, size);
+    }
 }
 
 void remote_synchronize(ggml_backend_t backend) {
@@ -380,6 +475,7 @@ void remote_synchronize(ggml_backend_t backend) {
         const double ticket = context->last_ticket;
         context->last_ticket = 0;
         g_remote.synchronize(context->device->index, ticket);
+        place_found(context);
     }
 }
 
@@ -485,11 +581,12 @@ ggml_backend_t remote_device_init(ggml_backend_dev_t device, const char *) {
     auto * backend = new ggml_backend{};
     backend->guid    = remote_guid();
     backend->device  = device;
-    backend->context = new remote_backend{device_of(device), 0};
+    backend->context = new remote_backend{device_of(device), 0, {}};
     backend->iface.get_name         = remote_backend_name;
     backend->iface.free             = remote_backend_free;
     backend->iface.set_tensor_async = remote_set_tensor_async;
     backend->iface.get_tensor_async = remote_get_tensor_async;
+    backend->iface.get_tensor_2d_async = remote_get_tensor_2d_async;
     backend->iface.cpy_tensor_async = remote_copy_async;
     backend->iface.synchronize      = remote_synchronize;
     backend->iface.graph_compute    = remote_graph_compute;
@@ -572,7 +669,7 @@ int remote_index_of(ggml_backend_t backend) {
 }
 
 API void gs_remote_set_callbacks(void * const * callbacks) {
-    static_assert(sizeof(remote_callbacks) == 19 * sizeof(void *), "the callbacks are an array of pointers");
+    static_assert(sizeof(remote_callbacks) == 20 * sizeof(void *), "the callbacks are an array of pointers");
     memcpy(&g_remote, callbacks, sizeof(g_remote));
 }
 
@@ -590,11 +687,12 @@ API int gs_remote_exchange_size() {
 }
 
 // Makes a device whose operations arrive in the callbacks under `index`. max_size < 0: no limit.
-// sizes_are_plain: get_alloc_size need not be called.
-API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const char * name, const char * description, double alignment, double max_size, int sizes_are_plain) {
+// sizes_are_plain: get_alloc_size need not be called. top_row_max: get_top may be called for rows of so many values at most; 0: never.
+API ggml_backend_dev_t gs_remote_device_new(int index, int connection, const char * name, const char * description, double alignment, double max_size, int sizes_are_plain, int top_row_max) {
     auto * device = new remote_device();
     device->index            = index;
     device->server.connection = connection;
+    device->server.top_row_max = top_row_max;
     device->name             = name;
     device->description      = description;
     device->buffer_type_name = std::string(name) + "[" + description + "]";
@@ -631,6 +729,20 @@ API void gs_remote_device_carry_bf16(ggml_backend_dev_t device, double width) {
     } else {
         widths.push_back(int64_t(width));
     }
+}
+
+// Until this is called again, of logits that are read the `count` most likely tokens of each row are wanted alone, which servers that
+// know how find; `rows` tells then where these are. Rows have `row_size` values in libllama's memory. 0: all are wanted, and `rows` has none.
+API void gs_remote_find(found_rows * rows, int row_size, int count) {
+    if (rows != nullptr) {
+        rows->row_bytes  = uint64_t(row_size) * sizeof(float);
+        rows->part_count = 0;
+    }
+    g_find = {rows, count};
+}
+
+API int gs_found_rows_size() {
+    return int(sizeof(found_rows));
 }
 
 // Looks for weights that have places on remote devices and no data yet; returns how many there are. Only while a model is

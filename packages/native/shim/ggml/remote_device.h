@@ -14,6 +14,7 @@ struct remote_server {
     remote_support support; // of this device
     // Activations go to and from it as bf16: tensors whose rows have one of these lengths, the widths of the models. Empty: none do.
     std::vector<int64_t> bf16_widths;
+    int64_t top_row_max = 0; // it gives the largest values of rows that have so many at most; 0: of none
 };
 
 remote_server & server_of(ggml_backend_dev_t device);

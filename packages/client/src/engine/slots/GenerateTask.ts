@@ -84,14 +84,12 @@ export class GenerateTask implements Task {
 
   take(context: ModelContext, _first: number, _count: number, index: number): boolean {
     const { request, loaded } = this.#options
-    if (this.#promptEndedAt === 0) {
-      context.synchronize()
-      this.#options.host.failIfLost()
-      this.#promptEndedAt = performance.now()
-    }
+    // Of logits that a lost server did not send, nothing is chosen.
+    context.synchronize()
+    this.#options.host.failIfLost()
+    if (this.#promptEndedAt === 0) this.#promptEndedAt = performance.now()
     if (request.maxTokens === 0) return this.#finish("token-limit")
     const token = this.#sample(context, index)
-    this.#options.host.failIfLost()
     if (loaded.model.isEndOfGeneration(token)) return this.#finish("end-of-text")
     this.#tokenCount++
     this.#give(token, this.#logprobs(context, token, index))

@@ -5,7 +5,7 @@ import { refuse } from "../errors.ts"
 import { readU64 } from "../graph/tensorWords.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
-import { BF16_BYTES, F32_BYTES, partialElements } from "./partial.ts"
+import { BF16_BYTES, F32_BYTES, floatsAt, partialElements } from "./partial.ts"
 
 /** Answers up to this size join others in the outbox. */
 const SMALL_BYTES = 16 * 1024
@@ -41,7 +41,7 @@ export const getTensorBf16 = (state: SessionState): void => {
   const count = size / F32_BYTES
   if (count * BF16_BYTES <= SMALL_BYTES) {
     const at = wire.answer(count * BF16_BYTES)
-    const floats = floatsAt(state, buffer, offset, count)
+    const floats = floatsAt(state, TENSOR_AT, buffer, offset, count)
     ggml.gs_bf16_from_f32(asPointer(wire.outAddress(at)), asPointer(floats), count)
     return
   }
@@ -49,24 +49,10 @@ export const getTensorBf16 = (state: SessionState): void => {
   const halves = state.stagingAddress() + HALVES_AT
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)
-    const floats = floatsAt(state, buffer, offset + done * F32_BYTES, part)
+    const floats = floatsAt(state, TENSOR_AT, buffer, offset + done * F32_BYTES, part)
     ggml.gs_bf16_from_f32(asPointer(halves), asPointer(floats), part)
     wire.sendRaw(halves, part * BF16_BYTES)
   }
-}
-
-/** Address of floats of the tensor: where they lie, or where they were read to. */
-const floatsAt = (
-  state: SessionState,
-  buffer: SessionBuffer,
-  offset: number,
-  count: number,
-): number => {
-  if (buffer.isHost) return buffer.nativeBase + state.tensor.dataOffsetBytes + offset
-  const staging = state.stagingAddress()
-  const record = asPointer(state.wire.requestAddress + TENSOR_AT)
-  state.ggml.gs_tensor_get(record, asPointer(staging), offset, count * F32_BYTES)
-  return staging
 }
 
 export const setTensorBf16 = (state: SessionState): void => {

@@ -1,6 +1,8 @@
-/** Tensors that are F32 without gaps: parts of sums over servers, and what travels as bf16. */
+/** Tensors that are F32 without gaps: parts of sums over servers, what travels as bf16, and rows whose largest values are asked for. */
+import { asPointer } from "@ggml-rpc/native/bindings"
 import { refuse } from "../errors.ts"
 import { word } from "../graph/tensorWords.ts"
+import type { SessionBuffer } from "../memory/buffers.ts"
 import type { SessionState } from "../SessionState.ts"
 import { loadedTypeId } from "../spoken.ts"
 
@@ -25,4 +27,22 @@ export const partialElements = ({ wire, tensor }: SessionState, offsetBytes: num
     refuse("tensor.nb", `must leave no gaps between ${count} elements`, tensor.sizeBytes)
   }
   return count
+}
+
+/**
+ * Address of `count` floats of the tensor at a byte of the request, from `offset` on: where they lie, or in the staging block, where they
+ * were read to.
+ */
+export const floatsAt = (
+  state: SessionState,
+  tensorAt: number,
+  buffer: SessionBuffer,
+  offset: number,
+  count: number,
+): number => {
+  if (buffer.isHost) return buffer.nativeBase + state.tensor.dataOffsetBytes + offset
+  const staging = state.stagingAddress()
+  const record = asPointer(state.wire.requestAddress + tensorAt)
+  state.ggml.gs_tensor_get(record, asPointer(staging), offset, count * F32_BYTES)
+  return staging
 }

@@ -21,6 +21,7 @@ import {
   setTensor,
 } from "./tensor.ts"
 import { getTensor2d, setTensor2d } from "./tensor2d.ts"
+import { getTensorTop } from "./top.ts"
 
 /**
  * Does one request and answers it, if the newest version answers it at all.
@@ -66,6 +67,7 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   OFFER_WEIGHTS: offerWeights,
   GET_TENSOR_BF16: getTensorBf16,
   SET_TENSOR_BF16: setTensorBf16,
+  GET_TENSOR_TOP: getTensorTop,
 }
 
 const unknown: Handler = ({ wire }) => refuse("command", "is unknown", wire.command)

@@ -126,6 +126,30 @@ test("buffers that are freed, small or not this process's own are left alone", (
   expect(pages.hasWork).toBe(false)
 })
 
+test("where the system has no large page it is asked again later, each time twice as late", () => {
+  let nowMs = 0
+  let asked = 0
+  let answer = -12
+  const enlarge = () => {
+    asked++
+    return answer
+  }
+  const pages = new LargePages(2 ** 21, () => nowMs, enlarge)
+  pages.look(buffers)
+  const passTime = (ms: number): void => {
+    nowMs += ms
+    if (pages.hasWork) pages.work(silent)
+  }
+  passTime(0)
+  for (const ms of [4_999, 1, 9_999, 1, 19_999, 1]) passTime(ms)
+  expect(asked).toBe(4)
+  // There are some again.
+  answer = 1
+  passTime(40_000)
+  expect(asked).toBeGreaterThan(10)
+  expect(pages.hasWork).toBe(false)
+})
+
 test("another client's buffers are looked at again", () => {
   const pages = new LargePages(2 ** 21)
   pages.look(buffers)
@@ -165,6 +189,25 @@ whereThereAre("a client that always asks for something waits for a small part of
   pages.work(busy)
   expect([flushed, patience, pages.hasWork]).toEqual([2, [2], false])
   expect(isMarked()).toBe(true)
+})
+
+whereThereAre("a client that stays gives more of its time than one that came just now", () => {
+  // Each look at the clock takes 15 ms, and a page therefore, too.
+  let nowMs = 0
+  const pages = new LargePages(pageBytes, () => (nowMs += 15))
+  mark()
+  pages.look(buffers)
+  const busy: Client = { flush: () => {}, isSilent: () => false }
+  const workUntil = (endMs: number): void => {
+    while (nowMs < endMs && pages.hasWork) pages.work(busy)
+  }
+  workUntil(1000)
+  // A twentieth of a second, and the page that went beyond.
+  expect(largeKib()).toBeLessThanOrEqual((4 * pageBytes) / 1024)
+  expect(largeKib()).toBeGreaterThan(0)
+  workUntil(2500)
+  // A twentieth of all that time would be for eight of the nine.
+  expect(pages.hasWork).toBe(false)
 })
 
 whereThereAre(

@@ -18,12 +18,23 @@ const LARGEST_BYTES = 4 * 1024 * 1024
 /** Smaller buffers hold little that is read for a token. */
 const MIN_BUFFER_BYTES = 16 * 1024 * 1024
 
-/** How much of a client's time it may take that asks for one thing after the other, and how long at a time. */
-const BUSY_PART = 0.05
+/**
+ * How much of a client's time it may take that asks for one thing after the other: little of one that may leave soon, more of one that
+ * has stayed, which has it back from its next tokens. All of it costs as much at once as bit by bit.
+ */
+const NEW_PART = 0.05
+const NEW_MS = 2000
+const LASTING_PART = 0.2
+
+/** How long at a time. */
 const LONGEST_MS = 20
 
 /** A client that has asked for nothing for so long is not that. */
 const IDLE_MS = 2
+
+/** The system is asked again after so long when it has no large page to give: others free memory, too. Each time twice as long. */
+const FIRST_PAUSE_MS = 5_000
+const LONGEST_PAUSE_MS = 300_000
 
 /** Bytes of a large page; 0 where there are none, or nobody is to have them. Not to be asked from inside the sandbox. */
 export const largePageBytes = (): number => {
@@ -52,25 +63,36 @@ interface Rest {
   readonly isSecondTry: boolean
 }
 
+/** See `io_enlarge_page`. */
+type Enlarge = (address: number, pageBytes: number) => number
+
+const enlargePage: Enlarge = (address, pageBytes) =>
+  io().io_enlarge_page(asPointer(address), pageBytes)
+
 /** The buffers of one client, as far as they are not in large pages. */
 export class LargePages {
   readonly #pageBytes: number
   readonly #nowMs: () => number
+  readonly #enlarge: Enlarge
   #rests: Rest[] = []
   /** The buffer that was looked at last. */
   #lastId = 0
   #sinceMs = 0
   #spentMs = 0
+  /** How long nothing is moved, and until when, because the system had no large page. */
+  #pauseMs = 0
+  #pausedUntilMs = 0
 
   /** `pageBytes`: see `largePageBytes`. */
-  constructor(pageBytes: number, nowMs = () => performance.now()) {
+  constructor(pageBytes: number, nowMs = () => performance.now(), enlarge = enlargePage) {
     this.#pageBytes = pageBytes
     this.#nowMs = nowMs
+    this.#enlarge = enlarge
   }
 
-  /** Whether something is left to be moved. */
+  /** Whether something is to be moved now. */
   get hasWork(): boolean {
-    return this.#rests.length > 0
+    return this.#rests.length > 0 && (this.#pauseMs === 0 || this.#nowMs() >= this.#pausedUntilMs)
   }
 
   /** To be called when a graph has run: what its buffers hold, they will hold for long. */
@@ -88,20 +110,23 @@ export class LargePages {
     const at = Math.ceil(buffer.nativeBase / size) * size
     const end = Math.floor((buffer.nativeBase + buffer.sizeBytes) / size) * size
     if (at >= end) return
-    if (!this.hasWork) this.#sinceMs = this.#nowMs() - this.#spentMs / BUSY_PART
+    if (this.#rests.length === 0) {
+      this.#sinceMs = this.#nowMs()
+      this.#spentMs = 0
+    }
     this.#rests.push({ buffer, at, end, isSecondTry: false })
   }
 
   /** The buffer is about to be freed. */
   drop(buffer: SessionBuffer): void {
-    if (this.hasWork) this.#rests = this.#rests.filter((rest) => rest.buffer !== buffer)
+    if (this.#rests.length > 0) this.#rests = this.#rests.filter((rest) => rest.buffer !== buffer)
   }
 
   /** All buffers are gone. */
   clear(): void {
     this.#rests = []
     this.#lastId = 0
-    this.#spentMs = 0
+    this.#pauseMs = 0
   }
 
   /** Moves pages for a while, until the client wants something; to be called between two requests. */
@@ -121,20 +146,21 @@ export class LargePages {
   /** Whether a page may be moved even if the client waits for it. */
   #isDue(startedMs: number): boolean {
     const nowMs = this.#nowMs()
-    return nowMs - startedMs < LONGEST_MS && this.#spentMs < (nowMs - this.#sinceMs) * BUSY_PART
+    return nowMs - startedMs < LONGEST_MS && this.#spentMs < partOf(nowMs - this.#sinceMs)
   }
 
   #step(): void {
     const rest = this.#rests[0]!
     const { buffer, at, end, isSecondTry } = rest
     const startedMs = this.#nowMs()
-    const result = io().io_enlarge_page(asPointer(at), this.#pageBytes)
+    const result = this.#enlarge(at, this.#pageBytes)
     this.#spentMs += this.#nowMs() - startedMs
     if (result < 0) {
-      // The system has no more of them.
-      this.#rests = []
+      this.#pauseMs = Math.min(Math.max(2 * this.#pauseMs, FIRST_PAUSE_MS), LONGEST_PAUSE_MS)
+      this.#pausedUntilMs = this.#nowMs() + this.#pauseMs
       return
     }
+    this.#pauseMs = 0
     rest.at += this.#pageBytes
     if (result === 0 && !isSecondTry) {
       this.#rests.push({ buffer, at, end: rest.at, isSecondTry: true })
@@ -142,3 +168,7 @@ export class LargePages {
     if (rest.at >= end) this.#rests.shift()
   }
 }
+
+/** How much of so much time of a busy client may be spent, in milliseconds. */
+const partOf = (elapsedMs: number): number =>
+  Math.min(elapsedMs, NEW_MS) * NEW_PART + Math.max(0, elapsedMs - NEW_MS) * LASTING_PART

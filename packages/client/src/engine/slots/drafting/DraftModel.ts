@@ -47,11 +47,10 @@ export class DraftModel implements Drafter {
     this.mostDepth = options.draftCount
     this.#batch = new Batch(Math.min(context.batchSize, context.contextSize))
     this.#sampler = model.openSampler({ temp: 0, samplers: [] })
-    if (options.leastProbability > 0) {
-      // Probabilities are among all tokens.
-      const { slotCount = 1 } = loaded.options
-      for (let sequence = 0; sequence < slotCount; sequence++) context.wantCandidates(sequence, 0)
-    }
+    // Probabilities are among all tokens.
+    const count = options.leastProbability > 0 ? 0 : this.#sampler.candidateCount
+    const { slotCount = 1 } = loaded.options
+    for (let sequence = 0; sequence < slotCount; sequence++) context.wantCandidates(sequence, count)
   }
 
   release(): void {
@@ -63,6 +62,8 @@ export class DraftModel implements Drafter {
     this.#begin(texts)
     while (this.#running.length > 0) {
       this.#decode()
+      this.#loaded.context.synchronize()
+      this.#failIfLost()
       this.#running = this.#running.filter((running) => this.#take(running))
       this.#batch.clear()
       for (const running of this.#running) {
