@@ -49,9 +49,9 @@ const open = () =>
     io_group_link: { args: ["ptr", "i32", "i32"], returns: "void" },
     io_group_free: { args: ["ptr"], returns: "void" },
     io_group_spins: { args: ["ptr", "ptr"], returns: "void" },
-    io_all_reduce_bytes: { args: ["ptr", "f64"], returns: "f64" },
+    io_all_reduce_bytes: { args: ["ptr", "i32", "i32", "f64"], returns: "f64" },
     io_all_reduce: {
-      args: ["ptr", "ptr", "f64", "i32", "i32", "i32", "f64", "ptr"],
+      args: ["ptr", "ptr", "ptr", "i32", "f64", "i32", "i32", "i32", "f64", "ptr"],
       returns: "i32",
     },
     io_peer_gone: { args: ["i32"], returns: "i32" },

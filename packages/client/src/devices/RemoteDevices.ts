@@ -16,6 +16,7 @@ import { measureDevice } from "./deviceSpeed.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { forgetGraphs } from "./graphs.ts"
+import { KeptSpeeds } from "./KeptSpeeds.ts"
 import { measureLink } from "./linkSpeed.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import {
@@ -174,14 +175,27 @@ export class RemoteDevices {
   }
 
   private measureUnknown(): void {
+    const kept = new KeptSpeeds()
     for (const state of this.states) {
       if (this.knownSpeeds.has(state)) continue
-      const speed = this.afterFreedBuffer(state.connection, () => measureDevice(state))
+      const speed = this.keptOrMeasured(state, kept)
       if (speed !== undefined) this.knownSpeeds.set(state, speed)
     }
     if (this.linking === undefined || this.linking.unlinked !== undefined) {
-      this.linking = this.operations.groups.tryLinks(this.connections)
+      this.linking = this.operations.groups.tryLinks()
     }
+  }
+
+  private keptOrMeasured(state: DeviceState, kept: KeptSpeeds): DeviceSpeed | undefined {
+    const { connection, deviceIndex, name } = state
+    const { serverName } = connection
+    const key = `${serverName} ${deviceIndex}`
+    const known = serverName === undefined ? undefined : kept.find(key)
+    if (known !== undefined) return { device: name, ...known }
+    const speed = this.afterFreedBuffer(connection, () => measureDevice(state))
+    // What has no name of its own, such as a server of llama.cpp, may be another one now at the same address.
+    if (speed === undefined || serverName === undefined) return speed
+    return { device: name, ...kept.add(key, speed) }
   }
 
   /** Lets servers over which tensors are split be linked now, not at their first sum; why they are not, if so. */

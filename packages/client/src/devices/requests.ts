@@ -341,6 +341,28 @@ export const putAllReduce = (
   connection.block.set(record, payload + offsets.tensor)
 }
 
+/**
+ * ALL_REDUCE_DEVICES of the records of `members`, behind an encoded `AllReduceDevicesHead`, for a server that knows it, and is linked with
+ * the others where there are any; see ServerSums.ts.
+ */
+export const putAllReduceDevices = (
+  connection: RpcConnection,
+  head: Uint8Array,
+  records: ReadonlyArray<Uint8Array>,
+  members: ReadonlyArray<number>,
+): void => {
+  const sizeBytes = head.length + members.length * RpcTensor.size
+  const at = connection.reserve(REQUEST_HEADER_SIZE_BYTES + sizeBytes)
+  writeRequestHeader(connection.blockView, at, ExtensionCommand.ALL_REDUCE_DEVICES, sizeBytes)
+  const payload = at + REQUEST_HEADER_SIZE_BYTES
+  connection.block.set(head, payload)
+  let next = payload + head.length
+  for (const member of members) {
+    connection.block.set(records[member]!, next)
+    next += RpcTensor.size
+  }
+}
+
 /** Asks something that needs no work, after what came before: the answer comes when all of that is done. */
 export const putFence = (connection: RpcConnection): void => {
   if (connection.dialect.has("DEVICE_COUNT")) connection.post(Command.DEVICE_COUNT, {})
