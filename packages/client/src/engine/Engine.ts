@@ -213,8 +213,11 @@ export class Engine {
     this.writer.flushIfDue()
   }
 
-  /** Model and context as placed; `release` of the model frees both. */
-  acquire(placed: PlacedModel, { noAlloc }: { readonly noAlloc: boolean }): Loaded {
+  /** Model and context as placed, of a file that stands for the model's if need be; `release` of the model frees both. */
+  acquire(
+    placed: PlacedModel,
+    { noAlloc, file = placed.path }: { readonly noAlloc: boolean; readonly file?: string },
+  ): Loaded {
     const { abortFlag } = this
     const { path, placement, context, model: weights } = placed
     const { devices, shares } = placement
@@ -225,7 +228,7 @@ export class Engine {
     if (!noAlloc && shares !== undefined) this.remote?.cutTensors(sums ?? "best")
     let model: LlamaModel | undefined
     try {
-      model = LlamaModel.open(path, {
+      model = LlamaModel.open(file, {
         ...held,
         devices: used.map((at) => this.addresses[devices[at]!]!),
         ...(shares === undefined

@@ -195,7 +195,11 @@ export type EngineRequest =
     }
   /** Of links between servers and of devices; what was measured is kept. */
   | { readonly type: "computeSpeeds" }
-  | ({ readonly type: "measure" } & PlacedModel)
+  | ({
+      readonly type: "measure"
+      /** A file that the model can be measured by, see `saveGgufOutline`; absent: the model's own. */
+      readonly outline?: string
+    } & PlacedModel)
   | ({
       readonly type: "load"
       /** The smaller model that guesses for it. */
