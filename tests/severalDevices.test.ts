@@ -12,6 +12,7 @@ import {
   type OurServer,
   type OurServerOptions,
   openCluster,
+  recite,
   startOurServer,
 } from "./servers.ts"
 import { computed } from "./splitModel.ts"
@@ -54,8 +55,7 @@ test.each([2, 3])(
     const log = join(folder.path, `log-${count}`)
     const one = await startPaired(count, {
       env: { GGML_PAIRED_LOG: log },
-      // One connection is all that it takes.
-      flags: ["--peers", "none", "--max-clients", "1"],
+      flags: ["--peers", "none"],
     })
     const apart = await Promise.all(Array.from({ length: count }, () => startPaired(1)))
     const bits = await computed({ ...work, path, servers: apart, sums: "ggml" })
@@ -111,7 +111,8 @@ test("a server that limits how long a graph may run waits for each, and adds up 
   const log = join(folder.path, "log-limited")
   const limited = await startPaired(2, {
     env: { GGML_PAIRED_LOG: log, GGML_PAIRED_WAIT_MS: "0" },
-    flags: ["--max-compute-seconds", "60"],
+    // One connection is all that it takes.
+    flags: ["--max-compute-seconds", "60", "--max-clients", "1"],
   })
   const one = await startPaired(2)
   const bits = await computed({ ...work, path, servers: [one], sums: "servers" })
@@ -132,6 +133,20 @@ test("over whole servers of several devices verify finds the sums of ggml, to th
     expect(exitCode).toBe(0)
   }
 })
+
+test.each([1, 2])(
+  "%d servers of two devices say what they say with whole layers",
+  async (count) => {
+    const pairs = [await startPaired(2), await startPaired(2)]
+    const endpoints = pairs.slice(0, count).map(({ endpoint }) => endpoint)
+    const demo = await ensureModel("demo")
+    const asked = { prompt: "What is this?", maxTokens: 24, contextSize: 512 }
+    const tensorSplit = endpoints.flatMap(() => [1, 1])
+    const whole = await recite([], demo, asked)
+    const cut = await recite(endpoints, demo, { ...asked, tensorSplit, splitMode: "tensor" })
+    expect(cut.text).toBe(whole.text)
+  },
+)
 
 test("a session that dies in the middle of sums of its devices and others is named", async () => {
   const pairs = [await startPaired(2), await startPaired(2)]
