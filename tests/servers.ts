@@ -32,6 +32,7 @@ export const noState = { XDG_STATE_HOME: "/dev/null", XDG_CONFIG_HOME: "/dev/nul
 
 // Clients remember nothing either: what they start inherits it.
 process.env.GGML_RPC_WEIGHT_HASHES ??= "none"
+process.env.GGML_RPC_DEVICE_SPEEDS ??= "none"
 
 export interface OurServerOptions extends StartOptions {
   /** Default 1: the interop tests compare bits, and sums depend on the order of additions. */

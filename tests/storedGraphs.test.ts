@@ -23,7 +23,8 @@ class Connection {
     client.sending(...uid)
     if (uid[0] === 0 && uid[1] === 0) return true
     this.server.makeRoom(device, STORED_GRAPH_COUNTS.uid)
-    this.server.put(device, key, { native: ++this.built, buffers: new Set([buffer]), sizeBytes: 1 })
+    const graph = { native: ++this.built, buffers: new Set([buffer]), sizeBytes: 1, isApart: false }
+    this.server.put(device, key, graph)
     return true
   }
 

@@ -2,23 +2,13 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
-import type { Said } from "../packages/client/src/devices/tensorSplit.testChild.ts"
 import { temporaryFolder } from "./cli/program.ts"
 import { ensureModel } from "./models/models.ts"
-import { runProcess, type ServerProcess } from "./peers/process.ts"
+import type { ServerProcess } from "./peers/process.ts"
 import { startOurServer } from "./servers.ts"
+import { computed } from "./splitModel.ts"
 
 setDefaultTimeout(120_000)
-
-const child = join(
-  import.meta.dir,
-  "..",
-  "packages",
-  "client",
-  "src",
-  "devices",
-  "tensorSplit.testChild.ts",
-)
 
 const stack = new AsyncDisposableStack()
 const servers: Array<ServerProcess> = []
@@ -28,28 +18,6 @@ beforeAll(async () => {
 })
 
 afterAll(() => stack.disposeAsync())
-
-interface Work {
-  readonly servers: ReadonlyArray<ServerProcess>
-  readonly path: string
-  readonly sums: "servers" | "client" | "ggml" | "layer"
-  readonly promptLength: number
-  readonly ubatch: number
-  readonly token?: string
-}
-
-const computed = async (work: Work): Promise<Said> => {
-  const result = await runProcess([
-    ...[process.execPath, child, work.servers.map(({ port }) => port).join(","), work.path],
-    ...[work.sums, String(work.promptLength), String(work.ubatch)],
-    ...(work.token === undefined ? [] : [work.token]),
-  ])
-  expect(result).toMatchObject({ exitCode: 0, stderr: "" })
-  const said = JSON.parse(result.stdout) as Said
-  expect(said.failure).toBeNull()
-  expect(new Set(said.statuses)).toEqual(new Set([0]))
-  return said
-}
 
 // 8 layers, an all-reduce after the attention and after the feed-forward of each. Of its two KV heads a third and a fourth server
 // get none, so that not all parts count.

@@ -10,7 +10,13 @@ import { groupCpuSeconds } from "./processGroup.ts"
 import type { CommandRow } from "./report.ts"
 import { commandOf } from "./sides.ts"
 
-export type CommandCase = Pick<Case, "model" | "serverCount" | "pinned" | "cacheWarm">
+export interface CommandCase extends Pick<Case, "model" | "serverCount" | "pinned" | "cacheWarm"> {
+  /**
+   * Before each command, as for who reads an answer first. 0: each follows another one of its side at once, as in a script, so that what
+   * a server does behind a client is in the figure of its own side.
+   */
+  readonly pauseMs: number
+}
 
 const shared = ["-p", "hello", "-n", "1", "-c", "1024", "-t", "1", "--temp", "0", "--ignore-eos"]
 
@@ -38,11 +44,16 @@ export const measureCommands = async (
     return wallMs
   }
   const { name: referenceName, command } = await referenceOf(side)
+  const timed = async (on: typeof ours, words: readonly string[]): Promise<number> => {
+    if (given.pauseMs > 0) await Bun.sleep(given.pauseMs)
+    else await run(on, words)
+    return await run(on, words)
+  }
   const reference: number[] = []
   const ggmlRpcRun: number[] = []
   for (let round = 0; round <= rounds; round++) {
-    const theirMs = await run(theirs, command)
-    const ourMs = await run(ours, [...commandOf("ours"), "run"])
+    const theirMs = await timed(theirs, command)
+    const ourMs = await timed(ours, [...commandOf("ours"), "run"])
     // The first fills the page cache, and the servers' caches.
     if (round === 0) continue
     reference.push(theirMs)

@@ -160,7 +160,10 @@ const measureAllTraffic = async (): Promise<readonly TrafficRow[]> => {
   return measureTraffic(values.quick ? "q8_0" : "middle", trafficWays, note)
 }
 
-const describe = (given: CommandCase): string =>
+/** As long as somebody looks at an answer; and none, as in a script. */
+const COMMAND_PAUSES_MS = [1000, 0]
+
+const describe = (given: Omit<CommandCase, "pauseMs">): string =>
   [
     given.model,
     `${given.serverCount} server${given.serverCount > 1 ? "s" : ""}`,
@@ -253,9 +256,11 @@ const measureAllCommands = async (): Promise<readonly CommandRow[]> => {
     for (const cacheWarm of model === "large" ? [false, true] : [false]) {
       for (const pinned of pinnings) {
         for (const serverCount of serverCounts) {
-          const row = { model, serverCount, pinned, cacheWarm }
-          rows.push(await measureCommands(row, rounds, reference, options))
-          note(`commands with ${describe(row)}, measured`)
+          for (const pauseMs of COMMAND_PAUSES_MS) {
+            const row = { model, serverCount, pinned, cacheWarm, pauseMs }
+            rows.push(await measureCommands(row, rounds, reference, options))
+            note(`commands with ${describe(row)}, ${pauseMs} ms between two, measured`)
+          }
         }
       }
     }

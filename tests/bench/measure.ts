@@ -130,6 +130,8 @@ const takeTurns = async (
   await using cleanup = new AsyncDisposableStack()
   const clients: RunningClient[] = []
   for (const name of names) {
+    // Behind a client that left, as long as a user may take for the next command: a server of ours has the next process warm then.
+    await Bun.sleep(1000)
     await settle()
     const client = cleanup.use(await start(name))
     await client.isReady

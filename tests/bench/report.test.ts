@@ -137,7 +137,7 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
     commands: [
       {
         model,
-        ...{ pinned: true, serverCount: 1, cacheWarm: false },
+        ...{ pinned: true, serverCount: 1, cacheWarm: false, pauseMs: 1000 },
         reference: [40, 50, 60],
         referenceName: "llama-completion",
         ggmlRpcRun: [100, 90, 110],
@@ -153,7 +153,7 @@ test("mergeReports keeps every measurement, and the smallest count of rounds", (
     "| large | 2 | prompt 3, ms | 7.00 (5.00–8.00) | 3.50 (1.00–4.00) | 2.00 |",
   )
   expect(text).toContain(
-    "| large | 1 | none | one core | 50.0 (40.0–60.0) | 100 (90.0–110) | 0.50 |",
+    "| large | 1 | none | one core | 1 s later | 50.0 (40.0–60.0) | 100 (90.0–110) | 0.50 |",
   )
   const gains = gainsTable(merged).split("\n")
   expect(gains.slice(2)).toEqual([

@@ -184,7 +184,7 @@ const llamaBenchTable = (rows: readonly LlamaBenchRow[]): string =>
 const commandTable = (rows: readonly CommandRow[]): string =>
   table(
     [
-      ...["model", "servers", "caches", "processes"],
+      ...["model", "servers", "caches", "processes", "one after the other"],
       ...[rows[0]!.referenceName, "ggml-rpc run", "the first ÷ ours"],
     ],
     rows.map((row) => {
@@ -195,6 +195,7 @@ const commandTable = (rows: readonly CommandRow[]): string =>
         String(row.serverCount),
         row.cacheWarm ? "warm" : "none",
         row.pinned ? "one core" : "not pinned",
+        row.pauseMs === 0 ? "at once" : `${row.pauseMs / 1000} s later`,
         formatSummary(reference),
         formatSummary(ours),
         speedup(reference, ours).toFixed(2),
@@ -294,10 +295,12 @@ export const mergeReports = (reports: readonly Report[]): Report => {
   }
 }
 
-const placeOf = ({ pinned, cacheWarm }: CommandCase): string =>
+const placeOf = ({ pinned, cacheWarm }: Pick<CommandCase, "pinned" | "cacheWarm">): string =>
   `${cacheWarm ? "servers' caches warm" : "nothing cached"}, ${pinned ? "one core" : "not pinned"}`
 
-const caseName = (given: CommandCase): string =>
+const caseName = (
+  given: Pick<CommandCase, "model" | "serverCount" | "pinned" | "cacheWarm">,
+): string =>
   `${given.model}, ${given.serverCount} server${given.serverCount > 1 ? "s" : ""}, ${placeOf(given)}`
 
 /** What a user gains, in one table: only what was measured. */
@@ -311,7 +314,7 @@ export const gainsTable = (report: Report): string => {
       })),
   )
   const commands = report.commands.map(({ reference, ggmlRpcRun, ...given }) => ({
-    what: `a whole command with one token, ${caseName(given)}`,
+    what: `a whole command with one token${given.pauseMs === 0 ? ", right behind another one" : ""}, ${caseName(given)}`,
     reference: speedup(summarize(reference), summarize(ggmlRpcRun)),
   }))
   return gainsOf([...speedGains(report.speeds), ...loads, ...commands])

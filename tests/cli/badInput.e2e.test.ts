@@ -137,6 +137,21 @@ describe("the model", () => {
     }
   })
 
+  test("has an unknown tokenizer and a large vocabulary, which plans are made without", async () => {
+    const path = file("unknown-tokenizer.gguf")
+    const demo = demoModel()
+    const changed = new Map(demo.metadata)
+    changed.set("tokenizer.ggml.model", { type: "string", value: "new-bpe" })
+    const tokens = Array.from({ length: 2000 }, (_, index) => `word${index}`)
+    changed.set("tokenizer.ggml.tokens", { type: "array", elementType: "string", values: tokens })
+    writeGguf(path, { ...demo, metadata: [...changed] })
+    for (const words of [run(path), ["plan", path]]) {
+      const message = await failure(...words, "--rpc", server.endpoint)
+      expect(message).toContain(path)
+      expect(message).toContain("a newer release")
+    }
+  })
+
   test.each([
     ["llama.block_count", { type: "uint32", value: 0 }],
     ["llama.block_count", { type: "uint32", value: 1000 }],

@@ -36,6 +36,7 @@ export type PeerName =
   | "libggml-rpc.so"
   | "librpc-device.so"
   | "librefusing-device.so"
+  | "libpaired-device.so"
   | "rpc-server"
   | "upstream-client"
   | "test-backend-ops"
@@ -87,6 +88,12 @@ const recipes: Record<PeerName, Recipe> = {
     upstream: [],
     own: ["refusing-device.cpp"],
     flags: ["-O1", ...backendFlags],
+    links: ["ggml", "ggmlBase"],
+  },
+  "libpaired-device.so": {
+    upstream: [],
+    own: ["paired-device.cpp"],
+    flags: ["-O1", "-pthread", ...backendFlags],
     links: ["ggml", "ggmlBase"],
   },
   "rpc-server": {

@@ -34,6 +34,7 @@ import { orFewerGroups } from "./fewerGroups.ts"
 import type { LackingServer } from "./lacking.ts"
 import { loadAdapterHeader } from "./loadAdapterHeader.ts"
 import { loadModelHeader } from "./loadModelHeader.ts"
+import { modelOutline } from "./modelOutline.ts"
 import {
   type Candidate,
   type DeviceUse,
@@ -433,12 +434,14 @@ const planOn = (
       unitCount: input.unitBytes.length,
     }
     yield* orPlanError(() => checkGroups(options.groups, context.slotCount ?? 1))
+    const outline = yield* modelOutline(gguf)
     const measure = (mostGroups: number) => (candidate: Candidate) => {
       const measuredContext = pipelinedContext(pipeline, candidate, mostGroups)
       return Effect.flatMap(
         engine.request({
           type: "measure",
           path,
+          ...(outline === undefined ? {} : { outline }),
           placement: {
             devices: deviceIndexes,
             unitCounts: candidate.unitCounts,
@@ -488,7 +491,7 @@ const planOn = (
       unsupported,
       exactServers,
     }
-  })
+  }).pipe(Effect.scoped)
 
 const candidateOf = ({ devices, contextSize, splitMode }: Plan): Candidate => ({
   unitCounts: devices.map(({ unitCount }) => unitCount),

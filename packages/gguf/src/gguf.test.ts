@@ -20,6 +20,7 @@ import {
   layerBytes,
   readGguf,
   readGgufArray,
+  saveGgufOutline,
   writeGguf,
 } from "./index.ts"
 
@@ -483,4 +484,75 @@ describe("writing", () => {
       expect(error.reason).toBe("malformed")
     }
   })
+})
+
+describe("an outline", () => {
+  const words = Array.from({ length: 2000 }, (_, index) => `word ${index}`)
+  const model = (entries: GgufToWrite["metadata"] = []): GgufToWrite => ({
+    metadata: [
+      ["general.architecture", { type: "string", value: "llama" }],
+      ["general.alignment", { type: "uint32", value: 32 }],
+      ["tokenizer.ggml.model", { type: "string", value: "gpt2" }],
+      ["tokenizer.ggml.tokens", { type: "array", elementType: "string", values: words }],
+      ["tokenizer.ggml.merges", { type: "array", elementType: "string", values: ["a b"] }],
+      ...entries,
+    ],
+    tensors: [filled("a", "Q4_0", [64, 3]), filled("b", "F32", [5]), filled("c", "F16", [2, 3, 4])],
+  })
+  const outlined = (gguf: GgufToWrite, arrayLimit = 1024) => {
+    const path = inFolder("outlined.gguf")
+    writeGguf(path, gguf)
+    const outline = inFolder("outline.gguf")
+    rmSync(outline, { force: true })
+    return saveGgufOutline(readGguf(path, { arrayLimit }), outline) ? readGguf(outline) : undefined
+  }
+
+  test("has the same tensors and no vocabulary but its size", () => {
+    const outline = outlined(model())!
+    const { tensors } = readGguf(inFolder("outlined.gguf"))
+    expect(outline.tensors).toEqual(tensors)
+    expect(Object.fromEntries(outline.metadata)).toEqual({
+      "general.architecture": { type: "string", value: "llama" },
+      "tokenizer.ggml.model": { type: "string", value: "no_vocab" },
+      "llama.vocab_size": { type: "uint32", value: words.length },
+    })
+  })
+
+  test.each<[string, number, GgufToWrite]>([
+    ["a short vocabulary", 2000, model()],
+    [
+      "another size than its vocabulary's",
+      1024,
+      model([["llama.vocab_size", { type: "uint32", value: 1999 }]]),
+    ],
+    [
+      "a size that is no number",
+      1024,
+      model([["llama.vocab_size", { type: "string", value: "2000" }]]),
+    ],
+    [
+      "another long array",
+      1024,
+      model([["a.list", { type: "array", elementType: "string", values: words }]]),
+    ],
+    ["no architecture", 1024, { ...model(), metadata: model().metadata.slice(1) }],
+  ])("is not made of a model with %s", (_, arrayLimit, gguf) => {
+    expect(outlined(gguf, arrayLimit)).toBeUndefined()
+  })
+})
+
+test("passes over strings of any length, wherever the reading stops between", () => {
+  const path = inFolder("strings.gguf")
+  const lengths = [0, 1, 255, 256, 65_535, 65_536, 65_537, 3, 200_000, 0, 0, 7]
+  const values = [...lengths, ...Array.from({ length: 20_000 }, (_, at) => at % 11)].map((length) =>
+    "x".repeat(length),
+  )
+  writeGguf(path, {
+    metadata: [
+      ["a.list", { type: "array", elementType: "string", values }],
+      ["a.end", { type: "uint32", value: 77 }],
+    ],
+    tensors: [],
+  })
+  expect(ggufInteger(readGguf(path, { arrayLimit: 0 }), "a.end")).toBe(77)
 })

@@ -112,11 +112,8 @@ const skipElements = (
   key: string,
 ): void => {
   const what = valueName(key)
-  if (elementType !== "string") {
-    cursor.skip(length * GGUF_VALUE_SIZE[elementType], what)
-    return
-  }
-  for (let index = 0; index < length; index++) cursor.skipString(what)
+  if (elementType === "string") cursor.skipStrings(length, what)
+  else cursor.skip(length * GGUF_VALUE_SIZE[elementType], what)
 }
 
 const elementsOf = (

@@ -58,6 +58,20 @@ export const writeGguf = (path: string, gguf: GgufToWrite): void => {
   }
 }
 
+/**
+ * A file's start and its size, of a model whose weights nobody reads; undefined for a tensor of a type that cannot be written.
+ */
+export const encodeOutline = (gguf: {
+  readonly metadata: GgufToWrite["metadata"]
+  readonly tensors: readonly TensorShape[]
+}): { readonly header: Uint8Array; readonly fileBytes: number } | undefined => {
+  const layouts = gguf.tensors.map(layoutIfAny)
+  if (!layouts.every((layout) => layout !== undefined)) return undefined
+  const header = encodeHeader(gguf.metadata, layouts)
+  const weightBytes = layouts.reduce((sum, { sizeBytes }) => sum + alignUp(sizeBytes), 0)
+  return { header, fileBytes: header.byteLength + weightBytes }
+}
+
 const writeThenRename = (
   path: string,
   gguf: GgufToWrite,
@@ -73,24 +87,32 @@ const writeThenRename = (
   }
 }
 
-interface TensorLayout {
-  readonly tensor: GgufTensorToWrite
+type TensorShape = Omit<GgufTensorToWrite, "fill">
+
+interface TensorLayout<Tensor extends TensorShape = GgufTensorToWrite> {
+  readonly tensor: Tensor
   readonly typeId: number
   readonly rowBytes: number
   readonly sizeBytes: number
 }
 
 const layoutOf = (path: string, tensor: GgufTensorToWrite): TensorLayout => {
+  const layout = layoutIfAny(tensor)
+  if (layout !== undefined) return layout
+  throw new GgufError({
+    path,
+    reason: "malformed",
+    message: `${path}: tensor ${tensor.name} cannot be ${tensor.type} of shape ${tensor.ne.join("x")}`,
+  })
+}
+
+const layoutIfAny = <Tensor extends TensorShape>(
+  tensor: Tensor,
+): TensorLayout<Tensor> | undefined => {
   const type = ggmlTypeByName(tensor.type)
   const sizeBytes = type === undefined ? undefined : tensorSizeBytes(tensor.ne, type)
   const shaped = tensor.ne.length >= 1 && tensor.ne.length <= 4 && tensor.ne.every(isCount)
-  if (type === undefined || sizeBytes === undefined || !shaped) {
-    throw new GgufError({
-      path,
-      reason: "malformed",
-      message: `${path}: tensor ${tensor.name} cannot be ${tensor.type} of shape ${tensor.ne.join("x")}`,
-    })
-  }
+  if (type === undefined || sizeBytes === undefined || !shaped) return undefined
   return { tensor, typeId: type.id, rowBytes: rowBytesOf(tensor.ne, type), sizeBytes }
 }
 
@@ -102,7 +124,7 @@ const rowBytesOf = (ne: readonly number[], type: GgmlType): number =>
 const writeAll = (path: string, gguf: GgufToWrite, layouts: readonly TensorLayout[]): void => {
   const fd = openSync(path, "w")
   try {
-    writeFully(fd, encodeHeader(gguf, layouts))
+    writeFully(fd, encodeHeader(gguf.metadata, layouts))
     const chunk = new Uint8Array(CHUNK_BYTES)
     for (const layout of layouts) writeTensor(fd, layout, chunk)
   } finally {
@@ -127,13 +149,16 @@ const writeFully = (fd: number, bytes: Uint8Array): void => {
   for (let done = 0; done < bytes.byteLength; ) done += writeSync(fd, bytes, done)
 }
 
-const encodeHeader = (gguf: GgufToWrite, layouts: readonly TensorLayout[]): Uint8Array => {
+const encodeHeader = (
+  metadata: GgufToWrite["metadata"],
+  layouts: readonly TensorLayout<TensorShape>[],
+): Uint8Array => {
   const out = new ByteWriter()
   out.ascii("GGUF")
   out.u32(VERSION)
   out.u64(layouts.length)
-  out.u64(gguf.metadata.length)
-  for (const [key, value] of gguf.metadata) {
+  out.u64(metadata.length)
+  for (const [key, value] of metadata) {
     out.string(key)
     writeValue(out, value)
   }
@@ -146,7 +171,11 @@ const encodeHeader = (gguf: GgufToWrite, layouts: readonly TensorLayout[]): Uint
   return out.bytes()
 }
 
-const writeTensorInfo = (out: ByteWriter, layout: TensorLayout, offsetBytes: number): void => {
+const writeTensorInfo = (
+  out: ByteWriter,
+  layout: TensorLayout<TensorShape>,
+  offsetBytes: number,
+): void => {
   out.string(layout.tensor.name)
   out.u32(layout.tensor.ne.length)
   for (const count of layout.tensor.ne) out.u64(count)

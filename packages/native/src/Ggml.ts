@@ -198,7 +198,7 @@ const graph = (
       }),
       (built) => Effect.sync(() => ggml().gs_graph_free(built)),
     ),
-    (built) => ({ compute: () => ggml().gs_graph_compute(asPointer(address), built) }),
+    (built) => ({ compute: () => ggml().gs_graph_compute(asPointer(address), built, 1) }),
   )
 
 /** Opens the libraries and loads all backends, which stay until the process ends. */

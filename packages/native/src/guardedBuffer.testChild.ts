@@ -29,7 +29,7 @@ if (how === "compute") {
   const backend = symbols.ggml_backend_dev_init(asPointer(device.address), null)
   const records = tensorRecords([source, result])
   const graph = symbols.gs_graph_build(Uint32Array.of(2), 1, records, 2)
-  symbols.gs_graph_compute(backend, graph)
+  symbols.gs_graph_compute(backend, graph, 1)
 } else {
   if (how === "read freed") symbols.gs_buffer_free(buffer)
   const place = new Uint8Array(toArrayBuffer(asPointer(base + at), 0, 1))

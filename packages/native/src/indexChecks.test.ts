@@ -74,7 +74,7 @@ const graph = (
   expect(symbols.gs_graph_check_indices(built, list, checks.length, way)).toBe(1)
   const records = fields.map(tensorRecord)
   return {
-    compute: (): number => symbols.gs_graph_compute(backend, built),
+    compute: (): number => symbols.gs_graph_compute(backend, built, 1),
     set: (tensor: number, data: Uint8Array): void => setTensor(records[tensor - 1]!, data),
     get: (tensor: number, count: number): number[] => {
       const target = new Float32Array(count)

@@ -52,7 +52,7 @@ const graph = (tensors: readonly Tensor[], nodes: readonly number[], isRepacked 
   )
   if (isRepacked) expect(symbols.gs_graph_repack(built)).toBe(1)
   const records = fields.map(tensorRecord)
-  const compute = (): number => symbols.gs_graph_compute(backend, built)
+  const compute = (): number => symbols.gs_graph_compute(backend, built, 1)
   return {
     compute,
     run: (): void => {

@@ -39,9 +39,12 @@ test("the ids of our commands lie where upstream's do not reach, and have their 
 })
 
 test("what this package announces includes each of them, within the bits of a level", () => {
-  const { LEVEL, LEVEL_MASK, NO_CACHE, PLAIN_SIZES } = HelloExtension
+  const { LEVEL, LEVEL_MASK, ...flags } = HelloExtension
   expect(LEVEL & LEVEL_MASK).toBe(LEVEL)
-  expect((NO_CACHE | PLAIN_SIZES) & LEVEL_MASK).toBe(0)
+  const bits: number[] = [LEVEL_MASK, ...Object.values(flags)]
+  // None twice, and all within a byte.
+  expect(bits.reduce((sum, bit) => sum + bit)).toBe(0xff)
+  expect(bits.reduce((all, bit) => all | bit)).toBe(0xff)
   for (const { level } of Object.values(extensionCommands)) {
     expect(level).toBeGreaterThan(0)
     expect(level).toBeLessThanOrEqual(LEVEL)
@@ -79,6 +82,23 @@ test("the requests for links and sums lie as documented", () => {
       expect(frame.length).toBe(9 + 4 + 296)
       expect(view.getUint32(9, true)).toBe(flags)
       expect(RpcTensor.decode(view, 13)).toEqual(tensor)
+    }),
+    { numRuns: 30 },
+  )
+  fc.assert(
+    fc.property(requests.COMM_ALLREDUCE, fc.integer({ min: 1, max: 16 }), ({ tensor }, count) => {
+      const places = Uint8Array.from({ length: 16 }, (_, part) => part % 3)
+      const head = { flags: 2, serverCount: 3, partCount: 9, counting: 0x1ff, places }
+      const tensors = Array.from({ length: count }, () => tensor)
+      const frame = encodeExtensionRequest("ALL_REDUCE_DEVICES", { ...head, tensors })
+      const view = new DataView(frame.buffer)
+      expect(frame[0]).toBe(144)
+      expect(frame.length).toBe(9 + 32 + count * 296)
+      expect([9, 13, 17, 21].map((at) => view.getUint32(at, true))).toEqual([2, 3, 9, 0x1ff])
+      expect(frame.slice(25, 41)).toEqual(places)
+      expect(RpcTensor.decode(view, frame.length - 296)).toEqual(tensor)
+      const { request } = extensionCommands.ALL_REDUCE_DEVICES
+      expect(request.decode(view, 9, frame.length - 9)).toEqual({ ...head, tensors })
     }),
     { numRuns: 30 },
   )

@@ -3,7 +3,7 @@
  * upstream peer reads; docs/protocol-versions.md, "What is ours".
  */
 import { GraphFormat } from "./codec/graph.ts"
-import { dataOnly, empty, fixed, records, withData } from "./codec/payload.ts"
+import { dataOnly, empty, fixed, records, withData, withRecords } from "./codec/payload.ts"
 import { bytes, cstring, record, u8, u32, u64 } from "./codec/record.ts"
 import { RpcTensor } from "./codec/tensor.ts"
 import { GetTensorRequest, SetTensorHashRequest } from "./versions/layouts/tensor.ts"
@@ -23,6 +23,8 @@ export const HelloExtension = {
   PLAIN_SIZES: 0x20,
   /** The server serves only who shows that it has its token, by `gateCommands`; then the connection begins anew with HELLO. */
   TOKEN: 0x40,
+  /** All devices of the server compute at once, as far as the requests of a connection let them: there are several. */
+  DEVICES_AT_ONCE: 0x80,
 } as const
 
 /** Command ids of ours, from 128 on: upstream's count up from 0. A server that announced no level for one is never sent it. */
@@ -42,6 +44,7 @@ export const ExtensionCommand = {
   GET_TENSOR_BF16: 141,
   SET_TENSOR_BF16: 142,
   GET_TENSOR_TOP: 143,
+  ALL_REDUCE_DEVICES: 144,
 } as const
 
 /** The extension commands by name. */
@@ -178,6 +181,22 @@ export const AllReduceRequest = record("AllReduceRequest", {
   tensor: RpcTensor,
 })
 
+/** Parts of one sum at most: ggml-backend.h `GGML_BACKEND_META_MAX_DEVICES` (v0.5.0). */
+export const MAX_PARTS = 16
+
+/** ALL_REDUCE_DEVICES before its tensors: those of the server that is asked, F32, without gaps, of the same elements each. */
+export const AllReduceDevicesHead = record("AllReduceDevicesHead", {
+  /** 0 or `AllReduceFlag.BF16`. */
+  flags: u32,
+  /** 1: all parts are of the server that is asked; else those of its group. */
+  serverCount: u32,
+  partCount: u32,
+  /** Bit i: part i counts; without it, it is taken for zeros. */
+  counting: u32,
+  /** Of each part, in the order in which they are added up: the place of its server. Each has one at least. */
+  places: bytes(MAX_PARTS),
+})
+
 /** SET_TENSOR_BF16 before its data. */
 export const SetTensorBf16Prefix = record("SetTensorBf16Prefix", {
   tensor: RpcTensor,
@@ -302,6 +321,16 @@ export const extensionCommands = {
     level: 4,
     request: fixed(AllReduceRequest),
     maxRequestBytes: AllReduceRequest.size,
+    response: null,
+  },
+  /**
+   * The same where a server has several of the parts, each on a device of its own: what it can add up of them alone in that order does not
+   * travel. It needs no links where it has all.
+   */
+  ALL_REDUCE_DEVICES: {
+    level: 7,
+    request: withRecords(AllReduceDevicesHead, "tensors", RpcTensor, MAX_PARTS),
+    maxRequestBytes: AllReduceDevicesHead.size + MAX_PARTS * RpcTensor.size,
     response: null,
   },
 } as const satisfies {

@@ -261,6 +261,12 @@ const validRequests = (random: Random, writer: Writer, buffer: TestBuffer): Uint
             ),
           () => encodeExtensionRequest("ALL_REDUCE", { flags: random.below(4), tensor }),
           () =>
+            encodeExtensionRequest("ALL_REDUCE_DEVICES", {
+              ...{ flags: random.below(4), serverCount: 1 + random.below(2), partCount: 2 },
+              ...{ counting: random.below(4), places: new Uint8Array(16) },
+              tensors: Array.from({ length: 1 + random.below(3) }, () => tensor),
+            }),
+          () =>
             encodeExtensionRequest("GET_TENSOR_BF16", {
               ...{ tensor, offsetBytes: BigInt(4 * random.below(16)) },
               sizeBytes: BigInt(4 * random.below(16)),

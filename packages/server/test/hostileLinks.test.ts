@@ -12,6 +12,7 @@ import {
   LinkStatus,
   noConnCaps,
   PeerFault,
+  type RpcTensor,
   readLostPeer,
 } from "@ggml-rpc/protocol"
 import * as Effect from "effect/Effect"
@@ -21,7 +22,7 @@ import { shownKey } from "../src/front/linkKey.ts"
 import { PeerLinks } from "../src/front/PeerLinks.ts"
 import { peersOf } from "../src/front/peers.ts"
 import type { ServeOptions } from "../src/index.ts"
-import { allReduce, askLink, linkPair, newKey } from "./linkedServers.ts"
+import { allReduce, allReduceDevices, askLink, linkPair, newKey } from "./linkedServers.ts"
 import { listening } from "./listening.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
 import { loggedIn, startServer, type TestServer, withServer } from "./withServer.ts"
@@ -620,6 +621,42 @@ describe("a client is refused that", () => {
     }),
   )
 })
+
+type Sum = {
+  readonly places?: readonly number[]
+  readonly tensors?: number
+  readonly changed?: Partial<RpcTensor>
+} & Parameters<typeof allReduceDevices>[3]
+
+test.each<readonly [string, Sum, string]>([
+  ["names servers without links", { places: [0, 1] }, "group is not linked"],
+  ["names no server", { serverCount: 0 }, "server_count must be from 1"],
+  ["names too many", { serverCount: 17 }, "server_count must be from 1"],
+  ["names one beyond them", { places: [0, 1], serverCount: 1 }, "places must be below 1"],
+  ["is of one part", { places: [0], tensors: 1 }, "part_count must be from 2"],
+  ["says more than there is to say", { flags: AllReduceFlag.COUNTS }, "flags must be of those"],
+  ["has a tensor too few", { tensors: 1 }, "payload_size must have 2 tensors"],
+  ["has one too many", { tensors: 3 }, "payload_size must have 2 tensors"],
+  [
+    "adds up different lengths",
+    { changed: { ne: [8, 1, 1, 1], nb: [4, 32, 32, 32] } },
+    "tensor.ne must have 4 elements",
+  ],
+  ["adds up halves", { changed: { type: 1, nb: [2, 8, 8, 8] } }, "tensor.type must be F32"],
+  ["adds up what is in no buffer", { changed: { buffer: 77n } }, "tensor.buffer is no buffer"],
+])(
+  "a sum of devices that %s",
+  withShared(async (server, _, { places = [0, 0], tensors = 2, changed = {}, ...head }, text) => {
+    const client = await TestClient.connect(server.port)
+    const buffer = await client.allocate(64)
+    const parts = Array.from({ length: tensors }, (_, index) =>
+      f32Tensor(1, buffer, 0, [4], index === tensors - 1 ? changed : {}),
+    )
+    allReduceDevices(client, places, parts, head)
+    await client.closed
+    await server.logged("ALL_REDUCE_DEVICES", text)
+  }),
+)
 
 test("a client that leaves while its server waits for another one takes the session along", () =>
   withServer({ linkTimeoutMs: 60_000, linkSilenceMs: 60_000 }, async (server) => {

@@ -6,6 +6,7 @@ import {
   extensionCommands,
   LINK_KEY_BYTES,
   LinkStatus,
+  MAX_PARTS,
   type RpcTensor,
 } from "@ggml-rpc/protocol"
 import { TestClient, type TestClientOptions } from "./TestClient.ts"
@@ -73,6 +74,19 @@ export const allReduce = (
   tensor: RpcTensor,
   flags: number = AllReduceFlag.COUNTS,
 ): void => client.write(encodeExtensionRequest("ALL_REDUCE", { flags, tensor }))
+
+/** The same of parts of which a server may have several: `places` has the place of each one's server, `tensors` this server's. */
+export const allReduceDevices = (
+  client: TestClient,
+  places: readonly number[],
+  tensors: readonly RpcTensor[],
+  { flags = 0, serverCount = new Set(places).size, counting = 0xffff } = {},
+): void => {
+  const all = new Uint8Array(MAX_PARTS)
+  all.set(places)
+  const head = { flags, serverCount, partCount: places.length, counting, places: all }
+  client.write(encodeExtensionRequest("ALL_REDUCE_DEVICES", { ...head, tensors }))
+}
 
 export const linkFree = (client: TestClient): void =>
   client.write(encodeExtensionRequest("LINK_FREE", {}))

@@ -1,12 +1,26 @@
 /** Servers of ours that are linked add up parts of tensors, with the bits of ggml's own all-reduce. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
-import { AllReduceFlag, encodeLinkKey, encodeLinkKeyAnswer, LinkStatus } from "@ggml-rpc/protocol"
+import {
+  AllReduceFlag,
+  encodeLinkKey,
+  encodeLinkKeyAnswer,
+  LinkStatus,
+  type RpcTensor,
+} from "@ggml-rpc/protocol"
 import { type Greeting, HelloGreeting } from "../src/front/Greeting.ts"
 import { LinkGreeting } from "../src/front/LinkGreeting.ts"
 import { shownKey } from "../src/front/linkKey.ts"
 import { PeerLinks } from "../src/front/PeerLinks.ts"
 import { TokenGreeting } from "../src/front/TokenGreeting.ts"
-import { allReduce, askLink, linkedClients, linkFree, linkPair, newKey } from "./linkedServers.ts"
+import {
+  allReduce,
+  allReduceDevices,
+  askLink,
+  linkedClients,
+  linkFree,
+  linkPair,
+  newKey,
+} from "./linkedServers.ts"
 import { Random } from "./Random.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
 import { startServer, type TestServer, withServer } from "./withServer.ts"
@@ -130,6 +144,73 @@ test.each([2, 3, 5])("as bf16 all %d servers hold the same, of rounded parts", a
   for (const client of clients) client.close()
   for (const server of group) await free(server)
 })
+
+/** Of which server each part is: alone, all that is added up first is on one server, or none, or some. */
+const layouts: readonly (readonly number[])[] = [
+  [0, 0],
+  [0, 0, 0],
+  [0, 0, 1, 1],
+  [0, 1, 0, 1],
+  [1, 0, 1],
+  [0, 1, 1, 0, 1],
+  [0, 1, 2, 0, 1, 2],
+  [2, 0, 0, 1, 2, 0, 0],
+  Array.from({ length: 16 }, (_, part) => part % 3),
+]
+
+describe.each(layouts.map((places) => [places.join(""), places] as const))(
+  "parts of devices of servers %s",
+  (_, places) => {
+    const serverCount = new Set(places).size
+    // In one message, in several, in shares, and in pieces that devices of a server share the room for.
+    const partSizes = places.length === 16 ? [3] : [1, 5, 32_771, 300_001]
+
+    test.each([
+      ["floats", 0],
+      ["bf16", AllReduceFlag.BF16],
+    ])("become one sum, as %s", async (_, flags) => {
+      const random = new Random(places.length)
+      const group = servers.slice(0, serverCount)
+      const clients =
+        serverCount === 1 ? [await TestClient.connect(group[0]!.port)] : await linkedClients(group)
+      for (const size of partSizes) {
+        const parts = places.map(() => randomFloats(random, size))
+        const tensors: RpcTensor[] = []
+        for (const [part, place] of places.entries()) {
+          tensors.push(await put(clients[place]!, bytesOf(parts[part]!), [size]))
+        }
+        // The second one's does not count.
+        const counting = 0xffff & ~2
+        for (const [place, client] of clients.entries()) {
+          const own = tensors.filter((_, part) => places[part] === place)
+          allReduceDevices(client, places, own, { flags, counting })
+        }
+        const whole = ggmlSum(
+          parts.map((part, index) => (index === 1 ? new Float32Array(size) : part)),
+        )
+        const sums: Uint8Array[] = []
+        for (const [part, place] of places.entries()) {
+          sums.push(await clients[place]!.getTensor(tensors[part]!, 4 * size))
+        }
+        for (const sum of sums) expect(areSame(sum, sums[0]!)).toBe(true)
+        // Where nothing travels, nothing is rounded.
+        if (flags === 0 || serverCount === 1) expect(areSame(sums[0]!, bytesOf(whole))).toBe(true)
+        else {
+          const most = parts
+            .map((part) => part.map(Math.abs))
+            .reduce((a, b) => a.map((x, i) => x + b[i]!))
+          const rounded = new Float32Array(sums[0]!.slice().buffer)
+          // Sums of the largest are infinite.
+          const isNear = (value: number, at: number): boolean =>
+            rounded[at] === value || Math.abs(rounded[at]! - value) <= most[at]! / 64 + 1e-38
+          expect(whole.every(isNear)).toBe(true)
+        }
+      }
+      for (const client of clients) client.close()
+      for (const server of group) await free(server)
+    })
+  },
+)
 
 /** Two NaN, of which one is an infinity in its upper half; the sums over all servers are NaN, infinite, NaN and 6. */
 const [quietNaN, signallingNaN] = [0x7fc0_0001, 0x7f80_0001]

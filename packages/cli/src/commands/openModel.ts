@@ -16,9 +16,10 @@ export const openModel = (given: GivenModel, values: SourceValues, isJson: boole
     return { path, gguf }
   })
 
-const requireTokenizer = (gguf: GgufFile): Effect.Effect<void, NoTokenizerError> => {
+const requireTokenizer = (gguf: GgufFile): Effect.Effect<void, NoTokenizerError> =>
+  hasTokenizer(gguf) ? Effect.void : Effect.fail(new NoTokenizerError({ path: gguf.path }))
+
+export const hasTokenizer = (gguf: GgufFile): boolean => {
   const kind = ggufString(gguf, "tokenizer.ggml.model")
-  return kind === undefined || kind === "none" || kind === "no_vocab"
-    ? Effect.fail(new NoTokenizerError({ path: gguf.path }))
-    : Effect.void
+  return kind !== undefined && kind !== "none" && kind !== "no_vocab"
 }

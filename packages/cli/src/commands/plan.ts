@@ -17,6 +17,7 @@ import { columnsOf, noteLine, printLine, stdout, styleOf } from "../terminal.ts"
 import { wrap } from "../wrap.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, headerPath, nameOf } from "./modelSources.ts"
+import { hasTokenizer } from "./openModel.ts"
 import { speculationOf } from "./speculation.ts"
 
 type PlanValues = CommandValues<"plan">
@@ -35,6 +36,8 @@ export const plan = (values: PlanValues) =>
           Effect.map(headerPath(draft, values), (header) => header.path),
         )
         const options = { ...planOptionsOf(values, gguf), ...speculation }
+        // Plans are made without it, and a run would fail at it.
+        if (hasTokenizer(gguf)) yield* named(cluster.tokenize(path, ""), path, name)
         const made = { ...(yield* named(cluster.plan(path, options), path, name)), path: name }
         if (values.json) {
           const download = isWhole ? {} : { downloadBytes: fileBytesOf(gguf) }

@@ -186,7 +186,7 @@ export const serveFlags = {
     negations: ["--no-warmup"],
     default: "on",
     about:
-      "whether session processes compute for themselves before a client comes (default: they do): it costs 0.1 to 0.3 s of a core for each client, and spares its first tokens the wait",
+      "whether session processes compute for themselves while nobody wants them (default: they do): it costs 0.1 to 0.3 s of a core for each client that comes later, and spares its first tokens the wait",
     group: "Devices",
   }),
   allowTraining: toggle({

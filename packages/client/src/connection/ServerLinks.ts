@@ -13,6 +13,7 @@ import type { RpcConnection } from "./RpcConnection.ts"
 import { noteLinked } from "./waiting.ts"
 
 const { level: LINK_LEVEL } = extensionCommands.LINK_DIAL
+const { level: DEVICES_LEVEL } = extensionCommands.ALL_REDUCE_DEVICES
 
 /** Why a server did not do as asked, as a clause about it. */
 const refusals: Readonly<Record<number, string>> = {
@@ -34,13 +35,18 @@ const lateness = {
 /** Those about one server alone. */
 const ABOUT_ONE: ReadonlySet<number> = new Set([LinkStatus.OFF, LinkStatus.TLS])
 
-/** Why servers cannot be linked, whoever asks; undefined when they may be. */
-export const unlinkable = (connections: ReadonlyArray<RpcConnection>): string | undefined => {
-  const old = connections.find(({ level }) => level < LINK_LEVEL)
+/**
+ * Why servers cannot add up by themselves what their devices have parts of, whoever asks; undefined when they may be linked for it. Each device's
+ * connection: of one server there may be several devices.
+ */
+export const unlinkable = (devices: ReadonlyArray<RpcConnection>): string | undefined => {
+  const servers = [...new Set(devices)]
+  const needed = servers.length < devices.length ? DEVICES_LEVEL : LINK_LEVEL
+  const old = servers.find(({ level }) => level < needed)
   if (old !== undefined) return describeLacking(old)
-  const names = new Set(connections.map(({ endpoint, serverName }) => serverName ?? endpoint))
-  if (names.size < connections.length) return "several of the devices are of one server"
-  if (connections.length > MAX_LINKED_SERVERS) return "there are too many servers"
+  const names = new Set(servers.map(({ endpoint, serverName }) => serverName ?? endpoint))
+  if (names.size < servers.length) return "one server is connected several times"
+  if (servers.length > MAX_LINKED_SERVERS) return "there are too many servers"
   return undefined
 }
 

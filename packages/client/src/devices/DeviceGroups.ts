@@ -1,4 +1,3 @@
-import type { RpcConnection } from "../connection/RpcConnection.ts"
 import { ServerLinks, unlinkable } from "../connection/ServerLinks.ts"
 import type { AllReduce, AllReduceMaker } from "./AllReduce.ts"
 import { ClientSums } from "./ClientSums.ts"
@@ -61,11 +60,14 @@ export class DeviceGroups {
     return [...new Set([...this.open.values()].flatMap((each) => each.prepare?.() ?? []))]
   }
 
-  /** Whether servers can be linked, by linking them; `unlinked`: why they cannot. Asks them, and waits. */
-  tryLinks(connections: ReadonlyArray<RpcConnection>): { readonly unlinked?: string } {
-    const unlinked = unlinkable(connections) ?? this.links.acquire(connections)
+  /** Whether the servers of all devices can add up by themselves, by linking them; `unlinked`: why they cannot. Asks them, and waits. */
+  tryLinks(): { readonly unlinked?: string } {
+    const connections = this.states.map(({ connection }) => connection)
+    const servers = [...new Set(connections)]
+    const unlinked =
+      unlinkable(connections) ?? (servers.length > 1 ? this.links.acquire(servers) : undefined)
     if (unlinked !== undefined) return { unlinked }
-    this.links.release()
+    if (servers.length > 1) this.links.release()
     return {}
   }
 

@@ -12,10 +12,11 @@ import type { LackingServer } from "../lacking.ts"
 import type { SumsBy } from "./DeviceGroups.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
-import { measureDevice } from "./deviceSpeed.ts"
+import { type MeasuredSpeed, measureDevice } from "./deviceSpeed.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { forgetGraphs } from "./graphs.ts"
+import { KeptSpeeds } from "./KeptSpeeds.ts"
 import { measureLink } from "./linkSpeed.ts"
 import { awaitFence, putFence } from "./requests.ts"
 import {
@@ -60,7 +61,7 @@ export class RemoteDevices {
   private readonly callbacks: ReadonlyArray<JSCallback>
   private linkSpeeds: ReadonlyArray<LinkSpeed> = []
   /** What succeeded of `computeSpeeds`. */
-  private readonly knownSpeeds = new Map<DeviceState, DeviceSpeed>()
+  private readonly knownSpeeds = new Map<DeviceState, MeasuredSpeed>()
   private linking: { readonly unlinked?: string } | undefined
 
   /**
@@ -167,21 +168,37 @@ export class RemoteDevices {
   computeSpeeds(isIdle: boolean): ComputeSpeeds {
     if (isIdle) this.measureUnknown()
     return {
-      devices: this.states.flatMap((state) => this.knownSpeeds.get(state) ?? []),
+      devices: this.states.flatMap((state) => {
+        const speed = this.knownSpeeds.get(state)
+        return speed === undefined ? [] : { ...speed, isAtOnce: state.connection.hasDevicesAtOnce }
+      }),
       ...this.linking,
       speakBf16: this.connections.every(({ speaksBf16 }) => speaksBf16),
     }
   }
 
   private measureUnknown(): void {
+    const kept = new KeptSpeeds()
     for (const state of this.states) {
       if (this.knownSpeeds.has(state)) continue
-      const speed = this.afterFreedBuffer(state.connection, () => measureDevice(state))
+      const speed = this.keptOrMeasured(state, kept)
       if (speed !== undefined) this.knownSpeeds.set(state, speed)
     }
     if (this.linking === undefined || this.linking.unlinked !== undefined) {
-      this.linking = this.operations.groups.tryLinks(this.connections)
+      this.linking = this.operations.groups.tryLinks()
     }
+  }
+
+  private keptOrMeasured(state: DeviceState, kept: KeptSpeeds): MeasuredSpeed | undefined {
+    const { connection, deviceIndex, name } = state
+    const { serverName } = connection
+    const key = `${serverName} ${deviceIndex}`
+    const known = serverName === undefined ? undefined : kept.find(key)
+    if (known !== undefined) return { device: name, ...known }
+    const speed = this.afterFreedBuffer(connection, () => measureDevice(state))
+    // What has no name of its own, such as a server of llama.cpp, may be another one now at the same address.
+    if (speed === undefined || serverName === undefined) return speed
+    return { device: name, ...kept.add(key, speed) }
   }
 
   /** Lets servers over which tensors are split be linked now, not at their first sum; why they are not, if so. */

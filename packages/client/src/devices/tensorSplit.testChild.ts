@@ -1,7 +1,8 @@
 /**
  * One model cut over the devices of several servers, for tests/tensorSplit.test.ts: a prompt, then token by token the likeliest
  * one. Arguments: the servers' ports, the model's path, and who adds up the partial sums: `servers`, `client`, `ggml`, or `layer`,
- * which cuts no tensor; how long the prompt and its parts are; and the servers' token, if they have one.
+ * which cuts no tensor; how long the prompt and its parts are; the servers' token, "" where they have none; and the devices in the order in which tensors are cut,
+ * "" for their own.
  */
 import { type Address, io, LlamaModel, loadBackends } from "@ggml-rpc/native/bindings/llama"
 import { send } from "@ggml-rpc/native/worker/child"
@@ -23,19 +24,23 @@ export interface Said {
   readonly notes: ReadonlyArray<string>
 }
 
-const [ports, path, sums, promptLength, ubatch, token] = process.argv.slice(2) as [
+const [ports, path, sums, promptLength, ubatch, token, order] = process.argv.slice(2) as [
   string,
   string,
   "servers" | "client" | "ggml" | "layer",
   string,
   string,
-  string | undefined,
+  string,
+  string,
 ]
 const STEPS = 4
 
 loadBackends(0)
 const connections = ports.split(",").map((port) => {
-  const connection = new RpcConnection({ host: "127.0.0.1", port: Number(port) }, token)
+  const connection = new RpcConnection(
+    { host: "127.0.0.1", port: Number(port) },
+    token || undefined,
+  )
   connection.open(5000)
   return connection
 })
@@ -43,7 +48,10 @@ const remote = new RemoteDevices(connections)
 remote.beginWork()
 remote.cutTensors(sums === "layer" ? undefined : sums === "servers" ? "best" : sums)
 const model = LlamaModel.open(path, {
-  devices: remote.devices.map(({ address }) => address),
+  devices: (order === ""
+    ? remote.devices
+    : order.split(",").map((at) => remote.devices[Number(at)]!)
+  ).map(({ address }) => address),
   splitMode: sums === "layer" ? "layer" : "tensor",
   abortFlag: io().io_abort_flag() as Address,
 })

@@ -19,6 +19,7 @@ import { formatVersion } from "@ggml-rpc/protocol"
 import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
+import { sumOrder } from "../devices/sumOrder.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
 import type { LackingServer } from "../lacking.ts"
 import { domainsOf } from "../memoryDomains.ts"
@@ -212,19 +213,22 @@ export class Engine {
     this.writer.flushIfDue()
   }
 
-  /** Model and context as placed; `release` of the model frees both. */
-  acquire(placed: PlacedModel, { noAlloc }: { readonly noAlloc: boolean }): Loaded {
+  /** Model and context as placed, of a file that stands for the model's if need be; `release` of the model frees both. */
+  acquire(
+    placed: PlacedModel,
+    { noAlloc, file = placed.path }: { readonly noAlloc: boolean; readonly file?: string },
+  ): Loaded {
     const { abortFlag } = this
     const { path, placement, context, model: weights } = placed
     const { devices, shares } = placement
     const { sums, wire, ...held } = weights
     const overrides = weights.overrides ?? []
     // Only the devices that get something: one without layers would still get compute buffers.
-    const used = usedPlaces(placed)
+    const used = shares === undefined ? usedPlaces(placed) : this.inSumOrder(placed)
     if (!noAlloc && shares !== undefined) this.remote?.cutTensors(sums ?? "best")
     let model: LlamaModel | undefined
     try {
-      model = LlamaModel.open(path, {
+      model = LlamaModel.open(file, {
         ...held,
         devices: used.map((at) => this.addresses[devices[at]!]!),
         ...(shares === undefined
@@ -279,6 +283,16 @@ export class Engine {
       }
       throw error
     }
+  }
+
+  /** The places that get something where tensors are cut, in the order in which servers add up most by themselves. */
+  private inSumOrder(placed: PlacedModel): ReadonlyArray<number> {
+    const used = usedPlaces(placed)
+    const remote = this.remote?.devices ?? []
+    const { devices } = placed.placement
+    // A device of this host is a server by itself.
+    const servers = used.map((at) => remote[devices[at]!]?.endpoint ?? at)
+    return sumOrder(servers).map((index) => used[index]!)
   }
 
   /**

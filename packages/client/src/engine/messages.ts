@@ -68,6 +68,8 @@ export interface DeviceSpeed {
   readonly weightBytesPerSecond: number
   /** Of a matrix with many rows, as for a prompt. */
   readonly multiplicationsPerSecond: number
+  /** It computes while others of its server do. */
+  readonly isAtOnce: boolean
 }
 
 /** How a model is put onto devices; units are counted as in planner/plan.ts. */
@@ -193,7 +195,11 @@ export type EngineRequest =
     }
   /** Of links between servers and of devices; what was measured is kept. */
   | { readonly type: "computeSpeeds" }
-  | ({ readonly type: "measure" } & PlacedModel)
+  | ({
+      readonly type: "measure"
+      /** A file that the model can be measured by, see `saveGgufOutline`; absent: the model's own. */
+      readonly outline?: string
+    } & PlacedModel)
   | ({
       readonly type: "load"
       /** The smaller model that guesses for it. */

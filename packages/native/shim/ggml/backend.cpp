@@ -23,6 +23,17 @@ API const char * gs_device_id(ggml_backend_dev_t device) {
     return props.device_id == nullptr ? "" : props.device_id;
 }
 
+// Whether graphs that were started go on while this process does something else.
+API int gs_device_is_async(ggml_backend_dev_t device) {
+    ggml_backend_dev_props props{};
+    ggml_backend_dev_get_props(device, &props);
+    return props.caps.async ? 1 : 0;
+}
+
+API void gs_backend_synchronize(ggml_backend_t backend) {
+    ggml_backend_synchronize(backend);
+}
+
 API int gs_backend_set_threads(ggml_backend_t backend, int threads) {
     ggml_backend_dev_t device = ggml_backend_get_device(backend);
     ggml_backend_reg_t reg = device ? ggml_backend_dev_backend_reg(device) : nullptr;

@@ -248,7 +248,7 @@ ggml_cgraph with_nodes(const ggml_cgraph & graph, ggml_tensor ** nodes, int coun
 
 } // namespace
 
-int index_checks::compute(ggml_backend_t backend, ggml_cgraph & graph) const {
+int index_checks::compute(ggml_backend_t backend, ggml_cgraph & graph, bool waits) const {
     g_bad_index.found.store(false, std::memory_order_relaxed);
     for (const place & check : before) {
         if (!holds(check)) {
@@ -256,7 +256,7 @@ int index_checks::compute(ggml_backend_t backend, ggml_cgraph & graph) const {
         }
     }
     if (between.empty()) {
-        return int(ggml_backend_graph_compute(backend, &graph));
+        return int(waits ? ggml_backend_graph_compute(backend, &graph) : ggml_backend_graph_compute_async(backend, &graph));
     }
     if (way == index_check_way::parts) {
         return compute_parts(backend, graph);

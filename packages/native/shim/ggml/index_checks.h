@@ -42,8 +42,9 @@ public:
     // Decides where each check is made; `checks` are in the order of their nodes. Throws std::bad_alloc.
     void plan(ggml_cgraph & graph, const index_check * checks, int count, index_check_way way);
 
-    // Runs the graph of the plan, or any without one. Returns a ggml_status or kStatusBadIndex.
-    int compute(ggml_backend_t backend, ggml_cgraph & graph) const;
+    // Runs the graph of the plan, or any without one. Returns a ggml_status or kStatusBadIndex. Does not wait for its end where `waits` is false,
+    // the backend can do so, and nothing has to be looked at meanwhile.
+    int compute(ggml_backend_t backend, ggml_cgraph & graph, bool waits) const;
 
 private:
     struct place {

@@ -1,4 +1,4 @@
-// Sums over servers: each has a part of a tensor, and all put the sum of the parts in its place. The parts cross plain
+// Sums over servers: each has parts of a tensor, one for each of its devices, and all put the sum of the parts in their place. The parts cross plain
 // sockets to the other servers, one each, on which everything is a message: a part_header, then so many floats, or so many bf16. Of
 // these, each server rounds its own part as well before it adds, and the sum where others get it.
 //
@@ -19,6 +19,7 @@
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <utility>
 #include <vector>
 
 #ifndef MSG_NOSIGNAL
@@ -28,6 +29,7 @@
 namespace {
 
 constexpr int kMaxServers = 16;
+constexpr int kMaxParts   = 16;
 
 constexpr uint32_t kMagic = 0x4d555352; // "RSUM"
 
@@ -301,31 +303,70 @@ void add_onto(float * __restrict target, const float * __restrict other, size_t 
     }
 }
 
-// Adds up all parts in ggml's order, into the one that is this server's.
-void add_up(float ** parts, int count, const float * own, size_t elements) {
-    const auto combine = [&](int into, int other) {
-        if (parts[other] == own) {
-            std::swap(parts[into], parts[other]);
+// A part is added onto another one.
+struct step {
+    int into, other;
+};
+
+// How the parts of all servers become one sum: in the order in which ggml's own all-reduce adds (see above), whoever has them. What lies
+// on one server alone is added up there first, and what comes of it, a root, travels.
+struct sum_plan {
+    int  owners[kMaxParts];
+    int  count;
+    step local[kMaxParts], joint[kMaxParts];
+    int  local_count = 0, joint_count = 0;
+    bool is_root[kMaxParts];
+    int  roots_of[kMaxServers] = {};
+
+    sum_plan(const uint8_t * places, int part_count) : count(part_count) {
+        // By part: the server that has all that was added onto it; -1 when that is not one.
+        int holders[kMaxParts];
+        for (int i = 0; i < count; i++) {
+            owners[i]  = places[i];
+            holders[i] = places[i];
+            is_root[i] = true;
         }
-        add_onto(parts[into], parts[other], elements);
-    };
-    int whole = 1;
-    while (whole * 2 <= count) {
-        whole *= 2;
-    }
-    for (int j = whole; j < count; j++) {
-        combine(j - whole, j);
-    }
-    for (int offset = whole / 2; offset >= 1; offset /= 2) {
-        for (int j = 0; j < offset; j++) {
-            combine(j, j + offset);
+        int whole = 1;
+        while (whole * 2 <= count) {
+            whole *= 2;
+        }
+        const auto combine = [&](int into, int other) {
+            if (holders[into] >= 0 && holders[into] == holders[other]) {
+                local[local_count++] = {into, other};
+                is_root[other] = false;
+            } else {
+                joint[joint_count++] = {into, other};
+                holders[into] = -1;
+            }
+        };
+        for (int j = whole; j < count; j++) {
+            combine(j - whole, j);
+        }
+        for (int offset = whole / 2; offset >= 1; offset /= 2) {
+            for (int j = 0; j < offset; j++) {
+                combine(j, j + offset);
+            }
+        }
+        for (int i = 0; i < count; i++) {
+            roots_of[owners[i]] += is_root[i] ? 1 : 0;
         }
     }
-}
+
+    size_t others_roots(int rank) const {
+        size_t all = 0;
+        for (int i = 0; i < count; i++) {
+            all += is_root[i] && owners[i] != rank ? 1 : 0;
+        }
+        return all;
+    }
+};
 
 struct run {
-    group &  g;
-    bool     is_bf16;
+    group &          g;
+    const sum_plan & plan;
+    // Of this server's parts, by their numbers.
+    float **         rows;
+    bool             is_bf16;
     int      client_fd;
     double   silence_ms;
     uint32_t total;
@@ -345,25 +386,47 @@ struct run {
         return t;
     }
 
-    // As they travel, the `elements` at `data`, `first` behind the beginning of what is added up at once. Rounded there, too.
-    char * outgoing(float * data, size_t first, size_t elements) {
-        if (!is_bf16) {
-            return reinterpret_cast<char *>(data);
+    // As they travel, `size` elements of this server's roots from `from` on, one root behind the other; `at` elements behind the
+    // beginning of what is sent. Rounded in their rows, too.
+    const char * packed(size_t from, size_t size, size_t at) {
+        const bool is_alone = plan.roots_of[g.rank] == 1;
+        float *    floats   = g.scratch.data() + send_floats_at + at;
+        uint16_t * halves   = g.halves.data() + at;
+        const char * begin  = reinterpret_cast<char *>(halves);
+        if (!is_bf16 && !is_alone) {
+            begin = reinterpret_cast<char *>(floats);
         }
-        uint16_t * halves = g.halves.data() + first;
-        bf16_from_f32(halves, data, elements);
-        f32_from_bf16(data, halves, elements);
-        return reinterpret_cast<char *>(halves);
+        for (int i = 0; i < plan.count; i++) {
+            if (plan.owners[i] != g.rank || !plan.is_root[i]) {
+                continue;
+            }
+            float * row = rows[i] + from;
+            if (is_bf16) {
+                halves = rounded(halves, row, size);
+            } else if (is_alone) {
+                return reinterpret_cast<char *>(row);
+            } else {
+                memcpy(floats, row, size * sizeof(float));
+                floats += size;
+            }
+        }
+        return begin;
     }
 
-    // Where what becomes `part` arrives, `first` behind the beginning of the halves; `arrived` makes it that.
-    char * incoming(float * part, size_t first) {
-        return is_bf16 ? reinterpret_cast<char *>(g.halves.data() + first) : reinterpret_cast<char *>(part);
+    static uint16_t * rounded(uint16_t * halves, float * row, size_t size) {
+        bf16_from_f32(halves, row, size);
+        f32_from_bf16(row, halves, size);
+        return halves + size;
     }
 
-    void arrived(float * part, size_t first, size_t elements) {
+    // Where `size` values arrive that become floats at `floats`, or, as bf16, first `at` elements behind the beginning of all halves.
+    char * incoming(float * floats, size_t at) {
+        return is_bf16 ? reinterpret_cast<char *>(g.halves.data() + at) : reinterpret_cast<char *>(floats);
+    }
+
+    void arrived(float * floats, size_t at, size_t size) {
         if (is_bf16) {
-            f32_from_bf16(part, g.halves.data() + first, elements);
+            f32_from_bf16(floats, g.halves.data() + at, size);
         }
     }
 
@@ -371,64 +434,97 @@ struct run {
         return exchange(g, transfers, count, client_fd, silence_ms, out);
     }
 
-    // Floats that lie between what others sent: one server's part of a piece.
-    size_t room(size_t elements) const { return std::min(elements, kPiece); }
-
-    int direct(float * data, size_t elements) {
+    // Exchanges the roots' elements from `from` on, `size` of them, and adds them up; `sent_of` gives what a server is sent of this one's, and how many
+    // elements of each root. *sum is where the sum lies then, in a row of this server's.
+    template <typename SentOf> int gather(size_t from, size_t size, SentOf sent_of, float ** sum) {
         transfer transfers[kMaxServers];
-        float * parts[kMaxServers];
-        const char * own = outgoing(data, 0, elements);
-        const auto halves_of = [&](int other) { return elements * size_t(other + 1); };
+        float *  values[kMaxServers];
+        float *  next = g.scratch.data();
         int others = 0;
         for (int peer = 0; peer < g.count; peer++) {
-            parts[peer] = peer == g.rank ? data : g.scratch.data() + size_t(others) * elements;
-            if (peer != g.rank) {
-                transfers[others] = between(peer, own, elements, incoming(parts[peer], halves_of(others)), elements);
-                others++;
+            if (peer == g.rank) {
+                continue;
             }
+            const auto   sent   = sent_of(peer);
+            const size_t theirs = size * size_t(plan.roots_of[peer]);
+            values[peer] = next;
+            char * target = incoming(next, receive_halves_at + size_t(next - g.scratch.data()));
+            transfers[others++] = between(peer, sent.first, sent.second * size_t(plan.roots_of[g.rank]), target, theirs);
+            next += theirs;
         }
         const int result = with_all(transfers, others);
         if (result < 0) {
             return result;
         }
-        for (int other = 0; other < others; other++) {
-            arrived(parts[transfers[other].peer], halves_of(other), elements);
+        arrived(g.scratch.data(), receive_halves_at, size_t(next - g.scratch.data()));
+        float * parts[kMaxParts] = {};
+        for (int i = 0; i < plan.count; i++) {
+            if (!plan.is_root[i]) {
+                continue;
+            }
+            const int owner = plan.owners[i];
+            parts[i] = owner == g.rank ? rows[i] + from : values[owner];
+            if (owner != g.rank) {
+                values[owner] += size;
+            }
         }
-        add_up(parts, g.count, data, elements);
+        *sum = add_up(parts, size);
         return 0;
     }
 
-    int shared(float * data, size_t elements) {
-        const auto first = [&](int rank) { return elements * size_t(rank) / size_t(g.count); };
-        const auto size_of = [&](int rank) { return first(rank + 1) - first(rank); };
-        const size_t own_size = size_of(g.rank);
-        float * own = data + first(g.rank);
-        transfer transfers[kMaxServers];
-        float * parts[kMaxServers];
-        const char * all = outgoing(data, 0, elements);
-        const auto halves_of = [&](int other) { return elements + own_size * size_t(other); };
-        int others = 0;
-        for (int peer = 0; peer < g.count; peer++) {
-            parts[peer] = peer == g.rank ? own : g.scratch.data() + size_t(others) * own_size;
-            if (peer != g.rank) {
-                const char * theirs = all + first(peer) * value_size();
-                transfers[others] = between(peer, theirs, size_of(peer), incoming(parts[peer], halves_of(others)), own_size);
-                others++;
-            }
+    // Into a row of this server's: an addition of two commutes.
+    float * add_up(float ** parts, size_t size) {
+        bool is_own[kMaxParts];
+        for (int i = 0; i < plan.count; i++) {
+            is_own[i] = plan.owners[i] == g.rank;
         }
-        int result = with_all(transfers, others);
+        for (int i = 0; i < plan.joint_count; i++) {
+            const auto [into, other] = plan.joint[i];
+            if (is_own[other] && !is_own[into]) {
+                std::swap(parts[into], parts[other]);
+                is_own[into] = true;
+            }
+            add_onto(parts[into], parts[other], size);
+        }
+        return parts[0];
+    }
+
+    int direct(size_t from, size_t size) {
+        const char * own = packed(from, size, 0);
+        float * sum = nullptr;
+        const int result = gather(from, size, [&](int) { return std::pair{own, size}; }, &sum);
+        total_row = sum == nullptr ? nullptr : sum - from;
+        return result;
+    }
+
+    int shared(size_t from, size_t size) {
+        const auto first = [&](int rank) { return size * size_t(rank) / size_t(g.count); };
+        const auto size_of = [&](int rank) { return first(rank + 1) - first(rank); };
+        const size_t roots = size_t(plan.roots_of[g.rank]);
+        const char * sent[kMaxServers];
+        for (int peer = 0; peer < g.count; peer++) {
+            sent[peer] = packed(from + first(peer), size_of(peer), roots * first(peer));
+        }
+        const size_t own_size = size_of(g.rank);
+        float * sum = nullptr;
+        const auto sent_of = [&](int peer) { return std::pair{sent[peer], size_of(peer)}; };
+        int result = gather(from + first(g.rank), own_size, sent_of, &sum);
         if (result < 0) {
             return result;
         }
-        for (int other = 0; other < others; other++) {
-            arrived(parts[transfers[other].peer], halves_of(other), own_size);
+        float * data = sum - first(g.rank);
+        total_row = data - from;
+        const char * own = reinterpret_cast<char *>(sum);
+        if (is_bf16) {
+            uint16_t * halves = g.halves.data() + first(g.rank);
+            rounded(halves, sum, own_size);
+            own = reinterpret_cast<char *>(halves);
         }
-        add_up(parts, g.count, own, own_size);
-        const char * sum = outgoing(own, first(g.rank), own_size);
-        others = 0;
+        transfer transfers[kMaxServers];
+        int others = 0;
         for (int peer = 0; peer < g.count; peer++) {
             if (peer != g.rank) {
-                transfers[others++] = between(peer, sum, own_size, incoming(data + first(peer), first(peer)), size_of(peer));
+                transfers[others++] = between(peer, own, own_size, incoming(data + first(peer), first(peer)), size_of(peer));
             }
         }
         result = with_all(transfers, others);
@@ -439,28 +535,41 @@ struct run {
         return result;
     }
 
-    int all(float * data, size_t elements) {
-        const size_t others = size_t(g.count) - 1;
-        const bool is_direct = others == 1 || elements <= kDirectElements;
-        const size_t step = is_direct ? kPiece : kPiece * size_t(g.count);
-        const size_t wanted = others * (is_direct ? room(elements) : room(elements / size_t(g.count) + 1));
-        if (g.scratch.size() < wanted) {
-            g.scratch.resize(wanted);
+    // The sum lies in `total_row` then, one of this server's.
+    int all(size_t elements) {
+        for (int i = 0; i < plan.local_count; i++) {
+            const auto [into, other] = plan.local[i];
+            if (plan.owners[into] == g.rank) {
+                add_onto(rows[into], rows[other], elements);
+            }
         }
-        // What is added up at once, and what comes from the others.
-        const size_t wanted_halves = is_bf16 ? std::min(elements, step) + wanted : 0;
-        if (g.halves.size() < wanted_halves) {
-            g.halves.resize(wanted_halves);
+        const size_t roots = size_t(plan.roots_of[g.rank]);
+        const bool is_direct = g.count == 2 || elements <= kDirectElements;
+        const size_t at_once = is_direct ? kPiece : kPiece * size_t(g.count);
+        const size_t most = std::min(elements, at_once);
+        const size_t received = plan.others_roots(g.rank) * (is_direct ? most : std::min(kPiece, elements / size_t(g.count) + 1));
+        const size_t copied = is_bf16 || roots == 1 ? 0 : roots * most;
+        send_floats_at = received;
+        if (g.scratch.size() < received + copied) {
+            g.scratch.resize(received + copied);
         }
-        for (size_t done = 0; done < elements; done += step) {
-            const size_t part = std::min(step, elements - done);
-            const int result = is_direct ? direct(data + done, part) : shared(data + done, part);
+        receive_halves_at = roots * most;
+        if (is_bf16 && g.halves.size() < receive_halves_at + received) {
+            g.halves.resize(receive_halves_at + received);
+        }
+        for (size_t done = 0; done < elements; done += at_once) {
+            const size_t part = std::min(at_once, elements - done);
+            const int result = is_direct ? direct(done, part) : shared(done, part);
             if (result < 0) {
                 return result;
             }
         }
         return 0;
     }
+
+    float * total_row = nullptr;
+    // What others sent comes first in the scratch, what is sent first in the halves.
+    size_t send_floats_at = 0, receive_halves_at = 0;
 };
 
 } // namespace
@@ -496,28 +605,45 @@ API void io_group_spins(void * handle, uint32_t * out) {
     out[1] = g->spared;
 }
 
-// Most bytes that a sum of so many floats needs besides them, however they travel.
-API double io_all_reduce_bytes(void * handle, double elements) {
+// Most bytes that a sum of so many floats of `parts` parts, of which this server has `own`, needs besides them, however they travel.
+API double io_all_reduce_bytes(void * handle, int own, int parts, double elements) {
     const group * g = static_cast<group *>(handle);
-    const double received = double(std::min(size_t(elements), kPiece)) * double(g->count - 1);
-    const double halves   = double(std::min(size_t(elements), kPiece * size_t(g->count))) + received;
-    return received * sizeof(float) + halves * sizeof(uint16_t);
+    const double received = double(std::min(size_t(elements), kPiece)) * double(parts - own);
+    const double sent     = double(std::min(size_t(elements), kPiece * size_t(g->count))) * double(own);
+    return (received + (own > 1 ? sent : 0)) * sizeof(float) + (sent + received) * sizeof(uint16_t);
 }
 
-// Puts the sum of all servers' floats in place of these; `counts` is 0 where this server's are none. With `is_bf16`, which has to be
-// the same at all, they travel as bf16. Every server of the group has to be linked. Waits for the others; a link on which no byte moves
+// Adds up `part_count` parts, of which each lies on the server of its place; this server's are rows of so many floats, one after the
+// other at `data`, and the sum of all is put into the first of them. Bit i of `counting` is 0 where part i is none: then zeros count. With `is_bf16`,
+// which has to be the same at all, what travels does so as bf16. Every server of the group has to be linked and to have a part. Waits for the
+// others; a link on which no byte moves
 // for silence_ms (0: no limit), another message than the one that is due, and an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent
 // something else, 4 an error of the system, which is out[2]). -ECANCELED when the client is gone, or sends no more, with the place of the
 // server that was waited for longest and 5. -ENOMEM without memory.
-API int io_all_reduce(void * handle, float * data, double elements, int counts, int is_bf16, int client_fd, double silence_ms, int32_t * out) {
+API int io_all_reduce(void * handle, float * data, const uint8_t * places, int part_count, double elements, int counting, int is_bf16, int client_fd, double silence_ms, int32_t * out) {
     group * g = static_cast<group *>(handle);
-    if (counts == 0) {
-        memset(data, 0, size_t(elements) * sizeof(float));
+    const size_t size = size_t(elements);
+    const sum_plan plan(places, part_count);
+    float * rows[kMaxParts] = {};
+    float * next = data;
+    for (int i = 0; i < part_count; i++) {
+        if (plan.owners[i] != g->rank) {
+            continue;
+        }
+        rows[i] = next;
+        next += size;
+        if ((counting >> i & 1) == 0) {
+            memset(rows[i], 0, size * sizeof(float));
+        }
     }
     report told{};
     try {
-        const int result = run{*g, is_bf16 != 0, client_fd, silence_ms, uint32_t(size_t(elements)), &told}.all(data, size_t(elements));
+        run sum{*g, plan, rows, is_bf16 != 0, client_fd, silence_ms, uint32_t(size), &told};
+        const int result = sum.all(size);
         memcpy(out, &told, sizeof(told));
+        if (result == 0 && size > 0 && sum.total_row != data) {
+            memcpy(data, sum.total_row, size * sizeof(float));
+        }
         return result;
     } catch (const std::bad_alloc &) {
         return -ENOMEM;

@@ -95,6 +95,33 @@ export const records = <F extends Fields>(
   },
 })
 
+/** A record, then others in its field `name`, 1 to `maxCount`. */
+export const withRecords = <H extends Fields, N extends string, F extends Fields>(
+  head: RecordLayout<H>,
+  name: N,
+  layout: RecordLayout<F>,
+  maxCount: number,
+): PayloadCodec<
+  ValueOf<RecordLayout<H>> & Readonly<Record<N, readonly ValueOf<RecordLayout<F>>[]>>
+> => {
+  const rest = records(layout, maxCount)
+  return {
+    name: head.name,
+    minSizeBytes: head.size + rest.minSizeBytes,
+    maxSizeBytes: head.size + rest.maxSizeBytes,
+    sizeOf: (value) => head.size + rest.sizeOf(value[name]),
+    encode(value, view, offset) {
+      head.encode(value, view, offset)
+      rest.encode(value[name], view, offset + head.size)
+    },
+    decode: (view, offset, sizeBytes) =>
+      ({
+        ...head.decode(view, offset),
+        [name]: rest.decode(view, offset + head.size, sizeBytes - head.size),
+      }) as never,
+  }
+}
+
 /**
  * A payload of an older version whose wire lacks some fields of today's value: they are left out when written, and are what
  * `absent` says when read. A field of `fixed` must have just that value, since to leave it out would change the meaning.

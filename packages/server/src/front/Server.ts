@@ -163,8 +163,8 @@ export interface ServeOptions {
    */
   readonly repack?: boolean
   /**
-   * Whether a session process computes for small clients of its own before a real one comes, so that its first tokens are as fast as
-   * all others; that takes most of what the start of a session process costs. Default true.
+   * Whether a session process computes for small clients of its own when no real one has come for a quarter of a second, so that the
+   * first tokens of the next one are as fast as all others. It stops when one comes. Default true.
    */
   readonly warmup?: boolean
   /**

@@ -63,8 +63,10 @@ export class PeerGroup {
   readonly #notes = new Map<number, FrontNote>()
   readonly #report = new Int32Array(3)
   readonly #reportAt = asPointer(ptr(this.#report) as number)
-  /** Most floats of a sum that there was memory for. */
-  grantedCount = 0
+  /** Bytes that sums may take besides what they add up: there was memory for them. */
+  grantedBytes = 0
+  /** Of sums to which each server adds one part. */
+  readonly onePartEach: Uint8Array
   /** Every server of the group is linked. */
   isComplete = false
   /** Of all groups of the process, so that an answer for one that is gone is known. */
@@ -74,6 +76,7 @@ export class PeerGroup {
   constructor(rank: number, worldSize: number, limits: PeerLimits, channel: FrontChannel) {
     this.rank = rank
     this.worldSize = worldSize
+    this.onePartEach = Uint8Array.from({ length: worldSize }, (_, place) => place)
     this.#limits = limits
     this.#channel = channel
     this.#native = Number(io().io_group_new(rank, worldSize, limits.spinMs))
@@ -166,23 +169,32 @@ export class PeerGroup {
     return found < 0 ? undefined : found
   }
 
-  /** Bytes of host memory that adding up `count` floats takes besides them. */
-  workBytes(count: number): number {
-    return io().io_all_reduce_bytes(asPointer(this.#native), count)
+  /** Bytes of host memory that adding up `count` floats of `parts` parts takes besides them; this server has `own` of these. */
+  workBytes(count: number, own: number, parts: number): number {
+    return io().io_all_reduce_bytes(asPointer(this.#native), own, parts, count)
   }
 
   /**
-   * Puts the sum of all servers' floats in place of `count` ones at `data`; this server's count as zero unless `counts`. With `isBf16`
-   * they travel rounded to bf16.
+   * Adds up parts of all servers: part i lies on the server of place `places[i]`, which all are below the world size, and none lacks;
+   * those of this one are `count` floats each at `data`, one after the other, and the sum is put into the first. Bit i of `counting`: part i
+   * counts, else zeros do. With `isBf16` what travels is rounded to bf16.
    *
    * @throws {LinkError} that names the server on which it failed @throws {ClientGone} @throws {ComputeError} without memory
    */
-  allReduce(data: Address, count: number, counts: boolean, isBf16: boolean): void {
+  allReduce(
+    data: Address,
+    count: number,
+    places: Uint8Array,
+    counting: number,
+    isBf16: boolean,
+  ): void {
     const result = io().io_all_reduce(
       asPointer(this.#native),
       asPointer(data),
+      places,
+      places.length,
       count,
-      counts ? 1 : 0,
+      counting,
       isBf16 ? 1 : 0,
       this.#channel.clientFd,
       this.#limits.silenceMs,

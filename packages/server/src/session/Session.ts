@@ -1,4 +1,10 @@
-import { describeCommand, ExtensionCommand, formatVersion, type LostPeer } from "@ggml-rpc/protocol"
+import {
+  Command,
+  describeCommand,
+  ExtensionCommand,
+  formatVersion,
+  type LostPeer,
+} from "@ggml-rpc/protocol"
 import { acknowledge, answerHello } from "./answers.ts"
 import { handlers } from "./commands/table.ts"
 import type { SessionSummary } from "./events.ts"
@@ -13,6 +19,10 @@ const STATS_INTERVAL_MS = 5000
 
 /** Commands from here on are ours alone. */
 const FIRST_EXTENSION = ExtensionCommand.DEVICE_SUPPORTS
+
+/** These wait for other devices themselves, where they have to. */
+const isGraph = (command: number): boolean =>
+  command === Command.GRAPH_COMPUTE || command === Command.GRAPH_RECOMPUTE
 
 /** Serves clients one after another; `serve` handles one connection from HELLO to its end. */
 export class Session {
@@ -73,7 +83,7 @@ export class Session {
       const endedMs = performance.now()
       stats.note(command, endedMs - startedMs)
       if (endedMs - this.#toldMs > STATS_INTERVAL_MS) this.#tellStats(endedMs)
-      if (state.largePages.hasWork) state.largePages.work(wire)
+      if (state.largePages.hasWork && !state.isRunning) state.largePages.work(wire)
       wire.next()
     }
   }
@@ -82,6 +92,7 @@ export class Session {
     const { wire } = state
     const { command } = wire
     this.#options.onRequest?.(command, wire.sizeBytes)
+    if (state.isRunning && !isGraph(command)) state.settleAll()
     handlers[command]!(state)
     const sizeBytes = state.spoken.acknowledgementBytes[command]!
     if (sizeBytes >= 0) acknowledge(wire, sizeBytes)

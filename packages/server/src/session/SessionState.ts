@@ -65,6 +65,9 @@ export interface SessionOptions {
   readonly onRequest: ((command: number, sizeBytes: number) => void) | undefined
 }
 
+/** Devices that a number of 32 bits has room for. */
+const MAX_AT_ONCE = 31
+
 /** What the commands of a session work on, and what they ask of a request all the time. */
 export class SessionState {
   readonly ggml = ggml()
@@ -97,6 +100,13 @@ export class SessionState {
   blockAddress: Address = 0
   /** By device: its link to another server; see commands/comm.ts. */
   readonly commLinks = new Map<number, CommLink>()
+  /**
+   * Whether graphs of several devices run at once: each is started, and waited for before anything else than a graph of another device.
+   * A limit of their time needs to know when each ends.
+   */
+  readonly devicesAtOnce: boolean
+  /** Bit i: device i may still compute. */
+  #running = 0
   /** Its links to servers of ours; see commands/link.ts. */
   peerGroup: PeerGroup | undefined
   /** Links by COMM_INIT that the client asked for. */
@@ -117,6 +127,11 @@ export class SessionState {
     this.#onSpent = options.onSpent
     this.clientLimits = options.clientLimits ?? { graphNodes: Number.POSITIVE_INFINITY }
     this.doing = options.doing ?? nobodyAsks()
+    this.devicesAtOnce =
+      devices.length > 1 &&
+      devices.length <= MAX_AT_ONCE &&
+      devices.every(({ isAsync }) => isAsync) &&
+      this.clientLimits.computeMs === undefined
     this.commLimits = commLimits
     this.onLink = onLink
     this.peerLimits = options.peerLimits
@@ -152,6 +167,28 @@ export class SessionState {
     if (this.#isSpent) return
     this.#isSpent = true
     this.#onSpent?.()
+  }
+
+  /** Whether a device may still compute. */
+  get isRunning(): boolean {
+    return this.#running !== 0
+  }
+
+  /** A device was given a graph that it may still compute when this process goes on. */
+  noteRunning(device: number): void {
+    this.#running |= 1 << device
+  }
+
+  /** Waits until a device computes no more. */
+  settle(device: number): void {
+    if ((this.#running & (1 << device)) === 0) return
+    this.#running &= ~(1 << device)
+    this.devices[device]!.synchronize()
+  }
+
+  /** Waits until no device computes: what graphs read and write can be touched then. */
+  settleAll(): void {
+    for (let device = 0; this.#running !== 0; device++) this.settle(device)
   }
 
   /** What the client speaks. */

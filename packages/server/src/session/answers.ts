@@ -17,7 +17,8 @@ export const answerHello = (state: SessionState): void => {
   const noCache = hasNone ? HelloExtension.NO_CACHE : 0
   const isPlain = state.devices.every(({ sizesArePlain }) => sizesArePlain)
   const plainSizes = isPlain ? HelloExtension.PLAIN_SIZES : 0
-  wire.out.setUint8(at + extension, HelloExtension.LEVEL | noCache | plainSizes)
+  const atOnce = state.devicesAtOnce ? HelloExtension.DEVICES_AT_ONCE : 0
+  wire.out.setUint8(at + extension, HelloExtension.LEVEL | noCache | plainSizes | atOnce)
 }
 
 /** DEVICE_COUNT. */

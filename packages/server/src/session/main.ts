@@ -38,7 +38,7 @@ import { Session } from "./Session.ts"
 import { enterSandbox, type SandboxReport } from "./sandbox.ts"
 import { serverNumber } from "./serverName.ts"
 import { loadedTypeName } from "./spoken.ts"
-import { warmUp } from "./warmUp.ts"
+import { WarmUp } from "./warmUp.ts"
 
 /** The socket to the front process. */
 const CHANNEL = 3
@@ -57,6 +57,12 @@ const BOARD = 6
 
 /** An idle connection whose host gives no sign of life for twice this long is over. */
 const KEEPALIVE_S = 10
+
+/**
+ * Who works with a server command after command, one behind the other, has the next one here sooner: its start, and what it is
+ * served, would share a core with a warm-up. With nobody there for so long the process warms up, 0.2 s of a core.
+ */
+const WARM_UP_AFTER_MS = 250
 
 /** The front process answers first, and so does whatever else this machine does at the usual priority. */
 const NICE = 1
@@ -79,6 +85,7 @@ const report = (device: Device): DeviceReport => ({
 interface Started {
   readonly devices: readonly ServedDevice[]
   readonly cache: Cache | undefined
+  readonly warmUp: WarmUp | undefined
 }
 
 const start = (config: SessionConfig): Started => {
@@ -98,13 +105,14 @@ const start = (config: SessionConfig): Started => {
   const devices = selected.devices.map(
     (device) => new ServedDevice(device, config.threadCount, { mapsFiles }),
   )
-  if (config.warmup) warmUp(devices)
-  const repacked = config.repack && devices.some(isCpu) ? typesRepacked() : []
+  const warmUp = config.warmup ? new WarmUp(devices) : undefined
+  const repacked = config.describe && config.repack && devices.some(isCpu) ? typesRepacked() : []
   const described = config.describe ? selected.devices.map(report) : []
   const sandbox = config.sandbox ? giveUp(config, devices) : undefined
   tell({ event: "ready", devices: described, repacked, ...(sandbox && { sandbox }) })
   const isConfined = (sandbox?.landlock ?? 0) >= SEALING_LANDLOCK
-  return { devices, cache: keeping && cacheOf({ ...keeping, isSealed: mapsFiles && isConfined }) }
+  const cache = keeping && cacheOf({ ...keeping, isSealed: mapsFiles && isConfined })
+  return { devices, cache, warmUp }
 }
 
 type Keeping = Omit<CacheOptions, "verified" | "onProblem">
@@ -151,7 +159,7 @@ const main = (config: SessionConfig): void => {
   io().io_limit_compute(config.clientLimits.computeMs ?? 0)
   const ledger = MemoryLedger.join(LEDGER, serverNumber(config.serverName))
   const pageBytes = largePageBytes()
-  const { devices, cache } = start(config)
+  const { devices, cache, warmUp } = start(config)
   const session = new Session({
     devices,
     cache,
@@ -178,6 +186,9 @@ const main = (config: SessionConfig): void => {
       : undefined,
   })
   for (let again = true; again; ) {
+    if (warmUp !== undefined && !warmUp.isDone && !isWantedWithin(WARM_UP_AFTER_MS)) {
+      warmUp.run(() => isWantedWithin(0))
+    }
     const connection = takeOver(CHANNEL)
     // The front process is gone.
     if (connection === undefined) return
@@ -191,6 +202,9 @@ const main = (config: SessionConfig): void => {
     tell({ event: "closed", ...ended, ...hello, hasAsked, summary, stats, again })
   }
 }
+
+/** Whether a client is there, or the front process is gone. */
+const isWantedWithin = (ms: number): boolean => io().io_wait_readable(CHANNEL, ms) !== 0
 
 type Ended = Pick<Extract<SessionEvent, { event: "closed" }>, "reason" | "message">
 

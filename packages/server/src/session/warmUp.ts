@@ -24,7 +24,7 @@ import { loadedTypeId, newestSpoken } from "./spoken.ts"
 
 /**
  * Clients to serve, and what each sends: by then JavaScriptCore has compiled and optimized what runs for every
- * token, instead of doing so (30 ms of a core) beside the first ones of a real client.
+ * token, instead of doing so (30 ms of a core) beside the first ones of a real client. Each is a slice of the work.
  */
 const CLIENT_COUNT = 12
 const UPLOAD_COUNT = 8
@@ -136,10 +136,11 @@ const graph: RequestOf<typeof Command.GRAPH_COMPUTE> = {
   tensors,
 }
 
-/** Checks the graph as often as it takes to get the check compiled and optimized: a twentieth of a second. */
-const WARM_CHECKS = 600
+/** The graph is checked as often as it takes to get the check compiled and optimized: a twentieth of a second, in slices. */
+const WARM_SLICES = 10
+const CHECKS_PER_SLICE = 60
 
-const warmCheck = (): void => {
+const warmCheck = (): Slice => {
   const buffers = new Buffers()
   // Where a process's memory lies; nothing is read there.
   const address = 0x7f3a_0000_0000
@@ -151,9 +152,11 @@ const warmCheck = (): void => {
   })
   const request = encode(Command.GRAPH_COMPUTE, graph).subarray(REQUEST_HEADER_SIZE_BYTES)
   const words = new Uint32Array(request.length / 4)
-  for (let round = 0; round < WARM_CHECKS; round++) {
-    new Uint8Array(words.buffer).set(request)
-    check.prepare(words, request.length, 1, 1)
+  return () => {
+    for (let round = 0; round < CHECKS_PER_SLICE; round++) {
+      new Uint8Array(words.buffer).set(request)
+      check.prepare(words, request.length, 1, 1)
+    }
   }
 }
 
@@ -193,20 +196,51 @@ const requests = (): Uint8Array => {
   ])
 }
 
+/** A part of the work that takes some 10 ms. */
+type Slice = () => void
+
 /**
- * Serves small clients of its own, so that the code is compiled and ggml's pages are in memory before a
- * real client waits for them. Computes only on a CPU: a waiting process should not hold a GPU's memory, and other devices
- * may lack an operation.
+ * Runs the code of a session before a client comes: so that it is compiled, and ggml's pages are in memory. Serves small clients
+ * of its own, and computes only on a CPU: a waiting process should not hold a GPU's memory, and other devices may lack an operation.
  */
-export const warmUp = (devices: readonly ServedDevice[]): void => {
-  warmCheck()
-  if (devices[0]?.device.type !== "CPU") return
-  const stream = requests()
-  for (let client = 0; client < CLIENT_COUNT; client++) serveOnce(devices, stream)
+export class WarmUp {
+  readonly #slices: Slice[] = []
+
+  /** Nothing of it is run yet. To be made before the sandbox, in which nobody makes sockets. */
+  constructor(devices: readonly ServedDevice[]) {
+    let check: Slice | undefined
+    const checks: Slice = () => {
+      check ??= warmCheck()
+      check()
+    }
+    for (let slice = 0; slice < WARM_SLICES; slice++) this.#slices.push(checks)
+    if (devices[0]?.device.type !== "CPU") return
+    let stream: Uint8Array | undefined
+    for (let client = 0; client < CLIENT_COUNT; client++) {
+      const pair = socketPair()
+      this.#slices.push(() => {
+        stream ??= requests()
+        serveOnce(devices, stream, pair)
+      })
+    }
+  }
+
+  /** Whether all of it was run. */
+  get isDone(): boolean {
+    return this.#slices.length === 0
+  }
+
+  /** Runs what is left of it, until somebody is there who wants the process. */
+  run(isWanted: () => boolean): void {
+    while (!this.isDone && !isWanted()) this.#slices.shift()!()
+  }
 }
 
-const serveOnce = (devices: readonly ServedDevice[], stream: Uint8Array): void => {
-  const [client, server] = socketPair()
+const serveOnce = (
+  devices: readonly ServedDevice[],
+  stream: Uint8Array,
+  [client, server]: readonly [number, number],
+): void => {
   // Less than the sockets hold (see io_socketpair): nobody reads yet.
   io().io_send(client, asPointer(ptr(stream) as number), stream.length)
   io().io_shutdown(client)

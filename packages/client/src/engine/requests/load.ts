@@ -1,3 +1,4 @@
+import { ModelError } from "../../errors.ts"
 import { describeExactServers } from "../../lacking.ts"
 import type { Engine } from "../Engine.ts"
 import type { Loaded } from "../Loaded.ts"
@@ -14,7 +15,7 @@ export const measure = (
 ): void => {
   const model = { ...request.model, mmap: false }
   const measured = engine.measured(
-    () => engine.acquire({ ...request, model }, { noAlloc: true }),
+    () => acquireToMeasure(engine, { ...request, model }),
     (loaded, unsupported) => ({
       rows: engine.rows(loaded),
       contextSize: loaded.context.contextSize,
@@ -23,6 +24,21 @@ export const measure = (
   )
   engine.failIfLost()
   send({ type: "measured", ...measured, exactServers: engine.exactServers(request) })
+}
+
+/** What libllama does not take of an outline it may take of the model, or says of that what is wrong with it. */
+const acquireToMeasure = (
+  engine: Engine,
+  { outline, ...placed }: PlacedModel & { readonly outline?: string },
+): Loaded => {
+  if (outline !== undefined) {
+    try {
+      return engine.acquire(placed, { noAlloc: true, file: outline })
+    } catch (error) {
+      if (!(error instanceof ModelError)) throw error
+    }
+  }
+  return engine.acquire(placed, { noAlloc: true })
 }
 
 /** Puts a model where its placement says, in place of the one before. @throws {ClusterError} nothing is left of it then */

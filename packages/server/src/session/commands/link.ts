@@ -1,21 +1,13 @@
 /**
- * Links to the sessions of the same client at other servers of ours, and the sums that are made over them. This process opens
+ * Links to the sessions of the same client at other servers of ours; sums.ts has what is added up over them. This process opens
  * nothing and listens for nothing: its front process connects, or takes the connection that shows a key, and hands it over.
  */
-import { asPointer } from "@ggml-rpc/native/bindings"
-import {
-  AllReduceFlag,
-  AllReduceRequest,
-  LinkDialRequest,
-  LinkStatus,
-  MAX_LINKED_SERVERS,
-} from "@ggml-rpc/protocol"
+import { LinkDialRequest, LinkStatus, MAX_LINKED_SERVERS } from "@ggml-rpc/protocol"
 import { answerResult } from "../answers.ts"
 import { refuse } from "../errors.ts"
 import { PeerGroup } from "../PeerGroup.ts"
 import { FIRST_PORT, isDialable } from "../ports.ts"
-import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
-import { F32_BYTES, partialElements } from "./partial.ts"
+import type { SessionState } from "../SessionState.ts"
 
 const { offsets } = LinkDialRequest
 
@@ -103,49 +95,4 @@ const noteLinked = ({ peerGroup, onLink }: SessionState, status: number, peer: n
 export const linkFree = (state: SessionState): void => {
   state.peerGroup?.close()
   state.peerGroup = undefined
-}
-
-/** Elements that are added up at once, on every server, whatever its devices are: what is read from one that is no host's. */
-const PART_ELEMENTS = STAGING_BYTES / F32_BYTES
-
-/** @throws {ProtocolError} when there is no memory to add up so many floats */
-const reserve = ({ hostMemory }: SessionState, group: PeerGroup, count: number): void => {
-  const workBytes = group.workBytes(count)
-  if (!hostMemory.hasRoomFor(workBytes)) {
-    refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
-  }
-  group.grantedCount = count
-}
-
-const tensorAt = AllReduceRequest.offsets.tensor
-
-export const allReduce = (state: SessionState): void => {
-  const { wire, peerGroup: group, tensor, ggml } = state
-  if (group === undefined) refuse("group", "is not linked: no server was asked for")
-  if (!group.isComplete) refuse("group", "lacks the link to server number", group.missing)
-  const flags = wire.words[AllReduceRequest.offsets.flags / 4]!
-  if (flags > (AllReduceFlag.COUNTS | AllReduceFlag.BF16)) {
-    refuse("flags", "must be of those that there are", flags)
-  }
-  const counts = (flags & AllReduceFlag.COUNTS) !== 0
-  const isBf16 = (flags & AllReduceFlag.BF16) !== 0
-  const buffer = state.takeTensor(tensorAt, "tensor", "required")!
-  const count = partialElements(state, tensorAt)
-  if (count === 0) return
-  if (count > group.grantedCount) reserve(state, group, count)
-  // Nobody waits for answers that the others have to come before.
-  wire.flush()
-  const record = asPointer(wire.requestAddress + tensorAt)
-  for (let done = 0; done < count; done += PART_ELEMENTS) {
-    const part = Math.min(count - done, PART_ELEMENTS)
-    const at = done * F32_BYTES
-    if (buffer.isHost) {
-      group.allReduce(buffer.nativeBase + tensor.dataOffsetBytes + at, part, counts, isBf16)
-      continue
-    }
-    const staging = state.stagingAddress()
-    if (counts) ggml.gs_tensor_get(record, asPointer(staging), at, part * F32_BYTES)
-    group.allReduce(staging, part, counts, isBf16)
-    ggml.gs_tensor_set(record, asPointer(staging), at, part * F32_BYTES)
-  }
 }

@@ -8,9 +8,10 @@ import { commAllReduce, commFree, commInit } from "./comm.ts"
 import { deviceCount, getAlignment, getDeviceMemory, getMaxSize, helloAgain } from "./device.ts"
 import { graphCompute, graphRecompute } from "./graph.ts"
 import { memoryDomain } from "./host.ts"
-import { allReduce, linkAwait, linkDial, linkExpect, linkFree } from "./link.ts"
+import { linkAwait, linkDial, linkExpect, linkFree } from "./link.ts"
 import { offerWeights, setTensorHash } from "./offers.ts"
 import { status } from "./status.ts"
+import { allReduce, allReduceDevices } from "./sums.ts"
 import { deviceSupports } from "./support.ts"
 import {
   copyTensor,
@@ -62,6 +63,7 @@ const byName: Readonly<Record<MessageName | ExtensionName, Handler>> = {
   LINK_AWAIT: linkAwait,
   LINK_FREE: linkFree,
   ALL_REDUCE: allReduce,
+  ALL_REDUCE_DEVICES: allReduceDevices,
   MEMORY_DOMAIN: memoryDomain,
   STATUS: status,
   OFFER_WEIGHTS: offerWeights,

@@ -13,6 +13,7 @@ const graph = (native: number, ...buffers: readonly number[]) => ({
   native,
   buffers: new Set(buffers),
   sizeBytes: 10,
+  isApart: false,
 })
 
 test("graphs are kept by device and key", () => {

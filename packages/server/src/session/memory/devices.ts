@@ -26,6 +26,8 @@ export class ServedDevice {
   /** Whether every tensor takes just its own bytes. */
   readonly sizesArePlain: boolean
   readonly threadCount: number
+  /** Whether a graph that was started goes on while this process does something else. */
+  readonly isAsync: boolean
   #backend: Address = 0
   /** What ggml has been granted to compute with, and keeps. */
   #workBytes = 0
@@ -35,6 +37,7 @@ export class ServedDevice {
     const symbols = ggml()
     this.device = device
     this.threadCount = threadCount
+    this.isAsync = symbols.gs_device_is_async(asPointer(device.address)) !== 0
     this.bufferType = symbols.ggml_backend_dev_buffer_type(asPointer(device.address)) as Address
     this.alignmentBytes = Math.max(
       symbols.gs_buft_alignment(asPointer(this.bufferType)),
@@ -65,6 +68,11 @@ export class ServedDevice {
     if (!this.hasMemoryFor(workBytes - this.#workBytes, host)) return false
     this.#workBytes = workBytes
     return true
+  }
+
+  /** Waits for the graph that was started. */
+  synchronize(): void {
+    ggml().gs_backend_synchronize(asPointer(this.#backend))
   }
 
   /** Another client starts: nothing is granted. */
