@@ -6,44 +6,26 @@ import { Effect, Stream } from "effect"
 import { largest } from "../packages/server/test/processes.ts"
 import { jsonLines, runCli, temporaryFolder } from "./cli/program.ts"
 import { ensureModel } from "./models/models.ts"
+import { type PairedOptions, startPairedServer } from "./pairedServers.ts"
 import { ensurePeers } from "./peers/peers.ts"
-import {
-  failureOf,
-  type OurServer,
-  type OurServerOptions,
-  openCluster,
-  recite,
-  startOurServer,
-} from "./servers.ts"
+import { failureOf, type OurServer, openCluster, recite } from "./servers.ts"
 import { computed } from "./splitModel.ts"
 
 setDefaultTimeout(120_000)
 
-let backend: string
 let path: string
 const stack = new AsyncDisposableStack()
 const folder = stack.use(temporaryFolder())
 
 beforeAll(async () => {
-  const name = "libpaired-device.so"
-  backend = (await ensurePeers([name]))[name]
+  await ensurePeers(["libpaired-device.so"])
   path = await ensureModel("mixed")
 }, 600_000)
 
 afterAll(() => stack.disposeAsync())
 
-/** A server of so many devices, each of which computes by itself. */
-const startPaired = async (
-  count: number,
-  { flags = [], env = {} }: Pick<OurServerOptions, "flags" | "env"> = {},
-): Promise<OurServer> => {
-  const names = Array.from({ length: count }, (_, index) => `PAIRED${index}`)
-  const server = await startOurServer({
-    flags: ["--device", names.join(","), ...flags],
-    env: { GGML_BACKEND_PATH: backend, GGML_PAIRED_COUNT: String(count), ...env },
-  })
-  return stack.use(server)
-}
+const startPaired = async (count: number, options?: PairedOptions): Promise<OurServer> =>
+  stack.use(await startPairedServer(count, options))
 
 const LAYERS = 8
 const GRAPHS_A_TOKEN = 2 * LAYERS + 1
