@@ -359,6 +359,8 @@ describe("what cannot be", () => {
 
   test.each([
     [{ flashAttention: "off" }, "with flash attention only"],
+    [{ typeK: "f32" }, "the KV cache is of F16"],
+    [{ typeV: "f32" }, "the KV cache is of F16"],
     [{ kvOffload: false }, "leave out --no-kv-offload"],
     [{ overrides: [{ pattern: "ffn_up", device: "CPU" }] }, "leave out --override-tensor"],
     [{ overrides: [{ pattern: "ffn_up", device: "RPC1" }] }, "leave out --override-tensor"],

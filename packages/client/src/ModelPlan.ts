@@ -266,13 +266,17 @@ const MAX_CUT_DEVICES = 16
 
 const cuttingProblem = (
   devices: ReadonlyArray<EngineDevice>,
-  { adapters = [], flashAttention, kvOffload }: PlanOptions,
+  { adapters = [], flashAttention, kvOffload, typeK, typeV }: PlanOptions,
   hasOverrides: boolean,
 ): string | undefined => {
   const listed = (found: ReadonlyArray<EngineDevice>) => found.map(({ name }) => name).join(", ")
   const local = devices.filter(({ endpoint }) => endpoint === undefined)
   if (flashAttention === "off") {
     return "Tensors can be cut over devices (--split-mode tensor) with flash attention only: leave out '--flash-attn off', or split layers (--split-mode layer)."
+  }
+  // libllama makes F16 of it first, and of few heads ggml cannot tell any more how they are cut.
+  if (typeK === "f32" || typeV === "f32") {
+    return "Where tensors are cut over devices (--split-mode tensor), the KV cache is of F16, BF16 or a quantized type: leave out f32 for --cache-type-k and --cache-type-v, or split layers (--split-mode layer)."
   }
   if (local.length > 0 && local.length < devices.length) {
     return `Tensors are cut over devices of servers, or over this machine's, not over both, since these would wait for the network (--split-mode tensor): leave out ${listed(local)} with --device none or name the devices to use (--device), or split layers (--split-mode layer).`
