@@ -282,6 +282,11 @@ export class RemoteDevices {
       .map(({ endpoint, kind }) => ({ endpoint, kind }))
   }
 
+  /** Whether the server of a device, by its place in `devices`, finds the most likely tokens as logits are read. */
+  findsTop(place: number): boolean {
+    return this.states[place]!.connection.findsTop
+  }
+
   clearMemoryFailure(): void {
     this.operations.memoryFailure = undefined
   }

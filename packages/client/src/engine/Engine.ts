@@ -296,16 +296,17 @@ export class Engine {
   }
 
   /**
-   * By the graph where the output layer, which the last device with layers has, is on a server that can tell which tokens are most likely;
-   * else as they are read.
+   * As they are read; by the graph where the output layer, which the last device with layers has, is on a server that cannot do that and
+   * whose device has the operations.
    */
   private candidatesOf(
     withLayers: ReadonlyArray<number>,
     { vocabSize, hasEncoder }: ModelInfo,
   ): "graph" | "read" {
     const last = withLayers.at(-1)
-    const remoteCount = this.remote?.devices.length ?? 0
-    if (last === undefined || last >= remoteCount || hasEncoder) return "read"
+    const { remote } = this
+    if (last === undefined || last >= (remote?.devices.length ?? 0) || hasEncoder) return "read"
+    if (remote!.findsTop(last)) return "read"
     return findsCandidates(this.addresses[last]!, vocabSize) ? "graph" : "read"
   }
 
