@@ -1,5 +1,13 @@
 /** The weight cache of a server: one folder and one format for ours and upstream's. */
-import { afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test"
+import {
+  afterEach,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  setDefaultTimeout,
+  test,
+} from "bun:test"
 import {
   copyFileSync,
   existsSync,
@@ -19,6 +27,7 @@ import type { Cluster } from "@ggml-rpc/client"
 import { readGguf } from "@ggml-rpc/gguf"
 import { Effect, Stream } from "effect"
 import { ensureModel } from "./models/models.ts"
+import { ensureArchitectureModels } from "./peers/models.ts"
 import { ensurePeers } from "./peers/peers.ts"
 import { runProcess, startUpstreamServer } from "./peers/process.ts"
 import { openCluster, recite, run, startOurServer } from "./servers.ts"
@@ -150,6 +159,69 @@ test.each([
     }
   },
 )
+
+describe("a model that is cut over two servers", () => {
+  const cut = { splitMode: "tensor", tensorSplit: [1, 1] } as const
+
+  const loadOver = (
+    endpoints: readonly string[],
+    model: string,
+    options: Cluster.PlanOptions,
+    tokens: readonly number[],
+  ) =>
+    run(
+      Effect.gen(function* () {
+        const cluster = yield* openCluster(endpoints)
+        const plan = yield* cluster.plan(model, { threads: 1, contextSize: 256, ...options })
+        const loaded = yield* cluster.load(plan)
+        const { links } = yield* cluster.memory
+        const wireBytes = links.reduce((sum, link) => sum + link.sentBytes + link.receivedBytes, 0)
+        const { values } = yield* loaded.evaluate(tokens)
+        return { ...loaded.stats, wireBytes, values: [...values] }
+      }),
+    )
+
+  beforeEach(() => {
+    process.env.GGML_RPC_WEIGHT_HASHES = join(folder, "hashes")
+  })
+  afterEach(() => {
+    process.env.GGML_RPC_WEIGHT_HASHES = "none"
+  })
+
+  test("is not sent again", async () => {
+    await using one = await ours()
+    await using other = await ours()
+    const load = () => loadOver([one.endpoint, other.endpoint], path, cut, request.prompt)
+    const first = await load()
+    expect(first.wireBytes).toBeGreaterThan(first.remoteWeightBytes)
+    for (let round = 0; round < 2; round++) {
+      const { cachedWeightBytes, remoteWeightBytes, wireBytes, values } = await load()
+      expect(cachedWeightBytes).toBe(remoteWeightBytes)
+      expect(wireBytes).toBeLessThan(0.003 * remoteWeightBytes)
+      expect(values).toEqual(first.values)
+    }
+  })
+
+  // Experts with a bias of which each device adds a part; fused weights, of which each device gets several pieces.
+  test.each(["llama-moe", "gpt-oss-moe", "qwen3next-moe", "gptneox-dense"])(
+    "is what it is, whatever servers have of it: %s",
+    async (name) => {
+      const model = (await ensureArchitectureModels()).find((each) => each.name === name)!.path
+      await using one = await ours()
+      await using other = await ours()
+      const tokens = Array.from({ length: 32 }, (_, index) => (index * 37 + 5) % 120)
+      const load = (options: Cluster.PlanOptions) =>
+        loadOver([one.endpoint, other.endpoint], model, options, tokens)
+      const { values } = await load(cut)
+      await load({ splitMode: "layer" })
+      for (let round = 0; round < 2; round++) {
+        const again = await load(cut)
+        expect(again.cachedWeightBytes).toBeGreaterThan(0.5 * again.remoteWeightBytes)
+        expect(again.values).toEqual(values)
+      }
+    },
+  )
+})
 
 test("what a server lost of a model is sent again, and nothing else", async () => {
   await using server = await ours()

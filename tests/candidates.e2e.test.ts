@@ -17,12 +17,15 @@ const stack = new AsyncDisposableStack()
 let server: OurServer
 let second: OurServer
 let old: OurServer
+/** Of llama.cpp: its graph finds them. */
+let stock: ServerProcess
 let tiny: string
 
 beforeAll(async () => {
   tiny = await ensureModel("tiny")
   server = stack.use(await startOurServer())
   second = stack.use(await startOurServer())
+  stock = stack.use(await startUpstreamServer({ threads: 1 }))
   old = stack.use(await startOurServer({ flags: ["--protocol", "2.0"] }))
 }, 600_000)
 
@@ -92,19 +95,26 @@ const all: ReadonlyArray<Cluster.GenerateOptions> = [
 const textsOf = (options: ReadonlyArray<Cluster.GenerateOptions>) =>
   options.map((option) => [prompt, option] as const)
 
-test("what samplers choose among comes alone, and they choose the same", async () => {
-  const texts = textsOf(likely)
-  const plain = await generate(tiny, exact, texts)
-  const found = await generate(tiny, { ...exact, generatesOnly: true }, texts)
-  expect(found.said).toEqual(plain.said)
-  // All 512 logits, against 64 or 100 of them with their tokens.
-  expect(plain.bytesPerToken).toBeGreaterThan(2000)
-  expect(found.bytesPerToken).toBeLessThan(700)
-  const together = await generate(tiny, { ...exact, generatesOnly: true }, texts, {
-    isTogether: true,
-  })
-  expect(together.said).toEqual(plain.said)
-})
+const each = [
+  ["ours", () => server],
+  ["llama.cpp's", () => stock],
+] as const
+
+test.each(each)(
+  "what samplers choose among comes alone from %s, and they choose the same",
+  async (_, on) => {
+    const texts = textsOf(likely)
+    const few = { ...exact, generatesOnly: true }
+    const plain = await generate(tiny, exact, texts, { on: on() })
+    const found = await generate(tiny, few, texts, { on: on() })
+    expect(found.said).toEqual(plain.said)
+    // All 512 logits, against 64 or 100 of them with their tokens.
+    expect(plain.bytesPerToken).toBeGreaterThan(2000)
+    expect(found.bytesPerToken).toBeLessThan(700)
+    const together = await generate(tiny, few, texts, { on: on(), isTogether: true })
+    expect(together.said).toEqual(plain.said)
+  },
+)
 
 test("also where another server has only tensors that were put there", async () => {
   const texts = textsOf([{ temp: 0 }, { seed: 3 }])
@@ -118,60 +128,70 @@ test("also where another server has only tensors that were put there", async () 
   expect(plain.bytesPerToken - found.bytesPerToken).toBeGreaterThan(1000)
 })
 
-test("tokens that are lowered or forbidden stand before those that are chosen among", async () => {
-  const [first] = (await generate(tiny, exact, textsOf([{ temp: 0 }]))).said
-  const likeliest = [...new Set(first)]
-  expect(likeliest.length).toBeGreaterThan(1)
-  const forbidden = likeliest.map((id) => [id, Number.NEGATIVE_INFINITY] as const)
-  const lowered = likeliest.map((id) => [id, -0.5] as const)
-  const texts = textsOf(
-    [forbidden, lowered].flatMap((logitBias) => [
-      { temp: 0, logitBias },
-      { seed: 9, topK: 64, logitBias },
-    ]),
-  )
-  const plain = await generate(tiny, exact, texts)
-  const found = await generate(tiny, { ...exact, generatesOnly: true }, texts)
-  expect(found.said).toEqual(plain.said)
-  expect(found.said[0]).not.toEqual(first!)
-  expect(found.bytesPerToken).toBeLessThan(1200)
-})
-
-test("samplers that may look at any token get all logits, also beside others", async () => {
-  const texts = textsOf([...all, ...likely, all[0]!])
-  const plain = await generate(tiny, exact, texts)
-  for (const isTogether of [false, true]) {
-    const found = await generate(tiny, { ...exact, generatesOnly: true }, texts, { isTogether })
+test.each(each)(
+  "tokens that are lowered or forbidden stand before those that are chosen among: %s",
+  async (_, on) => {
+    const [first] = (await generate(tiny, exact, textsOf([{ temp: 0 }]), { on: on() })).said
+    const likeliest = [...new Set(first)]
+    expect(likeliest.length).toBeGreaterThan(1)
+    const forbidden = likeliest.map((id) => [id, Number.NEGATIVE_INFINITY] as const)
+    const lowered = likeliest.map((id) => [id, -0.5] as const)
+    const texts = textsOf(
+      [forbidden, lowered].flatMap((logitBias) => [
+        { temp: 0, logitBias },
+        { seed: 9, topK: 64, logitBias },
+      ]),
+    )
+    const plain = await generate(tiny, exact, texts, { on: on() })
+    const found = await generate(tiny, { ...exact, generatesOnly: true }, texts, { on: on() })
     expect(found.said).toEqual(plain.said)
-  }
-})
+    expect(found.said[0]).not.toEqual(first!)
+    expect(found.bytesPerToken).toBeLessThan(1200)
+  },
+)
 
-test("guesses are checked by the same few", async () => {
+test.each(each)(
+  "samplers that may look at any token get all logits, also beside others: %s",
+  async (_, on) => {
+    const texts = textsOf([...all, ...likely, all[0]!])
+    const plain = await generate(tiny, exact, texts, { on: on() })
+    for (const isTogether of [false, true]) {
+      const few = { ...exact, generatesOnly: true }
+      const found = await generate(tiny, few, texts, { on: on(), isTogether })
+      expect(found.said).toEqual(plain.said)
+    }
+  },
+)
+
+test.each(each)("guesses are checked by the same few: %s", async (_, on) => {
   const speculation = { ngram: { lookupCount: 1, draftCount: 12 }, draft: { path: tiny } }
   const texts = textsOf(likely)
-  const plain = await generate(tiny, exact, texts)
+  const plain = await generate(tiny, exact, texts, { on: on() })
   for (const isTogether of [false, true]) {
     const plan = { ...exact, generatesOnly: true, speculation }
-    const found = await generate(tiny, plan, texts, { isTogether })
+    const found = await generate(tiny, plan, texts, { on: on(), isTogether })
     expect(found.said).toEqual(plain.said)
     expect(found.bytesPerToken).toBeLessThan(1500)
   }
 })
 
-test("a draft model on a server gives all logits where guesses must be likely", async () => {
-  const texts = textsOf([{ temp: 0 }, { seed: 3 }])
-  const plain = await generate(tiny, exact, texts)
-  for (const isTogether of [false, true]) {
-    const devices = [server.endpoint]
-    const draft = { path: tiny, devices, leastProbability: 1e-3 }
-    const plan = { ...exact, generatesOnly: true, speculation: { draft } }
-    const found = await generate(tiny, plan, texts, { isTogether })
-    expect(found.said).toEqual(plain.said)
-    expect(found.guessCount).toBeGreaterThan(20)
-  }
-})
+test.each(each)(
+  "a draft model on a server gives all logits where guesses must be likely: %s",
+  async (_, on) => {
+    const texts = textsOf([{ temp: 0 }, { seed: 3 }])
+    const plain = await generate(tiny, exact, texts, { on: on() })
+    for (const isTogether of [false, true]) {
+      const devices = [on().endpoint]
+      const draft = { path: tiny, devices, leastProbability: 1e-3 }
+      const plan = { ...exact, generatesOnly: true, speculation: { draft } }
+      const found = await generate(tiny, plan, texts, { on: on(), isTogether })
+      expect(found.said).toEqual(plain.said)
+      expect(found.guessCount).toBeGreaterThan(20)
+    }
+  },
+)
 
-test("a server whose ggml cannot tell them finds them as they are read, and one of llama.cpp's sends all", async () => {
+test("an old version of ours finds them as well, and a server of llama.cpp's without the operation sends all", async () => {
   const texts = textsOf(likely)
   const plain = await generate(tiny, exact, texts)
   const found = await generate(tiny, { ...exact, generatesOnly: true }, texts, { on: old })
@@ -179,8 +199,8 @@ test("a server whose ggml cannot tell them finds them as they are read, and one 
   // 1, 40 or 100 of 512.
   expect(found.bytesPerToken).toBeLessThan(400)
   const [release] = enabledReleases()
-  await using stock = await startUpstreamServer({ release: release!, threads: 1 })
-  const whole = await generate(tiny, { ...exact, generatesOnly: true }, texts, { on: stock })
+  await using oldest = await startUpstreamServer({ release: release!, threads: 1 })
+  const whole = await generate(tiny, { ...exact, generatesOnly: true }, texts, { on: oldest })
   expect(whole.said).toEqual(plain.said)
   expect(whole.bytesPerToken).toBeGreaterThan(2000)
 })
@@ -193,9 +213,9 @@ describe("of tensors that are cut", () => {
   const HALF_BYTES = 4 * 256
 
   test("each server sends what samplers choose among of its part, and they choose the same", async () => {
-    const each = likely.map((option) => textsOf([option]))
+    const one = likely.map((option) => textsOf([option]))
     const counts = [1, 40, 100, 40, 1]
-    for (const [at, texts] of each.entries()) {
+    for (const [at, texts] of one.entries()) {
       const plain = await generate(tiny, cut, texts, { beside: beside() })
       const found = await generate(tiny, few, texts, { beside: beside() })
       expect(found.said).toEqual(plain.said)
@@ -242,7 +262,6 @@ describe("of tensors that are cut", () => {
   })
 
   test("where one server does not know how, it sends all of its part, and the other one does not", async () => {
-    await using stock = await startUpstreamServer({ threads: 1 })
     const texts = textsOf([{ temp: 0 }, { seed: 3 }])
     const plain = await generate(tiny, cut, texts, { beside: [stock] })
     const found = await generate(tiny, few, texts, { beside: [stock] })
@@ -290,8 +309,11 @@ test("of other architectures as well; and what is evaluated comes whole", async 
   for (const { path } of models) {
     const texts = textsOf([{ temp: 0 }, { seed: 3, topK: 5 }].map((o) => ({ ...o, maxTokens: 4 })))
     const plain = await generate(path, { contextSize: 256 }, texts)
-    const found = await generate(path, { contextSize: 256, generatesOnly: true }, texts)
-    expect([path, found.said]).toEqual([path, plain.said])
+    for (const on of [server, stock]) {
+      const few = { contextSize: 256, generatesOnly: true }
+      const found = await generate(path, few, texts, { on })
+      expect([path, found.said]).toEqual([path, plain.said])
+    }
   }
   const tokens = Array.from({ length: 70 }, (_, index) => 3 + index)
   const evaluations = await Promise.all(

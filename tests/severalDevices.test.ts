@@ -2,39 +2,30 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test"
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
-import { temporaryFolder } from "./cli/program.ts"
+import { Effect, Stream } from "effect"
+import { largest } from "../packages/server/test/processes.ts"
+import { jsonLines, runCli, temporaryFolder } from "./cli/program.ts"
 import { ensureModel } from "./models/models.ts"
+import { type PairedOptions, startPairedServer } from "./pairedServers.ts"
 import { ensurePeers } from "./peers/peers.ts"
-import { type OurServer, type OurServerOptions, startOurServer } from "./servers.ts"
+import { failureOf, type OurServer, openCluster, recite } from "./servers.ts"
 import { computed } from "./splitModel.ts"
 
 setDefaultTimeout(120_000)
 
-let backend: string
 let path: string
 const stack = new AsyncDisposableStack()
 const folder = stack.use(temporaryFolder())
 
 beforeAll(async () => {
-  const name = "libpaired-device.so"
-  backend = (await ensurePeers([name]))[name]
+  await ensurePeers(["libpaired-device.so"])
   path = await ensureModel("mixed")
 }, 600_000)
 
 afterAll(() => stack.disposeAsync())
 
-/** A server of so many devices, each of which computes by itself. */
-const startPaired = async (
-  count: number,
-  { flags = [], env = {} }: Pick<OurServerOptions, "flags" | "env"> = {},
-): Promise<OurServer> => {
-  const names = Array.from({ length: count }, (_, index) => `PAIRED${index}`)
-  const server = await startOurServer({
-    flags: ["--device", names.join(","), ...flags],
-    env: { GGML_BACKEND_PATH: backend, GGML_PAIRED_COUNT: String(count), ...env },
-  })
-  return stack.use(server)
-}
+const startPaired = async (count: number, options?: PairedOptions): Promise<OurServer> =>
+  stack.use(await startPairedServer(count, options))
 
 const LAYERS = 8
 const GRAPHS_A_TOKEN = 2 * LAYERS + 1
@@ -102,7 +93,8 @@ test("a server that limits how long a graph may run waits for each, and adds up 
   const log = join(folder.path, "log-limited")
   const limited = await startPaired(2, {
     env: { GGML_PAIRED_LOG: log, GGML_PAIRED_WAIT_MS: "0" },
-    flags: ["--max-compute-seconds", "60"],
+    // One connection is all that it takes.
+    flags: ["--max-compute-seconds", "60", "--max-clients", "1"],
   })
   const one = await startPaired(2)
   const bits = await computed({ ...work, path, servers: [one], sums: "servers" })
@@ -110,4 +102,51 @@ test("a server that limits how long a graph may run waits for each, and adds up 
   expect(waiting.hashes).toEqual(bits.hashes)
   expect(waiting.writes).toEqual([1])
   expect(readFileSync(log, "utf8")).toMatch(/^-+$/)
+})
+
+test("over whole servers of several devices verify finds the sums of ggml, to the bit", async () => {
+  const pairs = [await startPaired(2), await startPaired(2)]
+  for (const servers of [pairs.slice(0, 1), pairs]) {
+    const rpc = servers.map(({ endpoint }) => endpoint).join(",")
+    const flags = ["--rpc", rpc, "-sm", "tensor", "-ts", servers.map(() => "1,1").join(",")]
+    const { exitCode, stdout } = await runCli(["verify", path, ...flags, "-t", "1", "--json"])
+    const [row] = jsonLines(stdout)
+    expect(row).toMatchObject({ isPassed: true, sumsNmse: 0 })
+    expect(exitCode).toBe(0)
+  }
+})
+
+test.each([1, 2])(
+  "%d servers of two devices say what they say with whole layers",
+  async (count) => {
+    const pairs = [await startPaired(2), await startPaired(2)]
+    const endpoints = pairs.slice(0, count).map(({ endpoint }) => endpoint)
+    const demo = await ensureModel("demo")
+    const asked = { prompt: "What is this?", maxTokens: 24, contextSize: 512 }
+    const tensorSplit = endpoints.flatMap(() => [1, 1])
+    const whole = await recite([], demo, asked)
+    const cut = await recite(endpoints, demo, { ...asked, tensorSplit, splitMode: "tensor" })
+    expect(cut.text).toBe(whole.text)
+  },
+)
+
+test("a session that dies in the middle of sums of its devices and others is named", async () => {
+  const pairs = [await startPaired(2), await startPaired(2)]
+  const error = await failureOf(
+    Effect.gen(function* () {
+      const cluster = yield* openCluster(pairs.map(({ endpoint }) => endpoint))
+      const options = { threads: 1, contextSize: 4096, splitMode: "tensor" } as const
+      const plan = yield* cluster.plan(path, { ...options, tensorSplit: [1, 1, 1, 1] })
+      const model = yield* cluster.load(plan)
+      let tokenCount = 0
+      yield* Stream.runForEach(
+        model.generate([1, 17, 290, 3], { maxTokens: 4000, ignoreEos: true }),
+        () =>
+          Effect.sync(() => {
+            if (++tokenCount === 5) process.kill(largest(pairs[1]!.sessionPids()), "SIGKILL")
+          }),
+      )
+    }),
+  )
+  expect(error).toMatchObject({ _tag: "ServerLostError", endpoint: pairs[1]!.endpoint })
 })

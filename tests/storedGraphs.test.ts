@@ -23,8 +23,7 @@ class Connection {
     client.sending(...uid)
     if (uid[0] === 0 && uid[1] === 0) return true
     this.server.makeRoom(device, STORED_GRAPH_COUNTS.uid)
-    const graph = { native: ++this.built, buffers: new Set([buffer]), sizeBytes: 1, isApart: false }
-    this.server.put(device, key, graph)
+    this.server.put(device, key, { native: ++this.built, buffers: new Set([buffer]), sizeBytes: 1 })
     return true
   }
 

@@ -68,7 +68,11 @@ const planOf = (
 })
 
 const work = workOf(gguf([tensor("blk.0.attn_q.weight", [4096, 40960])]))
-const speed = { weightBytesPerSecond: 10e9, multiplicationsPerSecond: 100e9 }
+const speed = {
+  weightBytesPerSecond: 10e9,
+  multiplicationsPerSecond: 100e9,
+  isAtOnce: false,
+}
 const link = { roundTripMs: 0.05, uploadBytesPerSecond: 1e9, downloadBytesPerSecond: 1e9 }
 const measured: Measured = {
   links: places.map((endpoint) => ({ ...link, endpoint })),
@@ -106,7 +110,7 @@ test("layers are split where cutting costs something else, or a speed is not kno
 test("a device that others are faster without is named, if they have room for its part", () => {
   const [fast, other] = measured.devices
   const slow = {
-    ...{ device: other!.device, weightBytesPerSecond: 1e9, multiplicationsPerSecond: 10e9 },
+    ...{ ...other!, weightBytesPerSecond: 1e9, multiplicationsPerSecond: 10e9 },
   }
   const found = { ...measured, devices: [fast!, slow] }
   const shares = planOf("tensor", {
@@ -134,6 +138,7 @@ describe("shares of tensors", () => {
       factors.map((_, index) => `RPC${index}`),
       factors.map((factor, index) => ({
         device: `RPC${index}`,
+        ...speed,
         weightBytesPerSecond: speed.weightBytesPerSecond * factor,
         multiplicationsPerSecond: speed.multiplicationsPerSecond * factor,
       })),

@@ -8,6 +8,8 @@ export interface TensorPlace {
   /** From the start of the file. */
   readonly offsetBytes: number
   readonly sizeBytes: number
+  /** Elements per dimension. */
+  readonly ne: readonly [number, number, number, number]
 }
 
 /** By tensor name; empty where the model at `path` is none that can be read. */
@@ -15,9 +17,9 @@ export const tensorPlaces = (path: string): ReadonlyMap<string, TensorPlace> => 
   try {
     const { tensors, parts } = readGguf(path)
     return new Map(
-      tensors.map(({ name, part, offsetBytes, sizeBytes }) => {
+      tensors.map(({ name, part, offsetBytes, sizeBytes, ne }) => {
         const start = parts[part]!.dataOffsetBytes
-        return [name, { part, offsetBytes: start + offsetBytes, sizeBytes }]
+        return [name, { part, offsetBytes: start + offsetBytes, sizeBytes, ne }]
       }),
     )
   } catch (error) {

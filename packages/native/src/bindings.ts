@@ -21,5 +21,6 @@ export {
   modelState,
   type WeightHash,
   WeightHashes,
+  type WeightSlice,
   type WeightSource,
 } from "./weights/WeightHashes.ts"

@@ -46,6 +46,8 @@ export class RpcConnection extends RequestStream {
   lacksCache = false
   /** The server said that a tensor takes just its own bytes on every device of it: no need to ask. */
   hasPlainSizes = false
+  /** The server said that all its devices compute at once; there are several. */
+  hasDevicesAtOnce = false
   /** The address behind the endpoint's name, such as 10.0.0.2; "" where this process did not connect itself. */
   address = ""
   /** The server's name, where it tells one: the same at all its endpoints. */
@@ -171,6 +173,7 @@ export class RpcConnection extends RequestStream {
     this.level = greeting.level
     this.lacksCache = greeting.lacksCache
     this.hasPlainSizes = greeting.hasPlainSizes
+    this.hasDevicesAtOnce = greeting.hasDevicesAtOnce
     return true
   }
 

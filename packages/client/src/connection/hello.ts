@@ -53,6 +53,8 @@ export interface Greeting {
   readonly lacksCache: boolean
   /** A tensor takes just its own bytes on every device of it: no need to ask. */
   readonly hasPlainSizes: boolean
+  /** All its devices compute at once; there are several. */
+  readonly hasDevicesAtOnce: boolean
   /** It serves only who has its token; the rest is said by the HELLO after that. */
   readonly asksToken: boolean
 }
@@ -79,6 +81,7 @@ export const readHello = (
     level,
     lacksCache: isOurs && (extension & HelloExtension.NO_CACHE) !== 0,
     hasPlainSizes: isOurs && (extension & HelloExtension.PLAIN_SIZES) !== 0,
+    hasDevicesAtOnce: isOurs && (extension & HelloExtension.DEVICES_AT_ONCE) !== 0,
     asksToken: isOurs && (extension & HelloExtension.TOKEN) !== 0,
   }
 }

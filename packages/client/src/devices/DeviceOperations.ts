@@ -11,6 +11,7 @@ import type { DeviceMemory, DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
 import { computeGraph, EAGER_INPUT_BYTES, forgetGraphs } from "./graphs.ts"
 import {
+  appendRows,
   askAllocSize,
   askCopyTensor,
   putBufferClear,
@@ -85,20 +86,27 @@ export class DeviceOperations {
     putMemsetTensor(this.states[device]!.connection, this.exchange, value, offset, sizeBytes)
   }
 
+  /** `data` are rows of `rowBytes`, `strideBytes` from the start of one to that of the next, of `sizeBytes` together. */
   setTensor(
     device: number,
     data: Address,
     offset: number,
     sizeBytes: number,
     isWeight: boolean,
+    rowBytes: number,
+    strideBytes: number,
   ): void {
     const state = this.states[device]!
     const { connection } = state
     state.inputBytes += sizeBytes
-    if (isWeight && this.weights.isThere(connection, data, offset, sizeBytes)) return
+    if (isWeight) {
+      const written = { address: data, offset, sizeBytes, rowBytes, strideBytes }
+      if (this.weights.isThere(written)) return
+    }
     const isCacheable = isWeight && this.weights.isCacheable(connection, sizeBytes)
     putSetTensor(connection, this.exchange.tensor, isCacheable ? 1 : 0, offset, sizeBytes)
-    connection.append(data, sizeBytes)
+    if (rowBytes < sizeBytes) appendRows(connection, data, sizeBytes, rowBytes, strideBytes)
+    else connection.append(data, sizeBytes)
     if (isWeight) this.weights.done(sizeBytes)
   }
 
@@ -243,9 +251,25 @@ export const makeCallbacks = (operations: DeviceOperations): ReadonlyArray<JSCal
       "void",
     ),
     make(
-      (device: number, data: Address, offset: number, sizeBytes: number, isWeight: number) =>
-        operations.setTensor(device, data, offset, sizeBytes, isWeight !== 0),
-      ["i32", "ptr", "f64", "f64", "i32"],
+      (
+        device: number,
+        data: Address,
+        offset: number,
+        sizeBytes: number,
+        isWeight: number,
+        rowBytes: number,
+        strideBytes: number,
+      ) =>
+        operations.setTensor(
+          device,
+          data,
+          offset,
+          sizeBytes,
+          isWeight !== 0,
+          rowBytes,
+          strideBytes,
+        ),
+      ["i32", "ptr", "f64", "f64", "i32", "f64", "f64"],
       "void",
     ),
     make(

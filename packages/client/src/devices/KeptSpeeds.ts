@@ -6,9 +6,9 @@
 import { mkdirSync, readFileSync, renameSync, statSync, unlinkSync, writeFileSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { userCacheFolder } from "@ggml-rpc/native/bindings"
-import type { DeviceSpeed } from "../engine/messages.ts"
+import type { MeasuredSpeed } from "./deviceSpeed.ts"
 
-export type Speeds = Omit<DeviceSpeed, "device">
+export type Speeds = Omit<MeasuredSpeed, "device">
 
 interface Kept extends Speeds {
   /** How often it was measured. */

@@ -12,7 +12,7 @@ import type { LackingServer } from "../lacking.ts"
 import type { SumsBy } from "./DeviceGroups.ts"
 import { DeviceOperations, makeCallbacks, readMemory } from "./DeviceOperations.ts"
 import { type DeviceMemory, type DeviceState, newDeviceState, type RemoteDevice } from "./device.ts"
-import { measureDevice } from "./deviceSpeed.ts"
+import { type MeasuredSpeed, measureDevice } from "./deviceSpeed.ts"
 import { setDialect } from "./dialectTables.ts"
 import { Exchange } from "./Exchange.ts"
 import { forgetGraphs } from "./graphs.ts"
@@ -61,7 +61,7 @@ export class RemoteDevices {
   private readonly callbacks: ReadonlyArray<JSCallback>
   private linkSpeeds: ReadonlyArray<LinkSpeed> = []
   /** What succeeded of `computeSpeeds`. */
-  private readonly knownSpeeds = new Map<DeviceState, DeviceSpeed>()
+  private readonly knownSpeeds = new Map<DeviceState, MeasuredSpeed>()
   private linking: { readonly unlinked?: string } | undefined
 
   /**
@@ -168,7 +168,10 @@ export class RemoteDevices {
   computeSpeeds(isIdle: boolean): ComputeSpeeds {
     if (isIdle) this.measureUnknown()
     return {
-      devices: this.states.flatMap((state) => this.knownSpeeds.get(state) ?? []),
+      devices: this.states.flatMap((state) => {
+        const speed = this.knownSpeeds.get(state)
+        return speed === undefined ? [] : { ...speed, isAtOnce: state.connection.hasDevicesAtOnce }
+      }),
       ...this.linking,
       speakBf16: this.connections.every(({ speaksBf16 }) => speaksBf16),
     }
@@ -186,7 +189,7 @@ export class RemoteDevices {
     }
   }
 
-  private keptOrMeasured(state: DeviceState, kept: KeptSpeeds): DeviceSpeed | undefined {
+  private keptOrMeasured(state: DeviceState, kept: KeptSpeeds): MeasuredSpeed | undefined {
     const { connection, deviceIndex, name } = state
     const { serverName } = connection
     const key = `${serverName} ${deviceIndex}`
@@ -277,6 +280,11 @@ export class RemoteDevices {
     return [...new Set(connections)]
       .filter(({ speaksBf16 }) => !speaksBf16)
       .map(({ endpoint, kind }) => ({ endpoint, kind }))
+  }
+
+  /** Whether the server of a device, by its place in `devices`, finds the most likely tokens as logits are read. */
+  findsTop(place: number): boolean {
+    return this.states[place]!.connection.findsTop
   }
 
   clearMemoryFailure(): void {

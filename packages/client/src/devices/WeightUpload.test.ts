@@ -1,5 +1,4 @@
 /** Which weights are offered to a server before they are sent, and what is remembered of it. */
-import { toArrayBuffer } from "bun:ffi"
 import { afterAll, afterEach, beforeEach, expect, spyOn, test } from "bun:test"
 import {
   appendFileSync,
@@ -12,20 +11,12 @@ import {
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { writeGguf } from "@ggml-rpc/gguf"
-import { type Address, asPointer, io } from "@ggml-rpc/native/bindings"
-import {
-  Command,
-  Dialect,
-  ExtensionCommand,
-  Fnv1a64,
-  newest,
-  REQUEST_HEADER_SIZE_BYTES,
-  RpcTensor,
-  SetTensorHashRequest,
-} from "@ggml-rpc/protocol"
+import { io } from "@ggml-rpc/native/bindings"
+import { Command, ExtensionCommand, Fnv1a64, RpcTensor } from "@ggml-rpc/protocol"
 import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { serverWith } from "./cacheServer.testHelper.ts"
 import type { Exchange } from "./Exchange.ts"
-import { type ComingWeight, WeightUpload } from "./WeightUpload.ts"
+import { type ComingWeight, type TensorData, WeightUpload } from "./WeightUpload.ts"
 
 let root: string
 let model: string
@@ -68,48 +59,10 @@ const writeModel = (): void => {
   })
 }
 
-/** A server that has weights of these hashes; what it was asked is in `asked`. */
-const serverWith = (has: (hash: string) => boolean, level = 15) => {
-  const block = new Uint8Array(256 * 1024)
-  const view = new DataView(block.buffer)
-  const asked: string[] = []
-  const commands: number[] = []
-  let answered = 0
-  const pending: Array<{ target: Address; answers: readonly number[] }> = []
-  const connection = {
-    failure: undefined,
-    level,
-    dialect: new Dialect(newest),
-    block,
-    blockView: view,
-    reserve: () => 0,
-    flush: () => {},
-    expect: (target: Address, sizeBytes: number, command: number) => {
-      commands.push(command)
-      expect(block[0]).toBe(command)
-      const answers = Array.from({ length: sizeBytes }, (_, index) => {
-        const at =
-          REQUEST_HEADER_SIZE_BYTES +
-          index * SetTensorHashRequest.size +
-          SetTensorHashRequest.offsets.hash
-        const hash = view.getBigUint64(at, true).toString(16).padStart(16, "0")
-        asked.push(hash)
-        return has(hash) ? 1 : 0
-      })
-      pending.push({ target, answers })
-      return answered + pending.length
-    },
-    drainTo: (ticket: number) => {
-      while (answered < ticket) {
-        const { target, answers } = pending.shift()!
-        new Uint8Array(toArrayBuffer(asPointer(target), 0, answers.length)).set(answers)
-        answered++
-      }
-    },
-  }
-  const awaitedCount = (): number => pending.length
-  return { connection: connection as unknown as RpcConnection, asked, commands, awaitedCount }
-}
+/** What libllama sets of a weight that nobody cuts. */
+const whole = {
+  ...{ address: 0, offset: 0, sizeBytes: 4 * LENGTH, rowBytes: 4 * LENGTH, strideBytes: 0 },
+} satisfies TensorData
 
 const all = Array.from({ length: WEIGHT_COUNT }, (_, index) => index)
 
@@ -133,7 +86,7 @@ const load = (
   weights.begin(model)
   const sent = all.filter((index) => {
     exchange.tensorId = coming[index]!.id
-    return !weights.isThere(coming[index]!.connection, 0, 0, 4 * LENGTH)
+    return !weights.isThere(whole)
   })
   weights.end(hashesBeside)
   return { sent, weights }
@@ -204,7 +157,7 @@ test("an answer is waited for before its place goes, also where a weight comes i
     })),
   )
   weights.begin(model)
-  expect(weights.isThere(connection, 0, 0, 2 * LENGTH)).toBe(false)
+  expect(weights.isThere({ ...whole, sizeBytes: 2 * LENGTH, rowBytes: 2 * LENGTH })).toBe(false)
   expect(awaitedCount()).toBe(1)
   weights.end(false)
   expect(awaitedCount()).toBe(0)
@@ -230,7 +183,7 @@ test("one that has no cache is asked nothing, and nothing is hashed for it", () 
   ])
   weights.expectNoCache(connection)
   weights.begin(model)
-  expect(weights.isThere(connection, 0, 0, 4 * LENGTH)).toBe(false)
+  expect(weights.isThere(whole)).toBe(false)
   weights.end(true)
   expect(asked).toEqual([])
   expect(() => readdirSync(join(root, "hashes"))).toThrow("ENOENT")

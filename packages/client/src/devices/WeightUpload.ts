@@ -1,14 +1,14 @@
 import { ptr } from "bun:ffi"
-import { modelFiles, tensorPlaces } from "@ggml-rpc/gguf"
+import { modelFiles, type TensorPlace, tensorPlaces } from "@ggml-rpc/gguf"
 import {
   type Address,
   ggml,
-  hashOf,
   io,
   WeightFile,
   type WeightHash,
   WeightHashes,
   type WeightPlace,
+  type WeightSlice,
 } from "@ggml-rpc/native/bindings"
 import {
   Command,
@@ -20,8 +20,12 @@ import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
 import { putOfferedWeights, putSetTensorHash } from "./requests.ts"
+import { axisOf, isSameSlice, sliceOf, slicesOf } from "./slices.ts"
 
-/** Smaller weights cost more to be asked about than to be sent: by one of ours, which takes many questions at once, and others. */
+/**
+ * Smaller weights cost more to be asked about than to be sent: by one of ours, which takes many questions at once, and others. The latter
+ * goes for pieces as well, where a device gets several of a weight.
+ */
 const LEAST_OFFERED_BYTES = { ours: 1024, others: 256 * 1024 } as const
 
 /** What one question offers at most: a server says nothing until it has read all of it, and may be taken for lost. */
@@ -47,10 +51,45 @@ export interface ComingWeight {
   readonly record: Uint8Array
 }
 
+/** What libllama sets of a tensor from `offset` on: rows, of `sizeBytes` together. */
+export interface TensorData {
+  readonly address: Address
+  readonly offset: number
+  readonly sizeBytes: number
+  readonly rowBytes: number
+  /** From the start of one row to that of the next. */
+  readonly strideBytes: number
+}
+
+/** One that may be in a server's cache. */
+interface CacheableWeight extends ComingWeight {
+  /** Where other devices get a weight of this name: what it is of that one, by the axis of the cut. */
+  readonly slices: readonly WeightSlice[]
+}
+
+/** What a server is asked for: a weight, or, where others get a weight of this name, a slice of it, which may be all. */
+interface Piece {
+  readonly name: string
+  readonly sizeBytes: number
+  readonly slice: WeightSlice | undefined
+}
+
+interface Placed {
+  readonly weight: CacheableWeight
+  readonly place: WeightPlace
+}
+
+interface Hashed {
+  readonly weight: CacheableWeight
+  readonly hash: WeightHash
+}
+
 /** A weight whose server was asked for it. */
 interface Offer {
   readonly connection: RpcConnection
   readonly sizeBytes: number
+  /** Undefined: the whole weight. */
+  readonly slice: WeightSlice | undefined
   /** Of the answer. */
   readonly ticket: number
   /** Where the answer says 1 when the server had it. */
@@ -77,12 +116,12 @@ export class WeightUpload {
   private path: string | undefined
   private isPlanned = false
   private hashes: WeightHashes | undefined
-  /** Tensors that are not as they lie in the model's file. */
-  private readonly cut = new Set<number>()
-  /** Servers that lacked a part of one in this load. */
-  private readonly lacking = new Set<RpcConnection>()
-  /** Names of weights that might be offered, and that nobody has hashed. */
-  private readonly unhashed = new Set<string>()
+  /** By their ids. */
+  private readonly cacheable = new Map<number, CacheableWeight>()
+  /** What was sent, and nobody has hashed. */
+  private readonly unhashed: Piece[] = []
+  /** The weight that is set now, and where its data begins: libllama gives parts of it to one device after the other. */
+  private readonly current = { name: "", address: 0 }
 
   /** `coming` gives weights that have places and no data yet, in the order in which libllama sets them. */
   constructor(exchange: Exchange, coming: () => readonly ComingWeight[]) {
@@ -106,59 +145,74 @@ export class WeightUpload {
   /** It is over. `hashesBeside`, of a model that is there: what its weights hash to is found out while nobody waits, for the next time. */
   end(hashesBeside: boolean): void {
     const { path, hashes } = this
-    const names = new Set(hashesBeside ? this.unhashed : [])
+    const pieces = this.unhashed.splice(0)
     this.path = undefined
     this.hashes = undefined
     // Of a load that ended before its time: the answers have places that nobody may take from them.
     for (const { connection, ticket } of this.offers.values()) connection.drainTo(ticket)
     this.offers.clear()
-    this.unhashed.clear()
-    this.cut.clear()
-    this.lacking.clear()
-    if (path === undefined || hashes === undefined || names.size === 0) return
-    const places = [...tensorPlaces(path)].filter(([name]) => names.has(name))
-    const file = WeightFile.open(hashes)
-    if (file === undefined) return
-    file.hashBeside(new Map(places), hashes)
+    this.cacheable.clear()
+    this.current.name = ""
+    if (!hashesBeside || path === undefined || hashes === undefined || pieces.length === 0) return
+    const places = tensorPlaces(path)
+    const named = new Map<string, readonly [string, WeightPlace]>()
+    for (const piece of pieces) {
+      const place = placeOf(piece, places.get(piece.name))
+      // One that several devices have is hashed once.
+      if (place !== undefined) named.set(JSON.stringify([piece.name, place]), [piece.name, place])
+    }
+    WeightFile.open(hashes)?.hashBeside([...named.values()], hashes)
   }
 
-  /** Whether a weight of this size is worth a place in a cache. */
+  /** Whether so much of the exchange block's tensor is worth a place in a cache. */
   isCacheable(connection: RpcConnection, sizeBytes: number): boolean {
-    const { features } = connection.dialect
-    return features.setTensorCacheFlag
-      ? sizeBytes >= leastOffered(connection)
-      : sizeBytes > features.hashThresholdBytes
+    const weight = this.cacheable.get(this.exchange.tensorId)
+    const isPiece = weight !== undefined && sizeBytes < weight.sizeBytes
+    return isOfferable(connection, sizeBytes, isPiece)
   }
 
   /** Whether the server has this data of the exchange block's tensor, so that nothing is left to send. */
-  isThere(connection: RpcConnection, data: Address, offset: number, sizeBytes: number): boolean {
+  isThere(data: TensorData): boolean {
     if (!this.isPlanned) this.plan()
     const id = this.exchange.tensorId
     const offer = this.offers.get(id)
     // Waits, whatever is asked: while the answer is on its way its place must not go.
-    const hasWhole = offer !== undefined && isHit(offer)
+    const hasOffered = offer !== undefined && isHit(offer)
     this.offers.delete(id)
-    const isWhole = offset === 0 && offer?.sizeBytes === sizeBytes
-    if (isWhole ? !hasWhole : !this.askForPart(connection, data, offset, sizeBytes)) return false
-    this.cachedBytes += sizeBytes
-    this.done(sizeBytes)
+    const weight = this.cacheable.get(id)
+    const piece = weight && this.pieceOf(weight, data)
+    if (piece === undefined) return false
+    if (!(isOf(offer, piece) ? hasOffered : this.askFor(weight!, data.offset, piece))) return false
+    this.cachedBytes += data.sizeBytes
+    this.done(data.sizeBytes)
     return true
   }
 
-  /** Of a tensor that is cut over servers only this much is known, and now: asks until the server lacks one. */
-  private askForPart(
-    connection: RpcConnection,
-    data: Address,
-    offset: number,
-    sizeBytes: number,
-  ): boolean {
-    if (!this.cut.has(this.exchange.tensorId) || this.lacking.has(connection)) return false
-    if (sizeBytes <= connection.dialect.features.hashThresholdBytes) return false
-    const [low, high] = hashOf(data, sizeBytes)
-    putSetTensorHash(connection, this.exchange.tensor, { low, high }, offset)
-    const isHit = connection.roundTrip(Command.SET_TENSOR_HASH, 1)?.[0] === 1
-    if (!isHit) this.lacking.add(connection)
-    return isHit
+  /** What the data are of their weight; undefined where that cannot be told. */
+  private pieceOf(weight: CacheableWeight, data: TensorData): Piece | undefined {
+    const { name, slices } = weight
+    const { address, offset, sizeBytes, rowBytes, strideBytes } = data
+    if (slices[0] === undefined) {
+      const isWhole = offset === 0 && sizeBytes === weight.sizeBytes
+      return isWhole ? { name, sizeBytes, slice: undefined } : undefined
+    }
+    if (name !== this.current.name) Object.assign(this.current, { name, address })
+    const fromBytes = address - this.current.address
+    const { wholeBytes } = slices[0]
+    const slice = sliceOf(fromBytes, sizeBytes / rowBytes, strideBytes, wholeBytes)
+    return { name, sizeBytes, slice }
+  }
+
+  /** Of what was not asked for in time, as a device gets several pieces of a weight: asks now, if its hash is known. */
+  private askFor({ connection, record, sizeBytes }: CacheableWeight, offset: number, piece: Piece) {
+    if (!isOfferable(connection, piece.sizeBytes, piece.sizeBytes < sizeBytes)) return false
+    const hash = this.hashes?.find(piece.name, piece.sizeBytes, piece.slice)
+    if (hash === undefined) {
+      this.unhashed.push(piece)
+      return false
+    }
+    putSetTensorHash(connection, record, hash, offset)
+    return connection.roundTrip(Command.SET_TENSOR_HASH, 1)?.[0] === 1
   }
 
   done(sizeBytes: number): void {
@@ -171,25 +225,28 @@ export class WeightUpload {
     this.isPlanned = true
     const { path } = this
     if (path === undefined) return
-    const coming = this.coming().filter(
-      ({ connection, sizeBytes }) =>
-        !this.withoutCache.has(connection) && this.isCacheable(connection, sizeBytes),
-    )
-    if (coming.length === 0) return
+    for (const weight of withSlices(this.coming())) {
+      const { id, connection, sizeBytes } = weight
+      if (this.withoutCache.has(connection) || !isOfferable(connection, sizeBytes, false)) continue
+      this.cacheable.set(id, weight)
+    }
+    if (this.cacheable.size === 0) return
     const hashes = WeightHashes.open(modelFiles(path))
     this.hashes = hashes
     if (hashes.all().size > 0 && !isTrue(hashes)) hashes.forget()
-    const known = coming.flatMap((weight) => {
-      const hash = hashes.find(weight.name, weight.sizeBytes)
-      return hash === undefined ? [] : [{ weight, hash }]
-    })
+    const known: Hashed[] = []
+    const rest: CacheableWeight[] = []
+    for (const weight of this.cacheable.values()) {
+      const hash = findHash(hashes, weight)
+      if (hash === undefined) rest.push(weight)
+      else known.push({ weight, hash })
+    }
     this.offer(known)
-    const rest = coming.filter(({ name, sizeBytes }) => !hashes.find(name, sizeBytes))
     if (rest.length > 0) this.offerUnknown(path, hashes, rest)
   }
 
   /** Asks for weights of which the hash is known; nobody waits for the answers. */
-  private offer(weights: readonly { weight: ComingWeight; hash: WeightHash }[]): void {
+  private offer(weights: readonly Hashed[]): void {
     const byConnection = Map.groupBy(weights, ({ weight }) => weight.connection)
     for (const [connection, own] of byConnection) {
       if (connection.failure !== undefined) continue
@@ -199,10 +256,7 @@ export class WeightUpload {
     for (const connection of byConnection.keys()) connection.flush()
   }
 
-  private offerMany(
-    connection: RpcConnection,
-    weights: readonly { weight: ComingWeight; hash: WeightHash }[],
-  ): void {
+  private offerMany(connection: RpcConnection, weights: readonly Hashed[]): void {
     for (let first = 0; first < weights.length; ) {
       let bytes = 0
       let end = first
@@ -214,57 +268,50 @@ export class WeightUpload {
       const answers = new Uint8Array(some.length)
       const { OFFER_WEIGHTS } = ExtensionCommand
       const ticket = connection.expect(ptr(answers) as Address, answers.length, OFFER_WEIGHTS)
-      for (const [at, { weight }] of some.entries()) {
-        const { id, sizeBytes } = weight
-        this.offers.set(id, { connection, sizeBytes, ticket, answers, at })
+      for (const [at, { weight, hash }] of some.entries()) {
+        const { sizeBytes, slice } = hash
+        this.offers.set(weight.id, { connection, sizeBytes, slice, ticket, answers, at })
       }
       first = end
     }
   }
 
-  private offerOne(
-    connection: RpcConnection,
-    { weight, hash }: { weight: ComingWeight; hash: WeightHash },
-  ): void {
-    const { id, sizeBytes } = weight
+  private offerOne(connection: RpcConnection, { weight, hash }: Hashed): void {
+    const { sizeBytes, slice } = hash
     putSetTensorHash(connection, weight.record, hash)
     const answers = new Uint8Array(1)
     const ticket = connection.expect(ptr(answers) as Address, 1, Command.SET_TENSOR_HASH)
-    this.offers.set(id, { connection, sizeBytes, ticket, answers, at: 0 })
+    this.offers.set(weight.id, { connection, sizeBytes, slice, ticket, answers, at: 0 })
   }
 
   /** Asks for a few of each server's, and where it has one of them for the rest. */
-  private offerUnknown(path: string, hashes: WeightHashes, rest: readonly ComingWeight[]): void {
-    for (const { name } of rest) this.unhashed.add(name)
+  private offerUnknown(path: string, hashes: WeightHashes, rest: readonly CacheableWeight[]): void {
     const places = tensorPlaces(path)
     const file = WeightFile.open(hashes)
     if (file === undefined) return
     try {
-      for (const { id, name, sizeBytes } of rest) {
-        if (places.get(name)?.sizeBytes === sizeBytes) continue
-        this.cut.add(id)
-        this.unhashed.delete(name)
-      }
-      const findable = rest.filter(
-        ({ name, sizeBytes }) => places.get(name)?.sizeBytes === sizeBytes,
-      )
-      const sampled = [...Map.groupBy(findable, ({ connection }) => connection).values()].flatMap(
-        sampleOf,
-      )
-      if (!this.hashAndOffer(file, hashes, places, sampled)) return
+      const findable = rest.flatMap((weight) => {
+        const whole = places.get(weight.name)
+        const slice = whole && weight.slices[axisOf(weight, whole.ne)]
+        const place = placeOf({ ...weight, slice }, whole)
+        return place === undefined ? [] : [{ weight, place }]
+      })
+      const byConnection = Map.groupBy(findable, ({ weight }) => weight.connection)
+      const sampled = [...byConnection.values()].flatMap(sampleOf)
+      if (!this.hashAndOffer(file, hashes, sampled)) return
       const known = new Set<RpcConnection>()
-      for (const { id, connection } of sampled) {
-        const offer = this.offers.get(id)
-        if (offer !== undefined && isHit(offer)) known.add(connection)
+      for (const { weight } of sampled) {
+        const offer = this.offers.get(weight.id)
+        if (offer !== undefined && isHit(offer)) known.add(weight.connection)
       }
       const left = findable.filter(
-        (weight) => known.has(weight.connection) && !sampled.includes(weight),
+        (placed) => known.has(placed.weight.connection) && !sampled.includes(placed),
       )
       for (let first = 0; first < left.length && io().io_abort_requested() === 0; ) {
         let bytes = 0
         let end = first
-        while (end < left.length && bytes < HASHED_BYTES) bytes += left[end++]!.sizeBytes
-        if (!this.hashAndOffer(file, hashes, places, left.slice(first, end))) return
+        while (end < left.length && bytes < HASHED_BYTES) bytes += left[end++]!.place.sizeBytes
+        if (!this.hashAndOffer(file, hashes, left.slice(first, end))) return
         first = end
       }
     } finally {
@@ -273,17 +320,11 @@ export class WeightUpload {
   }
 
   /** False when the file cannot be read any more. */
-  private hashAndOffer(
-    file: WeightFile,
-    hashes: WeightHashes,
-    places: ReadonlyMap<string, WeightPlace>,
-    weights: readonly ComingWeight[],
-  ): boolean {
-    const found = file.hash(weights.map(({ name }) => places.get(name)!))
+  private hashAndOffer(file: WeightFile, hashes: WeightHashes, placed: readonly Placed[]): boolean {
+    const found = file.hash(placed.map(({ place }) => place))
     if (found === undefined) return false
-    hashes.add(weights.map(({ name }, index) => [name, found[index]!]))
-    for (const { name } of weights) this.unhashed.delete(name)
-    this.offer(weights.map((weight, index) => ({ weight, hash: found[index]! })))
+    hashes.add(placed.map(({ weight }, index) => [weight.name, found[index]!]))
+    this.offer(placed.map(({ weight }, index) => ({ weight, hash: found[index]! })))
     return true
   }
 }
@@ -304,6 +345,56 @@ const leastOffered = ({ level }: RpcConnection): number =>
     ? LEAST_OFFERED_BYTES.ours
     : LEAST_OFFERED_BYTES.others
 
+/** Whether data of this size may be offered to a server, and kept by it; `isPiece`: there are more of them for the same tensor. */
+const isOfferable = (connection: RpcConnection, sizeBytes: number, isPiece: boolean): boolean => {
+  const { features } = connection.dialect
+  if (!features.setTensorCacheFlag) return sizeBytes > features.hashThresholdBytes
+  return sizeBytes >= (isPiece ? LEAST_OFFERED_BYTES.others : leastOffered(connection))
+}
+
+/**
+ * Weights with what they may be of others. Not those that libllama may have changed: where experts are cut, each device adds its part of
+ * a bias (ggml-backend-meta.cpp, GGML_BACKEND_SPLIT_AXIS_PARTIAL, v0.5.0).
+ */
+const withSlices = (coming: readonly ComingWeight[]): readonly CacheableWeight[] =>
+  [...Map.groupBy(coming, ({ name }) => name)].flatMap(([name, parts]) => {
+    if (parts.length === 1) return [{ ...parts[0]!, slices: [] }]
+    if (name.endsWith(".bias")) return []
+    const slices = slicesOf(parts)
+    return parts.map((part, index) => ({ ...part, slices: slices[index]! }))
+  })
+
+/** Where a piece lies in the model, by where its weight lies; undefined where that is another one. */
+const placeOf = (
+  { sizeBytes, slice }: Omit<Piece, "name">,
+  whole: TensorPlace | undefined,
+): WeightPlace | undefined => {
+  if (whole === undefined) return undefined
+  const { part, offsetBytes } = whole
+  if (sizeBytes === whole.sizeBytes) return { part, offsetBytes, sizeBytes }
+  if (slice === undefined || slice.wholeBytes !== whole.sizeBytes) return undefined
+  return { part, offsetBytes: offsetBytes + slice.fromBytes, sizeBytes, slice }
+}
+
+/** Of a weight, or of what it may be a slice of. */
+const findHash = (
+  hashes: WeightHashes,
+  { name, sizeBytes, slices }: CacheableWeight,
+): WeightHash | undefined => {
+  for (const slice of [undefined, ...slices]) {
+    const hash = hashes.find(name, sizeBytes, slice)
+    if (hash !== undefined) return hash
+  }
+  return undefined
+}
+
+/** Whether that was offered which the piece turned out to be. */
+const isOf = (offer: Offer | undefined, { sizeBytes, slice }: Piece): boolean => {
+  if (offer?.sizeBytes !== sizeBytes) return false
+  if (offer.slice !== undefined) return slice !== undefined && isSameSlice(offer.slice, slice)
+  return slice === undefined || (slice.fromBytes === 0 && slice.rowCount === 1)
+}
+
 /** Waits for the answer. */
 const isHit = ({ connection, ticket, answers, at }: Offer): boolean => {
   connection.drainTo(ticket)
@@ -313,10 +404,10 @@ const isHit = ({ connection, ticket, answers, at }: Offer): boolean => {
 /**
  * The smallest ones of those that every kind of client and server keeps in caches; of a model without such weights, the largest.
  */
-const sampleOf = (weights: readonly ComingWeight[]): readonly ComingWeight[] => {
-  const rising = [...weights].sort((a, b) => a.sizeBytes - b.sizeBytes)
-  const { hashThresholdBytes } = weights[0]!.connection.dialect.features
-  const large = rising.filter(({ sizeBytes }) => sizeBytes > hashThresholdBytes)
+const sampleOf = (weights: readonly Placed[]): readonly Placed[] => {
+  const rising = [...weights].sort((a, b) => a.place.sizeBytes - b.place.sizeBytes)
+  const { hashThresholdBytes } = weights[0]!.weight.connection.dialect.features
+  const large = rising.filter(({ place }) => place.sizeBytes > hashThresholdBytes)
   return large.length > 0 ? large.slice(0, SAMPLE_COUNT) : rising.slice(-SAMPLE_COUNT)
 }
 

@@ -31,11 +31,14 @@ const LONG_ENOUGH_TRIPS = 3
 /** In a graph. */
 const MOST_NODES = 1024
 
+/** What is measured of a device: it does not tell whether others of its server compute at the same time. */
+export type MeasuredSpeed = Omit<DeviceSpeed, "isAtOnce">
+
 /**
  * Undefined when the connection broke, the device has no memory for it, or the way to it is too long to tell how fast it is.
  * Nothing else may be under way on the connection.
  */
-export const measureDevice = (state: DeviceState): DeviceSpeed | undefined => {
+export const measureDevice = (state: DeviceState): MeasuredSpeed | undefined => {
   const { connection, name } = state
   const roundTripMs = medianQuestionMs(connection)
   const matrix = takeMatrix(state)

@@ -3,7 +3,7 @@
  * Tensors come from the exchange block; layouts from the connection's dialect.
  */
 import { ptr } from "bun:ffi"
-import type { Address, WeightHash } from "@ggml-rpc/native/bindings"
+import { type Address, asPointer, io, type WeightHash } from "@ggml-rpc/native/bindings"
 import {
   AllReduceRequest,
   Command,
@@ -102,6 +102,31 @@ export const putSetTensor = (
   const { dialect } = connection
   const at = connection.reserve(dialect.setTensorRequestBytes)
   dialect.writeSetTensorPrefix(connection.block, at, tensor, cacheFlag, offset, sizeBytes)
+}
+
+/** Of rows that are shorter than what is copied anyway, many are sent at once. */
+const gathered = new Uint8Array(1024 * 1024)
+
+/** Data that continues what was reserved last: rows of `rowBytes`, `strideBytes` from the start of one to that of the next. */
+export const appendRows = (
+  connection: RpcConnection,
+  data: Address,
+  sizeBytes: number,
+  rowBytes: number,
+  strideBytes: number,
+): void => {
+  const rowCount = sizeBytes / rowBytes
+  const rowsAtOnce = rowBytes > COPY_LIMIT_BYTES ? 1 : Math.floor(gathered.length / rowBytes)
+  for (let row = 0; row < rowCount; row += rowsAtOnce) {
+    const first = data + row * strideBytes
+    const count = Math.min(rowsAtOnce, rowCount - row)
+    if (count === 1) {
+      connection.append(first, rowBytes)
+      continue
+    }
+    io().io_copy_rows(gathered, asPointer(first), rowBytes, count, strideBytes)
+    connection.append(ptr(gathered) as Address, count * rowBytes)
+  }
 }
 
 /**

@@ -100,7 +100,7 @@ const run = (step: Step): void => {
     exchange.tensor.set(Buffer.from(step.tensor, "hex"))
     if (step.do === "set") {
       const data = Uint8Array.from(Buffer.from(step.data, "hex"))
-      operations.setTensor(0, ptr(data) as Address, step.offset, data.length, false)
+      operations.setTensor(0, ptr(data) as Address, step.offset, data.length, false, data.length, 0)
     } else if (step.do === "memset") {
       operations.memsetTensor(0, step.value, step.offset, step.size)
     } else {

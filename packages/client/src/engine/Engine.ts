@@ -19,6 +19,7 @@ import { formatVersion } from "@ggml-rpc/protocol"
 import { chooseNumbering } from "../connection/numbering.ts"
 import { RpcConnection } from "../connection/RpcConnection.ts"
 import { RemoteDevices } from "../devices/RemoteDevices.ts"
+import { sumOrder } from "../devices/sumOrder.ts"
 import { EngineRequestError, ModelError, PlanError } from "../errors.ts"
 import type { LackingServer } from "../lacking.ts"
 import { domainsOf } from "../memoryDomains.ts"
@@ -223,7 +224,7 @@ export class Engine {
     const { sums, wire, ...held } = weights
     const overrides = weights.overrides ?? []
     // Only the devices that get something: one without layers would still get compute buffers.
-    const used = usedPlaces(placed)
+    const used = shares === undefined ? usedPlaces(placed) : this.inSumOrder(placed)
     if (!noAlloc && shares !== undefined) this.remote?.cutTensors(sums ?? "best")
     let model: LlamaModel | undefined
     try {
@@ -284,17 +285,28 @@ export class Engine {
     }
   }
 
+  /** The places that get something where tensors are cut, in the order in which servers add up most by themselves. */
+  private inSumOrder(placed: PlacedModel): ReadonlyArray<number> {
+    const used = usedPlaces(placed)
+    const remote = this.remote?.devices ?? []
+    const { devices } = placed.placement
+    // A device of this host is a server by itself.
+    const servers = used.map((at) => remote[devices[at]!]?.endpoint ?? at)
+    return sumOrder(servers).map((index) => used[index]!)
+  }
+
   /**
-   * By the graph where the output layer, which the last device with layers has, is on a server that can tell which tokens are most likely;
-   * else as they are read.
+   * As they are read; by the graph where the output layer, which the last device with layers has, is on a server that cannot do that and
+   * whose device has the operations.
    */
   private candidatesOf(
     withLayers: ReadonlyArray<number>,
     { vocabSize, hasEncoder }: ModelInfo,
   ): "graph" | "read" {
     const last = withLayers.at(-1)
-    const remoteCount = this.remote?.devices.length ?? 0
-    if (last === undefined || last >= remoteCount || hasEncoder) return "read"
+    const { remote } = this
+    if (last === undefined || last >= (remote?.devices.length ?? 0) || hasEncoder) return "read"
+    if (remote!.findsTop(last)) return "read"
     return findsCandidates(this.addresses[last]!, vocabSize) ? "graph" : "read"
   }
 

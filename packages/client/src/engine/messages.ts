@@ -68,6 +68,8 @@ export interface DeviceSpeed {
   readonly weightBytesPerSecond: number
   /** Of a matrix with many rows, as for a prompt. */
   readonly multiplicationsPerSecond: number
+  /** It computes while others of its server do. */
+  readonly isAtOnce: boolean
 }
 
 /** How a model is put onto devices; units are counted as in planner/plan.ts. */

@@ -18,6 +18,7 @@ const device = (change: Partial<SplitDevice> = {}): SplitDevice => ({
   blockShare: 0.5,
   tensorShare: 0.5,
   place: crypto.randomUUID(),
+  isAtOnce: false,
   ...change,
 })
 
@@ -37,16 +38,16 @@ describe("two equal servers", () => {
   })
 
   test("far away are faster with whole layers", () => {
-    const far = device({ roundTripMs: 20 })
-    const { layer, tensor, faster } = splitTimes(work, [far, far], linked)
+    const far = () => device({ roundTripMs: 20 })
+    const { layer, tensor, faster } = splitTimes(work, [far(), far()], linked)
     expect(tensor.tokenMs).toBeGreaterThan(64 * 10)
     expect(layer.tokenMs).toBeLessThan(400 + 41)
     expect(faster).toBe("layer")
   })
 
   test("behind a narrow link are faster with whole layers, for the sake of prompts", () => {
-    const narrow = device({ bytesPerSecond: 12e6 })
-    const { layer, tensor, faster } = splitTimes(work, [narrow, narrow], byClient)
+    const narrow = () => device({ bytesPerSecond: 12e6 })
+    const { layer, tensor, faster } = splitTimes(work, [narrow(), narrow()], byClient)
     expect(tensor.promptMs).toBeGreaterThan(layer.promptMs)
     expect(faster).toBe("layer")
   })
@@ -96,6 +97,27 @@ test("devices of one server, and a prompt in one piece, follow one after the oth
   expect(ofOne.layer.promptMs).toBeCloseTo(whole, -2)
   expect(ofOne.tensor.tokenMs).toBeGreaterThan(400)
   expect(ofOne.faster).toBe("layer")
+})
+
+test("devices of one server that compute at once take half the time, and their sums no way", () => {
+  const one = { place: "a:1", roundTripMs: 10 }
+  const times = (isAtOnce: boolean) =>
+    splitTimes(work, [device({ ...one, isAtOnce }), device({ ...one, isAtOnce })], linked)
+  const { tensor, layer, faster } = times(true)
+  expect(tensor.tokenMs).toBeCloseTo(200 + 64 * 0.05 + 10 + 0.5, 0)
+  expect(faster).toBe("tensor")
+  // Layers are computed one after the other in any case.
+  expect(times(false).layer).toEqual(layer)
+  expect(times(false).tensor.tokenMs).toBeCloseTo(tensor.tokenMs + 200, 0)
+})
+
+test("with other servers a server's devices add up as one", () => {
+  const pair = (place: string) => [
+    device({ place, tensorShare: 0.25, isAtOnce: true }),
+    device({ place, tensorShare: 0.25, isAtOnce: true }),
+  ]
+  const { tensor } = splitTimes(work, [...pair("a:1"), ...pair("b:1")], linked)
+  expect(tensor.tokenMs).toBeCloseTo(100 + 64 * (0.05 + 0.05 + 0.016) + 0.1 + 0.5, 0)
 })
 
 test("a device's speed is that of a prompt and an answer, in proportion", () => {

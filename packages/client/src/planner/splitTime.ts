@@ -23,8 +23,10 @@ export interface DeviceRates {
 }
 
 export interface SplitDevice extends DeviceRates {
-  /** Its server: devices of one compute one after the other. */
+  /** Its server. */
   readonly place: string
+  /** It computes while others of its server do, where tensors are cut; else one after the other. */
+  readonly isAtOnce: boolean
   readonly roundTripMs: number
   /** The slower direction of the way to its server. */
   readonly bytesPerSecond: number
@@ -128,11 +130,14 @@ export const splitTimes = (
       (steps - 1) * slowest
     )
   }
-  // All at once, and then they wait for the slowest way; through this process all of them share its own.
+  // All at once, and then they wait for the slowest way; through this process all of them share its own. A server adds up its
+  // devices' parts first, as a rule.
+  const serverCount = new Set(cut.map(({ place }) => place)).size
   const linkedSumMs = (bytes: number): number => {
-    const others = cut.length - 1
+    const others = serverCount - 1
+    if (others === 0) return 0
     const isShared = others > 1 && bytes > ONE_STEP_BYTES
-    const own = isShared ? bytes / cut.length : bytes
+    const own = isShared ? bytes / serverCount : bytes
     const waitCount = (isShared ? 2 : 1) * Math.ceil(own / LINKED_PIECE_BYTES)
     const sentBytes = (isShared ? 2 : 1) * others * own
     return Math.max(
@@ -143,7 +148,13 @@ export const splitTimes = (
     Math.ceil(bytes / CLIENT_PIECE_BYTES) * Math.max(...cut.map(({ roundTripMs }) => roundTripMs)) +
     sumOf(cut, (device) => moveMs(device, 2 * bytes))
   const tensorMs = (rows: number): number =>
-    Math.max(...eachServer(cut, (device) => computeMs(work, device, rows) * device.tensorShare)) +
+    Math.max(
+      ...eachServer(
+        cut,
+        (device) => computeMs(work, device, rows) * device.tensorShare,
+        (device) => device.isAtOnce,
+      ),
+    ) +
     SUMS_A_BLOCK *
       work.blockCount *
       (SUM_MS + (isLinked ? linkedSumMs : clientSumMs)(rows * rowBytes)) +
@@ -153,12 +164,15 @@ export const splitTimes = (
   return { layer, tensor, faster: isFaster(tensor, layer) ? "tensor" : "layer" }
 }
 
-/** Sums of each server's devices, as a server computes one graph after the other. */
+/** Of each server what its devices take one after the other, or the longest where all compute at once. */
 const eachServer = (
   devices: ReadonlyArray<SplitDevice>,
   of: (device: SplitDevice) => number,
+  isAtOnce: (device: SplitDevice) => boolean = () => false,
 ): ReadonlyArray<number> =>
-  [...Map.groupBy(devices, ({ place }) => place).values()].map((own) => sumOf(own, of))
+  [...Map.groupBy(devices, ({ place }) => place).values()].map((own) =>
+    own.every(isAtOnce) ? Math.max(...own.map(of)) : sumOf(own, of),
+  )
 
 const sumOf = <A>(values: ReadonlyArray<A>, of: (value: A) => number): number =>
   values.reduce((sum, value) => sum + of(value), 0)

@@ -29,7 +29,8 @@ struct remote_callbacks {
     void (*clear_buffer)(int device, int value);           // exchange->remote_ptr
     void (*init_tensor)(int device);
     void (*memset_tensor)(int device, int value, double offset, double size);
-    void (*set_tensor)(int device, const void * data, double offset, double size, int is_weight);
+    // One run of bytes of exchange->tensor, whose data are rows of `row` bytes, `stride` from one to the next.
+    void (*set_tensor)(int device, const void * data, double offset, double size, int is_weight, double row, double stride);
     double (*get_tensor)(int device, void * data, double offset, double size, int is_async); // the read's ticket
     int  (*copy_tensor)(int device, int source_device);
     int  (*get_alloc_size)(int device);

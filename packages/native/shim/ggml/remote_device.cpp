@@ -158,32 +158,29 @@ void remote_memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, ui
     g_remote.memset_tensor(remote_of(buffer)->device->index, value, double(offset), double(size));
 }
 
-void remote_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+// Rows of `data` that are one run of bytes in the tensor.
+void set_rows(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t row, size_t row_count, size_t data_stride) {
     if (is_dead(buffer)) {
         return;
     }
     record_from_tensor(tensor, remote_of(buffer)->device->server, g_exchange.tensor);
-    g_remote.set_tensor(remote_of(buffer)->device->index, data, double(offset), double(size), buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    g_remote.set_tensor(
+        remote_of(buffer)->device->index, data, double(offset), double(row * row_count), buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
+        double(row), double(data_stride));
 }
 
-// Rows of `data` that are one run of bytes in the tensor, which is how a part of a cut weight lies there, go as few messages.
+void remote_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    set_rows(buffer, tensor, data, offset, size, 1, 0);
+}
+
+// A part of a weight that is cut by rows is one run in the tensor, and goes as one message.
 void remote_set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t offset, size_t size, size_t row_count, size_t tensor_stride, size_t data_stride) {
-    // Large enough that servers' caches are asked for what is in them.
-    constexpr size_t run_bytes = 16 * 1024 * 1024;
-    static std::vector<char> run;
-    const auto * rows = static_cast<const char *>(data);
-    const size_t rows_at_once = tensor_stride == size ? std::max<size_t>(1, run_bytes / size) : 1;
-    for (size_t row = 0; row < row_count; row += rows_at_once) {
-        const size_t count = std::min(rows_at_once, row_count - row);
-        if (count == 1) {
-            remote_set_tensor(buffer, tensor, rows + row * data_stride, offset + row * tensor_stride, size);
-            continue;
-        }
-        run.resize(count * size);
-        for (size_t i = 0; i < count; i++) {
-            memcpy(run.data() + i * size, rows + (row + i) * data_stride, size);
-        }
-        remote_set_tensor(buffer, tensor, run.data(), offset + row * tensor_stride, count * size);
+    if (row_count > 1 && tensor_stride == size) {
+        set_rows(buffer, tensor, data, offset, size, row_count, data_stride);
+        return;
+    }
+    for (size_t row = 0; row < row_count; row++) {
+        remote_set_tensor(buffer, tensor, static_cast<const char *>(data) + row * data_stride, offset + row * tensor_stride, size);
     }
 }
 

@@ -9,8 +9,8 @@
 
 namespace {
 
-// Values are looked at so many at a time: most often none of them is large enough.
-constexpr int BLOCK = 16;
+// Values are looked at so many at a time: most often none of them is large enough. Of 16 gcc makes no vectors.
+constexpr int BLOCK = 32;
 
 // At whatever address.
 float value_at(const char * row, int index) {

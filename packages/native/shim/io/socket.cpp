@@ -306,6 +306,13 @@ API void io_copy(void * target, double target_offset, const void * source, doubl
     memcpy(static_cast<char *>(target) + size_t(target_offset), source, size_t(size));
 }
 
+// Copies rows of memory, `stride` from the start of one to that of the next, one behind the other.
+API void io_copy_rows(void * target, const void * source, double row, double row_count, double stride) {
+    for (size_t i = 0; i < size_t(row_count); i++) {
+        memcpy(static_cast<char *>(target) + i * size_t(row), static_cast<const char *>(source) + i * size_t(stride), size_t(row));
+    }
+}
+
 // Ends the sending side: the peer reads what was sent, then the end.
 API int io_shutdown(int fd) {
     return shutdown(fd, SHUT_WR) == 0 ? 0 : -errno;

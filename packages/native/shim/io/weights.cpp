@@ -169,11 +169,29 @@ API void io_hash(int count, const double * addresses, const double * sizes, uint
 
 namespace {
 
-// A part of a file that is to be hashed.
+// Rows of a file that are to be hashed as one block; mostly a single one.
 struct file_part {
     int    fd;
     double offset;
-    double size;
+    double size; // of all rows
+    double row;
+    double stride; // from the start of one row to that of the next
+
+    // Reads exactly size bytes of the rows from done on.
+    bool read(char * target, double done, size_t size) const {
+        while (size > 0) {
+            const double index = std::floor(done / row);
+            const double begin = done - index * row;
+            const size_t count = size_t(std::min(row - begin, double(size)));
+            if (read_exactly(fd, target, offset + index * stride + begin, count) != double(count)) {
+                return false;
+            }
+            target += count;
+            done += double(count);
+            size -= count;
+        }
+        return true;
+    }
 };
 
 // Some hashing beside everything else.
@@ -264,7 +282,7 @@ class file_hasher {
         for (size_t lane = 0; lane < open.size(); lane++) {
             const file_part & part = parts_[open[lane].index];
             sizes[lane] = size_t(std::min(part.size - open[lane].done, double(kHashChunk)));
-            if (read_exactly(part.fd, blocks_[lane].data(), part.offset + open[lane].done, sizes[lane]) != double(sizes[lane])) {
+            if (!part.read(blocks_[lane].data(), open[lane].done, sizes[lane])) {
                 return false;
             }
             open[lane].done += double(sizes[lane]);
@@ -285,21 +303,23 @@ class file_hasher {
     std::vector<std::vector<char>> blocks_;
 };
 
-std::vector<file_part> parts_of(int count, const int32_t * fds, const double * offsets, const double * sizes) {
+// places has an offset, the size of all rows, that of one, and the stride from one to the next, for each.
+std::vector<file_part> parts_of(int count, const int32_t * fds, const double * places) {
     std::vector<file_part> parts;
-    for (int i = 0; i < count; i++) {
-        parts.push_back({fds[i], offsets[i], sizes[i]});
+    for (int i = 0; i < count; i++, places += 4) {
+        parts.push_back({fds[i], places[0], places[1], places[2], places[3]});
     }
     return parts;
 }
 
 } // namespace
 
-// FNV-1a-64 of count parts of files, into hashes, low word first. 1; 0 when a part cannot be read, or there is no memory for it.
-API int io_hash_files(int count, const int32_t * fds, const double * offsets, const double * sizes, uint64_t * hashes) {
+// FNV-1a-64 of count parts of files, into hashes, low word first; see parts_of. 1; 0 when a part cannot be read, or there is no memory
+// for it.
+API int io_hash_files(int count, const int32_t * fds, const double * places, uint64_t * hashes) {
     static const std::atomic<bool> never{false};
     try {
-        const std::vector<file_part> parts = parts_of(count, fds, offsets, sizes);
+        const std::vector<file_part> parts = parts_of(count, fds, places);
         return file_hasher(parts).run(never, [hashes](size_t index, uint64_t hash) {
             hashes[index] = hash;
             return true;
@@ -321,11 +341,11 @@ API void io_stop_hashing() {
     }
 }
 
-// Hashes parts of files beside everything else, while a core is idle: count descriptors, offsets, sizes and names (each ended by
-// a NUL). Appends a line for each to `output`: its hash in 16 hex digits, its size, its name, and the FNV-1a-64 of the line so
+// Hashes parts of files beside everything else, while a core is idle: count descriptors, places (see parts_of) and names (each ended
+// by a NUL). Appends a line for each to `output`: its hash in 16 hex digits, its size, its name, and the FNV-1a-64 of the line so
 // far, separated by blanks; none for a name with control characters. Takes over `output` and the descriptors `owned`; ends one
 // that runs. 1; 0 when there is no memory or no thread for it.
-API int io_hash_beside(int count, const int32_t * fds, const double * offsets, const double * sizes, const char * names, int output, int owned_count, const int32_t * owned) {
+API int io_hash_beside(int count, const int32_t * fds, const double * places, const char * names, int output, int owned_count, const int32_t * owned) {
     io_stop_hashing();
     try {
         std::vector<std::string> labels;
@@ -336,7 +356,7 @@ API int io_hash_beside(int count, const int32_t * fds, const double * offsets, c
         auto run = std::make_shared<hash_run>();
         std::vector<int> files(owned, owned + owned_count);
         files.push_back(output);
-        std::thread([parts = parts_of(count, fds, offsets, sizes), labels = std::move(labels), files = std::move(files), output, run] {
+        std::thread([parts = parts_of(count, fds, places), labels = std::move(labels), files = std::move(files), output, run] {
             only_when_idle();
             try {
                 file_hasher(parts).run(run->stops, [&](size_t index, uint64_t hash) {

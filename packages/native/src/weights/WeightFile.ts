@@ -9,8 +9,8 @@ import {
   type WeightHashes,
 } from "./WeightHashes.ts"
 
-/** Where a weight lies in its model. */
-export type WeightPlace = Pick<WeightHash, "part" | "offsetBytes" | "sizeBytes">
+/** Where a weight, or a slice of one, lies in its model. */
+export type WeightPlace = Pick<WeightHash, "part" | "offsetBytes" | "sizeBytes" | "slice">
 
 export class WeightFile {
   readonly #descriptors: number[] = []
@@ -45,8 +45,8 @@ export class WeightFile {
   /** Their hashes, in the same order; undefined when a file is not what it was, or memory is short. */
   hash(places: readonly WeightPlace[]): readonly WeightHash[] | undefined {
     const words = new Uint32Array(2 * places.length)
-    const { fds, offsets, sizes } = this.#arguments(places)
-    if (io().io_hash_files(places.length, fds, offsets, sizes, words) === 0) return undefined
+    const { fds, rows } = this.#arguments(places)
+    if (io().io_hash_files(places.length, fds, rows, words) === 0) return undefined
     return places.map((place, index) => ({
       ...place,
       low: words[2 * index]!,
@@ -55,9 +55,12 @@ export class WeightFile {
   }
 
   /** Hashes them into `hashes` beside everything else, when a core is idle; false when these cannot be written, or there is no thread for it. Closes the file. */
-  hashBeside(all: ReadonlyMap<string, WeightPlace>, hashes: WeightHashes): boolean {
-    const places = new Map([...all].filter(([name]) => isRememberable(name)))
-    if (places.size === 0) {
+  hashBeside(
+    all: readonly (readonly [name: string, place: WeightPlace])[],
+    hashes: WeightHashes,
+  ): boolean {
+    const named = all.filter(([name]) => isRememberable(name))
+    if (named.length === 0) {
       this.close()
       return true
     }
@@ -66,13 +69,11 @@ export class WeightFile {
       this.close()
       return false
     }
-    const { fds, offsets, sizes } = this.#arguments([...places.values()])
-    const labels = [...places].map(([name, { part, offsetBytes }]) =>
-      labelOf(part, offsetBytes, name),
-    )
+    const { fds, rows } = this.#arguments(named.map(([, place]) => place))
+    const labels = named.map(([name, place]) => labelOf(name, place))
     const owned = Int32Array.from(this.#descriptors.splice(0))
     const isBegun = io().io_hash_beside(
-      ...([places.size, fds, offsets, sizes, cString(labels.join("\0"))] as const),
+      ...([named.length, fds, rows, cString(labels.join("\0"))] as const),
       ...([output, owned.length, owned] as const),
     )
     return isBegun === 1
@@ -81,8 +82,14 @@ export class WeightFile {
   #arguments(places: readonly WeightPlace[]) {
     return {
       fds: Int32Array.from(places, ({ part }) => this.#descriptors[part] ?? -1),
-      offsets: Float64Array.from(places, ({ offsetBytes }) => offsetBytes),
-      sizes: Float64Array.from(places, ({ sizeBytes }) => sizeBytes),
+      rows: Float64Array.from(
+        places.flatMap(({ offsetBytes, sizeBytes, slice }) => [
+          offsetBytes,
+          sizeBytes,
+          sizeBytes / (slice?.rowCount ?? 1),
+          slice?.strideBytes ?? 0,
+        ]),
+      ),
     }
   }
 

@@ -1,3 +1,4 @@
+import { ptr } from "bun:ffi"
 import { afterEach, beforeEach, expect, test } from "bun:test"
 import {
   appendFileSync,
@@ -15,7 +16,8 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { cString, io } from "../io.ts"
+import { type Address, cString, io } from "../io.ts"
+import { hashOf } from "./hash.ts"
 import { WeightFile } from "./WeightFile.ts"
 import { type WeightHash, WeightHashes } from "./WeightHashes.ts"
 
@@ -56,6 +58,35 @@ const hash = (low: number): WeightHash => ({
 })
 
 const fileOf = (): string => join(folder, readdirSync(folder)[0]!)
+
+test("slices are known by their place and size, apart from their weight", () => {
+  const slice = { fromBytes: 2, rowCount: 2, strideBytes: 3, wholeBytes: 6 }
+  const places = [
+    { part: 0, offsetBytes: 1, sizeBytes: 6 },
+    { part: 0, offsetBytes: 3, sizeBytes: 2, slice },
+    { part: 0, offsetBytes: 1, sizeBytes: 4, slice: { ...slice, fromBytes: 0 } },
+  ]
+  const hashes = open()
+  const file = WeightFile.open(hashes)!
+  const found = file.hash(places)!
+  // Of "weights": whole, one byte of three, two bytes of three.
+  for (const [index, text] of ["eights", "gs", "eiht"].entries()) {
+    const [low, high] = hashOf(ptr(new TextEncoder().encode(text)) as Address, text.length)
+    expect([found[index]!.low, found[index]!.high]).toEqual([low, high])
+  }
+  hashes.add(found.map((hash) => ["w", hash]))
+  expect(file.hashBeside([["v", places[1]!]], hashes)).toBe(true)
+  while (io().io_is_hashing() !== 0) Bun.sleepSync(1)
+  const later = open()
+  expect(later.all().size).toBe(4)
+  expect(later.find("w", 6)).toEqual({ ...found[0]!, slice: undefined })
+  expect(later.find("w", 2, slice)).toEqual(found[1])
+  expect(later.find("w", 4, { ...slice, fromBytes: 0 })).toEqual(found[2])
+  expect(later.find("v", 2, slice)).toEqual(found[1])
+  expect(later.find("w", 4, slice)).toBeUndefined()
+  expect(later.find("w", 2, { ...slice, strideBytes: 4 })).toBeUndefined()
+  expect(later.find("w", 2, { ...slice, wholeBytes: 12 })).toBeUndefined()
+})
 
 test("what was added is found by the next process, by name and size", () => {
   expect(open().all().size).toBe(0)
@@ -203,7 +234,7 @@ test("a name that would end its line, or hide that, is not remembered", () => {
   const hashes = open()
   const places = names.map((name) => [name, { part: 0, offsetBytes: 0, sizeBytes: 4 }] as const)
   const file = WeightFile.open(hashes)!
-  expect(file.hashBeside(new Map(places), hashes)).toBe(true)
+  expect(file.hashBeside(places, hashes)).toBe(true)
   expect(hashes.all().size).toBe(0)
 })
 
@@ -235,8 +266,11 @@ test("hashing beside writes a line for each weight, none for a name that would e
   const labels = ["0 0 first", "0 0 a\nb", "0 0 last"]
   const file = openSync(model, "r")
   const begun = io().io_hash_beside(
-    ...([3, Int32Array.of(file, file, file), Float64Array.of(0, 0, 0)] as const),
-    ...([Float64Array.of(4, 4, 4), cString(labels.join("\0"))] as const),
+    ...([3, Int32Array.of(file, file, file)] as const),
+    ...([
+      Float64Array.from([0, 1, 2].flatMap(() => [0, 4, 4, 0])),
+      cString(labels.join("\0")),
+    ] as const),
     ...([output, 1, Int32Array.of(file)] as const),
   )
   expect(begun).toBe(1)

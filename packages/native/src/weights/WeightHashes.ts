@@ -21,12 +21,25 @@ import type { Address } from "../io.ts"
 import { userCacheFolder } from "../prebuilt.ts"
 import { hashOf } from "./hash.ts"
 
+/** Rows of a weight that one device has, where tensors are cut over several. */
+export interface WeightSlice {
+  /** Where the first one begins, from the start of the weight. */
+  readonly fromBytes: number
+  readonly rowCount: number
+  /** From the start of one row to that of the next; 0 where there is one alone. */
+  readonly strideBytes: number
+  /** Of the whole weight. */
+  readonly wholeBytes: number
+}
+
 /** A weight's place in its model, and its hash by halves. */
 export interface WeightHash {
   readonly sizeBytes: number
   /** Which of the model's files it is in, and from which byte on. */
   readonly part: number
   readonly offsetBytes: number
+  /** Undefined of a whole weight. */
+  readonly slice?: WeightSlice | undefined
   readonly high: number
   readonly low: number
 }
@@ -39,7 +52,8 @@ const MAX_FILE_BYTES = 16 * 1024 * 1024
 const SETTLED_MS = 2000
 
 const SUFFIX = ".hashes"
-const LINE = /^([0-9a-f]{8})([0-9a-f]{8}) (\d+) (\d+) (\d+) (.+) ([0-9a-f]{16})$/
+const LINE =
+  /^([0-9a-f]{8})([0-9a-f]{8}) (\d+) (\d+) (\d+)(?::(\d+):(\d+):(\d+):(\d+))? (.+) ([0-9a-f]{16})$/
 
 const attempt = <A>(action: () => A): A | undefined => {
   try {
@@ -225,24 +239,27 @@ export class WeightHashes {
   #take(line: string): void {
     const found = LINE.exec(line)
     if (found === null) return
-    const [, high, low, sizeBytes, part, offsetBytes, name, check] = found as unknown as string[]
-    if (textHash(line.slice(0, -check!.length - 1)) !== check) return
-    this.#known.set(name!, {
+    const [, high, low, sizeBytes, part, offsetBytes, ...rest] = found as unknown as string[]
+    const [name, check] = rest.splice(-2) as [string, string]
+    if (textHash(line.slice(0, -check.length - 1)) !== check) return
+    const slice = rest[0] === undefined ? undefined : sliceIn(rest.map(Number))
+    this.#known.set(keyOf(name, Number(sizeBytes), slice), {
       sizeBytes: Number(sizeBytes),
       part: Number(part),
       offsetBytes: Number(offsetBytes),
+      slice,
       high: Number.parseInt(high!, 16),
       low: Number.parseInt(low!, 16),
     })
   }
 
-  /** Of the weight of this name, which has to have this size. */
-  find(name: string, sizeBytes: number): WeightHash | undefined {
-    const found = this.#known.get(name)
+  /** Of the weight of this name, or of a slice of it, which has to have this size. */
+  find(name: string, sizeBytes: number, slice?: WeightSlice): WeightHash | undefined {
+    const found = this.#known.get(keyOf(name, sizeBytes, slice))
     return found?.sizeBytes === sizeBytes ? found : undefined
   }
 
-  /** All that is known. */
+  /** All that is known, by the names of whole weights. */
   all(): ReadonlyMap<string, WeightHash> {
     return this.#known
   }
@@ -268,9 +285,9 @@ export class WeightHashes {
     let text = ""
     for (const [name, hash] of found) {
       if (!isRememberable(name)) continue
-      this.#known.set(name, hash)
-      const { high, low, sizeBytes, part, offsetBytes } = hash
-      const line = `${hex(high)}${hex(low)} ${sizeBytes} ${labelOf(part, offsetBytes, name)}`
+      const { high, low, sizeBytes, slice } = hash
+      this.#known.set(keyOf(name, sizeBytes, slice), hash)
+      const line = `${hex(high)}${hex(low)} ${sizeBytes} ${labelOf(name, hash)}`
       text += `${line} ${textHash(line)}\n`
     }
     const descriptor = text === "" ? undefined : this.openToAppend()
@@ -304,9 +321,23 @@ const sourcesIn = (title: string): readonly WeightSource[] | undefined =>
       })
     : undefined
 
+const wordsOf = ({ fromBytes, rowCount, strideBytes, wholeBytes }: WeightSlice): string =>
+  `:${fromBytes}:${rowCount}:${strideBytes}:${wholeBytes}`
+
+const sliceIn = (words: readonly number[]): WeightSlice => {
+  const [fromBytes, rowCount, strideBytes, wholeBytes] = words as [number, number, number, number]
+  return { fromBytes, rowCount, strideBytes, wholeBytes }
+}
+
+/** A name has no line breaks. Slices of other shares may begin at the same place. */
+const keyOf = (name: string, sizeBytes: number, slice: WeightSlice | undefined): string =>
+  slice === undefined ? name : `${name}\n${sizeBytes}${wordsOf(slice)}`
+
 /** What a line says of a weight behind its hash and its size. */
-export const labelOf = (part: number, offsetBytes: number, name: string): string =>
-  `${part} ${offsetBytes} ${name}`
+export const labelOf = (
+  name: string,
+  { part, offsetBytes, slice }: Pick<WeightHash, "part" | "offsetBytes" | "slice">,
+): string => `${part} ${offsetBytes}${slice === undefined ? "" : wordsOf(slice)} ${name}`
 
 const dropOldest = (folder: string, maxFiles: number): void => {
   const files = (attempt(() => readdirSync(folder)) ?? [])

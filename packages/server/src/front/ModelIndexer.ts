@@ -126,7 +126,7 @@ export class ModelIndexer {
       level: "info",
       message: `reading ${basename(path)}, so that clients need not send ${missing.length} of its weights`,
     })
-    if (!file.hashBeside(new Map(missing), hashes)) {
+    if (!file.hashBeside(missing, hashes)) {
       this.#log({
         level: "warning",
         message: `the index of models in ${indexFolder} cannot be written, or this process has no thread for it: clients send these weights`,

@@ -67,8 +67,7 @@ export const graphCompute = (state: SessionState): void => {
   const { wire, graph, ggml, stored } = state
   takeGraph(state)
   prepare(state, wire.sizeBytes)
-  const isApart = state.devicesAtOnce && hasOwnBuffersAlone(state)
-  awaitOthers(state, graph.device, isApart)
+  state.settle(graph.device)
   const device = state.devices[graph.device]!
   if (!device.hasWorkMemoryFor(graph.workBytes, state.hostMemory)) {
     refuse(
@@ -95,32 +94,15 @@ export const graphCompute = (state: SessionState): void => {
   if (key === undefined) {
     try {
       ready(state, native)
-      compute(state, graph.device, native, false)
+      compute(state, graph.device, native, true)
     } finally {
       ggml.gs_graph_free(asPointer(native))
     }
     return
   }
   ready(state, native)
-  stored.put(graph.device, key, {
-    ...{ native, sizeBytes, isApart },
-    buffers: graph.usedBuffers,
-  })
-  compute(state, graph.device, native, isApart)
-}
-
-/** Whether a graph that was prepared touches memory of its own device alone: no other one can change what was checked of it. */
-const hasOwnBuffersAlone = ({ graph, buffers }: SessionState): boolean => {
-  for (const id of graph.usedBuffers) {
-    if (buffers.get(id)?.device !== graph.device) return false
-  }
-  return true
-}
-
-/** Waits for what must not run while a device gets a graph: its own, and where that is not apart, everything. */
-const awaitOthers = (state: SessionState, device: number, isApart: boolean): void => {
-  if (isApart) state.settle(device)
-  else state.settleAll()
+  stored.put(graph.device, key, { native, buffers: graph.usedBuffers, sizeBytes })
+  compute(state, graph.device, native, !state.devicesAtOnce)
 }
 
 const prepare = (state: SessionState, size: number): void => {
@@ -220,12 +202,15 @@ export const graphRecompute = (state: SessionState): void => {
     const which = isNumbered ? ` under uid ${key}` : ""
     refuse("device", `has no computed graph${which} that could run again`, device)
   }
-  awaitOthers(state, device, graph.isApart)
-  compute(state, device, graph.native, graph.isApart)
+  state.settle(device)
+  compute(state, device, graph.native, !state.devicesAtOnce)
 }
 
-/** `isApart`: the graph may still run when this returns. */
-const compute = (state: SessionState, device: number, graph: Address, isApart: boolean): void => {
+/**
+ * Without `waits` the graph may still run when this returns. Others of its device have to be over; those of other devices touch no
+ * memory that this one does (`GraphCheck`).
+ */
+const compute = (state: SessionState, device: number, graph: Address, waits: boolean): void => {
   const backend = state.backend(device)
   // Answers that wait need not wait for the graph.
   state.wire.flush()
@@ -235,8 +220,8 @@ const compute = (state: SessionState, device: number, graph: Address, isApart: b
   }
   const { computeMs } = state.clientLimits
   if (computeMs !== undefined) io().io_compute_begins()
-  const status = state.ggml.gs_graph_compute(asPointer(backend), asPointer(graph), isApart ? 0 : 1)
-  if (isApart) state.noteRunning(device)
+  const status = state.ggml.gs_graph_compute(asPointer(backend), asPointer(graph), waits ? 1 : 0)
+  if (!waits) state.noteRunning(device)
   const isOverdue = computeMs !== undefined && io().io_compute_ends() !== 0
   state.largePages.look(state.buffers)
   if (status === STATUS_SUCCESS && !isOverdue) return

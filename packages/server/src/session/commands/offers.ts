@@ -99,9 +99,9 @@ class Offers {
     const buffer = this.#state.takeTensor(offsets.tensor, "tensor", "required")!
     const offset = readU64(wire.words, offsets.offsetBytes / 4)
     tensor.checkRange(offset, 0, "offset", "size")
-    // A client offers all from there to the tensor's end. A file of another size is damaged, or of other data that a hash of
-    // 64 bits does not tell apart.
-    if (file.sizeBytes !== tensor.sizeBytes - offset) return undefined
+    // A client may offer a piece, whose size nobody tells. A larger file is damaged, or of other data that a hash of 64 bits does not
+    // tell apart.
+    if (file.sizeBytes > tensor.sizeBytes - offset) return undefined
     if (buffer.isHost) {
       const start = buffer.nativeBase + tensor.dataOffsetBytes + offset
       return file.fill(start, buffer.isOwn) ? start : undefined

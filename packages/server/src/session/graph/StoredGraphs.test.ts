@@ -13,7 +13,6 @@ const graph = (native: number, ...buffers: readonly number[]) => ({
   native,
   buffers: new Set(buffers),
   sizeBytes: 10,
-  isApart: false,
 })
 
 test("graphs are kept by device and key", () => {

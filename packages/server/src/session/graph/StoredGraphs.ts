@@ -7,8 +7,6 @@ export interface StoredGraph {
   readonly native: Address
   /** Handles of the buffers that it reads or writes. */
   readonly buffers: ReadonlySet<number>
-  /** These are all of its device: it may run while others do. */
-  readonly isApart: boolean
   /** Memory that it takes, at most. */
   readonly sizeBytes: number
 }

@@ -100,11 +100,6 @@ export class Buffers {
     return this.#byId.get(readU64(words, at))
   }
 
-  /** The buffer with this handle, or undefined. */
-  get(id: number): SessionBuffer | undefined {
-    return this.#byId.get(id)
-  }
-
   all(): Iterable<SessionBuffer> {
     return this.#byId.values()
   }

@@ -1,0 +1,323 @@
+/** Of weights that are cut over servers, which parts are offered before they are sent, and what is remembered of them. */
+import { ptr } from "bun:ffi"
+import { afterAll, afterEach, beforeEach, expect, spyOn, test } from "bun:test"
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { writeGguf } from "@ggml-rpc/gguf"
+import { type Address, io, WeightFile } from "@ggml-rpc/native/bindings"
+import { Command, ExtensionCommand, Fnv1a64, RpcTensor } from "@ggml-rpc/protocol"
+import type { RpcConnection } from "../connection/RpcConnection.ts"
+import { serverWith } from "./cacheServer.testHelper.ts"
+import type { Exchange } from "./Exchange.ts"
+import { WeightUpload } from "./WeightUpload.ts"
+
+let root: string
+
+// A file that was written a moment ago may change again: of one nothing is remembered.
+const now = Date.now
+const later = spyOn(Date, "now").mockImplementation(() => now() + 10_000)
+const hashing = spyOn(WeightFile.prototype, "hash")
+afterAll(() => {
+  later.mockRestore()
+  hashing.mockRestore()
+})
+
+/** F32. */
+type Shape = readonly [number, number, number]
+
+/** How a weight goes to devices: whole to each, cut along an axis, or in several segments, each cut along its axis. */
+type Cut = "whole" | { readonly axis: number; readonly segments?: number }
+
+interface Weight {
+  readonly name: string
+  readonly shape: Shape
+  readonly cut: Cut
+}
+
+const WIDTH = 1024
+const weights: readonly Weight[] = [
+  { name: "blk.0.norm.weight", shape: [WIDTH, 1, 1], cut: "whole" },
+  { name: "blk.0.attn_q.weight", shape: [WIDTH, 512, 1], cut: { axis: 1 } },
+  { name: "blk.0.attn_output.weight", shape: [WIDTH, 512, 1], cut: { axis: 0 } },
+  { name: "blk.0.ffn_up_exps.weight", shape: [WIDTH, 128, 4], cut: { axis: 1 } },
+  { name: "blk.0.ffn_down_exps.weight", shape: [WIDTH, 128, 4], cut: { axis: 0 } },
+  { name: "blk.0.attn_output_a.weight", shape: [WIDTH, 64, 8], cut: { axis: 2 } },
+]
+
+const bytesOf = ([a, b, c]: Shape): number => 4 * a * b * c
+
+const dataOf = ({ name, shape }: Weight): Uint8Array => {
+  const seed = [...name].reduce((sum, character) => sum + character.charCodeAt(0), 0)
+  const values = new Uint32Array(bytesOf(shape) / 4)
+  for (let index = 0; index < values.length; index++) values[index] = seed * 100_003 + index
+  return new Uint8Array(values.buffer)
+}
+
+const writeModel = (of: readonly Weight[]): void => {
+  writeGguf(join(root, "model.gguf"), {
+    metadata: [["general.architecture", { type: "string", value: "test" }]],
+    tensors: of.map((weight) => {
+      const data = dataOf(weight)
+      const rowBytes = 4 * weight.shape[0]
+      const fill = (target: Uint8Array, row: number): void =>
+        target.set(data.subarray(row * rowBytes, row * rowBytes + target.length))
+      return { name: weight.name, type: "F32", ne: [...weight.shape], fill }
+    }),
+  })
+}
+
+/** What libllama sets of a weight on one device: rows of its data, that lie one behind the other in the device's tensor. */
+interface Run {
+  readonly offset: number
+  readonly fromBytes: number
+  readonly rowBytes: number
+  readonly rowCount: number
+  readonly strideBytes: number
+}
+
+/** What each of several devices gets, in these proportions. */
+const cutOver = ({ shape, cut }: Weight, proportions: readonly number[]) => {
+  if (cut === "whole") {
+    const all = { offset: 0, fromBytes: 0, rowBytes: bytesOf(shape), rowCount: 1, strideBytes: 0 }
+    return proportions.map(() => ({ ne: shape, runs: [all] as Run[] }))
+  }
+  const { axis, segments = 1 } = cut
+  const total = proportions.reduce((sum, one) => sum + one, 0)
+  const unitBytes = shape.slice(0, axis).reduce((product, length) => product * length, 4)
+  const strideBytes = unitBytes * shape[axis]!
+  const parts = proportions.map((one) => ({
+    ne: shape.map((length, at) => (at === axis ? (length * one) / total : length)),
+    runs: [] as Run[],
+  }))
+  const used = proportions.map(() => 0)
+  let fromBytes = 0
+  for (let segment = 0; segment < segments; segment++) {
+    for (const [device, { ne, runs }] of parts.entries()) {
+      const rowBytes = (unitBytes * ne[axis]!) / segments
+      const rowCount = bytesOf(shape) / strideBytes
+      runs.push({ offset: used[device]!, fromBytes, rowBytes, rowCount, strideBytes })
+      used[device]! += rowBytes
+      fromBytes += rowBytes
+    }
+  }
+  return parts
+}
+
+const hashOf = (weight: Weight, { fromBytes, rowBytes, rowCount, strideBytes }: Run): string => {
+  const data = dataOf(weight)
+  const hash = new Fnv1a64()
+  for (let row = 0; row < rowCount; row++) {
+    const at = fromBytes + row * strideBytes
+    hash.update(data.subarray(at, at + rowBytes))
+  }
+  return hash.digestHex()
+}
+
+/** Hashes of all that a device gets of weights. */
+const hashesOf = (of: readonly Weight[], proportions: readonly number[], device: number) =>
+  of.flatMap((weight) =>
+    cutOver(weight, proportions)[device]!.runs.map((run) => hashOf(weight, run)),
+  )
+
+const recordOf = (ne: readonly number[]): Uint8Array => {
+  const record = new Uint8Array(RpcTensor.size)
+  const view = new DataView(record.buffer)
+  for (const [axis, length] of [...ne, 1].entries()) {
+    view.setUint32(RpcTensor.offsets.ne + 4 * axis, length, true)
+  }
+  return record
+}
+
+/** Loads the model over these servers; undefined stands for a device of this host. Gives hashes of what was sent to each. */
+const load = (
+  servers: readonly (RpcConnection | undefined)[],
+  of: readonly Weight[] = weights,
+  proportions: readonly number[] = servers.map(() => 1),
+) => {
+  const exchange = { tensorId: 0 }
+  const idOf = (weight: number, device: number): number => 1000 * (device + 1) + weight
+  const coming = servers.flatMap((connection, device) =>
+    connection === undefined
+      ? []
+      : of.map((weight, index) => {
+          const { ne, runs } = cutOver(weight, proportions)[device]!
+          const sizeBytes = runs.reduce((sum, run) => sum + run.rowBytes * run.rowCount, 0)
+          const id = idOf(index, device)
+          return { id, name: weight.name, sizeBytes, connection, record: recordOf(ne) }
+        }),
+  )
+  const upload = new WeightUpload(exchange as Exchange, () => coming)
+  upload.begin(join(root, "model.gguf"))
+  const sent: string[][] = servers.map(() => [])
+  for (const [index, weight] of of.entries()) {
+    const data = dataOf(weight)
+    const parts = cutOver(weight, proportions)
+    const count = parts[0]!.runs.length
+    // Each segment goes to all devices before the next one does.
+    for (let at = 0; at < count; at++) {
+      for (const [device, { runs }] of parts.entries()) {
+        if (servers[device] === undefined) continue
+        const run = runs[at]!
+        exchange.tensorId = idOf(index, device)
+        const isThere = upload.isThere({
+          address: (ptr(data) as Address) + run.fromBytes,
+          offset: run.offset,
+          sizeBytes: run.rowBytes * run.rowCount,
+          rowBytes: run.rowBytes,
+          strideBytes: run.strideBytes,
+        })
+        if (!isThere) sent[device]!.push(hashOf(weight, run))
+      }
+    }
+  }
+  upload.end(true)
+  return sent
+}
+
+const settle = async (): Promise<void> => {
+  while (io().io_is_hashing() !== 0) await Bun.sleep(5)
+}
+
+const lines = (): readonly string[] => {
+  const folder = join(root, "hashes")
+  const [file] = readdirSync(folder)
+  return readFileSync(join(folder, file!), "utf8").trim().split("\n").slice(1)
+}
+
+const nothing = () => serverWith(() => false)
+const everything = () => serverWith(() => true)
+
+beforeEach(() => {
+  io().io_clear_abort()
+  root = mkdtempSync(join(tmpdir(), "ggml-rpc-cut-"))
+  process.env.GGML_RPC_WEIGHT_HASHES = join(root, "hashes")
+  writeModel(weights)
+})
+
+afterEach(() => {
+  io().io_stop_hashing()
+  process.env.GGML_RPC_WEIGHT_HASHES = "none"
+  rmSync(root, { recursive: true })
+})
+
+test("a start after the first asks for every part, and reads no weight but one", async () => {
+  const both = [0, 1].map((device) => hashesOf(weights, [1, 1], device))
+  expect(load([nothing().connection, nothing().connection])).toEqual(both)
+  await settle()
+  // What is whole on both has one hash.
+  expect(lines()).toHaveLength(1 + 2 * (weights.length - 1))
+  hashing.mockClear()
+  const servers = [everything(), everything()]
+  expect(load(servers.map(({ connection }) => connection))).toEqual([[], []])
+  for (const [device, { asked, commands }] of servers.entries()) {
+    expect(asked).toEqual(both[device]!)
+    expect(commands).toEqual([ExtensionCommand.OFFER_WEIGHTS])
+  }
+  expect(hashing.mock.calls.map(([places]) => places.length)).toEqual([1])
+  // What one lacks is sent, and nothing else.
+  const lost = both[1]![2]!
+  const lacking = serverWith((hash) => hash !== lost)
+  expect(load([everything().connection, lacking.connection])).toEqual([[], [lost]])
+})
+
+test("parts of other shares are other ones, and those of whole layers are whole", async () => {
+  load([nothing().connection, nothing().connection])
+  await settle()
+  const servers = [everything(), everything(), everything()]
+  const proportions = [1, 2, 1]
+  expect(
+    load(
+      servers.map(({ connection }) => connection),
+      weights,
+      proportions,
+    ),
+  ).toEqual([[], [], []])
+  for (const [device, { asked }] of servers.entries()) {
+    expect(asked.toSorted()).toEqual(hashesOf(weights, proportions, device).toSorted())
+  }
+  const alone = everything()
+  expect(load([alone.connection])).toEqual([[]])
+  expect(alone.asked.toSorted()).toEqual(hashesOf(weights, [1], 0).toSorted())
+})
+
+test("shares that were had before are known, whatever came later", async () => {
+  for (const proportions of [
+    [1, 1],
+    [1, 3],
+    [3, 1],
+  ]) {
+    load([nothing().connection, nothing().connection], weights, proportions)
+    await settle()
+  }
+  hashing.mockClear()
+  const servers = [everything(), everything()]
+  for (const proportions of [
+    [3, 1],
+    [1, 1],
+    [1, 3],
+  ]) {
+    const connections = servers.map(({ connection }) => connection)
+    expect(load(connections, weights, proportions)).toEqual([[], []])
+  }
+  expect(hashing.mock.calls.map(([places]) => places.length)).toEqual([1, 1, 1])
+})
+
+test("a client that knows no hashes finds what a server has, of each server", () => {
+  const [warm, cold] = [everything(), nothing()]
+  expect(load([warm.connection, cold.connection])).toEqual([[], hashesOf(weights, [1, 1], 1)])
+  expect(warm.asked.toSorted()).toEqual(hashesOf(weights, [1, 1], 0).toSorted())
+  expect(cold.asked).toHaveLength(3)
+})
+
+test("where a device gets several pieces of a weight each is asked for by its own hash", async () => {
+  const fused = [
+    { name: "blk.0.attn_qkv.weight", shape: [WIDTH, 768, 1], cut: { axis: 1, segments: 3 } },
+    { name: "blk.0.ffn_up.weight", shape: [WIDTH, 512, 1], cut: { axis: 1, segments: 2 } },
+  ] as const
+  writeModel(fused)
+  const both = [0, 1].map((device) => hashesOf(fused, [1, 1], device))
+  // They have whatever they are asked for, which is not what is set.
+  expect(load([everything().connection, everything().connection], fused)).toEqual(both)
+  await settle()
+  const servers = [everything(), everything()]
+  expect(
+    load(
+      servers.map(({ connection }) => connection),
+      fused,
+    ),
+  ).toEqual([[], []])
+  for (const [device, { asked, commands }] of servers.entries()) {
+    expect(asked).toEqual(expect.arrayContaining(both[device]!))
+    expect(commands.filter((command) => command === Command.SET_TENSOR_HASH)).toHaveLength(5)
+  }
+})
+
+test("where a device of this host has a part nobody is asked for the others", async () => {
+  load([nothing().connection, nothing().connection])
+  await settle()
+  const before = lines().length
+  const server = everything()
+  const [norm, ...cut] = hashesOf(weights, [1, 1], 1)
+  // Of what is whole on each device the hash is known.
+  expect(load([undefined, server.connection])).toEqual([[], cut])
+  expect(server.asked).toEqual([norm!])
+  await settle()
+  expect(lines()).toHaveLength(before)
+})
+
+test("a bias that each device may have a part of is not asked for", async () => {
+  const biased = [...weights, { name: "blk.0.b.bias", shape: [WIDTH, 4, 1], cut: "whole" }] as const
+  writeModel(biased)
+  const servers = [everything(), everything()]
+  for (let round = 0; round < 2; round++) {
+    const sent = load(
+      servers.map(({ connection }) => connection),
+      biased,
+    )
+    const bias = hashesOf(biased.slice(-1), [1, 1], 0)
+    expect(sent).toEqual([bias, bias])
+    await settle()
+  }
+  expect(lines().join("\n")).not.toContain("bias")
+})
