@@ -35,14 +35,23 @@ const writeAll = (descriptor: number, bytes: Uint8Array): void => {
 
 export class Output {
   readonly #descriptor: number
-  readonly #terminal: NodeJS.WriteStream | undefined
+  readonly #stream: () => NodeJS.WriteStream
+  /** Undefined before somebody asks for it: to load what it is made of, a program that has an engine to start first does not wait. */
+  #asked: { readonly terminal: NodeJS.WriteStream | undefined } | undefined
   #onBroken: ((error: NodeJS.ErrnoException) => void) | undefined
   #isBroken = false
 
   constructor(descriptor: number, stream: () => NodeJS.WriteStream) {
     this.#descriptor = descriptor
-    const terminal = isDevice(descriptor) ? stream() : undefined
-    this.#terminal = terminal?.isTTY ? terminal : undefined
+    this.#stream = stream
+  }
+
+  get #terminal(): NodeJS.WriteStream | undefined {
+    if (this.#asked === undefined) {
+      const stream = isDevice(this.#descriptor) ? this.#stream() : undefined
+      this.#asked = { terminal: stream?.isTTY ? stream : undefined }
+    }
+    return this.#asked.terminal
   }
 
   get isTTY(): boolean {

@@ -1,5 +1,5 @@
 /** GET_TENSOR_BF16 and SET_TENSOR_BF16: ranges of F32 tensors, rounded on the wire. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { describe, expect, test } from "bun:test"
 import {
   Command,
   encodeExtensionRequest,
@@ -9,19 +9,11 @@ import {
   versions,
 } from "@ggml-rpc/protocol"
 import { bf16Vectors } from "../../protocol/fixtures/vectors.ts"
+import { serversOfBothMemories } from "./bothMemories.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
-import { startServer, type TestServer } from "./withServer.ts"
+import { startServer } from "./withServer.ts"
 
-let direct: TestServer & { stop: () => Promise<void> }
-let staged: TestServer & { stop: () => Promise<void> }
-beforeAll(async () => {
-  direct = await startServer({ logWindowMs: 0 })
-  staged = await startServer({ directMemory: false, logWindowMs: 0 })
-})
-afterAll(async () => {
-  await direct.stop()
-  await staged.stop()
-})
+const servers = serversOfBothMemories()
 
 const get = async (
   client: TestClient,
@@ -54,8 +46,8 @@ const isAlive = async (client: TestClient): Promise<void> => {
 }
 
 describe.each([
-  ["straight in host memory", () => direct],
-  ["through the backend, as on a GPU", () => staged],
+  ["straight in host memory", () => servers.direct],
+  ["through the backend, as on a GPU", () => servers.staged],
 ])("%s", (_, server) => {
   test("floats are rounded as upstream rounds them, NaN, infinities and the smallest among them", async () => {
     const client = await TestClient.connect(server().port)
@@ -96,7 +88,7 @@ describe.each([
 })
 
 test("between other requests, behind an answer of one byte, and of nothing", async () => {
-  const client = await TestClient.connect(direct.port)
+  const client = await TestClient.connect(servers.direct.port)
   const buffer = await client.allocate(64)
   const [first, second] = [f32Tensor(1, buffer, 0, [4]), f32Tensor(2, buffer, 32, [4])]
   client.setTensor(first, floats(1, -2, 3.5, 0.25))
@@ -129,12 +121,12 @@ describe("what is no range of floats ends the session", () => {
     ["an offset beyond 2^53", {}, huge, 4n, "offset lies outside"],
     ["a size beyond 2^53", {}, 0n, huge, "size exceeds"],
   ])("read: %s", async (_, fields, offsetBytes, sizeBytes, text) => {
-    const client = await TestClient.connect(direct.port)
+    const client = await TestClient.connect(servers.direct.port)
     const tensor = f32Tensor(1, await client.allocate(32), 0, [8], fields)
     const range = { tensor, offsetBytes, sizeBytes }
     client.write(encodeExtensionRequest("GET_TENSOR_BF16", range))
     await client.closed
-    await direct.logged("GET_TENSOR_BF16", text)
+    await servers.direct.logged("GET_TENSOR_BF16", text)
   })
 
   test.each<readonly [string, Partial<RpcTensor>, bigint, number, string]>([
@@ -148,12 +140,12 @@ describe("what is no range of floats ends the session", () => {
     ["an offset behind the tensor", {}, 36n, 0, "offset lies outside"],
     ["an offset beyond 2^53", {}, huge, 4, "offset lies outside"],
   ])("write: %s", async (_, fields, offsetBytes, dataBytes, text) => {
-    const client = await TestClient.connect(direct.port)
+    const client = await TestClient.connect(servers.direct.port)
     const tensor = f32Tensor(1, await client.allocate(32), 0, [8], fields)
     const data = new Uint8Array(dataBytes)
     client.write(encodeExtensionRequest("SET_TENSOR_BF16", { tensor, offsetBytes, data }))
     await client.closed
-    await direct.logged("SET_TENSOR_BF16", text)
+    await servers.direct.logged("SET_TENSOR_BF16", text)
   })
 
   test.each([
@@ -161,19 +153,19 @@ describe("what is no range of floats ends the session", () => {
     ["GET_TENSOR_BF16", 141, 313],
     ["SET_TENSOR_BF16", 142, 303],
   ] as const)("%s of another size", async (name, command, sizeBytes) => {
-    const client = await TestClient.connect(direct.port)
+    const client = await TestClient.connect(servers.direct.port)
     const request = new Uint8Array(9 + sizeBytes)
     request[0] = command
     new DataView(request.buffer).setBigUint64(1, BigInt(sizeBytes), true)
     client.write(request)
     await client.closed
-    await direct.logged(name, "payload_size")
+    await servers.direct.logged(name, "payload_size")
   })
 
   test("before HELLO, and by a client that was not told of it", async () => {
     const tensor = f32Tensor(1, { remotePtr: 1n, basePtr: 4096n }, 0, [8])
     const range = { tensor, offsetBytes: 0n, sizeBytes: 4n }
-    const early = await TestClient.open(direct.port)
+    const early = await TestClient.open(servers.direct.port)
     early.write(encodeExtensionRequest("GET_TENSOR_BF16", range))
     await early.closed
     const old = versions.find(({ version }) => version.major < 4)!

@@ -1,21 +1,10 @@
 /** SET_TENSOR_2D and GET_TENSOR_2D: runs of bytes at a stride in a tensor. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { describe, expect, test } from "bun:test"
 import { Command, type RequestOf, type RpcTensor } from "@ggml-rpc/protocol"
+import { serversOfBothMemories } from "./bothMemories.ts"
 import { f32Tensor, floats, type TestBuffer, TestClient, toFloats } from "./TestClient.ts"
-import { startServer } from "./withServer.ts"
 
-type Server = Awaited<ReturnType<typeof startServer>>
-
-let direct: Server
-let staged: Server
-beforeAll(async () => {
-  direct = await startServer({ logWindowMs: 0 })
-  staged = await startServer({ directMemory: false, logWindowMs: 0 })
-})
-afterAll(async () => {
-  await direct.stop()
-  await staged.stop()
-})
+const servers = serversOfBothMemories()
 
 type Runs = Omit<RequestOf<typeof Command.GET_TENSOR_2D>, "tensor">
 
@@ -30,7 +19,7 @@ const withClient = async (
   directMemory: boolean,
   use: (client: TestClient) => Promise<void>,
 ): Promise<void> => {
-  const client = await TestClient.connect((directMemory ? direct : staged).port)
+  const client = await TestClient.connect((directMemory ? servers.direct : servers.staged).port)
   await use(client)
   client.close()
 }
@@ -130,15 +119,15 @@ const refused = async (
   dataBytes: number | undefined,
   text: string,
 ): Promise<void> => {
-  const before = direct.log.length
-  const client = await TestClient.connect(direct.port)
+  const before = servers.direct.log.length
+  const client = await TestClient.connect(servers.direct.port)
   const buffer = await client.allocate(64)
   const tensor = change(f32Tensor(1, buffer, 16, [4, 2]), buffer)
   if (dataBytes === undefined) client.send(Command.GET_TENSOR_2D, { tensor, ...runs })
   else client.send(Command.SET_TENSOR_2D, { tensor, ...runs, data: new Uint8Array(dataBytes) })
   await client.closed
   const errors = (): string[] =>
-    direct.log
+    servers.direct.log
       .slice(before)
       .filter(({ level }) => level === "error")
       .map(({ message }) => message)

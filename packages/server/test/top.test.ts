@@ -1,5 +1,5 @@
 /** GET_TENSOR_TOP: the largest values of rows of F32 tensors. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test"
+import { describe, expect, test } from "bun:test"
 import {
   Command,
   encodeExtensionRequest,
@@ -11,19 +11,11 @@ import {
   TOP_VALUE_BYTES,
   versions,
 } from "@ggml-rpc/protocol"
+import { serversOfBothMemories } from "./bothMemories.ts"
 import { f32Tensor, floats, TestClient } from "./TestClient.ts"
-import { startServer, type TestServer } from "./withServer.ts"
+import { startServer } from "./withServer.ts"
 
-let direct: TestServer & { stop: () => Promise<void> }
-let staged: TestServer & { stop: () => Promise<void> }
-beforeAll(async () => {
-  direct = await startServer({ logWindowMs: 0 })
-  staged = await startServer({ directMemory: false, logWindowMs: 0 })
-})
-afterAll(async () => {
-  await direct.stop()
-  await staged.stop()
-})
+const servers = serversOfBothMemories()
 
 type Found = ReadonlyArray<readonly [number, number]>
 
@@ -70,8 +62,8 @@ const isAlive = async (client: TestClient): Promise<void> => {
 }
 
 describe.each([
-  ["straight in host memory", () => direct],
-  ["through the backend, as on a GPU", () => staged],
+  ["straight in host memory", () => servers.direct],
+  ["through the backend, as on a GPU", () => servers.staged],
 ])("%s", (_, server) => {
   // An answer in the outbox with others, one beyond it, of more rows than the staging block holds, and of as many values as there are.
   test.each([
@@ -126,7 +118,7 @@ describe.each([
 })
 
 test("between other requests, and of no rows", async () => {
-  const client = await TestClient.connect(direct.port)
+  const client = await TestClient.connect(servers.direct.port)
   const buffer = await client.allocate(64)
   const [first, second] = [f32Tensor(1, buffer, 0, [2, 2]), f32Tensor(2, buffer, 32, [2, 2])]
   client.setTensor(first, floats(1, -2, 3.5, 4))
@@ -164,36 +156,36 @@ describe("what is no question for values of rows ends the session", () => {
     ["an offset beyond 2^53", {}, huge, 16n, 1, "offset lies outside"],
     ["a size beyond 2^53", {}, 0n, huge, 1, "size exceeds"],
   ])("%s", async (_, fields, offsetBytes, sizeBytes, count, text) => {
-    const client = await TestClient.connect(direct.port)
+    const client = await TestClient.connect(servers.direct.port)
     const size = fields === wide ? 4 * (MAX_TOP_ROW + 1) : 32
     const tensor = f32Tensor(1, await client.allocate(size), 0, [4, 2], fields)
     client.write(ask(tensor, offsetBytes, sizeBytes, count))
     await client.closed
-    await direct.logged("GET_TENSOR_TOP", text)
+    await servers.direct.logged("GET_TENSOR_TOP", text)
   })
 
   test("more than may be asked for", async () => {
-    const client = await TestClient.connect(direct.port)
+    const client = await TestClient.connect(servers.direct.port)
     const columns = MAX_TOP_COUNT + 8
     const tensor = f32Tensor(1, await client.allocate(4 * columns), 0, [columns])
     client.write(ask(tensor, 0n, BigInt(4 * columns), MAX_TOP_COUNT + 1))
     await client.closed
-    await direct.logged("GET_TENSOR_TOP", `count must be from 1 to ${MAX_TOP_COUNT}`)
+    await servers.direct.logged("GET_TENSOR_TOP", `count must be from 1 to ${MAX_TOP_COUNT}`)
   })
 
   test.each([315, 317])("a request of %d bytes", async (sizeBytes) => {
-    const client = await TestClient.connect(direct.port)
+    const client = await TestClient.connect(servers.direct.port)
     const request = new Uint8Array(9 + sizeBytes)
     request[0] = 143
     new DataView(request.buffer).setBigUint64(1, BigInt(sizeBytes), true)
     client.write(request)
     await client.closed
-    await direct.logged("GET_TENSOR_TOP", "payload_size")
+    await servers.direct.logged("GET_TENSOR_TOP", "payload_size")
   })
 
   test("before HELLO, and by a client that was not told of it", async () => {
     const tensor = f32Tensor(1, { remotePtr: 1n, basePtr: 4096n }, 0, [8])
-    const early = await TestClient.open(direct.port)
+    const early = await TestClient.open(servers.direct.port)
     early.write(ask(tensor, 0n, 32n, 1))
     await early.closed
     const old = versions.find(({ version }) => version.major < 4)!

@@ -12,15 +12,19 @@ export const endingEngineFirst = <A, E, R>(
 ): Effect.Effect<A, E, R> =>
   Effect.flatMap(Effect.fork(effect), (fiber) =>
     Effect.onInterrupt(Fiber.join(fiber), () =>
-      Effect.zipRight(
-        Effect.sync(() => {
-          try {
-            process.kill(cluster.enginePid, "SIGKILL")
-          } catch {
-            // It has ended by itself.
-          }
-        }),
-        Fiber.interrupt(fiber),
-      ),
+      Effect.zipRight(endEngine(cluster), Fiber.interrupt(fiber)),
     ),
   )
+
+/**
+ * Ends the cluster's engine, and with it what it holds here and on the servers: for the end of a command, which need not wait until a
+ * model is freed piece by piece.
+ */
+export const endEngine = (cluster: Cluster.Cluster): Effect.Effect<void> =>
+  Effect.sync(() => {
+    try {
+      process.kill(cluster.enginePid, "SIGKILL")
+    } catch {
+      // It has ended by itself.
+    }
+  })

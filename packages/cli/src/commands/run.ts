@@ -11,7 +11,7 @@ import { withJsonErrors } from "../jsonErrors.ts"
 import { jsonReport, type RunReport, textReport } from "../runReport.ts"
 import { isStdinTerminal, stdout } from "../terminal.ts"
 import { UsageError } from "../UsageError.ts"
-import { endingEngineFirst } from "./endingEngineFirst.ts"
+import { endEngine, endingEngineFirst } from "./endingEngineFirst.ts"
 import { openCluster, planOptionsOf, prepareNative } from "./inputs.ts"
 import { givenModel, modelPath } from "./modelSources.ts"
 import { openModel } from "./openModel.ts"
@@ -59,6 +59,7 @@ export const run = (values: RunValues) =>
             isCacheKept: !values.promptCacheRo,
           }),
         )
+        yield* endEngine(cluster)
       }),
     ),
     values.json,
@@ -104,7 +105,7 @@ export interface Recital {
   readonly isCacheKept?: boolean
 }
 
-/** Plans, loads, generates, and reports each step. */
+/** Plans, loads, generates, and reports each step. The model stays until the scope closes, or its engine ends. */
 export const recite = (
   cluster: Cluster.Cluster,
   path: string,
@@ -112,30 +113,28 @@ export const recite = (
   report: RunReport,
   { prompt, options, cache, isCacheKept = true }: Recital,
 ) =>
-  Effect.scoped(
-    Effect.gen(function* () {
-      const plan = yield* cluster.plan(path, planOptions)
-      report.planned(plan)
-      yield* checkLength(cluster, plan, prompt)
-      const model = yield* cluster.load(plan, report.progress)
-      report.loaded(model)
-      const tokens = yield* model.tokenize(prompt)
-      if (tokens.length === 0) return yield* new EmptyPromptError({ path })
-      if (cache !== undefined && existsSync(cache)) yield* model.restoreSlot(0, cache)
-      // An encoder's text is not continued, but answered.
-      if (!model.info.hasEncoder) report.prompt(prompt)
-      const meter = new GenerationMeter(tokens.length)
-      const onToken = (token: Cluster.GeneratedToken): void => {
-        meter.count(token)
-        report.token(token)
-      }
-      const stats = yield* Effect.onInterrupt(model.generateEach(tokens, onToken, options), () =>
-        Effect.sync(() => {
-          if (meter.tokenCount > 0 && !stdout.isBroken) report.finished(model, meter.stats)
-        }),
-      )
-      if (stats.stopText !== undefined) report.stopText(stats.stopText)
-      if (cache !== undefined && isCacheKept) yield* model.saveSlot(0, cache)
-      report.finished(model, stats)
-    }).pipe(Effect.ensuring(Effect.sync(report.close))),
-  )
+  Effect.gen(function* () {
+    const plan = yield* cluster.plan(path, planOptions)
+    report.planned(plan)
+    yield* checkLength(cluster, plan, prompt)
+    const model = yield* cluster.load(plan, report.progress)
+    report.loaded(model)
+    const tokens = yield* model.tokenize(prompt)
+    if (tokens.length === 0) return yield* new EmptyPromptError({ path })
+    if (cache !== undefined && existsSync(cache)) yield* model.restoreSlot(0, cache)
+    // An encoder's text is not continued, but answered.
+    if (!model.info.hasEncoder) report.prompt(prompt)
+    const meter = new GenerationMeter(tokens.length)
+    const onToken = (token: Cluster.GeneratedToken): void => {
+      meter.count(token)
+      report.token(token)
+    }
+    const stats = yield* Effect.onInterrupt(model.generateEach(tokens, onToken, options), () =>
+      Effect.sync(() => {
+        if (meter.tokenCount > 0 && !stdout.isBroken) report.finished(model, meter.stats)
+      }),
+    )
+    if (stats.stopText !== undefined) report.stopText(stats.stopText)
+    if (cache !== undefined && isCacheKept) yield* model.saveSlot(0, cache)
+    report.finished(model, stats)
+  }).pipe(Effect.ensuring(Effect.sync(report.close)))

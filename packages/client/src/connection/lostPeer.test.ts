@@ -142,6 +142,23 @@ describe("a server that ends with the name of another one", () => {
     expect(failures().every((one) => one === failure)).toBe(true)
   })
 
+  test("is the reason, not what fails after that on the way of its answer to a third", () => {
+    const { all, failures } = threeLinked()
+    const [a, b, c] = all
+    const position = c.connection.beginRelay(b.connection, 1)
+    b.connection.block.fill(Command.GET_TENSOR, b.connection.reserve(10))
+    b.connection.expectRelay(c.connection, position, 1)
+    for (const { connection } of all) connection.flush()
+    io().io_shutdown(c.connection.fd)
+    a.says(LEFT, 1)
+    for (let count = 0; count < 2; count++) b.answers()
+    b.ends()
+    a.wait()
+    const [failure] = failures()
+    expect(failure).toMatchObject({ endpoint: "h:1", detail: "it ended its link to h:0" })
+    expect(failures().every((one) => one === failure)).toBe(true)
+  })
+
   test("and is named by that one: their link broke", () => {
     const { all, failures } = threeLinked()
     const [a, b] = all

@@ -61,8 +61,8 @@ export interface TensorData {
   readonly strideBytes: number
 }
 
-/** One that may be in a server's cache. */
-interface CacheableWeight extends ComingWeight {
+/** One whose data are the model's. */
+interface ModelWeight extends ComingWeight {
   /** Where other devices get a weight of this name: what it is of that one, by the axis of the cut. */
   readonly slices: readonly WeightSlice[]
 }
@@ -75,12 +75,12 @@ interface Piece {
 }
 
 interface Placed {
-  readonly weight: CacheableWeight
+  readonly weight: ModelWeight
   readonly place: WeightPlace
 }
 
 interface Hashed {
-  readonly weight: CacheableWeight
+  readonly weight: ModelWeight
   readonly hash: WeightHash
 }
 
@@ -117,7 +117,7 @@ export class WeightUpload {
   private isPlanned = false
   private hashes: WeightHashes | undefined
   /** By their ids. */
-  private readonly cacheable = new Map<number, CacheableWeight>()
+  private readonly weights = new Map<number, ModelWeight>()
   /** What was sent, and nobody has hashed. */
   private readonly unhashed: Piece[] = []
   /** The weight that is set now, and where its data begins: libllama gives parts of it to one device after the other. */
@@ -151,7 +151,7 @@ export class WeightUpload {
     // Of a load that ended before its time: the answers have places that nobody may take from them.
     for (const { connection, ticket } of this.offers.values()) connection.drainTo(ticket)
     this.offers.clear()
-    this.cacheable.clear()
+    this.weights.clear()
     this.current.name = ""
     if (!hashesBeside || path === undefined || hashes === undefined || pieces.length === 0) return
     const places = tensorPlaces(path)
@@ -166,7 +166,7 @@ export class WeightUpload {
 
   /** Whether so much of the exchange block's tensor is worth a place in a cache. */
   isCacheable(connection: RpcConnection, sizeBytes: number): boolean {
-    const weight = this.cacheable.get(this.exchange.tensorId)
+    const weight = this.weights.get(this.exchange.tensorId)
     const isPiece = weight !== undefined && sizeBytes < weight.sizeBytes
     return isOfferable(connection, sizeBytes, isPiece)
   }
@@ -179,7 +179,7 @@ export class WeightUpload {
     // Waits, whatever is asked: while the answer is on its way its place must not go.
     const hasOffered = offer !== undefined && isHit(offer)
     this.offers.delete(id)
-    const weight = this.cacheable.get(id)
+    const weight = this.weights.get(id)
     const piece = weight && this.pieceOf(weight, data)
     if (piece === undefined) return false
     if (!(isOf(offer, piece) ? hasOffered : this.askFor(weight!, data.offset, piece))) return false
@@ -188,8 +188,11 @@ export class WeightUpload {
     return true
   }
 
-  /** What the data are of their weight; undefined where that cannot be told. */
-  private pieceOf(weight: CacheableWeight, data: TensorData): Piece | undefined {
+  /**
+   * What the data are of their weight; undefined where that cannot be told. To be asked of every part of a weight, also of those of servers
+   * that have no cache: the first one is where its data begins.
+   */
+  private pieceOf(weight: ModelWeight, data: TensorData): Piece | undefined {
     const { name, slices } = weight
     const { address, offset, sizeBytes, rowBytes, strideBytes } = data
     if (slices[0] === undefined) {
@@ -204,8 +207,8 @@ export class WeightUpload {
   }
 
   /** Of what was not asked for in time, as a device gets several pieces of a weight: asks now, if its hash is known. */
-  private askFor({ connection, record, sizeBytes }: CacheableWeight, offset: number, piece: Piece) {
-    if (!isOfferable(connection, piece.sizeBytes, piece.sizeBytes < sizeBytes)) return false
+  private askFor({ connection, record, sizeBytes }: ModelWeight, offset: number, piece: Piece) {
+    if (!this.mayHave(connection, piece.sizeBytes, piece.sizeBytes < sizeBytes)) return false
     const hash = this.hashes?.find(piece.name, piece.sizeBytes, piece.slice)
     if (hash === undefined) {
       this.unhashed.push(piece)
@@ -213,6 +216,11 @@ export class WeightUpload {
     }
     putSetTensorHash(connection, record, hash, offset)
     return connection.roundTrip(Command.SET_TENSOR_HASH, 1)?.[0] === 1
+  }
+
+  /** Whether a server may have data of this size in its cache; `isPiece`: see `isOfferable`. */
+  private mayHave(connection: RpcConnection, sizeBytes: number, isPiece: boolean): boolean {
+    return !this.withoutCache.has(connection) && isOfferable(connection, sizeBytes, isPiece)
   }
 
   done(sizeBytes: number): void {
@@ -225,18 +233,17 @@ export class WeightUpload {
     this.isPlanned = true
     const { path } = this
     if (path === undefined) return
-    for (const weight of withSlices(this.coming())) {
-      const { id, connection, sizeBytes } = weight
-      if (this.withoutCache.has(connection) || !isOfferable(connection, sizeBytes, false)) continue
-      this.cacheable.set(id, weight)
-    }
-    if (this.cacheable.size === 0) return
+    for (const weight of withSlices(this.coming())) this.weights.set(weight.id, weight)
+    const offerable = [...this.weights.values()].filter(({ connection, sizeBytes }) =>
+      this.mayHave(connection, sizeBytes, false),
+    )
+    if (offerable.length === 0) return
     const hashes = WeightHashes.open(modelFiles(path))
     this.hashes = hashes
     if (hashes.all().size > 0 && !isTrue(hashes)) hashes.forget()
     const known: Hashed[] = []
-    const rest: CacheableWeight[] = []
-    for (const weight of this.cacheable.values()) {
+    const rest: ModelWeight[] = []
+    for (const weight of offerable) {
       const hash = findHash(hashes, weight)
       if (hash === undefined) rest.push(weight)
       else known.push({ weight, hash })
@@ -285,7 +292,7 @@ export class WeightUpload {
   }
 
   /** Asks for a few of each server's, and where it has one of them for the rest. */
-  private offerUnknown(path: string, hashes: WeightHashes, rest: readonly CacheableWeight[]): void {
+  private offerUnknown(path: string, hashes: WeightHashes, rest: readonly ModelWeight[]): void {
     const places = tensorPlaces(path)
     const file = WeightFile.open(hashes)
     if (file === undefined) return
@@ -356,7 +363,7 @@ const isOfferable = (connection: RpcConnection, sizeBytes: number, isPiece: bool
  * Weights with what they may be of others. Not those that libllama may have changed: where experts are cut, each device adds its part of
  * a bias (ggml-backend-meta.cpp, GGML_BACKEND_SPLIT_AXIS_PARTIAL, v0.5.0).
  */
-const withSlices = (coming: readonly ComingWeight[]): readonly CacheableWeight[] =>
+const withSlices = (coming: readonly ComingWeight[]): readonly ModelWeight[] =>
   [...Map.groupBy(coming, ({ name }) => name)].flatMap(([name, parts]) => {
     if (parts.length === 1) return [{ ...parts[0]!, slices: [] }]
     if (name.endsWith(".bias")) return []
@@ -379,7 +386,7 @@ const placeOf = (
 /** Of a weight, or of what it may be a slice of. */
 const findHash = (
   hashes: WeightHashes,
-  { name, sizeBytes, slices }: CacheableWeight,
+  { name, sizeBytes, slices }: ModelWeight,
 ): WeightHash | undefined => {
   for (const slice of [undefined, ...slices]) {
     const hash = hashes.find(name, sizeBytes, slice)

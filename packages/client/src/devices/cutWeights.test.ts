@@ -129,11 +129,15 @@ const recordOf = (ne: readonly number[]): Uint8Array => {
   return record
 }
 
-/** Loads the model over these servers; undefined stands for a device of this host. Gives hashes of what was sent to each. */
+/**
+ * Loads the model over these servers; undefined stands for a device of this host. `withoutCache`: one that says so. Gives hashes of what
+ * was sent to each.
+ */
 const load = (
   servers: readonly (RpcConnection | undefined)[],
   of: readonly Weight[] = weights,
   proportions: readonly number[] = servers.map(() => 1),
+  withoutCache?: RpcConnection,
 ) => {
   const exchange = { tensorId: 0 }
   const idOf = (weight: number, device: number): number => 1000 * (device + 1) + weight
@@ -148,6 +152,7 @@ const load = (
         }),
   )
   const upload = new WeightUpload(exchange as Exchange, () => coming)
+  if (withoutCache !== undefined) upload.expectNoCache(withoutCache)
   upload.begin(join(root, "model.gguf"))
   const sent: string[][] = servers.map(() => [])
   for (const [index, weight] of of.entries()) {
@@ -304,6 +309,20 @@ test("where a device of this host has a part nobody is asked for the others", as
   expect(server.asked).toEqual([norm!])
   await settle()
   expect(lines()).toHaveLength(before)
+})
+
+test("where the first server has no cache the parts of the second are its own", async () => {
+  const both = [0, 1].map((device) => hashesOf(weights, [1, 1], device))
+  for (const has of [false, true]) {
+    const [first, second] = [everything(), serverWith(() => has)]
+    const connections = [first.connection, second.connection]
+    const sent = load(connections, weights, [1, 1], first.connection)
+    expect(sent).toEqual([both[0]!, has ? [] : both[1]!])
+    expect(first.asked).toEqual([])
+    expect(both[1]).toEqual(expect.arrayContaining([...second.asked]))
+    await settle()
+  }
+  expect(lines()).toHaveLength(weights.length)
 })
 
 test("a bias that each device may have a part of is not asked for", async () => {

@@ -187,7 +187,7 @@ const main = (config: SessionConfig): void => {
   })
   for (let again = true; again; ) {
     if (warmUp !== undefined && !warmUp.isDone && !isWantedWithin(WARM_UP_AFTER_MS)) {
-      warmUp.run(() => isWantedWithin(0))
+      warmUp.run(isWantedWithin)
     }
     const connection = takeOver(CHANNEL)
     // The front process is gone.

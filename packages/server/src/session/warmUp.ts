@@ -196,6 +196,12 @@ const requests = (): Uint8Array => {
   ])
 }
 
+/** A slice that takes so many times what it computes was waiting for its core. */
+const BUSY_RATIO = 1.5
+
+/** As long as a command takes to connect. */
+const STAND_BACK_MS = 150
+
 /** A part of the work that takes some 10 ms. */
 type Slice = () => void
 
@@ -230,9 +236,21 @@ export class WarmUp {
     return this.#slices.length === 0
   }
 
-  /** Runs what is left of it, until somebody is there who wants the process. */
-  run(isWanted: () => boolean): void {
-    while (!this.isDone && !isWanted()) this.#slices.shift()!()
+  /**
+   * Runs what is left of it, until somebody is there who wants the process. Where others want its core it stands back between two
+   * slices: a command that starts beside it is likely to be its client.
+   */
+  run(isWantedWithin: (ms: number) => boolean): void {
+    let pauseMs = 0
+    while (!this.isDone && !isWantedWithin(pauseMs)) {
+      const started = performance.now()
+      const usedBefore = process.cpuUsage()
+      this.#slices.shift()!()
+      const { user, system } = process.cpuUsage(usedBefore)
+      const usedMs = (user + system) / 1000
+      const tookMs = performance.now() - started
+      pauseMs = tookMs > BUSY_RATIO * usedMs + 1 ? STAND_BACK_MS : 0
+    }
   }
 }
 

@@ -4,15 +4,18 @@ import { GetTensorRequest, SetTensorBf16Prefix } from "@ggml-rpc/protocol"
 import { refuse } from "../errors.ts"
 import { readU64 } from "../graph/tensorWords.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
-import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
-import { BF16_BYTES, F32_BYTES, floatsAt, partialElements } from "./partial.ts"
+import type { SessionState } from "../SessionState.ts"
+import {
+  BF16_BYTES,
+  F32_BYTES,
+  floatsAt,
+  halvesAt,
+  PART_ELEMENTS,
+  partialElements,
+} from "./partial.ts"
 
 /** Answers up to this size join others in the outbox. */
 const SMALL_BYTES = 16 * 1024
-
-/** Floats that the staging block has room for, with as many bf16 behind them. */
-const PART_ELEMENTS = STAGING_BYTES / (2 * F32_BYTES)
-const HALVES_AT = PART_ELEMENTS * F32_BYTES
 
 /** Both requests begin with their tensor. */
 const TENSOR_AT = SetTensorBf16Prefix.offsets.tensor
@@ -46,7 +49,7 @@ export const getTensorBf16 = (state: SessionState): void => {
     return
   }
   wire.answerHeader(count * BF16_BYTES)
-  const halves = state.stagingAddress() + HALVES_AT
+  const halves = halvesAt(state)
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)
     const floats = floatsAt(state, TENSOR_AT, buffer, offset + done * F32_BYTES, part)
@@ -70,7 +73,7 @@ export const setTensorBf16 = (state: SessionState): void => {
     wire.skip(dataBytes)
     return
   }
-  const halves = state.stagingAddress() + HALVES_AT
+  const halves = halvesAt(state)
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)
     wire.take(halves, part * BF16_BYTES)

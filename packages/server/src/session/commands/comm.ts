@@ -8,8 +8,15 @@ import { CommLink } from "../CommLink.ts"
 import { LinkError, refuse } from "../errors.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import { isDialable } from "../ports.ts"
-import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
-import { BF16_BYTES, F32_BYTES, partialElements } from "./partial.ts"
+import type { SessionState } from "../SessionState.ts"
+import {
+  BF16_BYTES,
+  F32_BYTES,
+  floatsAt,
+  halvesAt,
+  PART_ELEMENTS,
+  partialElements,
+} from "./partial.ts"
 
 const LISTENS = 0
 const DIALS = 1
@@ -19,9 +26,6 @@ const MAX_LINKS = 4
 
 /** From so many elements on partial results travel as bf16; ggml-rpc.cpp (8.0.0). */
 const BF16_FROM = 32768
-
-/** Elements that are converted, and read from a device, at once: as f32, and as what travels. */
-const PART_ELEMENTS = STAGING_BYTES / (2 * F32_BYTES)
 
 export const commInit = (state: SessionState): void => {
   const { wire, spoken, devices } = state
@@ -122,10 +126,11 @@ const sendOwn = (
   buffer: SessionBuffer,
   count: number,
 ): void => {
-  const converted = state.stagingAddress() + PART_ELEMENTS * F32_BYTES
+  const tensorAt = state.spoken.offsets.commAllReduce.tensor
+  const converted = halvesAt(state)
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)
-    const own = read(state, buffer, done, part)
+    const own = floatsAt(state, tensorAt, buffer, done * F32_BYTES, part)
     if (count < BF16_FROM) {
       link.send(own, part * F32_BYTES)
     } else {
@@ -142,28 +147,18 @@ const addReceived = (
   count: number,
   received: number,
 ): void => {
-  const { ggml } = state
+  const { ggml, spoken, wire } = state
+  const tensorAt = spoken.offsets.commAllReduce.tensor
   for (let done = 0; done < count; done += PART_ELEMENTS) {
     const part = Math.min(count - done, PART_ELEMENTS)
-    const own = read(state, buffer, done, part)
+    const own = floatsAt(state, tensorAt, buffer, done * F32_BYTES, part)
     if (count < BF16_FROM) {
       ggml.gs_add_f32(asPointer(own), asPointer(received + done * F32_BYTES), part)
     } else {
       ggml.gs_add_bf16(asPointer(own), asPointer(received + done * BF16_BYTES), part)
     }
     if (buffer.isHost) continue
-    const record = asPointer(state.wire.requestAddress + state.spoken.offsets.commAllReduce.tensor)
+    const record = asPointer(wire.requestAddress + tensorAt)
     ggml.gs_tensor_set(record, asPointer(own), done * F32_BYTES, part * F32_BYTES)
   }
-}
-
-/** Address of elements of the tensor: where they lie, or where they were read to. */
-const read = (state: SessionState, buffer: SessionBuffer, first: number, count: number): number => {
-  if (buffer.isHost) {
-    return buffer.nativeBase + state.tensor.dataOffsetBytes + first * F32_BYTES
-  }
-  const staging = state.stagingAddress()
-  const record = asPointer(state.wire.requestAddress + state.spoken.offsets.commAllReduce.tensor)
-  state.ggml.gs_tensor_get(record, asPointer(staging), first * F32_BYTES, count * F32_BYTES)
-  return staging
 }

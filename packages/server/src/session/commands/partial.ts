@@ -3,13 +3,20 @@ import { asPointer } from "@ggml-rpc/native/bindings"
 import { refuse } from "../errors.ts"
 import { word } from "../graph/tensorWords.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
-import type { SessionState } from "../SessionState.ts"
+import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
 import { loadedTypeId } from "../spoken.ts"
 
 const F32 = loadedTypeId("F32")
 
 export const F32_BYTES = 4
 export const BF16_BYTES = 2
+
+/** Elements that are converted at once: as floats at the beginning of the staging block, and as bf16 from `halvesAt` on. */
+export const PART_ELEMENTS = STAGING_BYTES / (2 * F32_BYTES)
+
+/** Where bf16 have their place in the staging block. */
+export const halvesAt = (state: SessionState): number =>
+  state.stagingAddress() + PART_ELEMENTS * F32_BYTES
 
 /**
  * Elements of the tensor at a byte of the request, which `takeTensor` took.

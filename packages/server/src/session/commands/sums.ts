@@ -113,7 +113,8 @@ const readHead = (state: SessionState): DevicesSum => {
   const counts = new Uint8Array(serverCount)
   const counting = words[offsets.counting / 4]!
   let ownCounting = 0
-  for (const [part, place] of places.entries()) {
+  for (let part = 0; part < partCount; part++) {
+    const place = places[part]!
     if (place >= serverCount) refuse("places", `must be below ${serverCount}`, place)
     if (place === rank) ownCounting |= ((counting >>> part) & 1) << counts[place]!
     counts[place]!++
