@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Cluster } from "@ggml-rpc/client"
+import { readGguf } from "@ggml-rpc/gguf"
 import { Deferred, Effect, Fiber, Stream } from "effect"
 import { ensureModel } from "./models/models.ts"
 import { nmse } from "./nmse.ts"
@@ -347,6 +348,23 @@ test("without layers on devices nothing is cut, and this host computes all", asy
   expect(plan.splitMode).toBe("layer")
   expect(plan.host.unitCount).toBe(plan.unitCount)
   expect(said.length).toBeGreaterThan(0)
+})
+
+test("factors of rotations lie with their layers, and a prompt in many micro-batches comes through", async () => {
+  // As Llama 3 has them. On this host, they would tear each graph into pieces, which ggml loses track of where tensors are cut.
+  const path = pathOf("llama-dense")
+  const { whole, cut } = await bothWays(path, { ubatchSize: 2 }, (model) =>
+    Effect.map(
+      model
+        .generate(prompt(11), { maxTokens: 6, temp: 0, ignoreEos: true })
+        .pipe(Stream.runCollect),
+      (tokens) => ({ count: tokens.length, hostBytes: model.plan.host.weightBytes }),
+    ),
+  )
+  const { tensors } = readGguf(path)
+  const { sizeBytes } = tensors.find(({ name }) => name === "token_embd.weight")!
+  expect(whole).toEqual({ count: 6, hostBytes: sizeBytes })
+  expect(cut).toEqual(whole)
 })
 
 describe("what cannot be", () => {

@@ -60,6 +60,15 @@ describe("a condition of llama.cpp's that does not hold", () => {
     expect(error.message).toContain("Split layers (--split-mode layer)")
   })
 
+  test("of tensors that are cut, is told so of what was computed, too", () => {
+    const lastWords = [
+      "ggml abort: /build/ggml/src/ggml-backend-meta.cpp:543: GGML_ASSERT(axis != 0) failed",
+    ]
+    const error = errorOfEnd({ ...exit, lastWords }, { type: "tokenize", ...text })
+    expect(error).toMatchObject({ reason: "cannot-cut" })
+    expect(error.message).toStartWith("llama.cpp cannot cut the tensors of this model over")
+  })
+
   test("is told of what was computed, too", () => {
     const error = errorOfEnd(exit, { type: "tokenize", ...text })
     expect(error).not.toHaveProperty("path")

@@ -12,6 +12,9 @@ const CANNOT_RUN =
 /** What ggml says when a condition of its own does not hold, with the place in the sources that were built somewhere. */
 const GAVE_UP = /^ggml abort: (?:.*\/)?(\S+:\d+): (.+)$/m
 
+/** Of the source that computes with tensors that are cut, whatever is asked for then. */
+const CUTTING = /^ggml-backend-meta\.cpp:/
+
 /**
  * Why the engine is gone.
  *
@@ -30,7 +33,7 @@ export const errorOfEnd = (
   if (condition !== undefined) {
     const path = pathOf(during)
     return new EngineEndedError({
-      reason: isCut(during) ? "cannot-cut" : "gave-up",
+      reason: isCut(during) || CUTTING.test(place!) ? "cannot-cut" : "gave-up",
       detail: `${condition.replace(/\.?$/, "")} (${place})`,
       ...(path === undefined ? {} : { path }),
     })

@@ -213,7 +213,7 @@ export class EngineEndedError extends TaggedError("EngineEndedError")<{
   readonly reason: "gave-up" | "cannot-cut" | "killed" | "other"
   /** The condition and its place; else the signal or exit code, and its last words. */
   readonly detail: string
-  /** The model's file that was being read, for `gave-up` and `cannot-cut`. */
+  /** The model's file, where it was being read, for `gave-up` and `cannot-cut`. */
   readonly path?: string
 }> {
   override get message() {
@@ -222,7 +222,7 @@ export class EngineEndedError extends TaggedError("EngineEndedError")<{
         this.path === undefined
           ? `llama.cpp gave up on what it computed: ${this.detail}. The model's file may be damaged; if it is not, please report this with the log that GGML_RPC_DEBUG=1 gives.`
           : `llama.cpp gave up on the model ${this.path}: ${this.detail}. As a rule the file is damaged, or was made by another program than llama.cpp's: compare its checksum, or download it again.`,
-      "cannot-cut": `llama.cpp cannot cut the tensors of the model ${this.path} over these devices: ${this.detail}. Split layers (--split-mode layer); other shares (--tensor-split) or fewer devices may do, too.`,
+      "cannot-cut": `llama.cpp cannot cut the tensors of ${this.path === undefined ? "this model" : `the model ${this.path}`} over these devices: ${this.detail}. Split layers (--split-mode layer); other shares (--tensor-split) or fewer devices may do, too.`,
       killed: `The process that runs the model was killed (SIGKILL), as the system does when memory runs out; 'dmesg' tells on this machine. Then a shorter context (--ctx-size), or more layers on other devices, takes less.${this.detail === "" ? "" : ` It said: ${this.detail}`}`,
       other: `The process that runs the model ended unexpectedly: ${this.detail}. Run again with GGML_RPC_DEBUG=1 for its log.`,
     }[this.reason]

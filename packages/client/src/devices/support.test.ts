@@ -104,6 +104,15 @@ describe("a node is asked about", () => {
     expect(asked).toEqual([])
   })
 
+  test("not at all where libllama made it up, to see whether a weight may lie there", () => {
+    server = () => false
+    const turned: Node = { op: "ROPE", ne: [16, 2, 8, 1], sources: ["F32", "I32", "F32"] }
+    expect(supports({ ...turned, opParams: [0, 0] }, { ...turned, opParams: [0, 16] })).toEqual([
+      ...[true, false],
+    ])
+    expect(asked.map(({ opParams }) => opParams[1])).toEqual([16])
+  })
+
   test("not at all of a server that cannot be asked", () => {
     server = () => false
     ggml().gs_remote_support_enable(asPointer(device), 0)

@@ -594,13 +594,27 @@ ggml_backend_buffer_type_t remote_device_buft(ggml_backend_dev_t device) {
     return &device_of(device)->buffer_type;
 }
 
+// Whether libllama made up a node to ask whether a weight may lie on the device, one that no kernel computes and no server takes
+// (llama-model-loader.cpp `weight_buft_supported`): a rotation of no dimension, a recurrence whose heads do not fit. On where the weight is
+// depends whether a graph comes in one piece; what computes with it is asked about as it is.
+bool is_made_up(const ggml_tensor * op) {
+    switch (op->op) {
+        case GGML_OP_ROPE:
+            return op->op_params[1] == 0;
+        case GGML_OP_RWKV_WKV6:
+            return op->src[3] != nullptr && op->src[3]->ne[0] != op->src[0]->ne[0];
+        default:
+            return false;
+    }
+}
+
 // The protocol has no such question: a server of upstream's is taken to run every operation of its version.
 bool is_supported(remote_device * device, const ggml_tensor * op) {
     remote_server & server = device->server;
     if (!server.dialect.supports(op)) {
         return false;
     }
-    if (!server.support.can_ask || computes_nothing(op)) {
+    if (!server.support.can_ask || computes_nothing(op) || is_made_up(op)) {
         return true;
     }
     remote_support::answer answer = server.support.find(op);
