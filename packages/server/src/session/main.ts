@@ -260,7 +260,9 @@ const endOf = (error: unknown, session: Session): Ended => {
     return { reason: "refused", message: `${command}: ${error.field} ${error.reason}${seen}` }
   }
   if (error instanceof ComputeError || error instanceof LinkError) {
-    return { reason: "failed", message: `${session.commandName}: ${error.message}` }
+    const command =
+      (error instanceof ComputeError ? error.command : undefined) ?? session.commandName
+    return { reason: "failed", message: `${command}: ${error.message}` }
   }
   throw error
 }
