@@ -275,7 +275,7 @@ export class WeightHashes {
     return found?.sizeBytes === sizeBytes ? found : undefined
   }
 
-  /** All that is known, by the names of whole weights. */
+  /** All that is known: whole weights by their names, and slices, whose `slice` says which, by keys that no weight has as a name. */
   all(): ReadonlyMap<string, WeightHash> {
     return this.#known
   }
