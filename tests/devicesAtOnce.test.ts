@@ -135,3 +135,27 @@ test("a client that leaves while its devices compute leaves nothing behind", asy
   expect((await next.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(2)
   next.close()
 })
+
+/** What the end of a session is told as, where a device fails. */
+const fallenBy = async (how: string): Promise<string> => {
+  await using failing = await startPairedServer(2, { env: { GGML_PAIRED_FAILS: how } })
+  const user = await TestClient.connect(failing.port)
+  const buffer = await user.allocate(64, 0)
+  const [one, sum] = [f32Tensor(1, buffer, 0, [1]), f32Tensor(2, buffer, 0, [1], node("ADD", 1, 1))]
+  user.setTensor(one, floats(1))
+  user.send(Command.GRAPH_COMPUTE, { uid: 1n, device: 0, nodes: [2n], tensors: [one, sum] })
+  await user.getTensor(one, 4).catch(() => {})
+  await user.closed
+  const told = (): string => `${failing.stdout()}${failing.stderr()}`
+  expect(await waitUntil(() => told().includes("GRAPH_COMPUTE"), 5000)).toBe(true)
+  return told()
+}
+
+test("a device that fails while it computes is told of, and the request that it failed", async () => {
+  expect(await fallenBy("throws")).toMatch(
+    /GRAPH_COMPUTE: PAIRED0 failed: PAIRED0: the device is lost/,
+  )
+  const told = await fallenBy("aborts")
+  expect(told).toMatch(/GRAPH_COMPUTE/)
+  expect(told).not.toContain("GET_TENSOR")
+})

@@ -3,7 +3,8 @@
 // cannot reach their memory.
 //
 // GGML_PAIRED_COUNT: how many there are; 2 without it. GGML_PAIRED_LOG: a file to which each graph writes a byte: '+' when graphs of all devices ran at
-// the same time with it, for which it waits up to GGML_PAIRED_WAIT_MS, else '-'.
+// the same time with it, for which it waits up to GGML_PAIRED_WAIT_MS, else '-'. GGML_PAIRED_FAILS: what who waits for a graph sees: "throws" an
+// exception, as of Vulkan's, or "aborts", as CUDA's does.
 
 #include "ggml-backend-impl.h"
 #include "ggml.h"
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <unistd.h>
@@ -51,6 +53,8 @@ paired_device & paired(ggml_backend_dev_t device) {
 
 // Opened before a server shuts itself in.
 int g_log = -1, g_wait_ms = 0;
+
+std::string g_fails;
 
 std::mutex              g_mutex;
 std::condition_variable g_met;
@@ -97,6 +101,17 @@ void synchronize(ggml_backend_t backend) {
     }
 }
 
+void synchronize_or_fail(ggml_backend_t backend) {
+    const bool has_computed = state_of(backend).thread.joinable();
+    synchronize(backend);
+    if (has_computed && g_fails == "throws") {
+        throw std::runtime_error("the device is lost");
+    }
+    if (has_computed && g_fails == "aborts") {
+        GGML_ABORT("the device is lost");
+    }
+}
+
 ggml_status compute(ggml_backend_t backend, ggml_cgraph * graph) {
     synchronize(backend);
     state_of(backend).thread = std::thread([backend, graph]() {
@@ -125,7 +140,7 @@ ggml_backend_t init_backend(ggml_backend_dev_t device, const char * params) {
     backend->context = state;
     backend->iface.get_name      = [](ggml_backend_t self) { return paired(self->device).name.c_str(); };
     backend->iface.free          = free_backend;
-    backend->iface.synchronize   = synchronize;
+    backend->iface.synchronize   = synchronize_or_fail;
     backend->iface.graph_compute = compute;
     return backend;
 }
@@ -176,6 +191,9 @@ ggml_backend_reg_t ggml_backend_init(void) {
     g_wait_ms = number_of("GGML_PAIRED_WAIT_MS", 2000);
     if (g_count < 1 || g_count > most_devices) {
         return nullptr;
+    }
+    if (const char * fails = std::getenv("GGML_PAIRED_FAILS")) {
+        g_fails = fails;
     }
     if (const char * path = std::getenv("GGML_PAIRED_LOG")) {
         g_log = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);

@@ -1,9 +1,14 @@
-import { mkdtempSync, rmSync } from "node:fs"
+import { lstatSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { type GgufFile, saveGgufOutline } from "@ggml-rpc/gguf"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+
+const PREFIX = "ggml-rpc-plan-"
+
+/** Nobody plans for so long: whoever made an older folder was killed. */
+const MAX_AGE_MS = 24 * 3600 * 1000
 
 /** A file to measure a model by, for as long as the scope is open; undefined: its own will do. See `saveGgufOutline`. */
 export const modelOutline = (
@@ -17,10 +22,11 @@ export const modelOutline = (
 const saveOutline = (gguf: GgufFile) => {
   let folder: string | undefined
   const remove = (): void => {
-    if (folder !== undefined) rmSync(folder, { recursive: true, force: true })
+    if (folder !== undefined) removeFolder(folder)
   }
+  removeLeft()
   try {
-    folder = mkdtempSync(join(tmpdir(), "ggml-rpc-plan-"))
+    folder = mkdtempSync(join(tmpdir(), PREFIX))
     const path = join(folder, "outline.gguf")
     if (saveGgufOutline(gguf, path)) return { path, remove }
   } catch {
@@ -28,4 +34,27 @@ const saveOutline = (gguf: GgufFile) => {
   }
   remove()
   return undefined
+}
+
+/** Removes what processes of this user left that were killed while they planned. */
+const removeLeft = (): void => {
+  for (const name of attempt(() => readdirSync(tmpdir())) ?? []) {
+    if (!name.startsWith(PREFIX)) continue
+    const path = join(tmpdir(), name)
+    const stats = attempt(() => lstatSync(path))
+    if (stats?.isDirectory() !== true || stats.uid !== process.getuid?.()) continue
+    if (Date.now() - stats.mtimeMs > MAX_AGE_MS) removeFolder(path)
+  }
+}
+
+/** One that cannot be removed is no reason to fail. */
+const removeFolder = (path: string): void =>
+  attempt(() => rmSync(path, { recursive: true, force: true }))
+
+const attempt = <A>(action: () => A): A | undefined => {
+  try {
+    return action()
+  } catch {
+    return undefined
+  }
 }

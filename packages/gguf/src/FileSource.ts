@@ -59,6 +59,16 @@ export const writeWithHole = (path: string, start: Uint8Array, sizeBytes: number
   }
 }
 
+const TRIED_BYTES = 1024 * 1024
+
+/**
+ * Writes a small hole, and says whether it takes no room: on some file systems (FAT, HFS+) holes are written as zeros. Throws `GgufError`.
+ */
+export const canHaveHoles = (path: string): boolean => {
+  writeWithHole(path, new Uint8Array(0), TRIED_BYTES)
+  return statOf(path).blocks * 512 < TRIED_BYTES
+}
+
 export const unwritable = (path: string, cause: unknown): GgufError =>
   new GgufError({
     path,

@@ -1,4 +1,4 @@
-import { writeWithHole } from "./FileSource.ts"
+import { canHaveHoles, writeWithHole } from "./FileSource.ts"
 import { integerOf } from "./metadata.ts"
 import type { GgufFile, GgufValue } from "./types.ts"
 import { encodeOutline, type GgufValueToWrite } from "./write.ts"
@@ -10,7 +10,8 @@ const TOKENS = "tokenizer.ggml.tokens"
  * measure what a model takes on devices. libllama reads a vocabulary of 32 thousand tokens for 40 ms, one of 256 thousand for
  * half a second, and needs of it no more for that than its size.
  *
- * @returns whether it did: not for a vocabulary of up to 1024 tokens, which costs nothing, nor where this may not be the same
+ * @returns whether it did: not for a vocabulary of up to 1024 tokens, which costs nothing, nor where this may not be the same, or
+ *   where holes would take room on the disk (then a small file is left)
  * @throws {GgufError} when the file cannot be written
  */
 export const saveGgufOutline = (gguf: GgufFile, path: string): boolean => {
@@ -22,7 +23,7 @@ export const saveGgufOutline = (gguf: GgufFile, path: string): boolean => {
       ...{ name, type: typeName, ne: ne.slice(0, Math.max(1, dimensionCount)) },
     })),
   })
-  if (outline === undefined) return false
+  if (outline === undefined || !canHaveHoles(path)) return false
   writeWithHole(path, outline.header, outline.fileBytes)
   return true
 }

@@ -25,5 +25,5 @@ constexpr int FOUND_PARTS_MAX = 16;
 struct found_rows {
     uint64_t   row_bytes;
     uint64_t   part_count;
-    found_part parts[FOUND_PARTS_MAX]; // by their columns, rising
+    found_part parts[FOUND_PARTS_MAX]; // by their columns, rising, as they are read: who samples refuses another order
 };

@@ -76,6 +76,7 @@ const open = () =>
     io_raise_abort: { args: [], returns: "void" },
     io_expect_crash: { args: [], returns: "void" },
     io_lower_priority: { args: ["i32"], returns: "i32" },
+    io_thread_cpu_ms: { args: [], returns: "f64" },
     io_descriptor_limit: { args: [], returns: "f64" },
     io_limit_memory: { args: ["f64", "f64"], returns: "i32" },
     io_landlock_abi: { args: [], returns: "i32" },

@@ -31,7 +31,7 @@ const openGgml = (set: LibrarySet) => {
     gs_device_memory: { args: ["ptr", "ptr"], returns: "void" },
     gs_device_id: { args: ["ptr"], returns: "cstring" },
     gs_device_is_async: { args: ["ptr"], returns: "i32" },
-    gs_backend_synchronize: { args: ["ptr"], returns: "void" },
+    gs_backend_synchronize: { args: ["ptr"], returns: "i32" },
     gs_backend_set_threads: { args: ["ptr", "i32"], returns: "i32" },
     gs_backend_set_abort_flag: { args: ["ptr", "ptr"], returns: "i32" },
     gs_buffer_alloc: { args: ["ptr", "f64"], returns: "ptr" },

@@ -244,6 +244,68 @@ describe("a server at the other end is named, and ends the session, when it", ()
     }),
   )
 
+  /** A client, and its parts of so many zeros, of which the server that is tested has two. */
+  const devicesOf = async (server: TestServer, places: readonly number[], count: number) => {
+    const { client, peers, close } = await linkedToAll(server, new Set(places).size - 1)
+    const tensors = [
+      await part(client, new Uint8Array(4 * count)),
+      await part(client, new Uint8Array(4 * count)),
+    ]
+    const add = (): void => allReduceDevices(client, places, tensors)
+    return { client, peers, close, tensors, add }
+  }
+
+  test.each<readonly [string, Uint8Array]>([
+    ["has a part less than was agreed", Buffer.concat([header(0, 2, 2), floats(1, 2)])],
+    ["has one more", Buffer.concat([header(0, 6, 2), floats(1, 2, 3, 4, 5, 6)])],
+    ["adds up longer parts", Buffer.concat([header(0, 4, 4), floats(1, 2, 3, 4)])],
+  ])(
+    "%s",
+    withShared(async (server, _, message) => {
+      const { client, peers, close, tensors, add } = await devicesOf(server, [0, 0, 1, 1], 2)
+      add()
+      peers[0]!.peer.write(header(0, 4, 2), floats(1, 2, 10, 20))
+      for (const tensor of tensors) {
+        expect(toFloats(await client.getTensor(tensor, 8))).toEqual([11, 22])
+      }
+      add()
+      new DataView(message.buffer, message.byteOffset).setUint32(4, 1, true)
+      peers[0]!.peer.write(message)
+      await client.closed
+      await server.logged("ALL_REDUCE_DEVICES", name, wrong)
+      expect(await lastWord(client)).toEqual({ place: 1, fault: WRONG })
+      close()
+    }),
+  )
+
+  const total = 32_772
+  const share = total / 3
+  test.each<readonly [string, (peer: Peer) => void, string, number]>([
+    ["ends the link", (peer) => peer.end(), "ended the link", LEFT],
+    ["says nothing", () => {}, silent, SILENT],
+    ["sends another share", (peer) => peer.write(header(1, share - 1, total)), wrong, WRONG],
+  ])(
+    "%s when each has added up its share",
+    withShared(async (server, _, speak, reason, fault) => {
+      const { client, peers, close, add } = await devicesOf(server, [0, 0, 1, 2], total)
+      add()
+      for (const { peer } of peers) {
+        peer.write(header(0, share, total), new Uint8Array(4 * share))
+      }
+      for (const { peer } of peers) {
+        await peer.read(16 + 2 * 4 * share)
+        expect(await peer.read(16)).toEqual(header(1, share, total))
+        await peer.read(4 * share)
+      }
+      peers[0]!.peer.write(header(1, share, total), new Uint8Array(4 * share))
+      speak(peers[1]!.peer)
+      await client.closed
+      await server.logged("ALL_REDUCE_DEVICES", "(number 2 of 3),", reason)
+      expect(await lastWord(client)).toEqual({ place: 2, fault })
+      close()
+    }),
+  )
+
   test(
     "takes nothing of a part",
     withShared(async (server) => {

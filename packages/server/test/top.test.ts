@@ -135,6 +135,7 @@ describe("what is no question for values of rows ends the session", () => {
   const huge = 2n ** 64n - 1n
   const f16 = { type: 1, nb: [2, 8, 16, 16] }
   const gaps = { ne: [2, 2, 1, 1], nb: [8, 16, 32, 32] }
+  const permuted = { ne: [2, 4, 1, 1], nb: [16, 4, 32, 32] }
   const outside = { ne: [4, 64, 1, 1], nb: [4, 16, 1024, 1024] }
   const nothing = { ne: [0, 2, 1, 1], nb: [4, 0, 0, 0] }
   const wide = { ne: [MAX_TOP_ROW + 1, 1, 1, 1], nb: [4, ...Array(3).fill(4 * (MAX_TOP_ROW + 1))] }
@@ -142,6 +143,7 @@ describe("what is no question for values of rows ends the session", () => {
   test.each<readonly [string, Partial<RpcTensor>, bigint, bigint, number, string]>([
     ["halves", f16, 0n, 16n, 1, "tensor.type must be F32"],
     ["a tensor with gaps", gaps, 0n, 8n, 1, "tensor.nb must leave no gaps"],
+    ["a tensor that is permuted", permuted, 0n, 8n, 1, "tensor.nb must leave no gaps"],
     ["a tensor beyond its buffer", outside, 0n, 16n, 1, "tensor.nb reaches"],
     ["a tensor in no buffer", { buffer: 77n }, 0n, 16n, 1, "tensor.buffer is no buffer"],
     ["rows that are too long", wide, 0n, 0n, 1, `must be at most ${MAX_TOP_ROW} wide`],

@@ -33,10 +33,14 @@ const devices = (): readonly ServedDevice[] => {
   return selected.devices.map((device) => new ServedDevice(device, 1, { mapsFiles: false }))
 }
 
+const unexpected = (error: unknown): never => {
+  throw error
+}
+
 describe("a warm-up", () => {
   test("stops where somebody wants the process, and goes on from there", () => {
     const before = socketCount(process.pid)
-    const warmUp = new WarmUp(devices())
+    const warmUp = new WarmUp(devices(), unexpected)
     warmUp.run(() => true)
     const made = socketCount(process.pid)
     expect(made).toBeGreaterThan(before)
@@ -53,6 +57,29 @@ describe("a warm-up", () => {
     expect(socketCount(process.pid)).toBe(made - 2)
     expect(warmUp.isDone).toBe(false)
     warmUp.run(() => false)
+    expect(warmUp.isDone).toBe(true)
+    expect(socketCount(process.pid)).toBe(before)
+  })
+
+  test("that fails is over, and told of once", () => {
+    const before = socketCount(process.pid)
+    const full = devices()
+    for (const device of full) device.hasMemoryFor = () => false
+    const told: unknown[] = []
+    const warmUp = new WarmUp(full, (error) => told.push(error))
+    warmUp.run(() => false)
+    expect(told).toMatchObject([{ _tag: "ProtocolError" }])
+    expect(warmUp.isDone).toBe(true)
+    expect(socketCount(process.pid)).toBe(before)
+    warmUp.run(() => false)
+    expect(told).toHaveLength(1)
+  })
+
+  test("that nobody needs any more leaves nothing open", () => {
+    const before = socketCount(process.pid)
+    const warmUp = new WarmUp(devices(), unexpected)
+    expect(socketCount(process.pid)).toBeGreaterThan(before)
+    warmUp.drop()
     expect(warmUp.isDone).toBe(true)
     expect(socketCount(process.pid)).toBe(before)
   })
@@ -76,8 +103,10 @@ describe("a server's process", () => {
     withServer({ warmup: true }, async (server) => {
       const [pid] = server.processIds()
       const client = await TestClient.connect(server.port)
-      await computeOnce(client)
       expect(socketCount(pid!)).toBeGreaterThan(FRONT_SOCKETS + 1)
+      // No other client comes behind one that has computed.
+      await computeOnce(client)
+      expect(socketCount(pid!)).toBe(FRONT_SOCKETS + 1)
       client.close()
       await server.logged("left")
     }))

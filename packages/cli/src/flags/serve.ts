@@ -78,7 +78,8 @@ export const serveFlags = {
   maxComputeSeconds: flag({
     name: "max-compute-seconds",
     kind: number({ min: 0.1 }),
-    about: "end the session of a client whose graph runs longer",
+    about:
+      "end the session of a client whose graph runs longer; sums are not counted, and several devices do not compute at once then",
     unset: "never",
     group: "Network",
   }),

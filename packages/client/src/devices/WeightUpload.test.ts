@@ -83,7 +83,7 @@ const load = (
     }),
   )
   const weights = new WeightUpload(exchange as Exchange, () => coming)
-  weights.begin(model)
+  weights.begin(model, false)
   const sent = all.filter((index) => {
     exchange.tensorId = coming[index]!.id
     return !weights.isThere(whole)
@@ -156,7 +156,7 @@ test("an answer is waited for before its place goes, also where a weight comes i
       record: new Uint8Array(RpcTensor.size),
     })),
   )
-  weights.begin(model)
+  weights.begin(model, false)
   expect(weights.isThere({ ...whole, sizeBytes: 2 * LENGTH, rowBytes: 2 * LENGTH })).toBe(false)
   expect(awaitedCount()).toBe(1)
   weights.end(false)
@@ -182,7 +182,7 @@ test("one that has no cache is asked nothing, and nothing is hashed for it", () 
     { id: 1, name: nameOf(0), sizeBytes: 4 * LENGTH, connection, record: new Uint8Array(296) },
   ])
   weights.expectNoCache(connection)
-  weights.begin(model)
+  weights.begin(model, false)
   expect(weights.isThere(whole)).toBe(false)
   weights.end(true)
   expect(asked).toEqual([])

@@ -20,7 +20,7 @@ import type { RpcConnection } from "../connection/RpcConnection.ts"
 import type { DeviceState } from "./device.ts"
 import type { Exchange } from "./Exchange.ts"
 import { putOfferedWeights, putSetTensorHash } from "./requests.ts"
-import { axisOf, isSameSlice, sliceOf, slicesOf } from "./slices.ts"
+import { axisOf, type Division, divisionOf, isSameSlice, sliceOf, slicesOf } from "./slices.ts"
 
 /**
  * Smaller weights cost more to be asked about than to be sent: by one of ours, which takes many questions at once, and others. The latter
@@ -61,8 +61,9 @@ export interface TensorData {
   readonly strideBytes: number
 }
 
-/** One whose data are the model's. */
+/** One of the model. */
 interface ModelWeight extends ComingWeight {
+  readonly division: Division
   /** Where other devices get a weight of this name: what it is of that one, by the axis of the cut. */
   readonly slices: readonly WeightSlice[]
 }
@@ -114,6 +115,7 @@ export class WeightUpload {
   private readonly offers = new Map<number, Offer>()
   /** Of the model that is loaded; undefined while none is. */
   private path: string | undefined
+  private isCut = false
   private isPlanned = false
   private hashes: WeightHashes | undefined
   /** By their ids. */
@@ -134,11 +136,12 @@ export class WeightUpload {
     this.withoutCache.add(connection)
   }
 
-  /** The load of a model begins. */
-  begin(path: string): void {
+  /** The load of a model begins; `isCut`: its tensors are cut over devices. */
+  begin(path: string, isCut: boolean): void {
     this.end(false)
     io().io_stop_hashing()
     this.path = path
+    this.isCut = isCut
     this.isPlanned = false
   }
 
@@ -167,6 +170,7 @@ export class WeightUpload {
   /** Whether so much of the exchange block's tensor is worth a place in a cache. */
   isCacheable(connection: RpcConnection, sizeBytes: number): boolean {
     const weight = this.weights.get(this.exchange.tensorId)
+    if (weight?.division === "values") return false
     const isPiece = weight !== undefined && sizeBytes < weight.sizeBytes
     return isOfferable(connection, sizeBytes, isPiece)
   }
@@ -193,7 +197,8 @@ export class WeightUpload {
    * that have no cache: the first one is where its data begins.
    */
   private pieceOf(weight: ModelWeight, data: TensorData): Piece | undefined {
-    const { name, slices } = weight
+    const { name, division, slices } = weight
+    if (division === "values") return undefined
     const { address, offset, sizeBytes, rowBytes, strideBytes } = data
     if (slices[0] === undefined) {
       const isWhole = offset === 0 && sizeBytes === weight.sizeBytes
@@ -233,9 +238,10 @@ export class WeightUpload {
     this.isPlanned = true
     const { path } = this
     if (path === undefined) return
-    for (const weight of withSlices(this.coming())) this.weights.set(weight.id, weight)
-    const offerable = [...this.weights.values()].filter(({ connection, sizeBytes }) =>
-      this.mayHave(connection, sizeBytes, false),
+    for (const weight of withSlices(this.coming(), this.isCut)) this.weights.set(weight.id, weight)
+    const offerable = [...this.weights.values()].filter(
+      ({ connection, sizeBytes, division }) =>
+        division !== "values" && this.mayHave(connection, sizeBytes, false),
     )
     if (offerable.length === 0) return
     const hashes = WeightHashes.open(modelFiles(path))
@@ -245,8 +251,9 @@ export class WeightUpload {
     const rest: ModelWeight[] = []
     for (const weight of offerable) {
       const hash = findHash(hashes, weight)
-      if (hash === undefined) rest.push(weight)
-      else known.push({ weight, hash })
+      if (hash !== undefined) known.push({ weight, hash })
+      // Of what comes in segments each has a hash, and is asked for when it is set; where they begin is not known now.
+      else if (weight.division === "rows") rest.push(weight)
     }
     this.offer(known)
     if (rest.length > 0) this.offerUnknown(path, hashes, rest)
@@ -359,17 +366,16 @@ const isOfferable = (connection: RpcConnection, sizeBytes: number, isPiece: bool
   return sizeBytes >= (isPiece ? LEAST_OFFERED_BYTES.others : leastOffered(connection))
 }
 
-/**
- * Weights with what they may be of others. Not those that libllama may have changed: where experts are cut, each device adds its part of
- * a bias (ggml-backend-meta.cpp, GGML_BACKEND_SPLIT_AXIS_PARTIAL, v0.5.0).
- */
-const withSlices = (coming: readonly ComingWeight[]): readonly ModelWeight[] =>
-  [...Map.groupBy(coming, ({ name }) => name)].flatMap(([name, parts]) => {
-    if (parts.length === 1) return [{ ...parts[0]!, slices: [] }]
-    if (name.endsWith(".bias")) return []
-    const slices = slicesOf(parts)
-    return parts.map((part, index) => ({ ...part, slices: slices[index]! }))
+/** Weights with what they may be of others. */
+const withSlices = (coming: readonly ComingWeight[], isCut: boolean): readonly ModelWeight[] => {
+  const byName = Map.groupBy(coming, ({ name }) => name)
+  return [...byName].flatMap(([name, parts]) => {
+    // The count of parts does not tell: devices of this host may have others.
+    const division = isCut ? divisionOf(name, byName) : "rows"
+    const slices = parts.length === 1 ? [[]] : slicesOf(parts)
+    return parts.map((part, index) => ({ ...part, division, slices: slices[index]! }))
   })
+}
 
 /** Where a piece lies in the model, by where its weight lies; undefined where that is another one. */
 const placeOf = (
@@ -386,9 +392,9 @@ const placeOf = (
 /** Of a weight, or of what it may be a slice of. */
 const findHash = (
   hashes: WeightHashes,
-  { name, sizeBytes, slices }: ModelWeight,
+  { name, sizeBytes, division, slices }: ModelWeight,
 ): WeightHash | undefined => {
-  for (const slice of [undefined, ...slices]) {
+  for (const slice of [undefined, ...(division === "rows" ? slices : [])]) {
     const hash = hashes.find(name, sizeBytes, slice)
     if (hash !== undefined) return hash
   }

@@ -129,6 +129,9 @@ const recordOf = (ne: readonly number[]): Uint8Array => {
   return record
 }
 
+/** Of what the last load sent, hashes of what servers were told to keep. */
+const kept: string[] = []
+
 /**
  * Loads the model over these servers; undefined stands for a device of this host. `withoutCache`: one that says so. Gives hashes of what
  * was sent to each.
@@ -153,7 +156,8 @@ const load = (
   )
   const upload = new WeightUpload(exchange as Exchange, () => coming)
   if (withoutCache !== undefined) upload.expectNoCache(withoutCache)
-  upload.begin(join(root, "model.gguf"))
+  upload.begin(join(root, "model.gguf"), true)
+  kept.length = 0
   const sent: string[][] = servers.map(() => [])
   for (const [index, weight] of of.entries()) {
     const data = dataOf(weight)
@@ -162,17 +166,22 @@ const load = (
     // Each segment goes to all devices before the next one does.
     for (let at = 0; at < count; at++) {
       for (const [device, { runs }] of parts.entries()) {
-        if (servers[device] === undefined) continue
+        const connection = servers[device]
+        if (connection === undefined) continue
         const run = runs[at]!
         exchange.tensorId = idOf(index, device)
+        const sizeBytes = run.rowBytes * run.rowCount
         const isThere = upload.isThere({
           address: (ptr(data) as Address) + run.fromBytes,
           offset: run.offset,
-          sizeBytes: run.rowBytes * run.rowCount,
+          sizeBytes,
           rowBytes: run.rowBytes,
           strideBytes: run.strideBytes,
         })
-        if (!isThere) sent[device]!.push(hashOf(weight, run))
+        if (isThere) continue
+        const hash = hashOf(weight, run)
+        sent[device]!.push(hash)
+        if (upload.isCacheable(connection, sizeBytes)) kept.push(hash)
       }
     }
   }
@@ -275,25 +284,40 @@ test("a client that knows no hashes finds what a server has, of each server", ()
   expect(cold.asked).toHaveLength(3)
 })
 
-test("where a device gets several pieces of a weight each is asked for by its own hash", async () => {
-  const fused = [
+test("where a device gets several pieces of a weight each is asked for by its own hash, and no other is guessed", async () => {
+  const segmented = [
     { name: "blk.0.attn_qkv.weight", shape: [WIDTH, 768, 1], cut: { axis: 1, segments: 3 } },
+    // As Phi 3's, with the gate in it.
     { name: "blk.0.ffn_up.weight", shape: [WIDTH, 512, 1], cut: { axis: 1, segments: 2 } },
   ] as const
-  writeModel(fused)
-  const both = [0, 1].map((device) => hashesOf(fused, [1, 1], device))
-  // They have whatever they are asked for, which is not what is set.
-  expect(load([everything().connection, everything().connection], fused)).toEqual(both)
+  const down = { name: "blk.0.ffn_down.weight", shape: [256, WIDTH, 1], cut: { axis: 0 } } as const
+  // Another layer's is what its name says.
+  const up = { name: "blk.1.ffn_up.weight", shape: [WIDTH, 256, 1], cut: { axis: 1 } } as const
+  const next = { ...down, name: "blk.1.ffn_down.weight" }
+  const guessed = [down, up, next]
+  const model = [...segmented, ...guessed]
+  writeModel(model)
+  hashing.mockClear()
+  const pieces = [0, 1].map((device) => hashesOf(segmented, [1, 1], device))
+  const warm = [everything(), everything()]
+  const connections = warm.map(({ connection }) => connection)
+  expect(load(connections, model)).toEqual(pieces)
+  const others = [0, 1].map((device) => hashesOf(guessed, [1, 1], device))
+  for (const [device, { asked }] of warm.entries()) {
+    expect(asked.toSorted()).toEqual(others[device]!.toSorted())
+  }
+  expect(hashing.mock.calls.flatMap(([places]) => places)).toHaveLength(2 * guessed.length)
   await settle()
+  expect(lines()).toHaveLength(pieces.flat().length + others.flat().length)
   const servers = [everything(), everything()]
   expect(
     load(
       servers.map(({ connection }) => connection),
-      fused,
+      model,
     ),
   ).toEqual([[], []])
   for (const [device, { asked, commands }] of servers.entries()) {
-    expect(asked).toEqual(expect.arrayContaining(both[device]!))
+    expect(asked.toSorted()).toEqual([...pieces[device]!, ...others[device]!].toSorted())
     expect(commands.filter((command) => command === Command.SET_TENSOR_HASH)).toHaveLength(5)
   }
 })
@@ -325,18 +349,46 @@ test("where the first server has no cache the parts of the second are its own", 
   expect(lines()).toHaveLength(weights.length)
 })
 
-test("a bias that each device may have a part of is not asked for", async () => {
-  const biased = [...weights, { name: "blk.0.b.bias", shape: [WIDTH, 4, 1], cut: "whole" }] as const
+const divided: Weight = {
+  name: "blk.0.ffn_down_exps.bias",
+  shape: [WIDTH, 128, 1],
+  cut: "whole",
+}
+
+test("a bias that each device adds a part of is neither asked for nor kept, and others are", async () => {
+  const biased: readonly Weight[] = [
+    { name: "blk.0.ffn_up_exps.bias", shape: [WIDTH, 128, 1], cut: { axis: 0 } },
+    { name: "blk.0.attn_output.bias", shape: [WIDTH, 1, 1], cut: "whole" },
+    divided,
+  ]
   writeModel(biased)
+  const [bias] = hashesOf([divided], [1, 1], 0)
+  const both = [0, 1].map((device) => hashesOf(biased, [1, 1], device))
+  expect(load([nothing().connection, nothing().connection], biased)).toEqual(both)
+  expect(kept.toSorted()).toEqual(
+    both
+      .flat()
+      .filter((hash) => hash !== bias)
+      .toSorted(),
+  )
+  await settle()
   const servers = [everything(), everything()]
+  const connections = servers.map(({ connection }) => connection)
+  expect(load(connections, biased)).toEqual([[bias!], [bias!]])
+  expect(kept).toEqual([])
+  for (const [device, { asked }] of servers.entries()) {
+    expect(asked.toSorted()).toEqual(both[device]!.filter((hash) => hash !== bias).toSorted())
+  }
+  expect(lines().join("\n")).not.toContain(divided.name)
+})
+
+test("nor is it where a device of this host adds the other part", async () => {
+  writeModel([divided])
+  const [bias] = hashesOf([divided], [1, 1], 1)
   for (let round = 0; round < 2; round++) {
-    const sent = load(
-      servers.map(({ connection }) => connection),
-      biased,
-    )
-    const bias = hashesOf(biased.slice(-1), [1, 1], 0)
-    expect(sent).toEqual([bias, bias])
+    const { connection, asked } = everything()
+    expect(load([undefined, connection], [divided])).toEqual([[], [bias!]])
+    expect(asked).toEqual([])
     await settle()
   }
-  expect(lines().join("\n")).not.toContain("bias")
 })

@@ -12,6 +12,38 @@ interface Part {
   readonly record: Uint8Array
 }
 
+/**
+ * How libllama divides a weight where it cuts tensors: by its rows, in one run along an axis, or in segments one after the other, each along
+ * the axis, so that a device gets several runs; or not the rows but every value.
+ */
+export type Division = "rows" | "segments" | "values"
+
+/** What libllama cuts in segments whatever its shape, or may (llama-model.cpp `get_split_segments`, v0.5.0). */
+const SEGMENTED =
+  /\.(attn_qkv|attn_gate|ffn_gate_up(_exps)?|ssm_(conv1d|out|dt|a|alpha|beta))(\.|$)/
+
+/** Of which each device adds its share to a partial sum (llama-model.cpp, ggml-backend-meta.cpp: GGML_BACKEND_SPLIT_AXIS_PARTIAL, v0.5.0). */
+const DIVIDED = /\.ffn_down_exps\.bias$/
+
+/** Of a weight of a model whose tensors are cut; `parts` has the devices' parts of all its weights, by their names. */
+export const divisionOf = (name: string, parts: ReadonlyMap<string, readonly Part[]>): Division => {
+  if (DIVIDED.test(name)) return "values"
+  return SEGMENTED.test(name) || isFusedUp(name, parts) ? "segments" : "rows"
+}
+
+const UP = /\.ffn_up((?:_exps)?)\.(weight|bias)$/
+
+/** Whether it is gate and up in one, as Phi 3's: then it has twice the rows that the layer's down projection has columns. */
+const isFusedUp = (name: string, parts: ReadonlyMap<string, readonly Part[]>): boolean => {
+  const found = UP.exec(name)
+  if (found === null) return false
+  const down = parts.get(name.replace(UP, ".ffn_down$1.weight"))
+  const lengthOf = (of: readonly Part[], axis: number): number =>
+    of.reduce((sum, part) => sum + shapeOf(part)[axis]!, 0)
+  const rowCount = lengthOf(parts.get(name)!, found[2] === "bias" ? 0 : 1)
+  return down !== undefined && rowCount === 2 * lengthOf(down, 0)
+}
+
 /** Axes along which a weight is cut: all but the last one, which numbers whole tensors. */
 const AXIS_COUNT = 3
 

@@ -3,7 +3,10 @@
 #include "abort_flag.h"
 #include "api.h"
 #include "ggml-backend.h"
+#include "ggml-impl.h"
 #include "index_checks.h"
+
+#include <exception>
 
 API void gs_load_backends(const char * folder) {
     ggml_backend_load_all_from_path(folder);
@@ -30,8 +33,18 @@ API int gs_device_is_async(ggml_backend_dev_t device) {
     return props.caps.async ? 1 : 0;
 }
 
-API void gs_backend_synchronize(ggml_backend_t backend) {
-    ggml_backend_synchronize(backend);
+// Waits for the graph that was started last (gs_graph_compute). 0, or -1 where the backend throws, as Vulkan's does when its device is
+// lost; what it threw is in ggml's log.
+API int gs_backend_synchronize(ggml_backend_t backend) {
+    try {
+        ggml_backend_synchronize(backend);
+        return 0;
+    } catch (const std::exception & error) {
+        GGML_LOG_ERROR("%s: %s\n", ggml_backend_name(backend), error.what());
+    } catch (...) {
+        // Of no known type: there is nothing to say of it.
+    }
+    return -1;
 }
 
 API int gs_backend_set_threads(ggml_backend_t backend, int threads) {

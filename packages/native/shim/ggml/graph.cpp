@@ -169,8 +169,9 @@ API void gs_graph_bad_index(const built_graph * built, int64_t * out) {
     memcpy(out + 5, g_bad_index.at, sizeof(g_bad_index.at));
 }
 
-// Runs the graph; without `waits` it may still run when this returns, until gs_backend_synchronize, and must not be freed before. The result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory), or 2 for an index
-// that is out of its range (gs_graph_bad_index).
+// Runs the graph; without `waits` it may still run when this returns, until gs_backend_synchronize, and must not be freed before. The
+// result is a ggml_status (0 success, 1 aborted, -1 failed, -2 no memory), or 2 for an index that is out of its range
+// (gs_graph_bad_index).
 API int gs_graph_compute(ggml_backend_t backend, built_graph * built, int waits) {
     if (!built->repack.is_settled()) {
         return int(GGML_STATUS_FAILED);

@@ -605,7 +605,9 @@ API void io_group_spins(void * handle, uint32_t * out) {
     out[1] = g->spared;
 }
 
-// Most bytes that a sum of so many floats of `parts` parts, of which this server has `own`, needs besides them, however they travel.
+// An estimate, from above, of the bytes that a sum of so many floats of `parts` parts, of which this server has `own`, needs besides them, however
+// they travel. What a group has taken for one sum it keeps, and each kind only grows: of different sums it may have the most of
+// each, which is more than this gives for any one of them.
 API double io_all_reduce_bytes(void * handle, int own, int parts, double elements) {
     const group * g = static_cast<group *>(handle);
     const double received = double(std::min(size_t(elements), kPiece)) * double(parts - own);
@@ -614,12 +616,12 @@ API double io_all_reduce_bytes(void * handle, int own, int parts, double element
 }
 
 // Adds up `part_count` parts, of which each lies on the server of its place; this server's are rows of so many floats, one after the
-// other at `data`, and the sum of all is put into the first of them. Bit i of `counting` is 0 where part i is none: then zeros count. With `is_bf16`,
-// which has to be the same at all, what travels does so as bf16. Every server of the group has to be linked and to have a part. Waits for the
-// others; a link on which no byte moves
-// for silence_ms (0: no limit), another message than the one that is due, and an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent
-// something else, 4 an error of the system, which is out[2]). -ECANCELED when the client is gone, or sends no more, with the place of the
-// server that was waited for longest and 5. -ENOMEM without memory.
+// other at `data`, and the sum of all is put into the first of them. Bit i of `counting` is 0 where part i is none: then zeros count.
+// With `is_bf16`, which has to be the same at all, what travels does so as bf16. Every server of the group has to be linked and to have a
+// part. Waits for the others; a link on which no byte moves for silence_ms (0: no limit), another message than the one that is due, and
+// an end of one are -EPROTO, with out[0] the place of that server, out[1] what it did (1 left, 2 silent, 3 sent something else, 4 an error of
+// the system, which is out[2]). -ECANCELED when the client is gone, or sends no more, with the place of the server that was waited for
+// longest and 5. -ENOMEM without memory.
 API int io_all_reduce(void * handle, float * data, const uint8_t * places, int part_count, double elements, int counting, int is_bf16, int client_fd, double silence_ms, int32_t * out) {
     group * g = static_cast<group *>(handle);
     const size_t size = size_t(elements);

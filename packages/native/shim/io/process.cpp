@@ -2,6 +2,7 @@
 
 #include "abort.h"
 #include "api.h"
+#include "clock.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -144,6 +145,11 @@ API int io_lower_priority(int by) {
         return -errno;
     }
     return setpriority(PRIO_PROCESS, 0, now + by) == 0 ? 0 : -errno;
+}
+
+// Milliseconds for which the calling thread has had a processor.
+API double io_thread_cpu_ms() {
+    return clock_ms(CLOCK_THREAD_CPUTIME_ID);
 }
 
 // How many descriptors this process may have open; -1 for no limit.

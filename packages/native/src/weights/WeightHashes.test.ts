@@ -10,6 +10,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   symlinkSync,
   utimesSync,
   writeFileSync,
@@ -159,7 +160,9 @@ test("a line with any other character is not read, and the others are", () => {
 test("a file that is none of ours is not read", () => {
   open().add([["w", hash(1)]])
   const whole = readFileSync(fileOf(), "utf8")
-  for (const text of [`x${whole}`, "", "\n\n", "\0".repeat(1000), "x".repeat(17 * 1024 * 1024)]) {
+  const large = 65 * 1024 * 1024
+  const texts = [`x${whole}`, "", "\n\n", "\0".repeat(1000), "x".repeat(large / 2)]
+  for (const text of [...texts, whole.padEnd(large, "\n")]) {
     writeFileSync(fileOf(), text)
     const hashes = open()
     expect(hashes.all().size).toBe(0)
@@ -167,6 +170,51 @@ test("a file that is none of ours is not read", () => {
     hashes.add([["w", hash(1)]])
     expect(open().find("w", 4096)).toEqual(hash(1))
   }
+})
+
+test("a file that grew too large keeps whole weights and the newest slices", () => {
+  const sliceHash = (index: number): WeightHash => {
+    const slice = { fromBytes: index, rowCount: 1, strideBytes: 0, wholeBytes: 8192 }
+    return { ...hash(index), slice }
+  }
+  const name = "w".repeat(1000)
+  const count = 20_000
+  const hashes = open()
+  hashes.add([["first", hash(1)]])
+  hashes.add(Array.from({ length: count }, (_, index) => [name, sliceHash(index)] as const))
+  hashes.add([["last", hash(2)]])
+  const grown = statSync(fileOf()).size
+  expect(grown).toBeGreaterThan(16 * 1024 * 1024)
+  const find = (from: WeightHashes, index: number) =>
+    from.find(name, 4096, sliceHash(index).slice)?.low
+  // Read by one process, and then by the next.
+  for (let round = 0; round < 2; round++) {
+    const later = open()
+    expect(later.find("first", 4096)).toEqual(hash(1))
+    expect(later.find("last", 4096)).toEqual(hash(2))
+    expect(find(later, count - 1)).toBe(count - 1)
+    const { size } = later.all()
+    expect(find(later, count - (size - 2))).toBe(count - (size - 2))
+    expect(find(later, count - (size - 2) - 1)).toBeUndefined()
+    expect(readdirSync(folder)).toHaveLength(1)
+    const left = statSync(fileOf()).size
+    expect(left).toBeLessThanOrEqual(8 * 1024 * 1024 + 1000)
+    expect(left).toBeGreaterThan(7 * 1024 * 1024)
+  }
+  // What comes next is appended as ever.
+  open().add([["next", hash(3)]])
+  expect(open().find("next", 4096)).toEqual(hash(3))
+})
+
+test("one that cannot be made smaller is read all the same", () => {
+  const name = "w".repeat(1000)
+  open().add(Array.from({ length: 20_000 }, (_, index) => [`${name}${index}`, hash(index)]))
+  const grown = statSync(fileOf()).size
+  mkdirSync(`${fileOf()}.${process.pid}`)
+  expect(open().find(`${name}19999`, 4096)).toEqual(hash(19_999))
+  expect(
+    statSync(join(folder, readdirSync(folder).find((file) => file.endsWith(".hashes"))!)).size,
+  ).toBe(grown)
 })
 
 test("two processes may write at once", () => {

@@ -2,7 +2,8 @@
  * What a model's weights hash to, remembered from one start to the next: then a server can be asked for them without reading
  * them. A file a model, outside the model's folder, under the name of what the model's files are like now: one that changes is
  * another model. Lines are appended, each whole with a checksum, so that several processes may write one file, and what a crash or a
- * disk damages is a line that is not read. Whatever cannot be read or written is as good as not known; nothing here throws.
+ * disk damages is a line that is not read. A file that grew too large, by ways of cutting tensors, loses the oldest of them; what others
+ * append meanwhile is lost with it, and found out again. Whatever cannot be read or written is as good as not known; nothing here throws.
  */
 import { ptr } from "bun:ffi"
 import {
@@ -12,8 +13,10 @@ import {
   readdirSync,
   readFileSync,
   realpathSync,
+  renameSync,
   statSync,
   unlinkSync,
+  writeFileSync,
   writeSync,
 } from "node:fs"
 import { join } from "node:path"
@@ -46,12 +49,21 @@ export interface WeightHash {
 
 /** Files that were not used for the longest time go when there are more. */
 const MAX_FILES = 64
-/** A larger file is not read: it is none of ours. A model of 10,000 weights takes a tenth. */
+/**
+ * From a larger file the oldest slices go. A model of 1000 weights takes 100 KiB, and a way of cutting them that much again for each
+ * device.
+ */
 const MAX_FILE_BYTES = 16 * 1024 * 1024
+/** What is left of it then. */
+const KEPT_BYTES = MAX_FILE_BYTES / 2
+/** A larger one is not read: it is none of ours. */
+const MAX_READ_BYTES = 4 * MAX_FILE_BYTES
 /** A file that changed so lately may change again within the precision of its times. */
 const SETTLED_MS = 2000
 
 const SUFFIX = ".hashes"
+/** Which group of a line says where a slice begins. */
+const OF_SLICE = 6
 const LINE =
   /^([0-9a-f]{8})([0-9a-f]{8}) (\d+) (\d+) (\d+)(?::(\d+):(\d+):(\d+):(\d+))? (.+) ([0-9a-f]{16})$/
 
@@ -213,7 +225,7 @@ export class WeightHashes {
       .filter((name) => name.endsWith(SUFFIX))
       .flatMap((name) => {
         const path = join(folder, name)
-        const [title] = linesOf(path) ?? []
+        const [title] = textOf(path)?.split("\n", 1) ?? []
         const sources = title === undefined ? undefined : sourcesIn(title)
         if (title === undefined || sources === undefined) return []
         const paths = sources.map((source) => source.path)
@@ -225,9 +237,13 @@ export class WeightHashes {
 
   #read(): void {
     const path = this.#path!
-    const lines = linesOf(path)
-    if (lines?.[0] === this.#title) {
-      for (const line of lines) this.#take(line)
+    const text = textOf(path)
+    const lines = text?.split("\n")
+    if (text !== undefined && lines?.[0] === this.#title) {
+      const isTooLarge = text.length > MAX_FILE_BYTES
+      const kept = isTooLarge ? newestOf(lines) : lines
+      for (const line of kept) this.#take(line)
+      if (isTooLarge) replace(path, `${kept.join("\n")}\n`)
       return
     }
     // One that is too large, or whose first line was torn, would grow and never be read. Who makes one has not written into it yet.
@@ -259,7 +275,7 @@ export class WeightHashes {
     return found?.sizeBytes === sizeBytes ? found : undefined
   }
 
-  /** All that is known, by the names of whole weights. */
+  /** All that is known: whole weights by their names, and slices, whose `slice` says which, by keys that no weight has as a name. */
   all(): ReadonlyMap<string, WeightHash> {
     return this.#known
   }
@@ -304,11 +320,37 @@ export class WeightHashes {
   }
 }
 
-const linesOf = (path: string): readonly string[] | undefined =>
-  attempt(() => {
-    const { size } = statSync(path)
-    return size > MAX_FILE_BYTES ? undefined : readFileSync(path, "utf8").split("\n")
-  })
+const textOf = (path: string): string | undefined =>
+  attempt(() => (statSync(path).size > MAX_READ_BYTES ? undefined : readFileSync(path, "utf8")))
+
+/** The title, and of the other lines as many as are kept: those of whole weights before those of slices, the last before the first. */
+const newestOf = ([title, ...lines]: readonly string[]): readonly string[] => {
+  const ofWeights: string[] = []
+  const ofSlices: string[] = []
+  for (const line of lines.toReversed()) {
+    const found = LINE.exec(line)
+    if (found !== null) (found[OF_SLICE] === undefined ? ofWeights : ofSlices).push(line)
+  }
+  const kept: string[] = []
+  let leftBytes = KEPT_BYTES
+  for (const line of [...ofWeights, ...ofSlices]) {
+    leftBytes -= line.length + 1
+    if (leftBytes < 0) break
+    kept.push(line)
+  }
+  return [title!, ...kept.reverse()]
+}
+
+/** Whole or not at all. */
+const replace = (path: string, text: string): void => {
+  const draft = `${path}.${process.pid}`
+  try {
+    writeFileSync(draft, text, { mode: 0o600 })
+    renameSync(draft, path)
+  } catch {
+    attempt(() => unlinkSync(draft))
+  }
+}
 
 const sourcesIn = (title: string): readonly WeightSource[] | undefined =>
   title.startsWith(TITLE)

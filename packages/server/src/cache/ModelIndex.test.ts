@@ -11,7 +11,7 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { WeightHashes } from "@ggml-rpc/native/bindings"
+import { WeightHashes, type WeightSlice } from "@ggml-rpc/native/bindings"
 import { ModelIndex } from "./ModelIndex.ts"
 
 let root: string
@@ -29,10 +29,10 @@ beforeEach(() => {
 afterEach(() => rmSync(root, { recursive: true }))
 
 /** As the front would have written it, long after the file was. */
-const hash = (path: string): void => {
+const hash = (path: string, slice?: WeightSlice): void => {
   const later = Date.now() + 10_000
   const clock = spyOn(Date, "now").mockImplementation(() => later)
-  const place = { sizeBytes: 4, part: 0, offsetBytes: 2, high: 7, low: 9 }
+  const place = { sizeBytes: 4, part: 0, offsetBytes: 2, slice, high: 7, low: 9 }
   WeightHashes.open([path], index).add([["w", place]])
   clock.mockRestore()
 }
@@ -82,6 +82,14 @@ test("a model that was given a new entry is found by it", async () => {
   hash(model("a.gguf"))
   await Bun.sleep(20)
   utimesSync(model("a.gguf"), 1, 1)
+  expect(isFound()).toBe(false)
+  hash(model("a.gguf"))
+  expect(isFound()).toBe(true)
+})
+
+test("rows of a weight that lie apart are not given as what lies in one piece", () => {
+  writeFileSync(model("a.gguf"), "a model")
+  hash(model("a.gguf"), { fromBytes: 0, rowCount: 2, strideBytes: 3, wholeBytes: 5 })
   expect(isFound()).toBe(false)
   hash(model("a.gguf"))
   expect(isFound()).toBe(true)

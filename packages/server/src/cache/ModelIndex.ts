@@ -76,9 +76,10 @@ export class ModelIndex {
     this.#weights = new Map()
     this.#present = new Map()
     for (const hashes of WeightHashes.all(this.#folder)) {
-      for (const { high, low, part, offsetBytes, sizeBytes } of hashes.all().values()) {
+      for (const { high, low, part, offsetBytes, sizeBytes, slice } of hashes.all().values()) {
         const source = hashes.sources[part]
-        if (source === undefined || !this.#isServed(source.path)) continue
+        // What a slice hashes to need not lie in one piece.
+        if (slice !== undefined || source === undefined || !this.#isServed(source.path)) continue
         this.#present.set(source.path, "")
         const name = hexName(high, low)
         const weight = { source, offsetBytes, sizeBytes }

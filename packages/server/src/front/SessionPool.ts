@@ -50,9 +50,9 @@ export type StartFailure =
 
 /**
  * A client that is still there after this long gets a spare started behind it. Upstream's clients open a
- * dozen connections a run that last less than a millisecond, which share one process; and a start takes
- * 0.2 s of a core, which the client needs for loading, its prompt and its first tokens. Who connects before
- * the spare is there waits that long.
+ * dozen connections a run that last less than a millisecond, which share one process; and a start takes 50 to 60 ms of a core, and
+ * its warm-up 0.2 s when nobody wants the process, which the client needs for loading, its prompt and its first tokens. Who
+ * connects before the spare is there waits for the start alone.
  */
 const SPARE_DELAY_MS = 30_000
 

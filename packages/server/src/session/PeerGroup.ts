@@ -175,7 +175,7 @@ export class PeerGroup {
   }
 
   /**
-   * Adds up parts of all servers: part i lies on the server of place `places[i]`, which all are below the world size, and none lacks;
+   * Adds up `partCount` parts of all servers: part i lies on the server of place `places[i]`, which all are below the world size, and none lacks;
    * those of this one are `count` floats each at `data`, one after the other, and the sum is put into the first. Bit i of `counting`: part i
    * counts, else zeros do. With `isBf16` what travels is rounded to bf16.
    *
@@ -185,6 +185,7 @@ export class PeerGroup {
     data: Address,
     count: number,
     places: Uint8Array,
+    partCount: number,
     counting: number,
     isBf16: boolean,
   ): void {
@@ -192,7 +193,7 @@ export class PeerGroup {
       asPointer(this.#native),
       asPointer(data),
       places,
-      places.length,
+      partCount,
       count,
       counting,
       isBf16 ? 1 : 0,

@@ -1,6 +1,6 @@
 import { ptr } from "bun:ffi"
-import { type Address, asPointer, ggml, io } from "@ggml-rpc/native/bindings"
-import type { Dialect } from "@ggml-rpc/protocol"
+import { type Address, asPointer, ggml, io, takeLog } from "@ggml-rpc/native/bindings"
+import { Command, type Dialect, describeCommand } from "@ggml-rpc/protocol"
 import type { Cache } from "../cache/Cache.ts"
 import type { ModelIndex } from "../cache/ModelIndex.ts"
 import type { CommLimits, CommLink } from "./CommLink.ts"
@@ -179,11 +179,25 @@ export class SessionState {
     this.#running |= 1 << device
   }
 
-  /** Waits until a device computes no more. */
+  /**
+   * Waits until a device computes no more.
+   *
+   * @throws {ComputeError} when it failed
+   */
   settle(device: number): void {
     if ((this.#running & (1 << device)) === 0) return
     this.#running &= ~(1 << device)
-    this.devices[device]!.synchronize()
+    const { doing } = this
+    const asked = doing[0]!
+    // Should the process die of it, the request that is handled is not to blame.
+    doing[0] = Command.GRAPH_COMPUTE + 1
+    const served = this.devices[device]!
+    if (!served.synchronize()) {
+      const said = takeLog()
+      const text = `${served.device.name} failed${said === "" ? "" : `: ${said}`}`
+      throw new ComputeError(text, describeCommand(Command.GRAPH_COMPUTE))
+    }
+    doing[0] = asked
   }
 
   /** Waits until no device computes: what graphs read and write can be touched then. */

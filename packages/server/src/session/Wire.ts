@@ -26,7 +26,7 @@ const describeEnd = (result: number): string =>
 const noBytes = new Uint8Array(0)
 
 /** The current request's fixed part is moved to the start of the inbox: that is where it is aligned. */
-const REQUEST_BYTES = 8192
+export const REQUEST_BYTES = 8192
 
 /** What is received lies behind. */
 const INBOX_BYTES = REQUEST_BYTES + 128 * 1024

@@ -15,6 +15,13 @@ export class ClientGone extends Error {
 /** What `ggml` said while a request failed on the server's side; the request itself was in order. */
 export class ComputeError extends Error {
   readonly _tag = "ComputeError"
+  /** The request, where it is not the one that is handled: another one waits for what it had computed. */
+  readonly command: string | undefined
+
+  constructor(message: string, command?: string) {
+    super(message)
+    this.command = command
+  }
 }
 
 /** The link to another server does not come about, or broke; see CommLink.ts and PeerGroup.ts. */

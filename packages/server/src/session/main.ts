@@ -105,7 +105,7 @@ const start = (config: SessionConfig): Started => {
   const devices = selected.devices.map(
     (device) => new ServedDevice(device, config.threadCount, { mapsFiles }),
   )
-  const warmUp = config.warmup ? new WarmUp(devices) : undefined
+  const warmUp = config.warmup ? new WarmUp(devices, tellOfWarmUp(config)) : undefined
   const repacked = config.describe && config.repack && devices.some(isCpu) ? typesRepacked() : []
   const described = config.describe ? selected.devices.map(report) : []
   const sandbox = config.sandbox ? giveUp(config, devices) : undefined
@@ -114,6 +114,13 @@ const start = (config: SessionConfig): Started => {
   const cache = keeping && cacheOf({ ...keeping, isSealed: mapsFiles && isConfined })
   return { devices, cache, warmUp }
 }
+
+/** In the log of who looks for it: the process serves as well as another one. */
+const tellOfWarmUp =
+  ({ debug }: SessionConfig) =>
+  (error: unknown): void => {
+    if (debug) writeSync(2, `the warm-up ended early: ${error}\n`)
+  }
 
 type Keeping = Omit<CacheOptions, "verified" | "onProblem">
 
@@ -178,7 +185,11 @@ const main = (config: SessionConfig): void => {
     peerLimits: config.peerLimits,
     askFront: { channel: CHANNEL, ask: tell },
     onLink: tell,
-    onSpent: () => tell({ event: "spent" }),
+    onSpent: () => {
+      // No other client comes.
+      warmUp?.drop()
+      tell({ event: "spent" })
+    },
     onStats: tell,
     onRequest: config.debug
       ? (command, sizeBytes) =>
@@ -249,7 +260,9 @@ const endOf = (error: unknown, session: Session): Ended => {
     return { reason: "refused", message: `${command}: ${error.field} ${error.reason}${seen}` }
   }
   if (error instanceof ComputeError || error instanceof LinkError) {
-    return { reason: "failed", message: `${session.commandName}: ${error.message}` }
+    const command =
+      (error instanceof ComputeError ? error.command : undefined) ?? session.commandName
+    return { reason: "failed", message: `${command}: ${error.message}` }
   }
   throw error
 }

@@ -13,6 +13,7 @@ import {
   TensorFlag,
   TYPE_SIZE,
 } from "@ggml-rpc/protocol"
+import { attempt } from "../cache/files.ts"
 import { ClientGone } from "./errors.ts"
 import { GraphCheck } from "./graph/GraphCheck.ts"
 import { Buffers, FIRST_BASE, FIRST_ID } from "./memory/buffers.ts"
@@ -210,10 +211,17 @@ type Slice = () => void
  * of its own, and computes only on a CPU: a waiting process should not hold a GPU's memory, and other devices may lack an operation.
  */
 export class WarmUp {
-  readonly #slices: Slice[] = []
+  #slices: Slice[] = []
+  /** Clients that were not served yet, and where they are. */
+  readonly #pairs: SocketPair[] = []
+  readonly #onFailure: (error: unknown) => void
 
-  /** Nothing of it is run yet. To be made before the sandbox, in which nobody makes sockets. */
-  constructor(devices: readonly ServedDevice[]) {
+  /**
+   * Nothing of it is run yet. To be made before the sandbox, in which nobody makes sockets. `onFailure` hears what ended it, if anything
+   * did: a process that could not warm up serves all the same.
+   */
+  constructor(devices: readonly ServedDevice[], onFailure: (error: unknown) => void) {
+    this.#onFailure = onFailure
     let check: Slice | undefined
     const checks: Slice = () => {
       check ??= warmCheck()
@@ -223,15 +231,19 @@ export class WarmUp {
     if (devices[0]?.device.type !== "CPU") return
     let stream: Uint8Array | undefined
     for (let client = 0; client < CLIENT_COUNT; client++) {
-      const pair = socketPair()
+      // Without descriptors it is a smaller warm-up.
+      const pair = attempt(socketPair)
+      if (pair === undefined) return
+      this.#pairs.push(pair)
       this.#slices.push(() => {
         stream ??= requests()
-        serveOnce(devices, stream, pair)
+        serveOnce(devices, stream, this.#pairs[0]!)
+        closePair(this.#pairs.shift()!)
       })
     }
   }
 
-  /** Whether all of it was run. */
+  /** Whether nothing of it is left to run. */
   get isDone(): boolean {
     return this.#slices.length === 0
   }
@@ -244,20 +256,38 @@ export class WarmUp {
     let pauseMs = 0
     while (!this.isDone && !isWantedWithin(pauseMs)) {
       const started = performance.now()
-      const usedBefore = process.cpuUsage()
-      this.#slices.shift()!()
-      const { user, system } = process.cpuUsage(usedBefore)
-      const usedMs = (user + system) / 1000
+      // Of this thread alone: the compiler's and the collector's have cores of their own, or take this one's.
+      const usedBeforeMs = io().io_thread_cpu_ms()
+      try {
+        this.#slices.shift()!()
+      } catch (error) {
+        this.drop()
+        this.#onFailure(error)
+        return
+      }
+      const usedMs = io().io_thread_cpu_ms() - usedBeforeMs
       const tookMs = performance.now() - started
       pauseMs = tookMs > BUSY_RATIO * usedMs + 1 ? STAND_BACK_MS : 0
     }
   }
+
+  /** Leaves out what was not run yet. */
+  drop(): void {
+    this.#slices = []
+    for (const pair of this.#pairs.splice(0)) closePair(pair)
+  }
+}
+
+type SocketPair = ReturnType<typeof socketPair>
+
+const closePair = (pair: SocketPair): void => {
+  for (const fd of pair) io().io_close(fd)
 }
 
 const serveOnce = (
   devices: readonly ServedDevice[],
   stream: Uint8Array,
-  [client, server]: readonly [number, number],
+  [client, server]: SocketPair,
 ): void => {
   // Less than the sockets hold (see io_socketpair): nobody reads yet.
   io().io_send(client, asPointer(ptr(stream) as number), stream.length)
@@ -274,8 +304,5 @@ const serveOnce = (
     session.serve({ fd: server, offer: firstOffer, early: noBytes })
   } catch (error) {
     if (!(error instanceof ClientGone)) throw error
-  } finally {
-    io().io_close(server)
-    io().io_close(client)
   }
 }

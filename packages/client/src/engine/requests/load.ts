@@ -82,9 +82,11 @@ const loadFresh = (engine: Engine, request: EngineRequest & { type: "load" }, se
     }
   }
   // The smaller one first: it is loaded in no time, and may be the one that does not.
-  if (request.draft !== undefined) weights?.begin(request.draft.path)
+  const begin = ({ path, placement }: PlacedModel): void =>
+    weights?.begin(path, placement.shares !== undefined)
+  if (request.draft !== undefined) begin(request.draft)
   const draft = request.draft && engine.acquire(request.draft, { noAlloc: false })
-  weights?.begin(request.path)
+  begin(request)
   const loaded = acquireBeside(engine, request, draft)
   engine.keep(loaded, draft)
   remote?.settle()

@@ -1,6 +1,7 @@
-/** Tensors that are F32 without gaps: parts of sums over servers, what travels as bf16, and rows whose largest values are asked for. */
+/** Tensors that are F32 without gaps, and not permuted: parts of sums over servers, what travels as bf16, and rows whose largest values are asked for. */
 import { asPointer } from "@ggml-rpc/native/bindings"
 import { refuse } from "../errors.ts"
+import { describeShape } from "../graph/TensorCheck.ts"
 import { word } from "../graph/tensorWords.ts"
 import type { SessionBuffer } from "../memory/buffers.ts"
 import { type SessionState, STAGING_BYTES } from "../SessionState.ts"
@@ -28,10 +29,18 @@ export const partialElements = ({ wire, tensor }: SessionState, offsetBytes: num
   const at = offsetBytes / 4
   const type = words[at + word.type]!
   if (type !== F32) refuse("tensor.type", "must be F32", type)
-  const ne = at + word.ne
-  const count = words[ne]! * words[ne + 1]! * words[ne + 2]! * words[ne + 3]!
-  if (tensor.sizeBytes !== count * F32_BYTES) {
-    refuse("tensor.nb", `must leave no gaps between ${count} elements`, tensor.sizeBytes)
+  // Of no elements.
+  if (tensor.sizeBytes === 0) return 0
+  let count = 1
+  for (let dim = 0; dim < 4; dim++) {
+    const ne = words[at + word.ne + dim]!
+    const nb = words[at + word.nb + dim]!
+    // As of ggml, where one that is alone lies does not matter.
+    if (ne !== 1 && nb !== count * F32_BYTES) {
+      const shape = describeShape(words, at)
+      refuse("tensor.nb", "must leave no gaps between elements, which lie in their order", shape)
+    }
+    count *= ne
   }
   return count
 }

@@ -30,9 +30,11 @@ const completeGroup = ({ peerGroup: group }: SessionState): PeerGroup => {
 const reserve = (
   { hostMemory }: SessionState,
   group: PeerGroup,
-  ...sum: Parameters<PeerGroup["workBytes"]>
+  count: number,
+  own: number,
+  parts: number,
 ): void => {
-  const workBytes = group.workBytes(...sum)
+  const workBytes = group.workBytes(count, own, parts)
   if (workBytes <= group.grantedBytes) return
   if (!hostMemory.hasRoomFor(workBytes)) {
     refuse("tensor.ne", "makes a sum that this machine has no memory for now", workBytes)
@@ -64,99 +66,112 @@ export const allReduce = (state: SessionState): void => {
     const at = done * F32_BYTES
     if (buffer.isHost) {
       const data = buffer.nativeBase + tensor.dataOffsetBytes + at
-      group.allReduce(data, part, group.onePartEach, counting, isBf16)
+      group.allReduce(data, part, group.onePartEach, group.worldSize, counting, isBf16)
       continue
     }
     const staging = state.stagingAddress()
     if (counts) ggml.gs_tensor_get(record, asPointer(staging), at, part * F32_BYTES)
-    group.allReduce(staging, part, group.onePartEach, counting, isBf16)
+    group.allReduce(staging, part, group.onePartEach, group.worldSize, counting, isBf16)
     ggml.gs_tensor_set(record, asPointer(staging), at, part * F32_BYTES)
   }
 }
 
-/** What ALL_REDUCE_DEVICES says before its tensors. */
-interface DevicesSum {
-  readonly isBf16: boolean
-  /** Without one all parts are this server's. */
-  readonly group: PeerGroup | undefined
+/**
+ * What ALL_REDUCE_DEVICES says before its tensors. There is one, as a session is asked for a sum several times in every layer of a token.
+ */
+class DevicesHead {
+  isBf16 = false
+  partCount = 0
   /** By part, in the order in which they are added up. */
-  readonly places: Uint8Array
-  readonly counting: number
+  readonly places = new Uint8Array(MAX_PARTS)
+  counting = 0
   /** Bit i: this server's part i counts, of its own alone. */
-  readonly ownCounting: number
-  readonly ownCount: number
+  ownCounting = 0
+  ownCount = 0
   /** Most parts of one server: how much is added up at once depends on it. */
-  readonly mostOfOne: number
+  mostOfOne = 0
+  /** By server: its parts. */
+  readonly #counts = new Uint8Array(MAX_LINKED_SERVERS)
+
+  /**
+   * Reads that of the request; returns the group. Without one all parts are this server's.
+   *
+   * @throws {ProtocolError}
+   */
+  read(state: SessionState): PeerGroup | undefined {
+    const { words } = state.wire
+    const { offsets } = AllReduceDevicesHead
+    const flags = words[offsets.flags / 4]!
+    if ((flags & ~AllReduceFlag.BF16) !== 0) {
+      refuse("flags", "must be of those that there are", flags)
+    }
+    this.isBf16 = flags !== 0
+    const serverCount = words[offsets.serverCount / 4]!
+    if (serverCount < 1 || serverCount > MAX_LINKED_SERVERS) {
+      refuse("server_count", `must be from 1 to ${MAX_LINKED_SERVERS}`, serverCount)
+    }
+    const group = serverCount === 1 ? undefined : completeGroup(state)
+    if (group !== undefined && group.worldSize !== serverCount) {
+      refuse("server_count", `is ${group.worldSize} in this group`, serverCount)
+    }
+    this.partCount = words[offsets.partCount / 4]!
+    if (this.partCount < 2 || this.partCount > MAX_PARTS) {
+      refuse("part_count", `must be from 2 to ${MAX_PARTS}`, this.partCount)
+    }
+    this.counting = words[offsets.counting / 4]!
+    this.#place(state, serverCount, group?.rank ?? 0)
+    return group
+  }
+
+  #place({ wire }: SessionState, serverCount: number, rank: number): void {
+    const counts = this.#counts.fill(0)
+    this.ownCounting = 0
+    for (let part = 0; part < this.partCount; part++) {
+      const place = wire.view.getUint8(AllReduceDevicesHead.offsets.places + part)
+      if (place >= serverCount) refuse("places", `must be below ${serverCount}`, place)
+      if (place === rank) this.ownCounting |= ((this.counting >>> part) & 1) << counts[place]!
+      this.places[part] = place
+      counts[place]!++
+    }
+    this.mostOfOne = 0
+    for (let server = 0; server < serverCount; server++) {
+      const count = counts[server]!
+      if (count === 0) refuse("places", "name no part of server number", server)
+      this.mostOfOne = Math.max(this.mostOfOne, count)
+    }
+    this.ownCount = counts[rank]!
+  }
 }
 
-const readHead = (state: SessionState): DevicesSum => {
-  const { words, view } = state.wire
-  const { offsets } = AllReduceDevicesHead
-  const flags = words[offsets.flags / 4]!
-  if ((flags & ~AllReduceFlag.BF16) !== 0) {
-    refuse("flags", "must be of those that there are", flags)
-  }
-  const serverCount = words[offsets.serverCount / 4]!
-  if (serverCount < 1 || serverCount > MAX_LINKED_SERVERS) {
-    refuse("server_count", `must be from 1 to ${MAX_LINKED_SERVERS}`, serverCount)
-  }
-  const group = serverCount === 1 ? undefined : completeGroup(state)
-  if (group !== undefined && group.worldSize !== serverCount) {
-    refuse("server_count", `is ${group.worldSize} in this group`, serverCount)
-  }
-  const partCount = words[offsets.partCount / 4]!
-  if (partCount < 2 || partCount > MAX_PARTS) {
-    refuse("part_count", `must be from 2 to ${MAX_PARTS}`, partCount)
-  }
-  const places = new Uint8Array(view.buffer, view.byteOffset + offsets.places, partCount)
-  const rank = group?.rank ?? 0
-  const counts = new Uint8Array(serverCount)
-  const counting = words[offsets.counting / 4]!
-  let ownCounting = 0
-  for (let part = 0; part < partCount; part++) {
-    const place = places[part]!
-    if (place >= serverCount) refuse("places", `must be below ${serverCount}`, place)
-    if (place === rank) ownCounting |= ((counting >>> part) & 1) << counts[place]!
-    counts[place]!++
-  }
-  const without = counts.indexOf(0)
-  if (without >= 0) refuse("places", "name no part of server number", without)
-  return {
-    isBf16: flags !== 0,
-    group,
-    places,
-    counting,
-    ownCounting,
-    ownCount: counts[rank]!,
-    mostOfOne: Math.max(...counts),
-  }
-}
+const head = new DevicesHead()
 
 /** ALL_REDUCE_DEVICES: a part of each device, of which a server may have several. */
 export const allReduceDevices = (state: SessionState): void => {
   const { wire, ggml } = state
   wire.take(wire.requestAddress, wire.sizeBytes)
-  const { isBf16, group, places, counting, ownCounting, ownCount, mostOfOne } = readHead(state)
+  const group = head.read(state)
+  const { isBf16, partCount, places, counting, ownCounting, ownCount, mostOfOne } = head
   const tensorBytes = wire.sizeBytes - AllReduceDevicesHead.size
   if (tensorBytes !== ownCount * RpcTensor.size) {
     refuse("payload_size", `must have ${ownCount} tensors, as many as parts`, wire.sizeBytes)
   }
   const count = takeParts(state, ownCount)
   if (count === 0) return
-  if (group !== undefined) reserve(state, group, count, ownCount, places.length)
+  if (group !== undefined) reserve(state, group, count, ownCount, partCount)
   wire.flush()
   const staging = state.stagingAddress()
   const atOnce = Math.floor(PART_ELEMENTS / mostOfOne)
   for (let done = 0; done < count; done += atOnce) {
     const size = Math.min(count - done, atOnce)
-    const [offset, sizeBytes] = [done * F32_BYTES, size * F32_BYTES]
+    const offset = done * F32_BYTES
+    const sizeBytes = size * F32_BYTES
     for (let own = 0; own < ownCount; own++) {
       if (((ownCounting >> own) & 1) === 0) continue
       const row = asPointer(staging + own * sizeBytes)
       ggml.gs_tensor_get(recordAt(state, own), row, offset, sizeBytes)
     }
     if (group === undefined) ggml.gs_add_parts(asPointer(staging), ownCount, size, ownCounting)
-    else group.allReduce(staging, size, places, counting, isBf16)
+    else group.allReduce(staging, size, places, partCount, counting, isBf16)
     for (let own = 0; own < ownCount; own++) {
       ggml.gs_tensor_set(recordAt(state, own), asPointer(staging), offset, sizeBytes)
     }

@@ -210,6 +210,38 @@ whereThereAre("a client that stays gives more of its time than one that came jus
   expect(pages.hasWork).toBe(false)
 })
 
+test("a client waits no longer after a pause, and little after graphs that ran for long", () => {
+  let nowMs = 0
+  let asked = 0
+  let answer = -12
+  const pageMs = 5
+  const enlarge = () => {
+    nowMs += pageMs
+    asked++
+    return answer
+  }
+  const pages = new LargePages(2 ** 16, () => nowMs, enlarge)
+  const busy: Client = { flush: () => {}, isSilent: () => false }
+  pages.look(buffers)
+  pages.work(silent)
+  expect(asked).toBe(1)
+  answer = 1
+  nowMs += 5000
+  expect(pages.hasWork).toBe(true)
+  pages.work(busy)
+  expect(asked).toBe(1)
+  const beforeMs = nowMs + 60_000
+  nowMs = beforeMs
+  for (let request = 0; request < 50; request++) {
+    nowMs++
+    pages.work(busy)
+  }
+  // A tenth of a second that was saved up, and its part of the time since, with the page that goes beyond.
+  const movedMs = (asked - 1) * pageMs
+  expect(movedMs).toBeGreaterThanOrEqual(100)
+  expect(movedMs).toBeLessThanOrEqual(100 + 0.2 * (nowMs - beforeMs) + pageMs)
+})
+
 whereThereAre(
   "who asks after a while of silence is heard after the page that is being moved",
   () => {

@@ -29,6 +29,9 @@ const LASTING_PART = 0.2
 /** How long at a time. */
 const LONGEST_MS = 20
 
+/** More is not saved up while graphs run for long: each of the next requests would wait, until it is spent. */
+const MOST_UNSPENT_MS = 5 * LONGEST_MS
+
 /** A client that has asked for nothing for so long is not that. */
 const IDLE_MS = 2
 
@@ -146,7 +149,9 @@ export class LargePages {
   /** Whether a page may be moved even if the client waits for it. */
   #isDue(startedMs: number): boolean {
     const nowMs = this.#nowMs()
-    return nowMs - startedMs < LONGEST_MS && this.#spentMs < partOf(nowMs - this.#sinceMs)
+    const allowedMs = partOf(nowMs - this.#sinceMs)
+    this.#spentMs = Math.max(this.#spentMs, allowedMs - MOST_UNSPENT_MS)
+    return nowMs - startedMs < LONGEST_MS && this.#spentMs < allowedMs
   }
 
   #step(): void {
@@ -158,6 +163,8 @@ export class LargePages {
     if (result < 0) {
       this.#pauseMs = Math.min(Math.max(2 * this.#pauseMs, FIRST_PAUSE_MS), LONGEST_PAUSE_MS)
       this.#pausedUntilMs = this.#nowMs() + this.#pauseMs
+      // Nothing is saved up in the meantime.
+      this.#sinceMs += this.#pauseMs
       return
     }
     this.#pauseMs = 0

@@ -70,9 +70,9 @@ export class ServedDevice {
     return true
   }
 
-  /** Waits for the graph that was started. */
-  synchronize(): void {
-    ggml().gs_backend_synchronize(asPointer(this.#backend))
+  /** Waits for the graph that was started; whether it came to its end. */
+  synchronize(): boolean {
+    return ggml().gs_backend_synchronize(asPointer(this.#backend)) === 0
   }
 
   /** Another client starts: nothing is granted. */
