@@ -313,10 +313,13 @@ export const gainsTable = (report: Report): string => {
         reference: speedup!,
       })),
   )
-  const commands = report.commands.map(({ reference, ggmlRpcRun, ...given }) => ({
-    what: `a whole command with one token${given.pauseMs === 0 ? ", right behind another one" : ""}, ${caseName(given)}`,
-    reference: speedup(summarize(reference), summarize(ggmlRpcRun)),
-  }))
+  // Those right behind another one are in their own table: people make a pause.
+  const commands = report.commands
+    .filter(({ pauseMs }) => pauseMs > 0)
+    .map(({ reference, ggmlRpcRun, ...given }) => ({
+      what: `a whole command with one token, ${caseName(given)}`,
+      reference: speedup(summarize(reference), summarize(ggmlRpcRun)),
+    }))
   return gainsOf([...speedGains(report.speeds), ...loads, ...commands])
 }
 
