@@ -1,6 +1,6 @@
 /** Every tensor cut over servers (`splitMode: "tensor"`): what a model can do stays what it is with whole layers. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test"
-import { mkdtempSync, rmSync } from "node:fs"
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Cluster } from "@ggml-rpc/client"
@@ -288,6 +288,35 @@ describe("a plan that chooses", () => {
       expect(promptMs).toBeGreaterThan(tokenMs)
     }
     expect(plan.splitMode).toBe(faster)
+  })
+
+  test("believes what earlier starts measured, of servers that still run", async () => {
+    const file = join(scratch, "speeds.json")
+    const path = await ensureModel("mixed")
+    const bytesOf = async (): Promise<ReadonlyArray<number>> => {
+      const { GGML_RPC_DEVICE_SPEEDS: before } = process.env
+      process.env.GGML_RPC_DEVICE_SPEEDS = file
+      try {
+        const { devices } = await choose(path, { splitMode: "tensor" })
+        return devices.map(({ weightBytes }) => weightBytes)
+      } finally {
+        process.env.GGML_RPC_DEVICE_SPEEDS = before
+      }
+    }
+    await bytesOf()
+    const kept = Object.entries(JSON.parse(readFileSync(file, "utf8")) as Record<string, object>)
+    expect(kept.map(([key]) => key.split(" ")[0]).toSorted()).toEqual([...endpoints()].toSorted())
+    const slow = { weightBytesPerSecond: 1e6, multiplicationsPerSecond: 1e6, count: 3 }
+    const pretended = kept.map(([key, value]) =>
+      key.startsWith(`${endpoints()[0]} `)
+        ? [key, { ...value, ...slow }]
+        : [key, { ...value, count: 3 }],
+    )
+    writeFileSync(file, JSON.stringify(Object.fromEntries(pretended)))
+    const [first, second] = await bytesOf()
+    expect(first).toBeLessThan(second! / 4)
+    // Nothing was measured.
+    expect(JSON.parse(readFileSync(file, "utf8"))).toEqual(Object.fromEntries(pretended))
   })
 
   test("splits layers where nothing else is possible, and says why", async () => {

@@ -130,7 +130,7 @@ describe("the model", () => {
       ["tokenizer.ggml.merges", { type: "array", elementType: "string", values: [] }],
     ] as typeof demo.metadata)
     writeGguf(path, { ...demo, metadata: [...changed] })
-    for (const words of [run(path), ["plan", path]]) {
+    for (const words of [run(path), ["plan", path], ["plan", model, "-md", path]]) {
       const message = await failure(...words, "--rpc", server.endpoint)
       expect(message).toContain(path)
       expect(message).toContain(reason)

@@ -355,7 +355,8 @@ const planFaster = (ground: Ground, gguf: GgufFile, options: PlanOptions): Plann
         : yield* Effect.fail(error)
     }
     const { engine } = ground
-    const { event: computing } = yield* engine.request({ type: "computeSpeeds" })
+    const devices = layer.devices.map(({ name }) => name)
+    const { event: computing } = yield* engine.request({ type: "computeSpeeds", devices })
     const { event: links } = yield* engine.request({ type: "speeds", waits: false })
     const measured = { ...computing, links: links.speeds }
     const isBf16 = options.wire === "bf16" && computing.speakBf16
@@ -372,13 +373,12 @@ const measuredShares = (
 ): Effect.Effect<CutShares, ClusterError> =>
   devices.some(({ endpoint }) => endpoint === undefined)
     ? Effect.succeed({ reason: "devices of this machine are not measured" })
-    : Effect.map(engine.request({ type: "computeSpeeds" }), ({ event }) =>
-        cutSharesOf(
-          workOf(gguf),
-          devices.map(({ name }) => name),
-          event.devices,
-        ),
-      )
+    : Effect.suspend(() => {
+        const names = devices.map(({ name }) => name)
+        return Effect.map(engine.request({ type: "computeSpeeds", devices: names }), ({ event }) =>
+          cutSharesOf(workOf(gguf), names, event.devices),
+        )
+      })
 
 const planOn = (
   { engine, places, memory }: Ground,

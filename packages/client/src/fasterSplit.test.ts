@@ -38,6 +38,7 @@ test("a token takes all weights but the embedding, of experts those that are use
   expect(workOf(gguf([...weights, output]))).toEqual({
     multiplications: 64 * 64 + 64 * 32 * 2,
     weightBytes: 2 * (64 * 64 + 64 * 32 * 2 + 64 * 100),
+    hasExperts: true,
     blockCount: 2,
     embeddingLength: 64,
   })

@@ -85,6 +85,7 @@ export const workOf = (gguf: GgufFile): SplitWork => {
   return {
     weightBytes,
     multiplications,
+    hasExperts: expertCount > 1,
     blockCount: value("block_count") ?? 1,
     embeddingLength: value("embedding_length") ?? 1,
   }

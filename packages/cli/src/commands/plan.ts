@@ -36,8 +36,12 @@ export const plan = (values: PlanValues) =>
           Effect.map(headerPath(draft, values), (header) => header.path),
         )
         const options = { ...planOptionsOf(values, gguf), ...speculation }
-        // Plans are made without it, and a run would fail at it.
+        // Plans are made without vocabularies, and a run would fail at them.
         if (hasTokenizer(gguf)) yield* named(cluster.tokenize(path, ""), path, name)
+        const draft = options.speculation?.draft
+        if (draft !== undefined && hasTokenizer(yield* loadModelHeader(draft.path))) {
+          yield* cluster.tokenize(draft.path, "")
+        }
         const made = { ...(yield* named(cluster.plan(path, options), path, name)), path: name }
         if (values.json) {
           const download = isWhole ? {} : { downloadBytes: fileBytesOf(gguf) }

@@ -60,9 +60,9 @@ export class DeviceGroups {
     return [...new Set([...this.open.values()].flatMap((each) => each.prepare?.() ?? []))]
   }
 
-  /** Whether the servers of all devices can add up by themselves, by linking them; `unlinked`: why they cannot. Asks them, and waits. */
-  tryLinks(): { readonly unlinked?: string } {
-    const connections = this.states.map(({ connection }) => connection)
+  /** Whether the servers of devices can add up by themselves, by linking them; `unlinked`: why they cannot. Asks them, and waits. */
+  tryLinks(devices: ReadonlyArray<DeviceState>): { readonly unlinked?: string } {
+    const connections = devices.map(({ connection }) => connection)
     const servers = [...new Set(connections)]
     const unlinked =
       unlinkable(connections) ?? (servers.length > 1 ? this.links.acquire(servers) : undefined)

@@ -4,7 +4,8 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { KeptSpeeds } from "./KeptSpeeds.ts"
 
-const DAY_MS = 24 * 3600 * 1000
+const MINUTE_MS = 60 * 1000
+const DAY_MS = 24 * 60 * MINUTE_MS
 
 let folder: string
 let path: string
@@ -25,18 +26,40 @@ const speeds = (token: number, prompt = 10 * token) => ({
   multiplicationsPerSecond: prompt,
 })
 
+/** Three starts, as far apart as it takes. */
+const addThrice = (key: string, measured: ReturnType<typeof speeds>): void => {
+  for (let start = 0; start < 3; start++) {
+    opened().add(key, measured)
+    nowMs += 10 * MINUTE_MS
+  }
+}
+
 test("the best of three starts is believed without measuring, each kind by itself", () => {
   expect(opened().find("a")).toBeUndefined()
   expect(opened().add("a", speeds(5, 90))).toEqual(speeds(5, 90))
   expect(opened().find("a")).toBeUndefined()
+  nowMs += 10 * MINUTE_MS
   expect(opened().add("a", speeds(9, 40))).toEqual(speeds(9, 90))
+  nowMs += 10 * MINUTE_MS
   expect(opened().add("a", speeds(2, 20))).toEqual(speeds(9, 90))
   expect(opened().find("a")).toEqual(speeds(9, 90))
   expect(opened().find("b")).toBeUndefined()
 })
 
+test("starts right after one another are one: a busy machine is busy for a while", () => {
+  for (let start = 0; start < 20; start++) {
+    opened().add("a", speeds(9))
+    nowMs += MINUTE_MS / 2
+  }
+  opened().add("a", speeds(12))
+  expect(opened().find("a")).toBeUndefined()
+  nowMs += 10 * MINUTE_MS
+  opened().add("a", speeds(9))
+  expect(opened().find("a")).toEqual(speeds(12))
+})
+
 test("after a week all is measured again, and what is slower now is so", () => {
-  for (let start = 0; start < 3; start++) opened().add("a", speeds(9))
+  addThrice("a", speeds(9))
   nowMs += 6 * DAY_MS
   expect(opened().find("a")).toEqual(speeds(9))
   nowMs += DAY_MS
@@ -45,8 +68,8 @@ test("after a week all is measured again, and what is slower now is so", () => {
 })
 
 test("a clock that was put back makes nothing last for ever", () => {
-  for (let start = 0; start < 3; start++) opened().add("a", speeds(9))
-  nowMs -= 1
+  addThrice("a", speeds(9))
+  nowMs -= 31 * MINUTE_MS
   expect(opened().find("a")).toBeUndefined()
 })
 
@@ -67,8 +90,8 @@ test.each([
   "null",
   "[1]",
   '{"a": null}',
-  '{"a": {"weightBytesPerSecond": "9", "multiplicationsPerSecond": 1, "count": 3, "sinceMs": 8640000000}}',
-  '{"a": {"weightBytesPerSecond": 9, "multiplicationsPerSecond": -1, "count": 3, "sinceMs": 8640000000}}',
+  '{"a": {"weightBytesPerSecond": "9", "multiplicationsPerSecond": 1, "count": 3, "sinceMs": 8640000000, "countedMs": 1}}',
+  '{"a": {"weightBytesPerSecond": 9, "multiplicationsPerSecond": -1, "count": 3, "sinceMs": 8640000000, "countedMs": 1}}',
   '{"a": {"weightBytesPerSecond": 9, "multiplicationsPerSecond": 1, "count": 3}}',
   `{"a": ${" ".repeat(2 ** 18)} {}}`,
 ])("a file that is none of ours is as good as none: %#", (text) => {

@@ -1,6 +1,6 @@
 /**
  * How fast devices multiply, remembered from one start to the next by their servers' names, which these have for as long as they run. A
- * busy device looks slow, so the best of several starts counts; then shares of tensors stay the same, and with them the parts that servers
+ * busy device looks slow, so the best of several starts counts, some time apart; then shares of tensors stay the same, and with them the parts that servers
  * keep in their caches. Whatever cannot be read or written is as good as not known; nothing here throws.
  */
 import { mkdirSync, readFileSync, renameSync, statSync, unlinkSync, writeFileSync } from "node:fs"
@@ -11,14 +11,17 @@ import type { MeasuredSpeed } from "./deviceSpeed.ts"
 export type Speeds = Omit<MeasuredSpeed, "device">
 
 interface Kept extends Speeds {
-  /** How often it was measured. */
+  /** How often it was measured, without what came too soon after the one before. */
   readonly count: number
-  /** When it was for the first time, in milliseconds since 1970. */
+  /** When it was for the first time and when it counted last, in milliseconds since 1970. */
   readonly sinceMs: number
+  readonly countedMs: number
 }
 
 /** The best of so many is believed without measuring, */
 const ENOUGH = 3
+/** so far apart: a machine is busy for a while, */
+const APART_MS = 10 * 60 * 1000
 /** for so long: machines get other work. */
 const MAX_AGE_MS = 7 * 24 * 3600 * 1000
 /** What was measured first goes when there are more devices. */
@@ -52,6 +55,8 @@ export class KeptSpeeds {
   add(key: string, measured: Speeds): Speeds {
     const all = this.read()
     const before = all.get(key)
+    const nowMs = this.now()
+    const counts = before === undefined || nowMs - before.countedMs >= APART_MS
     const best: Kept = {
       weightBytesPerSecond: Math.max(
         measured.weightBytesPerSecond,
@@ -61,8 +66,9 @@ export class KeptSpeeds {
         measured.multiplicationsPerSecond,
         before?.multiplicationsPerSecond ?? 0,
       ),
-      count: (before?.count ?? 0) + 1,
-      sinceMs: before?.sinceMs ?? this.now(),
+      count: (before?.count ?? 0) + (counts ? 1 : 0),
+      sinceMs: before?.sinceMs ?? nowMs,
+      countedMs: counts ? nowMs : before.countedMs,
     }
     all.set(key, best)
     this.write(all)
@@ -83,11 +89,11 @@ export class KeptSpeeds {
   }
 
   private isGood(value: unknown): boolean {
-    const { weightBytesPerSecond, multiplicationsPerSecond, count, sinceMs }: Partial<Kept> =
-      value ?? {}
+    const kept: Partial<Kept> = value ?? {}
+    const { weightBytesPerSecond, multiplicationsPerSecond, count, sinceMs, countedMs } = kept
     const ageMs = this.now() - (sinceMs ?? Number.NaN)
     return (
-      [weightBytesPerSecond, multiplicationsPerSecond, count].every(
+      [weightBytesPerSecond, multiplicationsPerSecond, count, countedMs].every(
         (number) => typeof number === "number" && number > 0,
       ) &&
       ageMs >= 0 &&

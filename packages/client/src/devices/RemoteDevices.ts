@@ -62,7 +62,10 @@ export class RemoteDevices {
   private linkSpeeds: ReadonlyArray<LinkSpeed> = []
   /** What succeeded of `computeSpeeds`. */
   private readonly knownSpeeds = new Map<DeviceState, MeasuredSpeed>()
-  private linking: { readonly unlinked?: string } | undefined
+  /** Whether the servers of these devices could be linked. */
+  private linking:
+    | { readonly of: ReadonlyArray<DeviceState>; readonly unlinked?: string }
+    | undefined
 
   /**
    * Makes a ggml device for every device of every server, in the given order.
@@ -162,37 +165,41 @@ export class RemoteDevices {
   }
 
   /**
-   * How fast devices are, to estimate by, without those of which that is not known. What is not known yet is measured, or tried again,
-   * where nothing is at work on the connections.
+   * How fast devices of these names are, to estimate by, without those of which that is not known. What is not known yet is measured, or
+   * tried again, where nothing is at work on the connections.
    */
-  computeSpeeds(isIdle: boolean): ComputeSpeeds {
-    if (isIdle) this.measureUnknown()
+  computeSpeeds(names: ReadonlyArray<string>, isIdle: boolean): ComputeSpeeds {
+    const wanted = this.states.filter(({ name }) => names.includes(name))
+    if (isIdle) this.measureUnknown(wanted)
+    const unlinked = areSame(this.linking?.of ?? [], wanted) ? this.linking?.unlinked : undefined
     return {
-      devices: this.states.flatMap((state) => {
+      devices: wanted.flatMap((state) => {
         const speed = this.knownSpeeds.get(state)
         return speed === undefined ? [] : { ...speed, isAtOnce: state.connection.hasDevicesAtOnce }
       }),
-      ...this.linking,
-      speakBf16: this.connections.every(({ speaksBf16 }) => speaksBf16),
+      ...(unlinked === undefined ? {} : { unlinked }),
+      speakBf16: wanted.every(({ connection }) => connection.speaksBf16),
     }
   }
 
-  private measureUnknown(): void {
+  private measureUnknown(wanted: ReadonlyArray<DeviceState>): void {
     const kept = new KeptSpeeds()
-    for (const state of this.states) {
+    for (const state of wanted) {
       if (this.knownSpeeds.has(state)) continue
       const speed = this.keptOrMeasured(state, kept)
       if (speed !== undefined) this.knownSpeeds.set(state, speed)
     }
-    if (this.linking === undefined || this.linking.unlinked !== undefined) {
-      this.linking = this.operations.groups.tryLinks()
+    const { linking } = this
+    if (linking === undefined || linking.unlinked !== undefined || !areSame(linking.of, wanted)) {
+      this.linking = { of: wanted, ...this.operations.groups.tryLinks(wanted) }
     }
   }
 
   private keptOrMeasured(state: DeviceState, kept: KeptSpeeds): MeasuredSpeed | undefined {
-    const { connection, deviceIndex, name } = state
+    const { connection, deviceIndex, endpoint, name } = state
     const { serverName } = connection
-    const key = `${serverName} ${deviceIndex}`
+    // A name is what a server says: with its address none can speak for another one.
+    const key = `${endpoint} ${serverName} ${deviceIndex}`
     const known = serverName === undefined ? undefined : kept.find(key)
     if (known !== undefined) return { device: name, ...known }
     const speed = this.afterFreedBuffer(connection, () => measureDevice(state))
@@ -296,3 +303,6 @@ export class RemoteDevices {
     return readMemory(this.states.find((candidate) => candidate.address === device.address)!)
   }
 }
+
+const areSame = (a: ReadonlyArray<DeviceState>, b: ReadonlyArray<DeviceState>): boolean =>
+  a.length === b.length && a.every((state, place) => state === b[place])

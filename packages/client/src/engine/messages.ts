@@ -68,7 +68,7 @@ export interface DeviceSpeed {
   readonly weightBytesPerSecond: number
   /** Of a matrix with many rows, as for a prompt. */
   readonly multiplicationsPerSecond: number
-  /** It computes while others of its server do. */
+  /** It computes while others of its server do, but for graphs of experts. */
   readonly isAtOnce: boolean
 }
 
@@ -193,8 +193,8 @@ export type EngineRequest =
       /** Where texts are at work, for their end; otherwise the answer is then what was measured last. */
       readonly waits: boolean
     }
-  /** Of links between servers and of devices; what was measured is kept. */
-  | { readonly type: "computeSpeeds" }
+  /** Of devices, by their names, and of links between their servers; what was measured is kept. */
+  | { readonly type: "computeSpeeds"; readonly devices: ReadonlyArray<string> }
   | ({
       readonly type: "measure"
       /** A file that the model can be measured by, see `saveGgufOutline`; absent: the model's own. */

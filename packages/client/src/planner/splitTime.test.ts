@@ -5,6 +5,7 @@ import { type SplitDevice, type SplitWork, speedOf, splitTimes } from "./splitTi
 const work: SplitWork = {
   weightBytes: 8e9,
   multiplications: 7.5e9,
+  hasExperts: false,
   blockCount: 32,
   embeddingLength: 4096,
 }
@@ -101,14 +102,16 @@ test("devices of one server, and a prompt in one piece, follow one after the oth
 
 test("devices of one server that compute at once take half the time, and their sums no way", () => {
   const one = { place: "a:1", roundTripMs: 10 }
-  const times = (isAtOnce: boolean) =>
-    splitTimes(work, [device({ ...one, isAtOnce }), device({ ...one, isAtOnce })], linked)
+  const times = (isAtOnce: boolean, given = work) =>
+    splitTimes(given, [device({ ...one, isAtOnce }), device({ ...one, isAtOnce })], linked)
   const { tensor, layer, faster } = times(true)
   expect(tensor.tokenMs).toBeCloseTo(200 + 64 * 0.05 + 10 + 0.5, 0)
   expect(faster).toBe("tensor")
   // Layers are computed one after the other in any case.
   expect(times(false).layer).toEqual(layer)
   expect(times(false).tensor.tokenMs).toBeCloseTo(tensor.tokenMs + 200, 0)
+  // Graphs of experts wait for each other.
+  expect(times(true, { ...work, hasExperts: true })).toEqual(times(false))
 })
 
 test("with other servers a server's devices add up as one", () => {

@@ -9,6 +9,8 @@ export interface SplitWork {
   readonly weightBytes: number
   /** Multiplications with those of the blocks: of a prompt the output layer computes one token. */
   readonly multiplications: number
+  /** A part of which is chosen anew for each token: such graphs have devices of one server wait for each other. */
+  readonly hasExperts: boolean
   readonly blockCount: number
   /** Values of a hidden state. */
   readonly embeddingLength: number
@@ -25,7 +27,7 @@ export interface DeviceRates {
 export interface SplitDevice extends DeviceRates {
   /** Its server. */
   readonly place: string
-  /** It computes while others of its server do, where tensors are cut; else one after the other. */
+  /** It computes while others of its server do, where tensors are cut and no experts are chosen; else one after the other. */
   readonly isAtOnce: boolean
   readonly roundTripMs: number
   /** The slower direction of the way to its server. */
@@ -131,7 +133,7 @@ export const splitTimes = (
     )
   }
   // All at once, and then they wait for the slowest way; through this process all of them share its own. A server adds up its
-  // devices' parts first, as a rule.
+  // devices' parts first; of unlike servers one may send several values all the same, which is not counted.
   const serverCount = new Set(cut.map(({ place }) => place)).size
   const linkedSumMs = (bytes: number): number => {
     const others = serverCount - 1
@@ -152,7 +154,7 @@ export const splitTimes = (
       ...eachServer(
         cut,
         (device) => computeMs(work, device, rows) * device.tensorShare,
-        (device) => device.isAtOnce,
+        (device) => device.isAtOnce && !work.hasExperts,
       ),
     ) +
     SUMS_A_BLOCK *

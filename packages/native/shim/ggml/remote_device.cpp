@@ -415,7 +415,8 @@ bool find_rows(ggml_backend_t backend, const ggml_tensor * tensor, void * data, 
     const size_t row_count = size / tensor->nb[1];
     const size_t count     = size_t(g_find.count);
     void * target = data;
-    if (row_count > 1) {
+    // Where rows of an earlier read have not come to their places, later ones go to theirs behind them.
+    if (row_count > 1 || context->found_count > 0) {
         if (context->found_count == context->found.size()) {
             context->found.emplace_back();
         }

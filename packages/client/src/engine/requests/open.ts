@@ -42,10 +42,12 @@ export const speeds = (engine: Engine, _: EngineRequest & { type: "speeds" }, se
 /** A plan asks for it, which does not wait until texts at work are done: what is not known by then stays so. */
 export const computeSpeeds = (
   engine: Engine,
-  _: EngineRequest & { type: "computeSpeeds" },
+  { devices }: EngineRequest & { type: "computeSpeeds" },
   send: Send,
 ): void => {
-  const measured = engine.remote?.computeSpeeds(engine.isIdle) ?? { devices: [], speakBf16: false }
+  const measured = engine.remote?.computeSpeeds(devices, engine.isIdle) ?? {
+    ...{ devices: [], speakBf16: false },
+  }
   engine.failIfLost()
   send({ type: "computeSpeeds", ...measured })
 }
