@@ -9,7 +9,7 @@ import {
   versions,
 } from "@ggml-rpc/protocol"
 import { bf16Vectors } from "../../protocol/fixtures/vectors.ts"
-import { serversOfBothMemories } from "./bothMemories.ts"
+import { isAlive, serversOfBothMemories } from "./bothMemories.ts"
 import { f32Tensor, floats, TestClient, toFloats } from "./TestClient.ts"
 import { startServer } from "./withServer.ts"
 
@@ -40,10 +40,6 @@ const set = (client: TestClient, tensor: RpcTensor, offset: number, halves: Uint
 
 const widened = (halves: Uint16Array): Uint8Array =>
   new Uint8Array(Uint32Array.from(halves, (half) => half * 65_536).buffer)
-
-const isAlive = async (client: TestClient): Promise<void> => {
-  expect((await client.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
-}
 
 describe.each([
   ["straight in host memory", () => servers.direct],

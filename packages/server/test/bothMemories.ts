@@ -1,5 +1,7 @@
 /** Servers for the tests of a file of what is done to tensors' data. */
-import { afterAll, beforeAll } from "bun:test"
+import { afterAll, beforeAll, expect } from "bun:test"
+import { Command } from "@ggml-rpc/protocol"
+import type { TestClient } from "./TestClient.ts"
 import { startServer, type TestServer } from "./withServer.ts"
 
 export interface BothMemories {
@@ -21,4 +23,9 @@ export const serversOfBothMemories = (): BothMemories => {
     await servers.staged.stop()
   })
   return servers
+}
+
+/** Passes where a client's session answers after what was done to it. */
+export const isAlive = async (client: TestClient): Promise<void> => {
+  expect((await client.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
 }

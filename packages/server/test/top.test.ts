@@ -11,7 +11,7 @@ import {
   TOP_VALUE_BYTES,
   versions,
 } from "@ggml-rpc/protocol"
-import { serversOfBothMemories } from "./bothMemories.ts"
+import { isAlive, serversOfBothMemories } from "./bothMemories.ts"
 import { f32Tensor, floats, TestClient } from "./TestClient.ts"
 import { startServer } from "./withServer.ts"
 
@@ -56,10 +56,6 @@ const expected = (rows: Float32Array, columns: number, row: number, count: numbe
     .sort(([, a], [, b]) => b - a)
     .slice(0, count)
     .sort(([a], [b]) => a - b)
-
-const isAlive = async (client: TestClient): Promise<void> => {
-  expect((await client.ask(Command.DEVICE_COUNT, {})).deviceCount).toBe(1)
-}
 
 describe.each([
   ["straight in host memory", () => servers.direct],

@@ -125,31 +125,18 @@ describe("a server that ends with the name of another one", () => {
     expect(failures().every((one) => one === failure)).toBe(true)
   })
 
-  test("is the reason, not what fails after that on the way of an answer to it", () => {
+  test.each([
+    ["an answer to it", 0],
+    ["its answer to a third", 2],
+  ])("is the reason, not what fails after that on the way of %s", (_, place) => {
     const { all, failures } = threeLinked()
     const [a, b] = all
-    const position = a.connection.beginRelay(b.connection, 1)
+    const other = all[place]!
+    const position = other.connection.beginRelay(b.connection, 1)
     b.connection.block.fill(Command.GET_TENSOR, b.connection.reserve(10))
-    b.connection.expectRelay(a.connection, position, 1)
+    b.connection.expectRelay(other.connection, position, 1)
     for (const { connection } of all) connection.flush()
-    io().io_shutdown(a.connection.fd)
-    a.says(LEFT, 1)
-    for (let count = 0; count < 2; count++) b.answers()
-    b.ends()
-    a.wait()
-    const [failure] = failures()
-    expect(failure).toMatchObject({ endpoint: "h:1", detail: "it ended its link to h:0" })
-    expect(failures().every((one) => one === failure)).toBe(true)
-  })
-
-  test("is the reason, not what fails after that on the way of its answer to a third", () => {
-    const { all, failures } = threeLinked()
-    const [a, b, c] = all
-    const position = c.connection.beginRelay(b.connection, 1)
-    b.connection.block.fill(Command.GET_TENSOR, b.connection.reserve(10))
-    b.connection.expectRelay(c.connection, position, 1)
-    for (const { connection } of all) connection.flush()
-    io().io_shutdown(c.connection.fd)
+    io().io_shutdown(other.connection.fd)
     a.says(LEFT, 1)
     for (let count = 0; count < 2; count++) b.answers()
     b.ends()
